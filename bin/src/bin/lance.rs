@@ -1,0 +1,2 @@
+//! The LANCE server.
+fn main() {}

@@ -1,0 +1,1 @@
+//! LWP frames.
