@@ -1,1 +1,458 @@
-//! Placeholder.
+//! Records as clients write them: TLVs one after another, `[type u8][length u32 LE][value]`.
+//!
+//! | type | value |
+//! |---|---|
+//! | 01 raw, 02 JSON, 03 MessagePack, 04 Protobuf, 05 Avro | the data |
+//! | 10 key-value | `[key length u16][key][data]` |
+//! | 11 timestamped | `[timestamp ns u64][data]` |
+//! | 12 key and timestamp | `[timestamp ns u64][key length u16][key][data]` |
+//! | 80..=FE | the user's own |
+//! | FF null | nothing: the record has no data |
+//!
+//! Nothing here trusts a length: every accessor answers `None` or an error instead of reading past the end.
+
+use thiserror::Error;
+
+/// Bytes before the value of every TLV: type and length.
+pub const TLV_HEADER_BYTES: usize = 5;
+
+/// What the value of a record holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RecordType {
+    /// Bytes without a meaning to anybody but their reader.
+    Raw,
+    /// JSON text.
+    Json,
+    /// MessagePack.
+    MessagePack,
+    /// Protobuf.
+    Protobuf,
+    /// Avro.
+    Avro,
+    /// A key and data.
+    KeyValue,
+    /// A timestamp and data.
+    Timestamped,
+    /// A timestamp, a key and data.
+    KeyTimestamped,
+    /// A type of the user's own, 0x80..=0xFE.
+    User(u8),
+    /// No data at all.
+    Null,
+}
+
+/// Why bytes are not a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum RecordError {
+    /// The type is none that a client may write.
+    #[error("record type {found:#04x} at byte {at} is not a record type")]
+    UnknownType {
+        /// The type byte.
+        found: u8,
+        /// Where it stands in the payload.
+        at: usize,
+    },
+    /// The payload ends inside a record.
+    #[error("record at byte {at} needs {needed} bytes but {left} are left")]
+    Truncated {
+        /// Where the record starts in the payload.
+        at: usize,
+        /// Bytes of the record, as far as they are known.
+        needed: u64,
+        /// Bytes from its start to the end of the payload.
+        left: usize,
+    },
+}
+
+impl RecordType {
+    /// The type written as `byte`, if a client may write it.
+    pub const fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            0x01 => Self::Raw,
+            0x02 => Self::Json,
+            0x03 => Self::MessagePack,
+            0x04 => Self::Protobuf,
+            0x05 => Self::Avro,
+            0x10 => Self::KeyValue,
+            0x11 => Self::Timestamped,
+            0x12 => Self::KeyTimestamped,
+            0x80..=0xFE => Self::User(byte),
+            0xFF => Self::Null,
+            _ => return None,
+        })
+    }
+
+    /// The byte that stands for this type.
+    pub const fn to_byte(self) -> u8 {
+        match self {
+            Self::Raw => 0x01,
+            Self::Json => 0x02,
+            Self::MessagePack => 0x03,
+            Self::Protobuf => 0x04,
+            Self::Avro => 0x05,
+            Self::KeyValue => 0x10,
+            Self::Timestamped => 0x11,
+            Self::KeyTimestamped => 0x12,
+            Self::User(byte) => byte,
+            Self::Null => 0xFF,
+        }
+    }
+}
+
+/// True for the bytes [`RecordType::from_byte`] knows; a table, since the count of every payload asks it.
+static IS_RECORD_TYPE: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = RecordType::from_byte(byte as u8).is_some();
+        byte += 1;
+    }
+    table
+};
+
+/// Counts the records of `payload`, or answers `None` when it is anything but whole records.
+///
+/// An empty payload holds 0 records.
+pub fn count_records(payload: &[u8]) -> Option<u32> {
+    let mut rest = payload;
+    let mut count = 0u32;
+    while let Some((header, values)) = rest.split_first_chunk::<TLV_HEADER_BYTES>() {
+        if !IS_RECORD_TYPE[usize::from(header[0])] {
+            return None;
+        }
+        let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]);
+        rest = values.get(length as usize..)?;
+        count = count.checked_add(1)?;
+    }
+    rest.is_empty().then_some(count)
+}
+
+/// One record of a payload; borrows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// What the value holds.
+    pub kind: RecordType,
+    /// The value of the TLV as it stands in the payload.
+    pub value: &'a [u8],
+}
+
+/// The parts a record's value is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordParts<'a> {
+    /// The key, for the types that carry one.
+    pub key: Option<&'a [u8]>,
+    /// The timestamp in ns since the Unix epoch, for the types that carry one.
+    pub timestamp_ns: Option<u64>,
+    /// The data; `None` for a null record.
+    pub data: Option<&'a [u8]>,
+}
+
+impl<'a> Record<'a> {
+    /// Bytes of the record in a payload, its TLV header included.
+    pub fn encoded_bytes(&self) -> usize {
+        TLV_HEADER_BYTES + self.value.len()
+    }
+
+    /// Takes the value apart; `None` when it is shorter than its type asks for.
+    pub fn parts(&self) -> Option<RecordParts<'a>> {
+        let mut parts = RecordParts {
+            key: None,
+            timestamp_ns: None,
+            data: Some(self.value),
+        };
+        match self.kind {
+            RecordType::KeyValue => split_key(self.value, &mut parts)?,
+            RecordType::Timestamped => parts.data = Some(split_timestamp(self.value, &mut parts)?),
+            RecordType::KeyTimestamped => {
+                let rest = split_timestamp(self.value, &mut parts)?;
+                split_key(rest, &mut parts)?;
+            }
+            RecordType::Null => parts.data = None,
+            _ => {}
+        }
+        Some(parts)
+    }
+
+    /// The key, if the record carries a whole one.
+    pub fn key(&self) -> Option<&'a [u8]> {
+        self.parts()?.key
+    }
+
+    /// The data without key and timestamp; `None` for a null record and for a malformed value.
+    pub fn data(&self) -> Option<&'a [u8]> {
+        self.parts()?.data
+    }
+
+    /// The timestamp in ns since the Unix epoch, if the record carries one.
+    pub fn timestamp_ns(&self) -> Option<u64> {
+        self.parts()?.timestamp_ns
+    }
+}
+
+fn split_timestamp<'a>(value: &'a [u8], parts: &mut RecordParts<'a>) -> Option<&'a [u8]> {
+    let (timestamp, rest) = value.split_first_chunk::<8>()?;
+    parts.timestamp_ns = Some(u64::from_le_bytes(*timestamp));
+    Some(rest)
+}
+
+fn split_key<'a>(value: &'a [u8], parts: &mut RecordParts<'a>) -> Option<()> {
+    let (length, rest) = value.split_first_chunk::<2>()?;
+    let (key, data) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+    parts.key = Some(key);
+    parts.data = Some(data);
+    Some(())
+}
+
+/// The records of `payload`, in order; an error ends the iteration.
+pub fn records(payload: &[u8]) -> Records<'_> {
+    Records { payload, at: 0 }
+}
+
+/// Iterator of [`records`].
+#[derive(Clone, Debug)]
+pub struct Records<'a> {
+    payload: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Records<'a> {
+    /// Bytes of the payload that the records answered so far occupy: where the next one starts.
+    pub fn consumed_bytes(&self) -> usize {
+        self.at
+    }
+
+    fn parse(&self) -> Result<Record<'a>, RecordError> {
+        let rest = self.payload.get(self.at..).unwrap_or_default();
+        let truncated = |needed| RecordError::Truncated {
+            at: self.at,
+            needed,
+            left: rest.len(),
+        };
+        let Some((header, values)) = rest.split_first_chunk::<TLV_HEADER_BYTES>() else {
+            return Err(truncated(TLV_HEADER_BYTES as u64));
+        };
+        let kind = RecordType::from_byte(header[0]).ok_or(RecordError::UnknownType {
+            found: header[0],
+            at: self.at,
+        })?;
+        let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]);
+        let needed = TLV_HEADER_BYTES as u64 + u64::from(length);
+        let value = values.get(..length as usize).ok_or(truncated(needed))?;
+        Ok(Record { kind, value })
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<Record<'a>, RecordError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.at >= self.payload.len() {
+            return None;
+        }
+        let parsed = self.parse();
+        self.at = match &parsed {
+            Ok(record) => self.at + record.encoded_bytes(),
+            Err(_) => self.payload.len(),
+        };
+        Some(parsed)
+    }
+}
+
+/// The greatest timestamp of the records of `payload` that carry one, in ns since the Unix epoch.
+pub fn max_timestamp_ns(payload: &[u8]) -> Option<u64> {
+    records(payload)
+        .map_while(Result::ok)
+        .filter_map(|record| record.timestamp_ns())
+        .max()
+}
+
+/// A record was not written because a part of it is too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum EncodeRecordError {
+    /// Keys have a length of two bytes.
+    #[error("a key of {bytes} bytes is over the 65,535 a record can carry")]
+    KeyTooLong {
+        /// Bytes of the key.
+        bytes: usize,
+    },
+    /// Values have a length of four bytes.
+    #[error("a record value of {bytes} bytes is over the 4,294,967,295 a record can carry")]
+    ValueTooLong {
+        /// Bytes of the value.
+        bytes: usize,
+    },
+}
+
+/// Appends one TLV of type `kind` with `value` as it is.
+pub fn put_record(
+    out: &mut Vec<u8>,
+    kind: RecordType,
+    value: &[u8],
+) -> Result<(), EncodeRecordError> {
+    put_parts(out, kind, &[value])
+}
+
+/// Appends one record of raw data, with the type its key and timestamp ask for.
+pub fn put_data(
+    out: &mut Vec<u8>,
+    key: Option<&[u8]>,
+    timestamp_ns: Option<u64>,
+    data: &[u8],
+) -> Result<(), EncodeRecordError> {
+    let key_length = match key {
+        None => [0; 2],
+        Some(key) => u16::try_from(key.len())
+            .map_err(|_| EncodeRecordError::KeyTooLong { bytes: key.len() })?
+            .to_le_bytes(),
+    };
+    let time = timestamp_ns.unwrap_or_default().to_le_bytes();
+    match (key, timestamp_ns) {
+        (None, None) => put_parts(out, RecordType::Raw, &[data]),
+        (Some(key), None) => put_parts(out, RecordType::KeyValue, &[&key_length, key, data]),
+        (None, Some(_)) => put_parts(out, RecordType::Timestamped, &[&time, data]),
+        (Some(key), Some(_)) => put_parts(
+            out,
+            RecordType::KeyTimestamped,
+            &[&time, &key_length, key, data],
+        ),
+    }
+}
+
+fn put_parts(
+    out: &mut Vec<u8>,
+    kind: RecordType,
+    parts: &[&[u8]],
+) -> Result<(), EncodeRecordError> {
+    let bytes: usize = parts.iter().map(|part| part.len()).sum();
+    let length = u32::try_from(bytes).map_err(|_| EncodeRecordError::ValueTooLong { bytes })?;
+    out.reserve(TLV_HEADER_BYTES + bytes);
+    out.push(kind.to_byte());
+    out.extend_from_slice(&length.to_le_bytes());
+    parts.iter().for_each(|part| out.extend_from_slice(part));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_record_type_has_golden_bytes() {
+        let mut out = Vec::new();
+        put_data(&mut out, None, None, b"hi").unwrap();
+        put_data(&mut out, Some(b"k"), None, b"v").unwrap();
+        put_data(&mut out, None, Some(0x0102), b"t").unwrap();
+        put_data(&mut out, Some(b"k"), Some(1), b"v").unwrap();
+        put_record(&mut out, RecordType::Json, b"{}").unwrap();
+        put_record(&mut out, RecordType::User(0x80), b"").unwrap();
+        put_record(&mut out, RecordType::Null, b"").unwrap();
+        let golden: &[&[u8]] = &[
+            b"\x01\x02\0\0\0hi",
+            b"\x10\x04\0\0\0\x01\0kv",
+            b"\x11\x09\0\0\0\x02\x01\0\0\0\0\0\0t",
+            b"\x12\x0c\0\0\0\x01\0\0\0\0\0\0\0\x01\0kv",
+            b"\x02\x02\0\0\0{}",
+            b"\x80\0\0\0\0",
+            b"\xff\0\0\0\0",
+        ];
+        assert_eq!(out, golden.concat());
+        assert_eq!(count_records(&out), Some(7));
+    }
+
+    #[test]
+    fn parts_of_each_type_come_back() {
+        let mut out = Vec::new();
+        put_data(&mut out, Some(b"key"), Some(77), b"data").unwrap();
+        put_record(&mut out, RecordType::Null, b"").unwrap();
+        let all: Vec<_> = records(&out).map(Result::unwrap).collect();
+        assert_eq!(all[0].key(), Some(&b"key"[..]));
+        assert_eq!(all[0].timestamp_ns(), Some(77));
+        assert_eq!(all[0].data(), Some(&b"data"[..]));
+        assert_eq!(
+            all[1].parts(),
+            Some(RecordParts {
+                key: None,
+                timestamp_ns: None,
+                data: None
+            })
+        );
+        assert_eq!(max_timestamp_ns(&out), Some(77));
+    }
+
+    #[test]
+    fn a_key_longer_than_its_value_has_no_parts() {
+        let record = Record {
+            kind: RecordType::KeyValue,
+            value: &[9, 0, b'k'],
+        };
+        assert_eq!(record.parts(), None);
+        let short = Record {
+            kind: RecordType::KeyTimestamped,
+            value: &[1, 2, 3],
+        };
+        assert_eq!(short.timestamp_ns(), None);
+    }
+
+    #[test]
+    fn text_and_internal_types_are_not_records() {
+        assert_eq!(count_records(b"hello world"), None);
+        assert_eq!(count_records(b"\x0f\0\0\0\0"), None);
+        assert_eq!(count_records(b"\0\0\0\0\0"), None);
+        assert_eq!(count_records(b"\x01\x02\0\0\0h"), None);
+        assert_eq!(count_records(b"\x01\xff\xff\xff\xffh"), None);
+        assert_eq!(count_records(b""), Some(0));
+    }
+
+    #[test]
+    fn a_truncated_record_says_where_and_ends_the_iteration() {
+        let mut iterator = records(b"\x01\x01\0\0\0a\x01\x05\0\0\0b");
+        assert!(iterator.next().unwrap().is_ok());
+        assert_eq!(
+            iterator.next(),
+            Some(Err(RecordError::Truncated {
+                at: 6,
+                needed: 10,
+                left: 6
+            }))
+        );
+        assert_eq!(iterator.next(), None);
+    }
+
+    #[test]
+    fn a_key_over_65535_bytes_is_refused() {
+        let mut out = Vec::new();
+        let refused = put_data(&mut out, Some(&[0; 65_536]), None, b"");
+        assert_eq!(
+            refused,
+            Err(EncodeRecordError::KeyTooLong { bytes: 65_536 })
+        );
+        assert!(out.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic_and_both_parsers_agree(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let parsed: Result<Vec<_>, _> = records(&bytes).collect();
+            if let Ok(all) = &parsed {
+                all.iter().for_each(|record| { record.parts(); });
+            }
+            prop_assert_eq!(parsed.ok().map(|all| all.len() as u32), count_records(&bytes));
+        }
+
+        #[test]
+        fn written_records_come_back(
+            parts in prop::collection::vec(
+                (prop::option::of(prop::collection::vec(any::<u8>(), 0..20)), prop::option::of(any::<u64>()),
+                 prop::collection::vec(any::<u8>(), 0..50)), 0..20)
+        ) {
+            let mut out = Vec::new();
+            for (key, time, data) in &parts {
+                put_data(&mut out, key.as_deref(), *time, data).unwrap();
+            }
+            let back: Vec<_> = records(&out).map(|record| record.unwrap().parts().unwrap())
+                .map(|part| (part.key.map(<[u8]>::to_vec), part.timestamp_ns, part.data.unwrap().to_vec())).collect();
+            prop_assert_eq!(back, parts);
+        }
+    }
+}
