@@ -315,11 +315,12 @@ impl BatchHeader {
         }
         let stored = u32_at(raw, 8);
         let computed = seed.checksum(raw);
-        if raw[5] != BATCH_VERSION {
-            return Err(BatchError::UnknownVersion { found: raw[5] });
-        }
         if stored != computed {
             return Err(BatchError::Checksum { stored, computed });
+        }
+        // Checked after the checksum: a flipped bit is damage, another version is a reason to refuse to start.
+        if raw[5] != BATCH_VERSION {
+            return Err(BatchError::UnknownVersion { found: raw[5] });
         }
         let bits = u16_at(raw, 6);
         let flags = BatchFlags::from_bits(bits).ok_or(BatchError::UnknownFlags { bits })?;
