@@ -1,0 +1,292 @@
+//! The data dir and whose it is: `lock`, and `node.json` as one JSON object
+//! `{format_version, cluster_id, node_id, incarnation, boot_number, crc}`; ids of 64 bits and the CRC are hexadecimal strings,
+//! the CRC-32 is over `format_version,cluster_id,node_id,incarnation,boot_number` as they stand there.
+
+use super::{CheckpointError, Flaw, read_file, replace_file};
+use crate::disk::{Disk, DiskFile, OpenMode};
+use lance_messages::id::{NodeId, TopicPartition};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const FORMAT_VERSION: u64 = 1;
+
+/// Who a data dir belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeRecord {
+    /// The cluster, 0 before its genesis.
+    pub cluster_id: u64,
+    /// The node.
+    pub node_id: NodeId,
+    /// Made with the data dir, renewed by a wipe, a rollback or damage of the Raft log; never 0.
+    pub incarnation: u64,
+    /// How often a server started on it, this time included.
+    pub boot_number: u64,
+}
+
+/// A data dir held by this process alone until dropped.
+pub struct DataDir {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    record: NodeRecord,
+    created: bool,
+    /// Closing it gives the lock back, also when the process is killed.
+    _lock: Arc<dyn DiskFile>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NodeFile {
+    format_version: u64,
+    cluster_id: String,
+    node_id: u16,
+    incarnation: String,
+    boot_number: u64,
+    crc: String,
+}
+
+/// Read before the rest, which another version may shape differently.
+#[derive(Deserialize)]
+struct VersionOnly {
+    format_version: u64,
+}
+
+impl DataDir {
+    /// Takes the data dir at `path` for `node_id`, making it when it is missing, and counts this start durably.
+    ///
+    /// `randomness` becomes the incarnation of a new data dir and is otherwise unused.
+    pub fn open(disk: &Arc<dyn Disk>, path: &Path, node_id: NodeId, randomness: u64) -> Result<Self, CheckpointError> {
+        disk.create_dir_all(path)?;
+        let lock = take_lock(disk, &path.join("lock"))?;
+        let file = path.join("node.json");
+        let stored = read_record(disk, &file)?;
+        let mut record = match stored {
+            Some(record) => record,
+            None => {
+                refuse_ownerless_data(disk, path, &file)?;
+                NodeRecord {
+                    cluster_id: 0,
+                    node_id,
+                    incarnation: randomness.max(1),
+                    boot_number: 0,
+                }
+            }
+        };
+        if record.node_id != node_id {
+            return Err(CheckpointError::ForeignIdentity {
+                path: file,
+                field: "node id",
+                found: record.node_id.to_string(),
+                expected: node_id.to_string(),
+            });
+        }
+        record.boot_number += 1;
+        write_record(disk, &file, &record)?;
+        Ok(Self {
+            disk: Arc::clone(disk),
+            path: path.to_path_buf(),
+            record,
+            created: stored.is_none(),
+            _lock: lock,
+        })
+    }
+
+    /// Who it belongs to.
+    pub fn record(&self) -> &NodeRecord {
+        &self.record
+    }
+
+    /// Whether this start made it.
+    pub fn created(&self) -> bool {
+        self.created
+    }
+
+    /// Binds the data dir to its cluster, once and durably; refuses any other cluster afterwards.
+    pub fn adopt_cluster(&mut self, cluster_id: u64) -> Result<(), CheckpointError> {
+        if self.record.cluster_id == cluster_id {
+            return Ok(());
+        }
+        if self.record.cluster_id != 0 {
+            return Err(CheckpointError::ForeignIdentity {
+                path: self.node_file(),
+                field: "cluster id",
+                found: format!("{:016x}", self.record.cluster_id),
+                expected: format!("{cluster_id:016x}"),
+            });
+        }
+        self.replace_record(NodeRecord {
+            cluster_id,
+            ..self.record
+        })
+    }
+
+    /// Makes this node a stranger to its peers, durably: what it once confirmed no longer counts.
+    pub fn renew_incarnation(&mut self, randomness: u64) -> Result<(), CheckpointError> {
+        // Equal randomness must still give another incarnation.
+        let incarnation = if randomness == self.record.incarnation {
+            !randomness
+        } else {
+            randomness
+        };
+        self.replace_record(NodeRecord {
+            incarnation: incarnation.max(1),
+            ..self.record
+        })
+    }
+
+    /// The data dir itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Home of the Raft log, its hard state and snapshots.
+    pub fn meta_dir(&self) -> PathBuf {
+        self.path.join("meta")
+    }
+
+    /// Home of all partition logs.
+    pub fn logs_dir(&self) -> PathBuf {
+        self.path.join("logs")
+    }
+
+    /// Home of one partition's log.
+    pub fn log_dir(&self, partition: TopicPartition) -> PathBuf {
+        self.path.join("logs").join(partition.to_string())
+    }
+
+    /// The journal of promised epochs.
+    pub fn promises_path(&self) -> PathBuf {
+        self.path.join("promises")
+    }
+
+    /// The space kept for a full disk.
+    pub fn reserve_path(&self) -> PathBuf {
+        self.path.join("reserve")
+    }
+
+    fn node_file(&self) -> PathBuf {
+        self.path.join("node.json")
+    }
+
+    fn replace_record(&mut self, record: NodeRecord) -> Result<(), CheckpointError> {
+        write_record(&self.disk, &self.node_file(), &record)?;
+        self.record = record;
+        Ok(())
+    }
+}
+
+/// A lost `node.json` must not turn a node with data into a new one under the same id.
+fn refuse_ownerless_data(disk: &Arc<dyn Disk>, path: &Path, node_file: &Path) -> Result<(), CheckpointError> {
+    for entry in disk.list(path)? {
+        let holds_data = match entry.name.as_str() {
+            "logs" | "meta" if entry.is_dir => !disk.list(&path.join(&entry.name))?.is_empty(),
+            "promises" => entry.is_dir || entry.len > 0,
+            _ => false,
+        };
+        if holds_data {
+            let data = path.join(&entry.name);
+            return Err(CheckpointError::IdentityMissing {
+                path: node_file.to_path_buf(),
+                data,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn read_record(disk: &Arc<dyn Disk>, path: &Path) -> Result<Option<NodeRecord>, CheckpointError> {
+    let Some(bytes) = read_file(disk, path)? else {
+        return Ok(None);
+    };
+    let malformed = |source| CheckpointError::Malformed {
+        path: path.to_path_buf(),
+        source,
+    };
+    let version: VersionOnly = serde_json::from_slice(&bytes).map_err(malformed)?;
+    if version.format_version != FORMAT_VERSION {
+        return Err(CheckpointError::UnknownVersion {
+            path: path.to_path_buf(),
+            what: "the file",
+            found: version.format_version,
+            supported: FORMAT_VERSION,
+        });
+    }
+    let file: NodeFile = serde_json::from_slice(&bytes).map_err(malformed)?;
+    let hex = |text: &str| u64::from_str_radix(text, 16).unwrap_or(0);
+    let record = NodeRecord {
+        cluster_id: hex(&file.cluster_id),
+        node_id: NodeId(file.node_id),
+        incarnation: hex(&file.incarnation),
+        boot_number: file.boot_number,
+    };
+    let (stored, computed) = (hex(&file.crc) as u32, record_crc(&record));
+    let canonical = to_file(&record);
+    if stored != computed || file.crc != canonical.crc || file.cluster_id != canonical.cluster_id {
+        let flaw = Flaw::Crc {
+            what: "identity",
+            stored,
+            computed,
+        };
+        return Err(CheckpointError::Damaged {
+            path: path.to_path_buf(),
+            flaw,
+        });
+    }
+    Ok(Some(record))
+}
+
+fn write_record(disk: &Arc<dyn Disk>, path: &Path, record: &NodeRecord) -> Result<(), CheckpointError> {
+    let mut text = serde_json::to_vec_pretty(&to_file(record)).map_err(|source| CheckpointError::Malformed {
+        path: path.to_path_buf(),
+        source,
+    })?;
+    text.push(b'\n');
+    replace_file(disk, path, &text)
+}
+
+fn to_file(record: &NodeRecord) -> NodeFile {
+    NodeFile {
+        format_version: FORMAT_VERSION,
+        cluster_id: format!("{:016x}", record.cluster_id),
+        node_id: record.node_id.0,
+        incarnation: format!("{:016x}", record.incarnation),
+        boot_number: record.boot_number,
+        crc: format!("{:08x}", record_crc(record)),
+    }
+}
+
+fn record_crc(record: &NodeRecord) -> u32 {
+    let NodeRecord {
+        cluster_id,
+        node_id,
+        incarnation,
+        boot_number,
+    } = record;
+    crc32fast::hash(format!("{FORMAT_VERSION},{cluster_id:016x},{node_id},{incarnation:016x},{boot_number}").as_bytes())
+}
+
+/// The lock of the data dir. A memory disk has no descriptors and one owner anyway.
+fn take_lock(disk: &Arc<dyn Disk>, path: &Path) -> Result<Arc<dyn DiskFile>, CheckpointError> {
+    let file = disk.open(path, OpenMode::CreateOrOpen)?;
+    let Some(fd) = file.raw_fd() else { return Ok(file) };
+    // SAFETY: `file` owns the descriptor and outlives the call.
+    if unsafe { libc::flock(fd, libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+        let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
+        if errno != libc::EWOULDBLOCK {
+            return Err(CheckpointError::LockRefused {
+                path: path.to_path_buf(),
+                errno,
+            });
+        }
+        let text = read_file(disk, path)?.unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let holder = if text.trim().is_empty() { "unknown" } else { text.trim() };
+        return Err(CheckpointError::Locked {
+            path: path.to_path_buf(),
+            holder: holder.to_owned(),
+        });
+    }
+    file.set_len(0)?;
+    file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0)?;
+    Ok(file)
+}
