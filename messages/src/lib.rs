@@ -3,6 +3,7 @@
 //! It decides nothing and does no I/O.
 
 pub mod batch;
+pub mod error_code;
 pub mod id;
 pub mod record;
 pub mod sort_key;
