@@ -1,4 +1,5 @@
 //! Broken configurations: every message names the place, the key, the value and what is allowed.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::path::PathBuf;
 

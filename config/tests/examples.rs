@@ -1,4 +1,5 @@
 //! Every shipped file loads, and so does the configuration it results in.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
 //! Which layer wins, how plain text is read, and what is nobody's business.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::time::Duration;
 

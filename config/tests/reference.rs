@@ -16,7 +16,7 @@ fn reference() -> String {
         );
         for key in KEYS.iter().filter(|key| key.section() == section) {
             let (name, default) = (key.short_name(), key.default_text());
-            let allowed = key.rule.allowed().replace('|', "\\|");
+            let allowed = key.rule.allowed().replace('|', "\\|").replace('[', "\\[");
             let _ = writeln!(text, "| `{name}` | `{default}` | {allowed} | {} |", key.doc);
         }
     }
