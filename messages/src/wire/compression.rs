@@ -10,20 +10,11 @@
 //! ```
 //! Without it the payload is an LZ4 block, with or without a u32 plain length in front.
 
+pub use crate::batch::Codec;
 use thiserror::Error;
 
 /// Bytes in front of the compressed records of a payload that names its codec.
 pub const COMPRESSION_PREFIX_LEN: usize = 8;
-
-/// A compression a client can name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Codec {
-    /// A raw LZ4 block.
-    Lz4 = 1,
-    /// A Zstandard frame.
-    Zstd = 2,
-}
 
 /// How the records of an ingest frame are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +75,10 @@ impl Codec {
 
     /// The byte on the wire.
     pub const fn code(self) -> u8 {
-        self as u8
+        match self {
+            Codec::Lz4 => 1,
+            Codec::Zstd => 2,
+        }
     }
 
     /// Its name.

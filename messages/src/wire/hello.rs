@@ -47,10 +47,12 @@ pub struct HelloResponse {
     pub max_in_flight_bytes: u64,
 }
 
-/// Asks for a producer id, or for the next epoch of one.
+/// Binds a producer to the connection: a new one, or one this client has, as it is.
+///
+/// An existing producer keeps its epoch, so that what it sent before on a lost connection is still recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InitProducer {
-    /// The id to keep with its last epoch, or `None` for a new one.
+    /// The producer to bind again, or `None` for a new one.
     pub existing: Option<ProducerEpoch>,
 }
 
