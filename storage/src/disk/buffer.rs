@@ -53,18 +53,12 @@ unsafe impl Sync for Arena {}
 impl Arena {
     /// Maps `slot_count` slots of `slot_bytes` (a multiple of [`BLOCK`]) each; memory is used as it is touched.
     pub fn new(slot_bytes: usize, slot_count: usize) -> Result<Arc<Self>, ArenaError> {
-        let shape = ArenaError::Shape {
-            slot_bytes,
-            slot_count,
-        };
+        let shape = ArenaError::Shape { slot_bytes, slot_count };
         let fits = slot_bytes > 0
             && slot_bytes.is_multiple_of(BLOCK)
             && u32::try_from(slot_bytes).is_ok()
             && u32::try_from(slot_count).is_ok_and(|count| count > 0);
-        let bytes = slot_bytes
-            .checked_mul(slot_count)
-            .filter(|_| fits)
-            .ok_or(shape)?;
+        let bytes = slot_bytes.checked_mul(slot_count).filter(|_| fits).ok_or(shape)?;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         // SAFETY: a new anonymous mapping; no existing memory is touched.
@@ -131,11 +125,7 @@ impl Drop for Arena {
 
 impl fmt::Debug for Arena {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            out,
-            "Arena({} slots of {} bytes)",
-            self.slot_count, self.slot_bytes
-        )
+        write!(out, "Arena({} slots of {} bytes)", self.slot_count, self.slot_bytes)
     }
 }
 
@@ -291,19 +281,10 @@ mod tests {
 
     #[test]
     fn arenas_of_impossible_shape_are_refused() {
-        for (slot_bytes, slot_count) in [
-            (0, 1),
-            (BLOCK, 0),
-            (100, 1),
-            (1 << 33, 1),
-            (1 << 31, usize::MAX),
-        ] {
+        for (slot_bytes, slot_count) in [(0, 1), (BLOCK, 0), (100, 1), (1 << 33, 1), (1 << 31, usize::MAX)] {
             assert_eq!(
                 Arena::new(slot_bytes, slot_count).unwrap_err(),
-                ArenaError::Shape {
-                    slot_bytes,
-                    slot_count
-                }
+                ArenaError::Shape { slot_bytes, slot_count }
             );
         }
     }
@@ -312,10 +293,6 @@ mod tests {
     fn slots_are_block_aligned() {
         let mut pool = SlotPool::new(Arena::new(3 * BLOCK, 2).unwrap());
         let slots = [pool.take().unwrap(), pool.take().unwrap()];
-        assert!(
-            slots
-                .iter()
-                .all(|slot| (slot.start() as usize).is_multiple_of(BLOCK))
-        );
+        assert!(slots.iter().all(|slot| (slot.start() as usize).is_multiple_of(BLOCK)));
     }
 }

@@ -6,10 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// What was being done when a disk operation failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(
-    missing_docs,
-    reason = "each variant is the name of a system call or of a method"
-)]
+#[expect(missing_docs, reason = "each variant is the name of a system call or of a method")]
 pub enum Operation {
     CreateDir,
     List,
@@ -120,8 +117,7 @@ struct At(Option<u64>);
 
 impl fmt::Display for At {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0
-            .map_or(Ok(()), |file_offset| write!(out, " at {file_offset}"))
+        self.0.map_or(Ok(()), |file_offset| write!(out, " at {file_offset}"))
     }
 }
 

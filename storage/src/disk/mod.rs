@@ -14,6 +14,8 @@ use std::time::Duration;
 
 mod buffer;
 mod error;
+pub mod memory;
+mod notify;
 
 pub use buffer::{Arena, ArenaError, Slot, SlotPool};
 pub use error::{DiskError, Operation};
@@ -42,11 +44,7 @@ pub trait Disk: Send + Sync + 'static {
     /// Free and total bytes of the file system that holds `path`.
     fn space(&self, path: &Path) -> Result<Space, DiskError>;
     /// A queue for writes from `arena`; made on the thread that will use it.
-    fn write_queue(
-        &self,
-        options: &QueueOptions,
-        arena: &Arc<Arena>,
-    ) -> Result<Box<dyn WriteQueue>, DiskError>;
+    fn write_queue(&self, options: &QueueOptions, arena: &Arc<Arena>) -> Result<Box<dyn WriteQueue>, DiskError>;
 }
 
 /// An open file: positioned blocking I/O.
@@ -110,6 +108,49 @@ pub struct DiskOp {
     pub kind: OpKind,
 }
 
+impl DiskOp {
+    /// What an error about it names.
+    fn names(&self) -> (Operation, &Path) {
+        let operation = match &self.kind {
+            OpKind::Write { .. } => Operation::Write,
+            OpKind::Zero { .. } => Operation::Zero,
+            OpKind::Sync => Operation::Sync,
+            OpKind::SetLen { .. } => Operation::SetLen,
+            OpKind::Create { path } => return (Operation::Create, path),
+        };
+        (operation, self.file.path())
+    }
+
+    /// Refuses what is not whole blocks, or leaves its slot.
+    fn check(&self) -> Result<(), DiskError> {
+        let whole = |number: u64| number.is_multiple_of(BLOCK as u64);
+        let misaligned = |file_offset, slot_start, len| {
+            Err(DiskError::Misaligned {
+                path: self.file.path().to_owned(),
+                file_offset,
+                slot_start,
+                len,
+            })
+        };
+        match &self.kind {
+            OpKind::Write { chunks, .. } => {
+                for chunk in chunks {
+                    let (start, len) = (u64::from(chunk.slot_start), u64::from(chunk.len));
+                    let inside = len > 0 && start + len <= chunk.slot.len() as u64;
+                    if !(inside && whole(start) && whole(len) && whole(chunk.file_offset)) {
+                        return misaligned(chunk.file_offset, start, len);
+                    }
+                }
+                Ok(())
+            }
+            OpKind::Zero { file_offset, len } if !(whole(*file_offset) && whole(*len)) => {
+                misaligned(*file_offset, 0, *len)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// What a queued operation does.
 #[derive(Debug)]
 pub enum OpKind {
@@ -144,6 +185,16 @@ pub enum OpKind {
     },
 }
 
+impl OpKind {
+    /// The chunks of a write, to be handed back.
+    fn into_chunks(self) -> Vec<Chunk> {
+        match self {
+            Self::Write { chunks, .. } => chunks,
+            _ => Vec::new(),
+        }
+    }
+}
+
 /// A part of a slot to be written at a place of a file; all three numbers are multiples of [`BLOCK`].
 #[derive(Debug)]
 pub struct Chunk {
@@ -161,9 +212,7 @@ impl Chunk {
     /// The bytes to write; empty when start and length do not fit the slot.
     pub fn data(&self) -> &[u8] {
         let start = self.slot_start as usize;
-        self.slot
-            .get(start..start + self.len as usize)
-            .unwrap_or_default()
+        self.slot.get(start..start + self.len as usize).unwrap_or_default()
     }
 }
 
@@ -224,10 +273,7 @@ pub struct QueueOptions {
 
 impl Default for QueueOptions {
     fn default() -> Self {
-        Self {
-            depth: 256,
-            threads: 4,
-        }
+        Self { depth: 256, threads: 4 }
     }
 }
 
