@@ -1,0 +1,372 @@
+//! The rules of the house, held against the source: what a compiler does not check and a reader would have to.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test throughout")]
+
+mod chart;
+mod manifest;
+mod source;
+
+use std::collections::BTreeMap;
+
+use manifest::{Manifest, manifest, members, toml_file};
+use source::{Source, blank_literals, files, functions, is_word, relative, root, sources};
+
+const FILE_LINES: usize = 600;
+const FUNCTION_LINES: usize = 100;
+
+/// Which crate of ours may know which; `integration` tests them all and nothing depends on it.
+const EDGES: &[(&str, &[&str])] = &[
+    ("messages", &[]),
+    ("config", &[]),
+    ("storage", &["messages"]),
+    ("cluster", &["messages"]),
+    ("client", &["messages"]),
+    ("actors", &["storage", "cluster", "config", "messages"]),
+    ("bin", &["actors", "client", "config"]),
+    (
+        "integration",
+        &["actors", "client", "cluster", "config", "messages", "storage"],
+    ),
+];
+
+/// Everything `cluster` may name: nothing of it can do I/O.
+const CLUSTER_MAY_NAME: &[&str] = &[
+    "lance-messages",
+    "raft",
+    "protobuf",
+    "slog",
+    "serde",
+    "bincode",
+    "thiserror",
+    "bytes",
+    "proptest",
+];
+
+/// Fails with one line for each finding.
+fn assert_none(what: &str, findings: Vec<String>) {
+    assert!(findings.is_empty(), "{what}:\n  {}", findings.join("\n  "));
+}
+
+#[test]
+fn crates_know_only_the_crates_below_them() {
+    let allowed: BTreeMap<&str, &[&str]> = EDGES.iter().copied().collect();
+    let mut findings = Vec::new();
+    for folder in members() {
+        let Some(may_name) = allowed.get(folder.as_str()) else {
+            findings.push(format!("{folder} is not in the table of crates"));
+            continue;
+        };
+        let Manifest {
+            folder,
+            dependencies,
+            dev_dependencies,
+        } = manifest(&folder);
+        for name in dependencies.iter().chain(&dev_dependencies) {
+            if let Some(ours) = name.strip_prefix("lance-").filter(|ours| !may_name.contains(ours)) {
+                findings.push(format!("{folder} → {ours}"));
+            }
+        }
+    }
+    assert_none("edges that architecture does not have", findings);
+}
+
+#[test]
+fn cluster_names_nothing_that_can_do_io() {
+    let Manifest {
+        dependencies,
+        dev_dependencies,
+        ..
+    } = manifest("cluster");
+    let others = dependencies.into_iter().chain(dev_dependencies);
+    assert_none(
+        "cluster names",
+        others
+            .filter(|name| !CLUSTER_MAY_NAME.contains(&name.as_str()))
+            .collect(),
+    );
+}
+
+#[test]
+fn the_client_runs_on_every_platform() {
+    let names = manifest("client").dependencies;
+    for name in ["actix", "actix-rt", "io-uring", "tokio-uring", "libc"] {
+        assert!(!names.contains(name), "client names {name}");
+    }
+}
+
+#[test]
+fn files_and_functions_stay_short() {
+    let mut findings = Vec::new();
+    for source in sources() {
+        let lines = source.text.lines().count();
+        if lines > FILE_LINES {
+            findings.push(format!("{}: {lines} lines, allowed are {FILE_LINES}", source.path));
+        }
+        for (name, line, lines) in functions(&source.code) {
+            if lines > FUNCTION_LINES {
+                let path = &source.path;
+                findings.push(format!(
+                    "{path}:{line}: fn {name} has {lines} lines, allowed are {FUNCTION_LINES}"
+                ));
+            }
+        }
+    }
+    assert_none("too long", findings);
+}
+
+#[test]
+fn every_module_starts_by_saying_what_it_is() {
+    let begins = |source: &Source| source.text.starts_with("//!") || source.text.starts_with("#![doc = include_str!");
+    let silent = sources()
+        .into_iter()
+        .filter(|source| !begins(source))
+        .map(|source| source.path);
+    assert_none("no module documentation", silent.collect());
+}
+
+#[test]
+fn every_library_is_documented_by_its_readme() {
+    let mut findings = Vec::new();
+    for folder in ["messages", "storage", "cluster", "config", "actors", "client"] {
+        let root = root().join(folder);
+        let lib = std::fs::read_to_string(root.join("src/lib.rs")).unwrap();
+        if !root.join("README.md").exists() || !lib.contains("#![doc = include_str!(\"../README.md\")]") {
+            findings.push(folder.to_owned());
+        }
+    }
+    assert_none("no README.md, or one that is not the crate's documentation", findings);
+}
+
+#[test]
+fn nothing_is_left_over() {
+    // Put together from halves, so that this file does not find itself.
+    let in_text = [
+        concat!("FIX", "ME"),
+        concat!("XX", "X"),
+        concat!("TO", "DO"),
+        concat!("HA", "CK"),
+    ];
+    let in_code = [
+        concat!("todo", "!("),
+        concat!("unimplemented", "!("),
+        concat!("dbg", "!("),
+        concat!("allow(dead", "_code)"),
+        concat!("allow(un", "used"),
+        concat!("#[ig", "nore"),
+    ];
+    let mut findings = Vec::new();
+    for source in sources() {
+        let mut look = |text: &str, marker: &str, whole_word: bool| {
+            for (at, _) in text.match_indices(marker) {
+                if !whole_word || is_word(text, at, marker) {
+                    let line = 1 + text[..at].matches('\n').count();
+                    findings.push(format!("{}:{line}: {marker}", source.path));
+                }
+            }
+        };
+        in_text.iter().for_each(|marker| look(&source.text, marker, true));
+        in_code.iter().for_each(|marker| look(&source.code, marker, false));
+    }
+    assert_none("left over", findings);
+}
+
+/// Lines of production code below `folders` with one of `words`, outside the `allowed` paths.
+fn uses(folders: &[&str], words: &[&str], allowed: &[&str]) -> Vec<String> {
+    let below = |path: &str, places: &[&str]| places.iter().any(|place| path.starts_with(place));
+    let mut findings = Vec::new();
+    for source in sources()
+        .iter()
+        .filter(|source| below(&source.path, folders) && !below(&source.path, allowed))
+    {
+        for (number, line) in source.production_code().lines().enumerate() {
+            let hit = words
+                .iter()
+                .find(|word| line.match_indices(**word).any(|(at, _)| is_word(line, at, word)));
+            if let Some(word) = hit {
+                findings.push(format!("{}:{}: {word}", source.path, number + 1));
+            }
+        }
+    }
+    findings
+}
+
+#[test]
+fn only_the_disk_opens_files() {
+    let words = [
+        "std::fs",
+        "fs::File",
+        "File::open",
+        "File::create",
+        "OpenOptions",
+        "tokio::fs",
+        "libc::open",
+    ];
+    let allowed = [
+        "storage/src/disk/",
+        // The configuration file, the host's name, and sysfs: read before there is a disk.
+        "config/src/layers.rs",
+        "config/src/machine.rs",
+        // Counters of this process in /proc.
+        "actors/src/metrics/",
+        "actors/src/metrics.rs",
+    ];
+    let folders = ["messages/", "storage/", "cluster/", "config/", "actors/", "client/"];
+    assert_none("opens files", uses(&folders, &words, &allowed));
+}
+
+#[test]
+fn the_data_path_takes_no_lock() {
+    let words = ["Mutex", "RwLock", "Condvar", "parking_lot"];
+    let folders = ["messages/", "storage/", "cluster/", "actors/"];
+    // A disk that lives in memory is one for tests and the simulator; nothing there is a hot path.
+    let allowed = ["storage/src/disk/memory/"];
+    assert_none("takes a lock", uses(&folders, &words, &allowed));
+}
+
+#[test]
+fn cores_have_no_clock_thread_socket_or_randomness() {
+    let words = [
+        "Instant::now",
+        "SystemTime",
+        "std::thread",
+        "std::net",
+        "std::fs",
+        "tokio",
+        "actix",
+        "rand",
+        "tracing",
+        "prometheus_client",
+    ];
+    let cores: Vec<String> = sources()
+        .into_iter()
+        .map(|source| source.path)
+        .filter(|path| path.starts_with("cluster/src/") || path.starts_with("actors/") && path.ends_with("/core.rs"))
+        .collect();
+    assert!(
+        cores.iter().any(|path| path.starts_with("actors/")),
+        "no core was found: the rule looks at nothing"
+    );
+    let cores: Vec<&str> = cores.iter().map(String::as_str).collect();
+    assert_none("a core that is not pure", uses(&cores, &words, &[]));
+}
+
+#[test]
+fn every_message_has_a_sender_and_a_handler() {
+    let sources = sources();
+    let actors: Vec<String> = sources
+        .iter()
+        .filter(|source| source.path.starts_with("actors/src/"))
+        .map(|source| source.production_code().replace("::", " :: "))
+        .collect();
+    let mut findings = Vec::new();
+    for source in &sources {
+        if !source.path.starts_with("messages/src/mail/") && !source.path.starts_with("actors/src/") {
+            continue;
+        }
+        for message in messages(&source.production_code()) {
+            let place = format!("{}: {message}", source.path);
+            if !actors
+                .iter()
+                .any(|code| code.lines().any(|line| is_handler(line, &message)))
+            {
+                findings.push(format!("{place} has no handler"));
+            }
+            if !actors
+                .iter()
+                .any(|code| code.lines().any(|line| is_sender(line, &message)))
+            {
+                findings.push(format!("{place} is never sent"));
+            }
+        }
+    }
+    assert_none("messages", findings);
+}
+
+/// Names of the types that derive or implement actix's `Message`.
+fn messages(code: &str) -> Vec<String> {
+    let name_of = |text: &str| -> String { text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect() };
+    let derived = code.split("rtype(").skip(1).filter_map(|after| {
+        let item = after
+            .find("pub struct ")
+            .map(|at| at + 11)
+            .or_else(|| after.find("struct ").map(|at| at + 7))?;
+        Some(name_of(&after[item..]))
+    });
+    let written = code.split("Message for ").skip(1).map(name_of);
+    derived.chain(written).collect()
+}
+
+fn is_handler(line: &str, message: &str) -> bool {
+    line.split_once("Handler<")
+        .is_some_and(|(_, rest)| rest.match_indices(message).any(|(at, _)| is_word(rest, at, message)))
+}
+
+/// True for a line that makes the message; its handler, imports and signatures do not count.
+fn is_sender(line: &str, message: &str) -> bool {
+    let other = ["use ", "Handler<", "fn ", "impl", "type ", "struct ", "let ", "->"];
+    let made = |at: usize| {
+        let rest = line[at + message.len()..].trim_start();
+        is_word(line, at, message)
+            && ["{", "(", ")", ",", ";", "::"]
+                .iter()
+                .any(|next| rest.starts_with(next))
+    };
+    let is_let = line.trim_start().starts_with("let ") && line.contains('=');
+    let made_after_let = is_let && line.split_once('=').is_some_and(|(_, value)| value.contains(message));
+    made_after_let
+        || !other.iter().any(|word| line.contains(word)) && line.match_indices(message).any(|(at, _)| made(at))
+}
+
+#[test]
+fn every_toml_file_parses() {
+    let found: Vec<String> = files(&root(), &["toml"]).iter().map(|path| relative(path)).collect();
+    assert!(found.len() > 10, "{found:?}");
+    found.iter().for_each(|path| drop(toml_file(path)));
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut findings = Vec::new();
+    for path in files(&root(), &["md"]) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for (_, rest) in text.match_indices("](").map(|(at, _)| text.split_at(at + 2)) {
+            let target = rest.split([')', '#', ' ']).next().unwrap_or_default();
+            let elsewhere = target.is_empty() || target.contains("://") || target.starts_with("mailto:");
+            let is_path = target.contains('.') || target.contains('/');
+            if !elsewhere && is_path && !path.parent().unwrap().join(target).exists() {
+                findings.push(format!("{}: {target}", relative(&path)));
+            }
+        }
+    }
+    assert_none("dead links", findings);
+}
+
+#[test]
+fn the_chart_in_the_readme_shows_the_mailboxes_as_they_are() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let actors = sources();
+    let actors = actors.iter().filter(|source| source.path.starts_with("actors/src/"));
+    let constants = chart::capacities(actors.map(|source| (source.path.as_str(), source.production_code())));
+    assert!(!constants.is_empty(), "no mailbox capacity was found in actors");
+    assert_none("the README's chart", chart::differences(&readme, &constants));
+}
+
+#[test]
+fn literals_and_tests_are_told_from_code() {
+    let text = "let a = \"todo!(\"; // fn long() {\nlet b = r#\"\"{\"#; let c = '{'; let d: &'a str = \"\\\"}\";\n";
+    let code = blank_literals(text);
+    assert!(
+        !code.contains('{') && !code.contains('}') && !code.contains("fn"),
+        "{code}"
+    );
+    assert_eq!(code.lines().count(), text.lines().count());
+    let source = Source {
+        path: "x.rs".to_owned(),
+        text: String::new(),
+        code: "fn a() {}\n#[cfg(test)]\nmod tests {\n    fn b() {}\n}\nfn c() {\n}\n".to_owned(),
+        is_test: false,
+    };
+    assert_eq!(
+        functions(&source.production_code()),
+        [("a".to_owned(), 1, 1), ("c".to_owned(), 6, 2)]
+    );
+}
