@@ -1,1 +1,6 @@
-//! Placeholder.
+#![doc = include_str!("../README.md")]
+
+pub mod codec;
+pub mod group;
+pub mod metadata;
+pub mod replica;

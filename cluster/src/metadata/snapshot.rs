@@ -1,0 +1,120 @@
+//! The state as a snapshot: `[version u8 = 1][bincode of Body]`; what can be derived is rebuilt and not written.
+
+use super::state::{BumpedProducer, MetadataState};
+use super::topic::{NodeState, Tombstone, TopicState};
+use crate::codec::{self, CodecError};
+use lance_messages::id::{NodeId, ProducerId, TopicId};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+/// Version byte before every snapshot.
+pub const SNAPSHOT_VERSION: u8 = 1;
+const WHAT: &str = "metadata snapshot";
+
+#[derive(Serialize, Deserialize)]
+struct Body<'a> {
+    applied_index: u64,
+    next_topic_id: u32,
+    next_producer_id: u64,
+    nodes: Cow<'a, BTreeMap<NodeId, NodeState>>,
+    topics: Cow<'a, BTreeMap<TopicId, TopicState>>,
+    tombstones: Cow<'a, BTreeMap<TopicId, Tombstone>>,
+    producers: Cow<'a, BTreeMap<ProducerId, BumpedProducer>>,
+    producers_swept_at_secs: u64,
+}
+
+impl MetadataState {
+    /// The bytes of a snapshot; equal states give equal bytes.
+    pub fn encode_snapshot(&self) -> Result<Vec<u8>, CodecError> {
+        let body = Body {
+            applied_index: self.applied_index,
+            next_topic_id: self.next_topic_id,
+            next_producer_id: self.next_producer_id,
+            nodes: Cow::Borrowed(&self.nodes),
+            topics: Cow::Borrowed(&self.topics),
+            tombstones: Cow::Borrowed(&self.tombstones),
+            producers: Cow::Borrowed(&self.producers),
+            producers_swept_at_secs: self.producers_swept_at_secs,
+        };
+        codec::encode(WHAT, SNAPSHOT_VERSION, &body)
+    }
+
+    /// Reads a snapshot back and checks that it does not contradict itself.
+    pub fn decode_snapshot(bytes: &[u8]) -> Result<Self, CodecError> {
+        let body: Body<'static> = codec::decode(WHAT, SNAPSHOT_VERSION, bytes)?;
+        let mut state = Self {
+            applied_index: body.applied_index,
+            next_topic_id: body.next_topic_id,
+            next_producer_id: body.next_producer_id,
+            nodes: body.nodes.into_owned(),
+            topics: body.topics.into_owned(),
+            tombstones: body.tombstones.into_owned(),
+            producers: body.producers.into_owned(),
+            producers_swept_at_secs: body.producers_swept_at_secs,
+            ..Self::default()
+        };
+        state.derive();
+        match state.contradiction() {
+            Some(reason) => Err(CodecError::Inconsistent { what: WHAT, reason }),
+            None => Ok(state),
+        }
+    }
+
+    fn derive(&mut self) {
+        for (id, topic) in &self.topics {
+            self.topic_ids.insert(topic.name.clone(), *id);
+            self.partition_count = self.partition_count.saturating_add(topic.partitions.len() as u32);
+            for replica in topic.partitions.iter().flat_map(|partition| &partition.replicas) {
+                *self.replica_counts.entry(replica.node).or_default() += 1;
+            }
+        }
+    }
+
+    /// The first thing in this state that no sequence of commands can have made.
+    pub fn contradiction(&self) -> Option<&'static str> {
+        let allocated = |id: &TopicId| id.0 < self.next_topic_id.max(1);
+        if self.topic_ids.len() != self.topics.len() {
+            return Some("two topics have one name");
+        }
+        if !self.topics.keys().all(allocated) || !self.tombstones.keys().all(allocated) {
+            return Some("a topic id was never allocated");
+        }
+        if self.tombstones.keys().any(|id| self.topics.contains_key(id)) {
+            return Some("a topic exists and is deleted");
+        }
+        if !self
+            .producers
+            .keys()
+            .all(|id| (1..self.next_producer_id).contains(&id.0))
+        {
+            return Some("a producer id was never allocated");
+        }
+        if self
+            .topics
+            .values()
+            .any(|topic| topic.partitions.len() != usize::from(topic.config.partitions))
+        {
+            return Some("a topic's partitions are not as many as its configuration says");
+        }
+        self.partitions().find_map(|(_, partition)| {
+            let copies = partition.replicas.len();
+            let in_quorum = &partition.in_quorum;
+            if copies == 0
+                || partition
+                    .replicas
+                    .iter()
+                    .any(|replica| !self.nodes.contains_key(&replica.node))
+            {
+                return Some("a replica is on an unknown node");
+            }
+            if in_quorum.len() < copies / 2 + 1 || !in_quorum.iter().all(|node| partition.has_replica(*node)) {
+                return Some("an in-quorum set is below the quorum or outside the replica set");
+            }
+            partition
+                .leader
+                .is_some_and(|leader| partition.epoch.0 == 0 || !partition.has_replica(leader.node))
+                .then_some("a leader leads no epoch or holds no copy")
+        })
+    }
+}

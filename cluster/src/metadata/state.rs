@@ -1,0 +1,277 @@
+//! The replicated state machine: the same commands in the same order give the same state on every node.
+
+use super::answer::{Applied, MetadataAnswer, MetadataEvent, MetadataRefusal};
+use super::command::MetadataCommand;
+use super::topic::{NodeState, PartitionState, Tombstone, TopicState};
+use lance_messages::id::{NodeId, ProducerId, TopicId, TopicPartition};
+use std::collections::BTreeMap;
+
+/// Most partitions of all topics together.
+pub const MAX_PARTITIONS: u32 = 200_000;
+/// Longest address of a node, in bytes.
+pub const MAX_ADDRESS_BYTES: usize = 255;
+/// How many deleted topics are remembered by name; that they are deleted is known for ever.
+pub const MAX_TOMBSTONES: usize = 10_000;
+
+/// Everything the cluster has decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetadataState {
+    pub(super) applied_index: u64,
+    pub(super) next_topic_id: u32,
+    pub(super) next_producer_id: u64,
+    pub(super) nodes: BTreeMap<NodeId, NodeState>,
+    pub(super) topics: BTreeMap<TopicId, TopicState>,
+    pub(super) tombstones: BTreeMap<TopicId, Tombstone>,
+    pub(super) producers: BTreeMap<ProducerId, BumpedProducer>,
+    pub(super) producers_swept_at_secs: u64,
+    // Derived from the above, and rebuilt when a snapshot is read.
+    pub(super) topic_ids: BTreeMap<String, TopicId>,
+    pub(super) replica_counts: BTreeMap<NodeId, u32>,
+    pub(super) partition_count: u32,
+}
+
+/// A producer whose epoch was raised; the others have epoch 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(super) struct BumpedProducer {
+    pub(super) epoch: u16,
+    pub(super) bumped_at_secs: u64,
+}
+
+/// What one kind of command yields: facts are pushed, the answer is returned.
+pub(super) type Outcome = Result<MetadataAnswer, MetadataRefusal>;
+
+impl Default for MetadataState {
+    fn default() -> Self {
+        Self {
+            applied_index: 0,
+            next_topic_id: 1,
+            next_producer_id: 1,
+            nodes: BTreeMap::new(),
+            topics: BTreeMap::new(),
+            tombstones: BTreeMap::new(),
+            producers: BTreeMap::new(),
+            producers_swept_at_secs: 0,
+            topic_ids: BTreeMap::new(),
+            replica_counts: BTreeMap::new(),
+            partition_count: 0,
+        }
+    }
+}
+
+impl MetadataState {
+    /// The state before the first entry.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Applies the entry at `index`; a refused command changes nothing but the applied index.
+    pub fn apply(&mut self, index: u64, command: &MetadataCommand) -> Applied {
+        if index <= self.applied_index {
+            let answer = Err(MetadataRefusal::AlreadyApplied {
+                index,
+                applied_index: self.applied_index,
+            });
+            return Applied {
+                events: Vec::new(),
+                answer,
+            };
+        }
+        self.applied_index = index;
+        let mut events = Vec::new();
+        let answer = self.dispatch(command, &mut events);
+        Applied { events, answer }
+    }
+
+    /// Notes that the entry at `index` holds no command.
+    pub fn skip(&mut self, index: u64) {
+        self.applied_index = self.applied_index.max(index);
+    }
+
+    fn dispatch(&mut self, command: &MetadataCommand, events: &mut Vec<MetadataEvent>) -> Outcome {
+        match command {
+            MetadataCommand::RegisterNode {
+                node,
+                incarnation,
+                boot_number,
+                nonce,
+                address,
+            } => self.register_node(*node, *incarnation, *boot_number, *nonce, address, events),
+            MetadataCommand::CreateTopic {
+                name,
+                config,
+                created_at_secs,
+                request,
+            } => self.create_topic(name, config, *created_at_secs, *request, events),
+            MetadataCommand::DeleteTopic { topic, deleted_at_secs } => {
+                self.delete_topic(*topic, *deleted_at_secs, events)
+            }
+            MetadataCommand::AlterTopic {
+                topic,
+                partitions,
+                max_age_secs,
+                max_bytes,
+            } => self.alter_topic(*topic, *partitions, *max_age_secs, *max_bytes, events),
+            MetadataCommand::SetRetention {
+                topic,
+                max_age_secs,
+                max_bytes,
+            } => self.alter_topic(*topic, None, Some(*max_age_secs), Some(*max_bytes), events),
+            MetadataCommand::InitProducer { existing, now_secs } => self.init_producer(*existing, *now_secs),
+            MetadataCommand::OpenEpoch { partitions } => Ok(self.open_epochs(partitions, events)),
+            MetadataCommand::LeaderChosen { partitions } => Ok(self.choose_leaders(partitions, events)),
+        }
+    }
+
+    fn register_node(
+        &mut self,
+        node: NodeId,
+        incarnation: u64,
+        boot_number: u64,
+        nonce: u64,
+        address: &str,
+        events: &mut Vec<MetadataEvent>,
+    ) -> Outcome {
+        let invalid = |what| Err(MetadataRefusal::InvalidRegistration { node, what });
+        if node.0 == 0 {
+            return invalid("node id 0");
+        }
+        if incarnation == 0 {
+            return invalid("incarnation 0");
+        }
+        if boot_number == 0 {
+            return invalid("boot number 0");
+        }
+        if !(1..=MAX_ADDRESS_BYTES).contains(&address.len()) {
+            return invalid("address");
+        }
+        let mut retired_incarnations = Vec::new();
+        if let Some(known) = self.nodes.get(&node) {
+            if known.retired_incarnations.contains(&incarnation) {
+                return Err(MetadataRefusal::RetiredIncarnation { node, incarnation });
+            }
+            retired_incarnations.clone_from(&known.retired_incarnations);
+            if known.incarnation != incarnation {
+                retired_incarnations.push(known.incarnation);
+            } else if (known.boot_number, known.nonce) == (boot_number, nonce) {
+                return Ok(MetadataAnswer::NodeRegistered);
+            } else if boot_number <= known.boot_number {
+                let registered = known.boot_number;
+                return Err(MetadataRefusal::RolledBack {
+                    node,
+                    given: boot_number,
+                    registered,
+                });
+            }
+        }
+        let address = address.to_owned();
+        self.nodes.insert(
+            node,
+            NodeState {
+                incarnation,
+                boot_number,
+                nonce,
+                address,
+                retired_incarnations,
+            },
+        );
+        events.push(MetadataEvent::NodeRegistered {
+            node,
+            incarnation,
+            boot_number,
+        });
+        Ok(MetadataAnswer::NodeRegistered)
+    }
+
+    /// Index of the last entry applied.
+    pub fn applied_index(&self) -> u64 {
+        self.applied_index
+    }
+
+    /// A topic by id.
+    pub fn topic(&self, topic: TopicId) -> Option<&TopicState> {
+        self.topics.get(&topic)
+    }
+
+    /// A topic's id by name.
+    pub fn topic_id(&self, name: &str) -> Option<TopicId> {
+        self.topic_ids.get(name).copied()
+    }
+
+    /// All topics, in order of id.
+    pub fn topics(&self) -> impl Iterator<Item = (TopicId, &TopicState)> {
+        self.topics.iter().map(|(id, topic)| (*id, topic))
+    }
+
+    /// How many topics exist.
+    pub fn topic_count(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// How many partitions all topics have together.
+    pub fn partition_count(&self) -> u32 {
+        self.partition_count
+    }
+
+    /// One partition.
+    pub fn partition(&self, partition: TopicPartition) -> Option<&PartitionState> {
+        self.topics
+            .get(&partition.topic)?
+            .partitions
+            .get(usize::from(partition.partition))
+    }
+
+    pub(super) fn partition_mut(&mut self, partition: TopicPartition) -> Option<&mut PartitionState> {
+        self.topics
+            .get_mut(&partition.topic)?
+            .partitions
+            .get_mut(usize::from(partition.partition))
+    }
+
+    /// All partitions, in order.
+    pub fn partitions(&self) -> impl Iterator<Item = (TopicPartition, &PartitionState)> {
+        self.topics.iter().flat_map(|(id, topic)| {
+            (0u16..)
+                .zip(&topic.partitions)
+                .map(|(number, state)| (TopicPartition::new(*id, number), state))
+        })
+    }
+
+    /// A node by id.
+    pub fn node(&self, node: NodeId) -> Option<&NodeState> {
+        self.nodes.get(&node)
+    }
+
+    /// All nodes that ever registered, in order of id.
+    pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &NodeState)> {
+        self.nodes.iter().map(|(id, node)| (*id, node))
+    }
+
+    /// Whether `topic` existed once and is gone: whatever is left of it on a disk may be removed.
+    pub fn is_deleted(&self, topic: TopicId) -> bool {
+        topic.0 != 0 && topic.0 < self.next_topic_id && !self.topics.contains_key(&topic)
+    }
+
+    /// What is remembered of a deleted topic; the oldest are forgotten past [`MAX_TOMBSTONES`].
+    pub fn tombstone(&self, topic: TopicId) -> Option<&Tombstone> {
+        self.tombstones.get(&topic)
+    }
+
+    /// The id the next topic gets.
+    pub fn next_topic_id(&self) -> TopicId {
+        TopicId(self.next_topic_id)
+    }
+
+    /// The id the next producer gets.
+    pub fn next_producer_id(&self) -> ProducerId {
+        ProducerId(self.next_producer_id)
+    }
+
+    /// Whether the partition's leader may still act: its node is in the same incarnation and boot as when it was chosen.
+    pub fn leader_is_current(&self, partition: &PartitionState) -> bool {
+        partition.leader.is_some_and(|leader| {
+            self.nodes.get(&leader.node).is_some_and(|node| {
+                node.incarnation == leader.incarnation.node && node.boot_number == leader.boot_number
+            })
+        })
+    }
+}
