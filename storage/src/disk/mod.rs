@@ -12,16 +12,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+mod blocking;
 mod buffer;
+mod crew;
 mod error;
+mod file;
 pub mod memory;
 mod notify;
+mod perform;
+mod system;
 
 pub use buffer::{Arena, ArenaError, Slot, SlotPool};
 pub use error::{DiskError, Operation};
+pub use system::{BackendChoice, DiskOptions, open_disk};
 
 /// The unit of every queued write: file offsets, slot offsets and lengths are multiples of it.
 pub const BLOCK: usize = 4096;
+
+/// The most operations a queue keeps in flight.
+const MAX_DEPTH: usize = 4096;
 
 /// Blocking file operations; shared as `Arc<dyn Disk>`.
 pub trait Disk: Send + Sync + 'static {
