@@ -294,9 +294,10 @@ fn extension_payloads_are_golden() {
         (
             Request::Metadata(MetadataRequest {
                 topics: vec!["t".into()],
+                create_missing: true,
             }),
             0x44,
-            vec![1, 0, 1, 0, b't'],
+            vec![1, 0, 1, 0, b't', 1],
         ),
         (
             Request::CreateTopicWithConfig(create),

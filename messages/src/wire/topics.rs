@@ -1,7 +1,7 @@
 //! Metadata, CreateTopicWithConfig and AlterTopic. `text` is a u16 length and UTF-8.
 //!
 //! ```text
-//! Metadata 0x44: u16 count, text names (none: all topics)
+//! Metadata 0x44: u16 count, text names (none: all topics), u8 1 = create the missing ones (may be absent: 0)
 //! MetadataResponse 0xC4
 //!   u16 controller node (0: none)
 //!   u16 count of nodes, each:  u16 id, text address
@@ -39,6 +39,8 @@ pub enum TopicMode {
 pub struct MetadataRequest {
     /// The topics of interest; none means all.
     pub topics: Vec<String>,
+    /// Whether those that are missing should be created with defaults, if the server does that.
+    pub create_missing: bool,
 }
 
 /// Nodes and topics.
@@ -165,7 +167,8 @@ impl MetadataRequest {
             return None;
         }
         let topics = (0..count).map(|_| reader.text()).collect::<Option<_>>()?;
-        Some(MetadataRequest { topics })
+        let create_missing = reader.u8().unwrap_or(0) & 1 == 1;
+        Some(MetadataRequest { topics, create_missing })
     }
 
     pub(super) fn encode(&self, out: &mut BytesMut) {
@@ -174,6 +177,7 @@ impl MetadataRequest {
         for name in &self.topics[..count] {
             put_text(out, name);
         }
+        out.put_u8(u8::from(self.create_missing));
     }
 }
 
