@@ -20,6 +20,9 @@ mod flushed;
 mod frame;
 mod reserve;
 
+#[cfg(test)]
+mod tests;
+
 pub use data_dir::{DataDir, NodeRecord};
 pub use flushed::{FlushedFile, FlushedMarks};
 pub use frame::Flaw;

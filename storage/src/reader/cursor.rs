@@ -46,7 +46,15 @@ pub(super) struct Cursor<'a> {
     chain: Chain,
     /// Bytes the caller still wants; no point in reading further ahead.
     wanted: u64,
-    small_batches: bool,
+    batches: Batches,
+}
+
+/// What the batch before tells about the next one.
+#[derive(Clone, Copy)]
+enum Batches {
+    Unknown,
+    Small,
+    Large,
 }
 
 impl<'a> Cursor<'a> {
@@ -58,7 +66,7 @@ impl<'a> Cursor<'a> {
             window,
             chain: Chain::at(position),
             wanted,
-            small_batches: false,
+            batches: Batches::Unknown,
         }
     }
 
@@ -88,7 +96,8 @@ impl<'a> Cursor<'a> {
     /// Passes the batch of `header`; `wanted` bytes of records are still of interest behind it.
     pub fn advance(&mut self, header: &BatchHeader, wanted: u64) {
         self.chain = Chain::after(header);
-        self.small_batches = u64::from(header.stored_len) < LARGE_BYTES;
+        let small = u64::from(header.stored_len) < LARGE_BYTES;
+        self.batches = if small { Batches::Small } else { Batches::Large };
         self.wanted = wanted;
     }
 
@@ -124,16 +133,21 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// How much to read for a header. Past the page cache every read is dear, so one takes all that may be wanted.
     fn ahead_bytes(&self) -> usize {
-        if !self.small_batches {
-            return FIRST_READ_BYTES;
+        match self.batches {
+            Batches::Unknown if self.source.closed => FIRST_READ_BYTES,
+            Batches::Large if self.source.closed => BATCH_HEADER_BYTES,
+            _ => self.wanted_bytes(),
         }
-        self.wanted_bytes()
     }
 
-    /// What is wanted and some room for headers, within the window.
+    /// What is wanted, some room for headers, and the batches between the index entry and the offset.
     fn wanted_bytes(&self) -> usize {
-        let room = self.wanted.saturating_add(self.wanted / 8).saturating_add(LARGE_BYTES);
+        let room = self
+            .wanted
+            .saturating_add(self.wanted / 8)
+            .saturating_add(2 * LARGE_BYTES);
         usize::try_from(room).unwrap_or(WINDOW_BYTES).min(WINDOW_BYTES)
     }
 

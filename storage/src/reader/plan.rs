@@ -1,0 +1,345 @@
+//! What answers a fetch: walking the batches from an offset on and collecting the pieces of a reply.
+
+use super::check::{BatchFlaw, check_records};
+use super::cursor::{Cursor, LARGE_BYTES, WINDOW_BYTES};
+use super::cut::{Layout, cut};
+use super::partial::PartialBatches;
+use super::verified::Verified;
+use super::{MAX_REPLY_DATA_BYTES, ReadError, Reader, SegmentSource};
+use crate::disk::{DiskError, DiskFile};
+use bytes::{Bytes, BytesMut};
+use crc32fast::Hasher;
+use lance_messages::batch::{BATCH_HEADER_BYTES, BatchHeader};
+use std::sync::Arc;
+
+/// How much of a large batch is read at a time to check it; stays in the processor's cache.
+const CHECK_BYTES: usize = 256 * 1024;
+
+/// A part of a reply.
+#[derive(Debug, Clone)]
+pub enum Piece {
+    /// Bytes in memory.
+    Inline(Bytes),
+    /// A range of a closed, checked segment, at least 32 KiB long.
+    File {
+        /// The segment.
+        file: Arc<dyn DiskFile>,
+        /// First byte in the file.
+        file_offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+}
+
+/// The answer to a fetch.
+#[derive(Debug, Clone, Default)]
+pub struct ReadPlan {
+    /// The data, in order.
+    pub pieces: Vec<Piece>,
+    /// Bytes of all pieces.
+    pub bytes: u64,
+    /// CRC-32 of all pieces together; what `sendfile` sends is covered by the checksum made when it was stored.
+    pub crc: u32,
+    /// Offset behind the data.
+    pub next_offset: u64,
+    /// Records that start in the data.
+    pub record_count: u32,
+}
+
+impl Reader {
+    /// Plans a reply of at most `max_bytes` from `offset` on.
+    ///
+    /// `segments` adjoin each other, the first one holds `offset`. The reply ends behind a batch if it can, else behind
+    /// a record, and inside a record only when that is longer than `max_bytes` alone. An empty plan: nothing there yet.
+    /// Damage behind good data ends the plan there; the next one from that place says what is wrong.
+    pub fn plan(&mut self, segments: &[SegmentSource], offset: u64, max_bytes: u32) -> Result<ReadPlan, ReadError> {
+        let mut reply = Assembly::new(offset, max_bytes.min(MAX_REPLY_DATA_BYTES).into());
+        for source in segments {
+            if source.base_offset > reply.next_offset {
+                let (partition, start) = (source.partition, source.base_offset);
+                return Err(ReadError::BelowStart {
+                    partition,
+                    offset,
+                    start,
+                });
+            }
+            let start = source.position_before(reply.next_offset);
+            match self.collect(source, start, &mut reply) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(_) if reply.bytes > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(reply.finish())
+    }
+
+    /// Adds what fits of one segment; `false` once the reply is full.
+    fn collect(&mut self, source: &SegmentSource, start: u64, reply: &mut Assembly) -> Result<bool, ReadError> {
+        let Self {
+            verified,
+            partial,
+            window,
+            scratch,
+        } = self;
+        let mut cursor = Cursor::new(source, window, start, reply.room());
+        while let Some(header) = cursor.peek()? {
+            // Control batches have no offsets of their own, so they are passed here too.
+            if header.end_offset() > reply.next_offset {
+                let skip = reply.next_offset.saturating_sub(header.base_offset);
+                let rest = u64::from(header.plain_len) - skip;
+                if reply.room() == 0 || (reply.bytes > 0 && rest > reply.room()) {
+                    return Ok(false);
+                }
+                if header.base_offset > reply.next_offset {
+                    let flaw = BatchFlaw::Chain {
+                        field: "base offset",
+                        found: header.base_offset,
+                        expected: reply.next_offset,
+                    };
+                    return Err(source.damaged(source.file_offset_of(header.position), flaw));
+                }
+                if skip == 0 && rest <= reply.room() && header.flags.codec().is_none() {
+                    whole_batch(source, &header, &mut cursor, verified, scratch, reply)?;
+                } else {
+                    part_of_batch(source, &header, &mut cursor, partial, skip as usize, reply)?;
+                    if reply.next_offset < header.end_offset() {
+                        return Ok(false);
+                    }
+                }
+            }
+            cursor.advance(&header, reply.room());
+        }
+        Ok(reply.room() > 0)
+    }
+}
+
+/// Adds all records of a batch stored plainly.
+fn whole_batch(
+    source: &SegmentSource,
+    header: &BatchHeader,
+    cursor: &mut Cursor<'_>,
+    verified: &mut Verified,
+    scratch: &mut Vec<u8>,
+    reply: &mut Assembly,
+) -> Result<(), ReadError> {
+    let len = u64::from(header.stored_len);
+    if source.closed && len >= LARGE_BYTES {
+        let (start, end) = (header.position, header.end_position());
+        if !verified.contains(source.partition, source.base_position, start, end) {
+            check_on_disk(source, header, scratch)?;
+            verified.insert(source.partition, source.base_position, start, end);
+        }
+        reply.push_file(&source.file, records_at(source, header), header);
+    } else if let Some(records) = cursor.records(header)? {
+        checked(source, header, crc32fast::hash(records))?;
+        reply.push_copy(records, header.record_count, source.limit_position - header.position);
+    } else {
+        reply.push_bytes(stored_bytes(source, header)?, header.record_count);
+    }
+    Ok(())
+}
+
+/// Adds what fits of a batch that is compressed, or that starts before the reply or ends behind it.
+fn part_of_batch(
+    source: &SegmentSource,
+    header: &BatchHeader,
+    cursor: &mut Cursor<'_>,
+    partial: &mut PartialBatches,
+    skip: usize,
+    reply: &mut Assembly,
+) -> Result<(), ReadError> {
+    let plain = match partial.get(source.partition, header.position) {
+        Some(plain) => plain,
+        None => plain_bytes(source, header, cursor)?,
+    };
+    let layout = layout_of(header);
+    let part = cut(
+        &plain,
+        layout,
+        skip,
+        usize::try_from(reply.room()).unwrap_or(usize::MAX),
+    );
+    reply.push_bytes(plain.slice(skip..part.end), part.records);
+    if part.end < plain.len() {
+        partial.put(source.partition, header.position, plain);
+    } else {
+        partial.remove(source.partition, header.position);
+    }
+    Ok(())
+}
+
+/// How the plain bytes of a batch divide.
+pub(super) fn layout_of(header: &BatchHeader) -> Layout {
+    if header.flags.is_opaque() {
+        Layout::Opaque
+    } else {
+        Layout::Records
+    }
+}
+
+/// The plain bytes of a batch, checked and decompressed.
+pub(super) fn plain_bytes(
+    source: &SegmentSource,
+    header: &BatchHeader,
+    cursor: &mut Cursor<'_>,
+) -> Result<Bytes, ReadError> {
+    let stored = match cursor.records(header)? {
+        Some(records) => {
+            checked(source, header, crc32fast::hash(records))?;
+            Bytes::copy_from_slice(records)
+        }
+        None => stored_bytes(source, header)?,
+    };
+    let Some(codec) = header.flags.codec() else {
+        return Ok(stored);
+    };
+    let plain = codec.decompress(&stored, header.plain_len as usize).map_err(|_| {
+        let flaw = BatchFlaw::Compressed {
+            plain_len: header.plain_len,
+        };
+        source.damaged(source.file_offset_of(header.position), flaw)
+    })?;
+    Ok(plain.into())
+}
+
+/// The stored records of a batch too large for the window, checked.
+fn stored_bytes(source: &SegmentSource, header: &BatchHeader) -> Result<Bytes, ReadError> {
+    let mut bytes = vec![0; header.stored_len as usize];
+    let filled = source.read(&mut bytes, records_at(source, header))?;
+    checked(source, header, crc32fast::hash(&bytes[..filled]))?;
+    Ok(bytes.into())
+}
+
+/// Reads the records of a batch once, for their checksum only.
+fn check_on_disk(source: &SegmentSource, header: &BatchHeader, scratch: &mut Vec<u8>) -> Result<(), ReadError> {
+    scratch.resize(CHECK_BYTES, 0);
+    let (mut hasher, mut file_offset) = (Hasher::new(), records_at(source, header));
+    let end = file_offset + u64::from(header.stored_len);
+    while file_offset < end {
+        let len = (end - file_offset).min(CHECK_BYTES as u64) as usize;
+        let filled = source.read(&mut scratch[..len], file_offset)?;
+        if filled == 0 {
+            break;
+        }
+        hasher.update(&scratch[..filled]);
+        file_offset += filled as u64;
+    }
+    checked(source, header, hasher.finalize())
+}
+
+fn checked(source: &SegmentSource, header: &BatchHeader, computed: u32) -> Result<(), ReadError> {
+    check_records(header, computed).map_err(|flaw| source.damaged(source.file_offset_of(header.position), flaw))
+}
+
+fn records_at(source: &SegmentSource, header: &BatchHeader) -> u64 {
+    source.file_offset_of(header.position) + BATCH_HEADER_BYTES as u64
+}
+
+/// A reply under construction.
+struct Assembly {
+    plan: ReadPlan,
+    /// Copied records that wait to become one piece.
+    copied: BytesMut,
+    hasher: Hasher,
+    max_bytes: u64,
+    bytes: u64,
+    next_offset: u64,
+}
+
+impl Assembly {
+    fn new(offset: u64, max_bytes: u64) -> Self {
+        let (plan, copied, hasher) = (ReadPlan::default(), BytesMut::new(), Hasher::new());
+        Self {
+            plan,
+            copied,
+            hasher,
+            max_bytes,
+            bytes: 0,
+            next_offset: offset,
+        }
+    }
+
+    /// Bytes that still fit.
+    fn room(&self) -> u64 {
+        self.max_bytes - self.bytes
+    }
+
+    /// Adds records to the piece being copied together, of at most `left` more bytes in this segment.
+    fn push_copy(&mut self, records: &[u8], record_count: u32, left: u64) {
+        if self.copied.len() + records.len() > self.copied.capacity() {
+            self.flush();
+            let room = self.room().min(left).min(WINDOW_BYTES as u64);
+            self.copied.reserve(records.len().max(room as usize));
+        }
+        self.copied.extend_from_slice(records);
+        self.count(records.len() as u64, record_count);
+    }
+
+    fn push_bytes(&mut self, bytes: Bytes, record_count: u32) {
+        self.flush();
+        self.hasher.update(&bytes);
+        self.count(bytes.len() as u64, record_count);
+        self.plan.pieces.push(Piece::Inline(bytes));
+    }
+
+    fn push_file(&mut self, file: &Arc<dyn DiskFile>, file_offset: u64, header: &BatchHeader) {
+        self.flush();
+        let len = u64::from(header.stored_len);
+        self.hasher
+            .combine(&Hasher::new_with_initial_len(header.records_crc, len));
+        self.count(len, header.record_count);
+        self.plan.pieces.push(Piece::File {
+            file: Arc::clone(file),
+            file_offset,
+            len,
+        });
+    }
+
+    fn count(&mut self, bytes: u64, records: u32) {
+        self.bytes += bytes;
+        self.next_offset += bytes;
+        self.plan.record_count = self.plan.record_count.saturating_add(records);
+    }
+
+    fn flush(&mut self) {
+        if !self.copied.is_empty() {
+            let copied = self.copied.split().freeze();
+            self.hasher.update(&copied);
+            self.plan.pieces.push(Piece::Inline(copied));
+        }
+    }
+
+    fn finish(mut self) -> ReadPlan {
+        self.flush();
+        ReadPlan {
+            bytes: self.bytes,
+            crc: self.hasher.finalize(),
+            next_offset: self.next_offset,
+            ..self.plan
+        }
+    }
+}
+
+/// Fills `out` from `file_offset` as far as the file goes.
+pub(super) fn read_full(
+    file: &Arc<dyn DiskFile>,
+    out: &mut [u8],
+    file_offset: u64,
+    uncached: bool,
+) -> Result<usize, DiskError> {
+    let mut filled = 0;
+    while filled < out.len() {
+        let (rest, at) = (&mut out[filled..], file_offset + filled as u64);
+        let count = if uncached {
+            file.read_uncached_at(rest, at)?
+        } else {
+            file.read_at(rest, at)?
+        };
+        if count == 0 {
+            break;
+        }
+        filled += count;
+    }
+    Ok(filled)
+}
