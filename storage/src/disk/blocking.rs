@@ -92,8 +92,10 @@ impl WriteQueue for BlockingQueue {
     }
 
     fn wait(&mut self, timeout: Duration) {
-        if self.kick().is_ok() && self.in_flight > 0 {
-            self.notify().wait(timeout);
+        let kicked = self.kick();
+        if let (Ok(()), true, Place::Threads(crew)) = (kicked, self.done.is_empty(), &self.place) {
+            // Inline, everything is done already, or there is nothing to wait for.
+            crew.wait(if self.in_flight > 0 { timeout } else { Duration::ZERO });
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -94,6 +95,22 @@ impl Crew {
         }
         self.busy.entry(key).or_insert((lane, 0)).1 += 1;
         None
+    }
+
+    /// Blocks until something is done or `timeout` has passed.
+    pub(super) fn wait(&self, timeout: Duration) {
+        let deadline = Instant::now().checked_add(timeout);
+        while self.done.is_empty() {
+            let left = deadline.map_or(timeout, |deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return;
+            }
+            self.notify.wait(left);
+            if self.done.is_empty() {
+                // Raised for something collected before: lower it, or the next wait would spin.
+                self.notify.lower();
+            }
+        }
     }
 
     /// Takes what is done; the number is how many.

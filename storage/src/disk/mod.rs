@@ -14,6 +14,8 @@ use std::time::Duration;
 
 mod blocking;
 mod buffer;
+#[cfg(test)]
+mod conformance;
 mod crew;
 mod error;
 mod file;
