@@ -1,25 +1,30 @@
-//! The README's actor chart against the constants in `actors`: `…_MAILBOX: usize = N` in code, `…Actor [N]` on the chart.
+//! The README's actor chart against the constants in `actors`: `…_MAILBOX: usize = N` in code is `…Actor [N]` on the
+//! chart, and `…_MAILBOX_SPARE: usize = N` is `…Actor [requests + N]`: room for every reply, and N messages more.
 
 use std::collections::BTreeMap;
 
 /// Mailbox capacity of each actor: the constant that its `supervised_shell!` names, or its own `…_MAILBOX`.
-pub fn capacities<'a>(files: impl Iterator<Item = (&'a str, String)>) -> BTreeMap<String, usize> {
+pub fn capacities<'a>(files: impl Iterator<Item = (&'a str, String)>) -> BTreeMap<String, String> {
     let codes: Vec<String> = files.map(|(_, code)| code).collect();
-    let mut constants: BTreeMap<String, usize> = BTreeMap::new();
+    let mut constants: BTreeMap<String, String> = BTreeMap::new();
     let mut actors: BTreeMap<String, String> = BTreeMap::new();
     for code in &codes {
-        for line in code.lines().filter(|line| line.contains("_MAILBOX: usize = ")) {
+        let declares = |line: &&str| line.contains("_MAILBOX: usize = ") || line.contains("_MAILBOX_SPARE: usize = ");
+        for line in code.lines().filter(declares) {
             let name = line
                 .split("const ")
                 .nth(1)
                 .and_then(|rest| rest.split(':').next())
                 .unwrap_or_default();
             let value = line.split("= ").nth(1).unwrap_or_default().replace([';', '_'], "");
-            let value = value
+            let number: usize = value
                 .trim()
                 .parse()
                 .unwrap_or_else(|_| panic!("a mailbox is a plain number: {line}"));
-            constants.insert(name.to_owned(), value);
+            match name.strip_suffix("_SPARE") {
+                Some(name) => constants.insert(name.to_owned(), format!("requests + {number}")),
+                None => constants.insert(name.to_owned(), number.to_string()),
+            };
         }
         for call in code.split("supervised_shell!(").skip(1) {
             let mut parts = call.split([',', ')']).map(str::trim);
@@ -45,8 +50,8 @@ fn actor_name(constant: &str) -> String {
 }
 
 /// Actors that the chart lacks, shows with another number, or shows though they don't exist.
-pub fn differences(readme: &str, capacities: &BTreeMap<String, usize>) -> Vec<String> {
-    let shown: BTreeMap<String, usize> = readme.lines().filter_map(shown_on).collect();
+pub fn differences(readme: &str, capacities: &BTreeMap<String, String>) -> Vec<String> {
+    let shown: BTreeMap<String, String> = readme.lines().filter_map(shown_on).collect();
     let wrong = capacities
         .iter()
         .filter(|(actor, capacity)| shown.get(*actor) != Some(capacity));
@@ -61,10 +66,11 @@ pub fn differences(readme: &str, capacities: &BTreeMap<String, usize>) -> Vec<St
 }
 
 /// The actor and number of one line of the chart: `├── PollerActor × shards [1024]`.
-fn shown_on(line: &str) -> Option<(String, usize)> {
+fn shown_on(line: &str) -> Option<(String, String)> {
     let start = line.find(|c: char| c.is_ascii_uppercase())?;
     let actor: String = line[start..].chars().take_while(char::is_ascii_alphanumeric).collect();
-    let open = line.find('[')?;
-    let number = line[open + 1..].split(']').next()?.parse().ok()?;
+    let on_chart = line[..start].chars().all(|c| "├└│─ ".contains(c));
+    let open = line.find('[').filter(|_| on_chart)?;
+    let number = line[open + 1..].split(']').next()?.to_owned();
     (actor.ends_with("Actor") || actor.ends_with("Supervisor")).then_some((actor, number))
 }

@@ -255,7 +255,7 @@ fn every_message_has_a_sender_and_a_handler() {
     let actors: Vec<String> = sources
         .iter()
         .filter(|source| source.path.starts_with("actors/src/"))
-        .map(|source| source.production_code().replace("::", " :: "))
+        .map(|source| without_imports(&source.production_code()))
         .collect();
     let mut findings = Vec::new();
     for source in &sources {
@@ -270,10 +270,7 @@ fn every_message_has_a_sender_and_a_handler() {
             {
                 findings.push(format!("{place} has no handler"));
             }
-            if !actors
-                .iter()
-                .any(|code| code.lines().any(|line| is_sender(line, &message)))
-            {
+            if !actors.iter().any(|code| is_made(code, &message)) {
                 findings.push(format!("{place} is never sent"));
             }
         }
@@ -300,20 +297,41 @@ fn is_handler(line: &str, message: &str) -> bool {
         .is_some_and(|(_, rest)| rest.match_indices(message).any(|(at, _)| is_word(rest, at, message)))
 }
 
-/// True for a line that makes the message; its handler, imports and signatures do not count.
-fn is_sender(line: &str, message: &str) -> bool {
-    let other = ["use ", "Handler<", "fn ", "impl", "type ", "struct ", "let ", "->"];
-    let made = |at: usize| {
-        let rest = line[at + message.len()..].trim_start();
-        is_word(line, at, message)
-            && ["{", "(", ")", ",", ";", "::"]
+/// True where `code` makes the message: its name, followed by its fields or an end, where a value stands.
+fn is_made(code: &str, message: &str) -> bool {
+    code.match_indices(message)
+        .filter(|(at, _)| is_word(code, *at, message))
+        .any(|(at, _)| {
+            let path_start = code[..at]
+                .trim_end_matches(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
+                .len();
+            let before = code[..path_start].trim_end();
+            let after = code[at + message.len()..].trim_start();
+            let is_value = ["(", "=", "=>", "{", "}", ",", ";", "|", "return"]
                 .iter()
-                .any(|next| rest.starts_with(next))
-    };
-    let is_let = line.trim_start().starts_with("let ") && line.contains('=');
-    let made_after_let = is_let && line.split_once('=').is_some_and(|(_, value)| value.contains(message));
-    made_after_let
-        || !other.iter().any(|word| line.contains(word)) && line.match_indices(message).any(|(at, _)| made(at))
+                .any(|end| before.ends_with(end));
+            is_value
+                && ["{", "(", ")", ",", ";", "::"]
+                    .iter()
+                    .any(|next| after.starts_with(next))
+        })
+}
+
+/// The code without its `use` declarations.
+fn without_imports(code: &str) -> String {
+    let mut kept = String::with_capacity(code.len());
+    let mut in_use = false;
+    for line in code.lines() {
+        in_use |= ["use ", "pub use ", "pub(crate) use "]
+            .iter()
+            .any(|word| line.trim_start().starts_with(word));
+        if !in_use {
+            kept.push_str(line);
+        }
+        kept.push('\n');
+        in_use &= !line.trim_end().ends_with(';');
+    }
+    kept
 }
 
 #[test]
@@ -348,6 +366,32 @@ fn the_chart_in_the_readme_shows_the_mailboxes_as_they_are() {
     let constants = chart::capacities(actors.map(|source| (source.path.as_str(), source.production_code())));
     assert!(!constants.is_empty(), "no mailbox capacity was found in actors");
     assert_none("the README's chart", chart::differences(&readme, &constants));
+}
+
+#[test]
+fn made_messages_are_told_from_named_ones() {
+    for made in [
+        "send(Drain)",
+        "x = mail::Stop { a: 1 };",
+        "if let Err(e) = a.try_send(Replies { b }) {",
+        "(Go(1), 2)",
+    ] {
+        assert!(
+            ["Drain", "Stop", "Replies", "Go"]
+                .iter()
+                .any(|message| is_made(made, message)),
+            "{made}"
+        );
+    }
+    for named in [
+        "impl Handler<Drain> for A {",
+        "fn handle(&mut self, m: Drain, c: C)",
+        "let Drain { a } = m;",
+        "Drainer(1)",
+    ] {
+        assert!(!is_made(named, "Drain"), "{named}");
+    }
+    assert_eq!(without_imports("use a::{\n  B,\n};\nfn c() {}\n"), "\n\n\nfn c() {}\n");
 }
 
 #[test]
