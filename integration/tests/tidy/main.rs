@@ -334,6 +334,45 @@ fn without_imports(code: &str) -> String {
     kept
 }
 
+/// Keys of features that this version lacks: the checks refuse or warn of them, or they mean nothing on a single node.
+const KEYS_WITHOUT_EFFECT: &[&str] = &[
+    "tls.",
+    "auth.",
+    "eviction.",
+    "cluster.",
+    "telemetry.otlp_",
+    "telemetry.sample_",
+    "numa.",
+    "network.nic_pci_addr",
+];
+
+#[test]
+fn every_configuration_key_reaches_the_node() {
+    let sources = sources();
+    let codes: Vec<String> = sources
+        .iter()
+        .filter(|source| source.path.starts_with("actors/src/") || source.path.starts_with("bin/src/"))
+        .map(Source::production_code)
+        .collect();
+    let is_read = |field: &str| {
+        let access = format!(".{field}");
+        let whole = |code: &String, at: usize| is_word(&code[at + 1..], 0, field);
+        codes
+            .iter()
+            .any(|code| code.match_indices(&access).any(|(at, _)| whole(code, at)))
+    };
+    let mut findings = Vec::new();
+    for key in lance_config::keys::KEYS {
+        let name = key.short_name();
+        let field = name.strip_suffix("_ms").or(name.strip_suffix("_secs")).unwrap_or(name);
+        let excused = KEYS_WITHOUT_EFFECT.iter().any(|start| key.name.starts_with(start));
+        if !excused && !is_read(field) {
+            findings.push(key.name.to_owned());
+        }
+    }
+    assert_none("keys that nothing reads", findings);
+}
+
 #[test]
 fn every_toml_file_parses() {
     let found: Vec<String> = files(&root(), &["toml"]).iter().map(|path| relative(path)).collect();
