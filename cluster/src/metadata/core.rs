@@ -298,9 +298,16 @@ impl MetadataCore {
             return Err(RaftError::Stopped.into());
         }
         let mut raft_effects = Vec::new();
-        let result = input(&mut self.raft, &mut raft_effects);
-        self.obey(raft_effects, effects)?;
-        Ok(result?)
+        match input(&mut self.raft, &mut raft_effects) {
+            Err(error) if error.is_fatal() => {
+                self.closed = true;
+                Err(error.into())
+            }
+            result => {
+                self.obey(raft_effects, effects)?;
+                Ok(result?)
+            }
+        }
     }
 
     fn with_controller(
@@ -308,6 +315,9 @@ impl MetadataCore {
         effects: &mut Vec<MetadataEffect>,
         input: impl FnOnce(&mut Controller, &MetadataState, &mut Vec<ControllerAction>),
     ) -> Result<(), MetadataError> {
+        if self.closed {
+            return Err(RaftError::Stopped.into());
+        }
         let mut actions = Vec::new();
         input(&mut self.controller, &self.state, &mut actions);
         let mut queue = VecDeque::new();

@@ -106,6 +106,7 @@ pub struct RaftCore {
     proposals: BTreeMap<u64, (u64, u64)>,
     applied: u64,
     leader: Option<u64>,
+    leader_term: u64,
     leading_term: Option<u64>,
     persisted_term_vote: (u64, u64),
     ticked_at_ms: Option<u64>,
@@ -159,6 +160,7 @@ impl RaftCore {
             proposals: BTreeMap::new(),
             applied,
             leader: None,
+            leader_term: hard_state.term,
             leading_term: None,
             persisted_term_vote: (hard_state.term, hard_state.vote),
             ticked_at_ms: None,
@@ -521,12 +523,11 @@ impl RaftCore {
                 });
             }
         }
-        let leader = (leader != raft::INVALID_ID).then_some(leader);
-        self.leader = leader;
-        effects.push(RaftEffect::LeaderChanged {
-            term: self.term(),
-            leader,
-        });
+        let (term, leader) = (self.term(), (leader != raft::INVALID_ID).then_some(leader));
+        if (self.leader, self.leader_term) != (leader, term) {
+            (self.leader, self.leader_term) = (leader, term);
+            effects.push(RaftEffect::LeaderChanged { term, leader });
+        }
     }
 
     /// The raft crate draws time-outs from the thread's randomness; this one comes from the seed.

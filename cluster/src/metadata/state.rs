@@ -230,7 +230,7 @@ impl MetadataState {
     /// All partitions, in order.
     pub fn partitions(&self) -> impl Iterator<Item = (TopicPartition, &PartitionState)> {
         self.topics.iter().flat_map(|(id, topic)| {
-            (0u16..)
+            (0..=u16::MAX)
                 .zip(&topic.partitions)
                 .map(|(number, state)| (TopicPartition::new(*id, number), state))
         })

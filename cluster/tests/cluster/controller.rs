@@ -1,0 +1,275 @@
+//! How the metadata leader brings partitions to leaders.
+
+use crate::support::{create, register};
+use lance_cluster::metadata::{
+    Controller, ControllerAction, MetadataCommand, MetadataState, PromiseAnswer, PromiseOutcome, ReplicaIncarnation,
+};
+use lance_messages::id::{LeaderEpoch, NodeId, TopicId, TopicPartition};
+use std::collections::BTreeMap;
+
+const PARTITION: TopicPartition = TopicPartition::new(TopicId(1), 0);
+
+struct World {
+    state: MetadataState,
+    controller: Controller,
+    now_ms: u64,
+    /// Node → the epoch it was last asked to promise.
+    asked: BTreeMap<u16, u32>,
+    /// Proposals not applied yet.
+    proposed: Vec<MetadataCommand>,
+}
+
+impl World {
+    fn new(nodes: u16, copies: u8) -> Self {
+        let mut world = Self {
+            state: MetadataState::new(),
+            controller: Controller::default(),
+            now_ms: 0,
+            asked: BTreeMap::new(),
+            proposed: Vec::new(),
+        };
+        world.act(|controller, state, now_ms, actions| controller.activate(state, now_ms, actions));
+        (1..=nodes).for_each(|node| world.apply(&register(node, 100 + u64::from(node), 1)));
+        world.apply(&create("alpha", 1, copies));
+        world
+    }
+
+    fn act(&mut self, input: impl FnOnce(&mut Controller, &MetadataState, u64, &mut Vec<ControllerAction>)) {
+        let mut actions = Vec::new();
+        input(&mut self.controller, &self.state, self.now_ms, &mut actions);
+        for action in actions {
+            match action {
+                ControllerAction::Propose(command) => self.proposed.push(command),
+                ControllerAction::AskPromises { node, partitions } => {
+                    self.asked.insert(node.0, partitions.last().unwrap().1.0);
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, command: &MetadataCommand) {
+        let index = self.state.applied_index() + 1;
+        let events = self.state.apply(index, command).events;
+        self.act(|controller, state, now_ms, actions| controller.on_events(state, &events, now_ms, actions));
+    }
+
+    fn commit_proposed(&mut self) {
+        for command in std::mem::take(&mut self.proposed) {
+            self.apply(&command);
+        }
+    }
+
+    fn pass_ms(&mut self, duration_ms: u64) {
+        self.now_ms += duration_ms;
+        self.act(|controller, state, now_ms, actions| controller.on_tick(state, now_ms, actions));
+    }
+
+    fn answer(&mut self, node: u16, epoch: u32, outcome: PromiseOutcome) {
+        let answers = [PromiseAnswer {
+            partition: PARTITION,
+            epoch: LeaderEpoch(epoch),
+            outcome,
+        }];
+        self.act(|controller, state, now_ms, actions| {
+            controller.on_promises(state, NodeId(node), &answers, now_ms, actions);
+        });
+    }
+
+    fn clean(&mut self, node: u16, epoch: u32, last_epoch: u32, durable_end: u64) {
+        self.answer(node, epoch, clean_of(100 + u64::from(node), 1, last_epoch, durable_end));
+    }
+
+    fn leader(&self) -> Option<(u16, u32)> {
+        let decided = self.state.partition(PARTITION).unwrap();
+        decided.leader.map(|leader| (leader.node.0, decided.epoch.0))
+    }
+}
+
+fn clean_of(incarnation: u64, boot_number: u64, last_epoch: u32, durable_end: u64) -> PromiseOutcome {
+    let incarnation = ReplicaIncarnation {
+        node: incarnation,
+        damage_count: 0,
+    };
+    PromiseOutcome::Clean {
+        incarnation,
+        boot_number,
+        last_epoch: LeaderEpoch(last_epoch),
+        durable_end,
+    }
+}
+
+#[test]
+fn a_sole_replica_leads_after_its_own_promise() {
+    let mut world = World::new(1, 1);
+    assert!(world.asked.is_empty(), "nobody is asked before the epoch is committed");
+    world.commit_proposed();
+    assert_eq!(world.asked, BTreeMap::from([(1, 1)]));
+    world.clean(1, 1, 0, 0);
+    assert_eq!(world.leader(), None, "not before the choice is committed");
+    world.commit_proposed();
+    assert_eq!(world.leader(), Some((1, 1)));
+    assert!(world.controller.is_settled());
+}
+
+#[test]
+fn a_restart_of_the_leader_opens_the_next_epoch() {
+    let mut world = World::new(1, 1);
+    world.commit_proposed();
+    world.clean(1, 1, 0, 0);
+    world.commit_proposed();
+    world.apply(&register(1, 101, 2));
+    world.commit_proposed();
+    assert_eq!(world.asked, BTreeMap::from([(1, 2)]));
+    world.answer(1, 2, clean_of(101, 1, 1, 104));
+    assert!(world.proposed.is_empty(), "an answer of the boot before does not count");
+    world.answer(1, 2, clean_of(101, 2, 1, 104));
+    world.commit_proposed();
+    assert_eq!(world.leader(), Some((1, 2)));
+}
+
+#[test]
+fn of_three_the_better_of_two_clean_answers_wins() {
+    for (second, third, winner) in [
+        ((2, 500), (1, 900), 2),
+        ((2, 500), (2, 900), 3),
+        ((2, 500), (2, 500), 2),
+    ] {
+        let mut world = World::new(3, 3);
+        world.commit_proposed();
+        assert_eq!(world.asked.len(), 3);
+        world.clean(2, 1, second.0, second.1);
+        assert!(world.proposed.is_empty(), "one of three is too few");
+        world.clean(3, 1, third.0, third.1);
+        world.commit_proposed();
+        assert_eq!(world.leader(), Some((winner, 1)));
+    }
+}
+
+#[test]
+fn unclean_and_foreign_answers_do_not_count_and_the_partition_stays_offline() {
+    let mut world = World::new(3, 3);
+    world.commit_proposed();
+    world.clean(1, 1, 0, 0);
+    world.answer(2, 1, PromiseOutcome::Unclean);
+    world.answer(3, 1, clean_of(999, 1, 5, 5000));
+    world.clean(3, 7, 5, 5000);
+    assert!(world.proposed.is_empty());
+    assert_eq!(
+        world
+            .controller
+            .waiting()
+            .map(|(partition, _)| partition)
+            .collect::<Vec<_>>(),
+        [PARTITION]
+    );
+    world.clean(3, 1, 0, 0);
+    assert_eq!(world.proposed.len(), 1);
+}
+
+#[test]
+fn unanswered_requests_are_repeated_to_those_that_owe() {
+    let mut world = World::new(3, 3);
+    world.commit_proposed();
+    world.clean(1, 1, 0, 0);
+    world.asked.clear();
+    world.pass_ms(100);
+    assert!(world.asked.is_empty());
+    world.pass_ms(200);
+    assert_eq!(world.asked, BTreeMap::from([(2, 1), (3, 1)]));
+}
+
+#[test]
+fn a_lost_proposal_is_made_again() {
+    let mut world = World::new(1, 1);
+    world.proposed.clear();
+    world.pass_ms(1001);
+    world.commit_proposed();
+    world.clean(1, 1, 0, 0);
+    world.proposed.clear();
+    world.pass_ms(1001);
+    world.commit_proposed();
+    assert_eq!(world.leader(), Some((1, 1)));
+}
+
+#[test]
+fn a_chosen_leader_that_does_not_report_leading_is_passed_over() {
+    let mut world = World::new(3, 3);
+    world.commit_proposed();
+    world.clean(1, 1, 0, 0);
+    world.clean(2, 1, 0, 0);
+    world.commit_proposed();
+    world.pass_ms(999);
+    assert!(world.proposed.is_empty());
+    world.pass_ms(2);
+    world.commit_proposed();
+    world.clean(2, 2, 0, 0);
+    world.clean(3, 2, 0, 0);
+    world.commit_proposed();
+    assert_eq!(world.leader(), Some((2, 2)));
+    world.controller.on_leading(PARTITION, LeaderEpoch(1));
+    assert!(!world.controller.is_settled(), "a report of an older epoch is none");
+    world.controller.on_leading(PARTITION, LeaderEpoch(2));
+    assert!(world.controller.is_settled());
+}
+
+#[test]
+fn a_leader_that_asks_gets_a_new_epoch_once() {
+    let mut world = World::new(1, 1);
+    world.commit_proposed();
+    world.clean(1, 1, 0, 0);
+    world.commit_proposed();
+    let ask = |world: &mut World, epoch| {
+        let requests = [(PARTITION, LeaderEpoch(epoch))];
+        world.act(|controller, state, now_ms, actions| {
+            controller.on_epoch_requested(state, &requests, now_ms, actions);
+        });
+    };
+    ask(&mut world, 1);
+    ask(&mut world, 1);
+    assert_eq!(world.proposed.len(), 1);
+    world.commit_proposed();
+    ask(&mut world, 1);
+    assert!(world.proposed.is_empty(), "the epoch it left is over");
+    world.clean(1, 2, 1, 104);
+    world.commit_proposed();
+    assert_eq!(world.leader(), Some((1, 2)));
+}
+
+#[test]
+fn a_new_metadata_leader_takes_up_where_the_last_one_left() {
+    let mut world = World::new(3, 3);
+    world.commit_proposed();
+    world.controller = Controller::default();
+    world.asked.clear();
+    world.clean(1, 1, 0, 0);
+    world.clean(2, 1, 0, 0);
+    assert!(world.proposed.is_empty(), "who does not lead decides nothing");
+    world.act(|controller, state, now_ms, actions| controller.activate(state, now_ms, actions));
+    assert_eq!(world.asked.len(), 3);
+    world.clean(1, 1, 0, 0);
+    world.clean(2, 1, 0, 0);
+    world.commit_proposed();
+    assert_eq!(world.leader(), Some((1, 1)));
+}
+
+#[test]
+fn a_replica_that_promised_more_makes_the_next_epoch_open() {
+    let mut world = World::new(3, 3);
+    world.commit_proposed();
+    world.answer(2, 1, PromiseOutcome::Promised { epoch: LeaderEpoch(2) });
+    world.commit_proposed();
+    assert_eq!(world.asked, BTreeMap::from([(1, 2), (2, 2), (3, 2)]));
+}
+
+#[test]
+fn a_deleted_topic_is_forgotten() {
+    let mut world = World::new(3, 3);
+    world.commit_proposed();
+    world.apply(&MetadataCommand::DeleteTopic {
+        topic: TopicId(1),
+        deleted_at_secs: 1,
+    });
+    assert!(world.controller.is_settled());
+    world.pass_ms(5000);
+    assert!(world.proposed.is_empty());
+}

@@ -1,0 +1,22 @@
+//! The cluster's cores, driven from outside as an actor or a simulator drives them.
+
+#[cfg(test)]
+mod controller;
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod group_offsets;
+#[cfg(test)]
+mod leader_replica;
+#[cfg(test)]
+mod metadata_core;
+#[cfg(test)]
+mod raft_single;
+#[cfg(test)]
+mod raft_three;
+#[cfg(test)]
+mod state_properties;
+#[cfg(test)]
+mod state_rules;
+#[cfg(test)]
+mod support;

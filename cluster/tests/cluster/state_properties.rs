@@ -1,0 +1,164 @@
+//! Properties of the state machine under arbitrary commands.
+
+use lance_cluster::metadata::{
+    Applied, EpochOpening, LeaderChoice, MetadataAnswer, MetadataCommand, MetadataState, ReplicaIncarnation,
+    ReplicationMode, TopicConfig,
+};
+use lance_messages::id::{LeaderEpoch, NodeId, ProducerId, TopicId, TopicPartition};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+fn partition() -> impl Strategy<Value = TopicPartition> {
+    (0u32..6, 0u16..3).prop_map(|(topic, number)| TopicPartition::new(TopicId(topic), number))
+}
+
+fn config() -> impl Strategy<Value = TopicConfig> {
+    (0u16..4, 0u8..4, any::<bool>(), 0u64..3, 0u64..3).prop_map(|(partitions, factor, strong, age, bytes)| {
+        let mode = if strong {
+            ReplicationMode::L2
+        } else {
+            ReplicationMode::L1
+        };
+        TopicConfig {
+            partitions,
+            replication_factor: factor,
+            mode,
+            max_age_secs: age,
+            max_bytes: bytes,
+        }
+    })
+}
+
+fn choice() -> impl Strategy<Value = LeaderChoice> {
+    (partition(), 0u32..4, 1u16..4, 0u64..3, 1u64..4).prop_map(|(partition, epoch, node, life, boot_number)| {
+        let incarnation = ReplicaIncarnation {
+            node: u64::from(node) * 10 + life,
+            damage_count: 0,
+        };
+        LeaderChoice {
+            partition,
+            epoch: LeaderEpoch(epoch),
+            leader: NodeId(node),
+            incarnation,
+            boot_number,
+        }
+    })
+}
+
+fn opening() -> impl Strategy<Value = EpochOpening> {
+    (partition(), 0u32..4).prop_map(|(partition, epoch)| EpochOpening {
+        partition,
+        epoch: LeaderEpoch(epoch),
+    })
+}
+
+fn command() -> impl Strategy<Value = MetadataCommand> {
+    let name = prop_oneof![
+        Just("default"),
+        Just("a"),
+        Just("b"),
+        Just("c"),
+        Just("bad name"),
+        Just("")
+    ];
+    prop_oneof![
+        3 => (0u16..4, 0u64..3, 0u64..4, 0u64..2).prop_map(|(node, life, boot_number, nonce)| {
+            let incarnation = u64::from(node) * 10 + life;
+            let address = format!("lance-{node}:9000");
+            MetadataCommand::RegisterNode { node: NodeId(node), incarnation, boot_number, nonce, address }
+        }),
+        4 => (name, config(), 0u64..100, 0u64..3).prop_map(|(name, config, created_at_secs, request)| {
+            MetadataCommand::CreateTopic { name: name.to_owned(), config, created_at_secs, request }
+        }),
+        2 => (0u32..6, 0u64..100).prop_map(|(topic, deleted_at_secs)| {
+            MetadataCommand::DeleteTopic { topic: TopicId(topic), deleted_at_secs }
+        }),
+        2 => (0u32..6, proptest::option::of(0u16..6), proptest::option::of(0u64..9)).prop_map(
+            |(topic, partitions, max_bytes)| {
+                MetadataCommand::AlterTopic { topic: TopicId(topic), partitions, max_age_secs: None, max_bytes }
+            },
+        ),
+        1 => (0u32..6, 0u64..9, 0u64..9).prop_map(|(topic, max_age_secs, max_bytes)| {
+            MetadataCommand::SetRetention { topic: TopicId(topic), max_age_secs, max_bytes }
+        }),
+        2 => (proptest::option::of((0u64..6, 0u16..3)), 0u64..2_000_000).prop_map(|(existing, now_secs)| {
+            let existing = existing.map(|(id, epoch)| (ProducerId(id), epoch));
+            MetadataCommand::InitProducer { existing, now_secs }
+        }),
+        3 => proptest::collection::vec(opening(), 0..4)
+            .prop_map(|partitions| MetadataCommand::OpenEpoch { partitions }),
+        3 => proptest::collection::vec(choice(), 0..6)
+            .prop_map(|partitions| MetadataCommand::LeaderChosen { partitions }),
+    ]
+}
+
+fn apply_all(state: &mut MetadataState, first: u64, commands: &[MetadataCommand]) -> Vec<Applied> {
+    (first..)
+        .zip(commands)
+        .map(|(index, command)| state.apply(index, command))
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn applying_is_deterministic_and_a_snapshot_anywhere_changes_nothing(
+        commands in proptest::collection::vec(command(), 1..60),
+        cut in 0usize..60,
+    ) {
+        let cut = cut.min(commands.len());
+        let mut state = MetadataState::new();
+        let outcomes = apply_all(&mut state, 1, &commands);
+
+        let mut before = MetadataState::new();
+        let mut again = apply_all(&mut before, 1, &commands[..cut]);
+        let mut restored = MetadataState::decode_snapshot(&before.encode_snapshot().unwrap()).unwrap();
+        prop_assert_eq!(&restored, &before);
+        again.extend(apply_all(&mut restored, cut as u64 + 1, &commands[cut..]));
+        prop_assert_eq!(&restored, &state);
+        prop_assert_eq!(again, outcomes);
+        prop_assert_eq!(restored.encode_snapshot().unwrap(), state.encode_snapshot().unwrap());
+    }
+
+    #[test]
+    fn any_sequence_of_commands_keeps_the_invariants(commands in proptest::collection::vec(command(), 1..80)) {
+        let mut state = MetadataState::new();
+        let (mut topics, mut producers) = (BTreeSet::new(), BTreeSet::new());
+        let mut leaders = BTreeMap::new();
+        for (index, command) in (1..).zip(&commands) {
+            let before = state.clone();
+            let applied = state.apply(index, command);
+            prop_assert_eq!(state.contradiction(), None);
+            if applied.answer.is_err() {
+                prop_assert!(applied.events.is_empty());
+            }
+            if let Ok(MetadataAnswer::TopicCreated { topic }) = applied.answer {
+                let retried = before.topic(topic).is_some();
+                prop_assert!(retried || topics.insert(topic), "a topic id is never reused");
+            }
+            if let Ok(MetadataAnswer::Producer { producer, epoch: 0 }) = applied.answer {
+                prop_assert!(producers.insert(producer), "a producer id is never reused");
+            }
+            for (partition, decided) in state.partitions() {
+                let earlier = before.partition(partition).map_or(LeaderEpoch(0), |earlier| earlier.epoch);
+                prop_assert!(decided.epoch >= earlier, "an epoch never falls");
+                if let Some(leader) = decided.leader {
+                    let first = leaders.entry((partition, decided.epoch)).or_insert(leader);
+                    prop_assert_eq!(*first, leader, "an epoch has one leader");
+                }
+            }
+            for topic in topics.iter().filter(|topic| state.topic(**topic).is_none()) {
+                prop_assert!(state.is_deleted(*topic));
+            }
+            for (id, _) in state.topics() {
+                prop_assert!(!before.is_deleted(id), "a deleted topic never comes back");
+            }
+        }
+    }
+
+    #[test]
+    fn every_command_survives_its_encoding(command in command()) {
+        prop_assert_eq!(MetadataCommand::decode(&command.encode().unwrap()).unwrap(), command);
+    }
+}
