@@ -1,1 +1,26 @@
-//! Placeholder.
+#![doc = include_str!("../README.md")]
+
+pub mod address;
+pub mod admin;
+pub mod client;
+pub mod connection;
+pub mod consumer;
+pub mod error;
+mod links;
+pub mod metadata;
+pub mod offsets;
+pub mod options;
+pub mod partitioner;
+pub mod producer;
+pub mod record;
+
+pub use admin::{Admin, NewTopic, TopicChange, TopicDescription};
+pub use client::Client;
+pub use consumer::{ConsumedChunk, ConsumedRecord, Consumer, ConsumerOptions, StartOffset};
+pub use error::ClientError;
+pub use lance_messages::id::{NodeId, TopicId, TopicPartition};
+pub use lance_messages::wire::compression::Codec;
+pub use lance_messages::wire::topics::TopicMode;
+pub use options::ClientOptions;
+pub use producer::{Acks, Delivery, DeliveryFuture, Producer, ProducerOptions};
+pub use record::ProducerRecord;

@@ -1,0 +1,156 @@
+//! Connecting, Hello with the fallback to 1.0, and the token.
+
+use crate::error::{ClientError, from_text};
+use crate::options::ClientOptions;
+use bytes::{Bytes, BytesMut};
+use lance_messages::error_code::ErrorCode;
+use lance_messages::wire::hello::{Hello, MINOR_VERSION};
+use lance_messages::wire::{
+    Features, Frame, FrameLimits, MAX_PAYLOAD_BYTES, Request, RequestFrame, Response, ResponseFrame, next_frame,
+};
+use socket2::SockRef;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// What this library can use.
+pub fn wanted_features() -> Features {
+    Features::PARTITIONS
+        | Features::HEADER_CRC
+        | Features::TYPED_ERRORS
+        | Features::ACK_OFFSETS
+        | Features::TRACE_CONTEXT
+        | Features::IDEMPOTENT
+        | Features::LONG_POLL
+        | Features::LOOKUP
+        | Features::METADATA
+        | Features::COMPRESSED_INGEST
+}
+
+/// A socket ready for requests.
+#[derive(Debug)]
+pub(super) struct Greeted {
+    pub(super) stream: TcpStream,
+    /// Bytes that came after the last reply of the handshake.
+    pub(super) input: BytesMut,
+    pub(super) features: Option<Features>,
+    pub(super) max_payload_bytes: u32,
+    pub(super) max_in_flight_bytes: u64,
+}
+
+pub(super) async fn greet(address: &str, options: &ClientOptions) -> Result<Greeted, ClientError> {
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(|error| ClientError::connect(address, &error))?;
+    let prepared = prepare(&stream);
+    prepared.map_err(|error| ClientError::connect(address, &error))?;
+    let mut greeted = Greeted {
+        stream,
+        input: BytesMut::with_capacity(64 * 1024),
+        features: None,
+        max_payload_bytes: MAX_PAYLOAD_BYTES,
+        // A 1.0 server grants nothing and stops reading when it has enough.
+        max_in_flight_bytes: 64 * 1024 * 1024,
+    };
+    hello(&mut greeted, address, options).await?;
+    if let Some(token) = &options.token {
+        authenticate(&mut greeted, address, token).await?;
+    }
+    Ok(greeted)
+}
+
+fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(30));
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+async fn hello(greeted: &mut Greeted, address: &str, options: &ClientOptions) -> Result<(), ClientError> {
+    let hello = Hello {
+        minor_version: MINOR_VERSION,
+        features: wanted_features(),
+        client_name: options.client_name.clone(),
+    };
+    match exchange(greeted, address, Request::Hello(hello)).await? {
+        Response::Hello(granted) => {
+            greeted.features = Some(granted.features & wanted_features());
+            greeted.max_payload_bytes = granted.max_payload_bytes.min(MAX_PAYLOAD_BYTES);
+            greeted.max_in_flight_bytes = granted.max_in_flight_bytes.max(u64::from(greeted.max_payload_bytes));
+            Ok(())
+        }
+        Response::ErrorText(text) if text == ErrorCode::InvalidCommand.text() => Ok(()),
+        Response::ErrorText(text) => Err(from_text(text)),
+        _ => Err(ClientError::UnexpectedReply {
+            address: address.to_owned(),
+            request: "hello",
+        }),
+    }
+}
+
+async fn authenticate(greeted: &mut Greeted, address: &str, token: &str) -> Result<(), ClientError> {
+    let token = Bytes::copy_from_slice(token.as_bytes());
+    match exchange(greeted, address, Request::Authenticate { token }).await? {
+        Response::Authenticate { ok: true, .. } => Ok(()),
+        Response::Authenticate { ok: false, text } => Err(ClientError::Server {
+            code: Some(ErrorCode::InvalidToken),
+            message: text,
+            detail: String::new(),
+        }),
+        Response::ErrorText(text) => Err(from_text(text)),
+        Response::Error(error) => Err(error.into()),
+        _ => Err(ClientError::UnexpectedReply {
+            address: address.to_owned(),
+            request: "authentication",
+        }),
+    }
+}
+
+/// One request, one reply, nothing else under way.
+async fn exchange(greeted: &mut Greeted, address: &str, request: Request) -> Result<Response, ClientError> {
+    let mut frame = BytesMut::new();
+    RequestFrame {
+        correlation: 0,
+        partition: 0,
+        trace: None,
+        request,
+    }
+    .encode(&mut frame, greeted.features);
+    let sent = greeted.stream.write_all(&frame).await;
+    sent.map_err(|error| ClientError::connect(address, &error))?;
+    loop {
+        let frame = receive(greeted, address).await?;
+        let decoded = ResponseFrame::decode(frame, greeted.features);
+        let reply = decoded.map_err(|source| ClientError::Response {
+            address: address.to_owned(),
+            source,
+        })?;
+        if reply.response != Response::Keepalive {
+            return Ok(reply.response);
+        }
+    }
+}
+
+async fn receive(greeted: &mut Greeted, address: &str) -> Result<Frame, ClientError> {
+    let header_crc = greeted.features.unwrap_or_default().header_crc();
+    let limits = FrameLimits {
+        header_crc,
+        ..FrameLimits::default()
+    };
+    loop {
+        let next = next_frame(&mut greeted.input, &limits);
+        if let Some(frame) = next.map_err(|source| ClientError::Frame {
+            address: address.to_owned(),
+            source,
+        })? {
+            return Ok(frame);
+        }
+        let read = greeted.stream.read_buf(&mut greeted.input).await;
+        if read.map_err(|error| ClientError::connect(address, &error))? == 0 {
+            let reason = "the server closed the connection during the handshake".to_owned();
+            return Err(ClientError::Connect {
+                address: address.to_owned(),
+                reason,
+            });
+        }
+    }
+}

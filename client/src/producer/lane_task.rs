@@ -1,0 +1,249 @@
+//! The task of a lane: sends its batches in order, several under way at once, and again when they did not arrive.
+
+use super::batch::Batch;
+use super::lane::{Lane, Next};
+use super::{Acks, Shared};
+use crate::connection::PendingAck;
+use crate::error::ClientError;
+use crate::links::Link;
+use crate::options::Backoff;
+use lance_messages::error_code::ErrorCode;
+use lance_messages::id::TopicId;
+use lance_messages::wire::hello::ProducerEpoch;
+use lance_messages::wire::produce::AckOffsets;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// A batch whose answer is awaited.
+struct InFlight {
+    batch: Batch,
+    ack: PendingAck,
+}
+
+struct LaneTask {
+    lane: Arc<Lane>,
+    shared: Arc<Shared>,
+    /// Upper half of batch ids, which only has to differ between lanes.
+    number: u32,
+    link: Option<Link>,
+    in_flight: VecDeque<InFlight>,
+    /// Batches to send again, before any new one.
+    again: VecDeque<Batch>,
+    /// The producer that `next_sequence` belongs to.
+    producer: Option<ProducerEpoch>,
+    next_sequence: u32,
+    backoff: Backoff,
+}
+
+/// Runs until the lane is closed and empty.
+pub(super) async fn run(lane: Arc<Lane>, shared: Arc<Shared>, number: u32) {
+    let backoff = Backoff::new(shared.client.options().retry_backoff);
+    let mut task = LaneTask {
+        lane,
+        shared,
+        number,
+        link: None,
+        in_flight: VecDeque::new(),
+        again: VecDeque::new(),
+        producer: None,
+        next_sequence: 0,
+        backoff,
+    };
+    while task.turn().await {}
+}
+
+impl LaneTask {
+    /// False: everything is done.
+    async fn turn(&mut self) -> bool {
+        let mut wake = None;
+        let mut closed = false;
+        while self.in_flight.len() < self.shared.options.max_in_flight.max(1) {
+            let batch = match self.again.pop_front() {
+                Some(batch) => batch,
+                None => match self.lane.next(self.shared.options.linger) {
+                    Next::Batch(batch) => batch,
+                    Next::At(instant) => {
+                        wake = Some(instant);
+                        break;
+                    }
+                    Next::Nothing => break,
+                    Next::Closed => {
+                        closed = true;
+                        break;
+                    }
+                },
+            };
+            self.send(batch).await;
+        }
+        if closed && self.in_flight.is_empty() && self.again.is_empty() {
+            return false;
+        }
+        self.wait(wake).await;
+        true
+    }
+
+    async fn wait(&mut self, wake: Option<Instant>) {
+        let lane = Arc::clone(&self.lane);
+        let outcome = match self.in_flight.front_mut() {
+            Some(front) => tokio::select! {
+                outcome = front.ack.wait() => outcome,
+                () = lane.work.notified() => return,
+                () = sleep_until(wake) => return,
+            },
+            None => {
+                tokio::select! {
+                    () = lane.work.notified() => {}
+                    () = sleep_until(wake) => {}
+                }
+                return;
+            }
+        };
+        if let Some(InFlight { batch, .. }) = self.in_flight.pop_front() {
+            self.on_outcome(batch, outcome).await;
+        }
+    }
+
+    async fn send(&mut self, mut batch: Batch) {
+        match self.try_send(&mut batch).await {
+            Ok(Some(ack)) => self.in_flight.push_back(InFlight { batch, ack }),
+            Ok(None) => {
+                batch.succeed(None);
+                self.lane.batch_done();
+            }
+            Err(error) => self.on_failure(batch, error).await,
+        }
+    }
+
+    /// `None`: nothing is waited for.
+    async fn try_send(&mut self, batch: &mut Batch) -> Result<Option<PendingAck>, ClientError> {
+        let link = self.link().await?;
+        let topic = self.topic_id().await?;
+        let batch_id = self.batch_id(batch, &link);
+        let codec = self.shared.options.compression;
+        let (header, payload) = batch.frame(topic, self.lane.partition, batch_id, codec, &link)?;
+        let ack = link.connection.produce(batch_id, header, payload).await?;
+        Ok((self.shared.options.acks == Acks::All).then_some(ack))
+    }
+
+    async fn link(&mut self) -> Result<Link, ClientError> {
+        if let Some(link) = self.link.as_ref().filter(|link| !link.connection.is_closed()) {
+            return Ok(link.clone());
+        }
+        let link = self
+            .shared
+            .links
+            .to_leader(&self.lane.topic, self.lane.partition)
+            .await?;
+        if link.producer.is_some() && link.producer != self.producer {
+            self.adopt(link.producer);
+        }
+        self.link = Some(link.clone());
+        Ok(link)
+    }
+
+    /// Another producer begins its order anew.
+    fn adopt(&mut self, producer: Option<ProducerEpoch>) {
+        self.producer = producer;
+        self.next_sequence = 0;
+        for batch in &mut self.again {
+            batch.sequence = None;
+        }
+    }
+
+    async fn topic_id(&self) -> Result<TopicId, ClientError> {
+        Ok(self.shared.client.topic(&self.lane.topic, false).await?.id)
+    }
+
+    /// The low half is the sequence, kept when the batch is sent again.
+    fn batch_id(&mut self, batch: &mut Batch, link: &Link) -> u64 {
+        let keeps = link.producer.is_some() && link.producer == self.producer;
+        let sequence = match batch.sequence.filter(|_| keeps) {
+            Some(sequence) => sequence,
+            None => {
+                let sequence = self.next_sequence;
+                self.next_sequence = self.next_sequence.wrapping_add(1);
+                sequence
+            }
+        };
+        batch.sequence = Some(sequence);
+        u64::from(self.number) << 32 | u64::from(sequence)
+    }
+
+    async fn on_outcome(&mut self, batch: Batch, outcome: Result<Option<AckOffsets>, ClientError>) {
+        match outcome {
+            Ok(offsets) => {
+                self.backoff.reset();
+                batch.succeed(offsets);
+                self.lane.batch_done();
+            }
+            Err(error) => self.on_failure(batch, error).await,
+        }
+    }
+
+    async fn on_failure(&mut self, batch: Batch, error: ClientError) {
+        let deadline = batch.opened + self.shared.client.options().delivery_timeout;
+        if error.is_retriable() && Instant::now() < deadline {
+            tracing::debug!(topic = &*self.lane.topic, partition = self.lane.partition, %error, "sending a batch again");
+            self.take_back(&error);
+            self.again.push_front(batch);
+            if error.is_stale_metadata() {
+                self.link = None;
+                self.shared.client.forget_topic(&self.lane.topic);
+            }
+            tokio::time::sleep(self.backoff.next_wait()).await;
+            return;
+        }
+        self.give_up(batch, error).await;
+    }
+
+    /// After a failure the later batches of an idempotent producer were refused too, for being out of order, and over a
+    /// lost connection nothing arrives any more. Without either, they go their way.
+    fn take_back(&mut self, error: &ClientError) {
+        let lost = matches!(error, ClientError::ConnectionLost { .. } | ClientError::TimedOut { .. });
+        if self.producer.is_none() && !lost {
+            return;
+        }
+        while let Some(later) = self.in_flight.pop_back() {
+            self.again.push_front(later.batch);
+        }
+    }
+
+    /// The batch fails for good. It was never stored, so the next batch takes its sequence.
+    async fn give_up(&mut self, batch: Batch, error: ClientError) {
+        if let Some(producer) = self.producer {
+            self.take_back(&error);
+            let never_stored = matches!(error, ClientError::Server { .. }) && !error.is_retriable();
+            if !never_stored || starts_over(&error) {
+                self.shared.links.reset_producer(producer).await;
+                self.link = None;
+                self.adopt(None);
+            } else if let Some(sequence) = batch.sequence {
+                self.next_sequence = sequence;
+                for later in &mut self.again {
+                    later.sequence = None;
+                }
+            }
+        }
+        batch.fail(error);
+        self.lane.batch_done();
+    }
+}
+
+/// The server has another idea of the producer: only a new one can go on.
+fn starts_over(error: &ClientError) -> bool {
+    let code = error.code();
+    code.is_some_and(|code| {
+        matches!(
+            code,
+            ErrorCode::OutOfOrderSequence | ErrorCode::FencedProducer | ErrorCode::UnknownProducer
+        )
+    })
+}
+
+async fn sleep_until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
