@@ -1,0 +1,105 @@
+//! Retries, gaps, fencing and expiry.
+
+use super::*;
+use lance_messages::batch::BatchFlags;
+use lance_messages::id::LeaderEpoch;
+use lance_messages::sort_key::SortKey;
+
+pub(crate) fn header(id: u64, epoch: u16, sequence: u32, position: u64, now_ns: u64) -> BatchHeader {
+    BatchHeader {
+        flags: BatchFlags::RECORDS,
+        records_crc: 0,
+        position,
+        base_offset: position / 2,
+        base_record: position / 10,
+        stored_len: 10,
+        plain_len: 10,
+        record_count: 1,
+        leader_epoch: LeaderEpoch(1),
+        committed_through: 0,
+        sort_key: SortKey::at_time(now_ns),
+        max_timestamp_ns: 0,
+        producer: Some(ProducerSequence {
+            id: ProducerId(id),
+            epoch,
+            sequence,
+        }),
+    }
+}
+
+fn wanted(epoch: u16, sequence: u32) -> ProducerSequence {
+    ProducerSequence {
+        id: ProducerId(1),
+        epoch,
+        sequence,
+    }
+}
+
+fn table(sequences: std::ops::Range<u32>) -> ProducerTable {
+    let mut table = ProducerTable::default();
+    sequences.for_each(|sequence| table.note(&header(1, 0, sequence, u64::from(sequence) * 100, 1)));
+    table
+}
+
+#[test]
+fn the_next_sequence_is_stored_and_a_gap_is_refused() {
+    let table = table(0..3);
+    assert_eq!(table.check(&wanted(0, 3), 1), SequenceCheck::Next);
+    assert_eq!(table.check(&wanted(0, 4), 1), SequenceCheck::OutOfOrder { expected: 3 });
+}
+
+#[test]
+fn a_retry_among_the_last_five_gets_its_first_answer() {
+    let table = table(0..10);
+    for sequence in 5..10u32 {
+        let SequenceCheck::Duplicate(batch) = table.check(&wanted(0, sequence), 1) else {
+            panic!("{sequence}")
+        };
+        assert_eq!(batch.position, u64::from(sequence) * 100);
+    }
+    let SequenceCheck::DuplicateBefore(oldest) = table.check(&wanted(0, 4), 1) else {
+        panic!()
+    };
+    assert_eq!(oldest.position, 500);
+}
+
+#[test]
+fn an_unknown_producer_may_begin_anywhere() {
+    let mut table = ProducerTable::default();
+    assert_eq!(table.check(&wanted(3, 77), 1), SequenceCheck::Next);
+    table.note(&header(1, 3, 77, 0, 1));
+    assert_eq!(table.check(&wanted(3, 78), 1), SequenceCheck::Next);
+    assert_eq!(
+        table.check(&wanted(3, 79), 1),
+        SequenceCheck::OutOfOrder { expected: 78 }
+    );
+}
+
+#[test]
+fn a_higher_epoch_resets_and_a_lower_one_is_fenced() {
+    let mut table = table(0..3);
+    assert_eq!(table.check(&wanted(1, 0), 1), SequenceCheck::Next);
+    table.note(&header(1, 1, 0, 900, 1));
+    assert_eq!(table.check(&wanted(0, 3), 1), SequenceCheck::Fenced { current: 1 });
+    assert!(matches!(table.check(&wanted(1, 0), 1), SequenceCheck::Duplicate(batch) if batch.position == 900));
+}
+
+#[test]
+fn sequences_wrap_around() {
+    let mut table = ProducerTable::default();
+    table.note(&header(1, 0, u32::MAX, 100, 1));
+    assert_eq!(table.check(&wanted(0, 0), 1), SequenceCheck::Next);
+    table.note(&header(1, 0, 0, 200, 1));
+    assert!(matches!(table.check(&wanted(0, u32::MAX), 1), SequenceCheck::Duplicate(batch) if batch.position == 100));
+    assert_eq!(table.check(&wanted(0, 2), 1), SequenceCheck::OutOfOrder { expected: 1 });
+}
+
+#[test]
+fn a_producer_is_forgotten_after_seven_days() {
+    let mut table = table(0..3);
+    let later = 1 + EXPIRY_NS;
+    assert!(matches!(table.check(&wanted(0, 2), later), SequenceCheck::Duplicate(_)));
+    assert_eq!(table.check(&wanted(0, 9), later + 1), SequenceCheck::Next);
+    table.expire(later + 1);
+    assert!(table.is_empty());
+}

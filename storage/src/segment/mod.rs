@@ -1,0 +1,203 @@
+//! One segment of a log: a file of batches named after the log position of its first one.
+//!
+//! `<base position, 20 digits>.lnc` holds batches, each a 104-byte header and its stored records, and nothing else;
+//! zeroes behind the last batch mean that nothing is written there. `<base position>.idx` is its sparse index.
+
+use crate::disk::{Disk, DiskError, DiskFile, OpenMode};
+use crate::index::{Index, IndexError};
+use lance_messages::batch::BatchSeed;
+use lance_messages::id::TopicPartition;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+mod files;
+mod walk;
+
+pub use files::SegmentFiles;
+pub use walk::{HeaderWalk, WalkError};
+
+/// Least bytes a segment may be told to hold.
+pub const MIN_SEGMENT_BYTES: u64 = 1024 * 1024;
+/// Most bytes of a segment, stored and plain: index entries count in u32 from its start.
+pub const MAX_SEGMENT_BYTES: u64 = 4 * 1024 * 1024 * 1024 - 32 * 1024 * 1024;
+
+/// A batch boundary, counted in all three ways.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Log position.
+    pub position: u64,
+    /// Offset of the next plain byte.
+    pub offset: u64,
+    /// Number of the next record.
+    pub record: u64,
+}
+
+/// Where a closed segment ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentEnd {
+    /// The boundary behind its last batch: where the next segment begins.
+    pub mark: Mark,
+    /// When its last batch was appended or, after a restart, the next segment's first: ns since the Unix epoch.
+    pub last_append_ns: u64,
+}
+
+/// One segment, shared between its log and the readers.
+#[derive(Debug)]
+pub struct Segment {
+    partition: TopicPartition,
+    seed: BatchSeed,
+    path: PathBuf,
+    base: Mark,
+    end: OnceLock<SegmentEnd>,
+    index: OnceLock<Arc<Index>>,
+    verified: AtomicBool,
+}
+
+impl Segment {
+    /// The segment of `partition` in folder `dir` that begins at `base`; still open.
+    pub fn new(dir: &Path, partition: TopicPartition, base: Mark) -> Self {
+        Self {
+            partition,
+            seed: BatchSeed::new(partition),
+            path: dir.join(file_name(base.position)),
+            base,
+            end: OnceLock::new(),
+            index: OnceLock::new(),
+            verified: AtomicBool::new(false),
+        }
+    }
+
+    /// The partition it belongs to.
+    pub fn partition(&self) -> TopicPartition {
+        self.partition
+    }
+
+    /// The seed of its headers' checksums.
+    pub fn seed(&self) -> BatchSeed {
+        self.seed
+    }
+
+    /// The segment's file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file of its index.
+    pub fn index_path(&self) -> PathBuf {
+        self.path.with_extension("idx")
+    }
+
+    /// Its first batch boundary.
+    pub fn base(&self) -> Mark {
+        self.base
+    }
+
+    /// Where it ends; `None` while it is the active one.
+    pub fn end(&self) -> Option<SegmentEnd> {
+        self.end.get().copied()
+    }
+
+    /// Says where it ends, from now on for good.
+    pub(crate) fn close(&self, end: SegmentEnd) {
+        let _ = self.end.set(end);
+    }
+
+    /// True once every checksum of the closed segment was found right since the process started.
+    pub fn is_verified(&self) -> bool {
+        self.verified.load(Ordering::Acquire)
+    }
+
+    /// Remembers the outcome of a verification of the whole segment.
+    pub fn set_verified(&self, verified: bool) {
+        self.verified.store(verified, Ordering::Release);
+    }
+
+    /// Opens the file for reading.
+    pub fn open(&self, disk: &dyn Disk) -> Result<Arc<dyn DiskFile>, DiskError> {
+        disk.open(&self.path, OpenMode::Read)
+    }
+
+    /// The index of a closed segment: mapped from its file or, if that is missing or damaged, rebuilt from `file`.
+    ///
+    /// Blocking at first use; for reader threads.
+    pub fn index(&self, disk: &dyn Disk, file: &dyn DiskFile) -> Result<Arc<Index>, IndexError> {
+        if let Some(index) = self.index.get() {
+            return Ok(Arc::clone(index));
+        }
+        let index = match Index::load(disk, self) {
+            Ok(index) => index,
+            Err(_) => Index::rebuild(self, file)?,
+        };
+        Ok(Arc::clone(self.index.get_or_init(|| Arc::new(index))))
+    }
+
+    /// The byte of the file at which the log position `position` stands; 0 below the segment.
+    pub fn file_offset(&self, position: u64) -> u64 {
+        position.saturating_sub(self.base.position)
+    }
+}
+
+/// A part of one segment that a reader thread may read.
+#[derive(Clone, Debug)]
+pub struct SegmentSlice {
+    /// The segment.
+    pub segment: Arc<Segment>,
+    /// Log position of a batch at or before what is wanted.
+    pub start_position: u64,
+    /// The offset that batch begins with.
+    pub start_offset: u64,
+    /// Nothing at or above may be read; at most the end of the segment.
+    pub limit: Mark,
+    /// Whether the segment is closed: its index may be used, its file sent as it is once verified.
+    pub closed: bool,
+}
+
+/// Removes the files of segments that retention has dropped, oldest first, and syncs their folder; blocking.
+pub fn remove(disk: &dyn Disk, segments: &[Arc<Segment>]) -> Result<(), DiskError> {
+    for segment in segments {
+        for path in [segment.index_path(), segment.path().to_owned()] {
+            match disk.remove_file(&path) {
+                Err(error) if !error.is_not_found() => return Err(error),
+                _ => {}
+            }
+        }
+        // One by one: a crash must not leave a gap.
+        if let Some(dir) = segment.path().parent() {
+            disk.sync_dir(dir)?;
+        }
+    }
+    Ok(())
+}
+
+/// The name of the segment file that begins at `position`.
+pub fn file_name(position: u64) -> String {
+    format!("{position:020}.lnc")
+}
+
+/// The log position in the name of a segment file; `None` for other files.
+pub fn parse_file_name(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".lnc")?;
+    let all_digits = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    all_digits.then(|| digits.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_carry_positions_of_twenty_digits() {
+        assert_eq!(file_name(4096), "00000000000000004096.lnc");
+        assert_eq!(parse_file_name("00000000000000004096.lnc"), Some(4096));
+        assert_eq!(parse_file_name(&file_name(u64::MAX)), Some(u64::MAX));
+        for other in [
+            "4096.lnc",
+            "00000000000000004096.idx",
+            "+0000000000000004096.lnc",
+            "99999999999999999999.lnc",
+        ] {
+            assert_eq!(parse_file_name(other), None, "{other}");
+        }
+    }
+}
