@@ -1,0 +1,176 @@
+//! The arguments of `lnc`.
+
+use super::log::LogCommand;
+use super::topic_args::TopicCommand;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Produce, consume and manage topics of a LANCE server.
+#[derive(Debug, Parser)]
+#[command(name = "lnc", version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: Common,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  lnc produce --topic events --data '{\"event\": \"click\"}'
+  lnc consume --topic events --offset earliest
+  lnc topic create events --partitions 4";
+
+/// Flags of every command; they may follow the subcommand.
+#[derive(Clone, Debug, Args)]
+pub struct Common {
+    /// Servers to connect to; the first that answers is used.
+    #[arg(
+        long,
+        global = true,
+        env = "LNC_SERVER",
+        default_value = "127.0.0.1:1992",
+        value_name = "HOST:PORT[,HOST:PORT…]"
+    )]
+    pub server: String,
+    /// How results are printed.
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub output: OutputFormat,
+    /// Token to authenticate with.
+    #[arg(long, global = true, env = "LNC_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Certificate authority to trust, PEM.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// Own certificate, PEM.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Key of the own certificate, PEM.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Send records: --data, or one record a line from standard input.
+    Produce(ProduceArgs),
+    /// Print records; follows until interrupted.
+    Consume(ConsumeArgs),
+    /// Create, list, describe, alter and delete topics.
+    #[command(subcommand)]
+    Topic(TopicCommand),
+    /// Look into log files.
+    #[command(subcommand)]
+    Log(LogCommand),
+    /// Print a completion script.
+    #[command(after_help = "Example:\n  lnc completions bash > /etc/bash_completion.d/lnc")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Arguments of `lnc produce`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lnc produce --topic events --data '{\"event\": \"click\"}'
+  tail -F access.log | lnc produce --topic access --compression zstd
+  printf 'user1:login\\nuser2:logout\\n' | lnc produce --topic audit --key-delimiter :")]
+pub struct ProduceArgs {
+    /// Topic; created when missing, unless the server forbids that.
+    #[arg(short, long)]
+    pub topic: String,
+    /// One record; without it records are read from standard input.
+    #[arg(short, long, value_name = "TEXT")]
+    pub data: Option<String>,
+    /// What ends a record on standard input; \n, \t, \0 and \xHH are understood.
+    #[arg(long, value_name = "TEXT", default_value = "\\n", conflicts_with = "null_delimited")]
+    pub delimiter: String,
+    /// Records on standard input end with a zero byte.
+    #[arg(short = '0', long)]
+    pub null_delimited: bool,
+    /// Key of every record.
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "key_delimiter")]
+    pub key: Option<String>,
+    /// Splits each record into key and value at its first occurrence.
+    #[arg(long, value_name = "TEXT")]
+    pub key_delimiter: Option<String>,
+    /// Partition of every record; else the key decides, or records spread.
+    #[arg(short, long, value_name = "N")]
+    pub partition: Option<u16>,
+    /// Compresses batches, where the server can take that.
+    #[arg(short = 'z', long, value_enum, default_value = "none")]
+    pub compression: Compression,
+    /// What to wait for: all = stored as safely as the server is configured, none = sent.
+    #[arg(long, value_enum, default_value = "all")]
+    pub acks: Acks,
+}
+
+/// Compression of batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Compression {
+    /// Fast.
+    Lz4,
+    /// Smaller.
+    Zstd,
+    /// Not at all.
+    None,
+}
+
+/// What a producer waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Acks {
+    /// The server's ack.
+    #[value(aliases = ["-1", "1", "leader", "quorum"])]
+    All,
+    /// Nothing.
+    #[value(alias = "0")]
+    None,
+}
+
+/// Arguments of `lnc consume`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lnc consume --topic events --offset earliest
+  lnc consume --topic events --exit-at-end --format '%p %o %k %v\\n'
+  lnc consume --topic events --offset @2026-01-31T12:00:00Z --count 10 --output json
+
+Format: %t topic, %p partition, %o offset, %T timestamp (ns), %k key, %v value, %% a percent sign;
+\\n, \\t, \\0, \\xHH and \\\\ as usual.")]
+pub struct ConsumeArgs {
+    /// Topic; created when missing, unless the server forbids that.
+    #[arg(short, long)]
+    pub topic: String,
+    /// Where to begin: earliest, latest, a byte offset, or @TIME as in RFC 3339.
+    #[arg(short, long, default_value = "earliest", value_name = "earliest|latest|N|@RFC3339")]
+    pub offset: super::units::OffsetArg,
+    /// Only this partition.
+    #[arg(short, long, value_name = "N")]
+    pub partition: Option<u16>,
+    /// Stop at what was the end when the command started.
+    #[arg(short, long)]
+    pub exit_at_end: bool,
+    /// Stop after this many records.
+    #[arg(short, long, value_name = "N")]
+    pub count: Option<u64>,
+    /// Resume where this group was, and commit every second; --offset applies where nothing is committed.
+    #[arg(short, long, value_name = "NAME")]
+    pub group: Option<String>,
+    /// How a record is printed.
+    #[arg(short, long, default_value = "%v\\n")]
+    pub format: String,
+}

@@ -1,0 +1,110 @@
+//! The arguments of `lnc topic`.
+
+use super::units::{parse_age_secs, parse_bytes};
+use clap::{Args, Subcommand, ValueEnum};
+use lance_client::TopicMode;
+
+/// Commands on topics.
+#[derive(Debug, Subcommand)]
+pub enum TopicCommand {
+    /// Create a topic.
+    #[command(
+        after_help = "Example:\n  lnc topic create events --partitions 4 --retention-age 7d --retention-bytes 10GiB"
+    )]
+    Create(CreateArgs),
+    /// List the topics.
+    #[command(after_help = "Example:\n  lnc topic list --output json")]
+    List,
+    /// Show a topic and its partitions.
+    #[command(after_help = "Example:\n  lnc topic describe events")]
+    Describe {
+        /// Name of the topic.
+        name: String,
+    },
+    /// Add partitions to a topic, or change what it keeps.
+    #[command(after_help = "Example:\n  lnc topic alter events --partitions 8 --retention-age 30d")]
+    Alter(AlterArgs),
+    /// Set both limits of what a topic keeps; one left out becomes unlimited.
+    #[command(after_help = "Example:\n  lnc topic set-retention events --retention-age 7d --retention-bytes 10GiB")]
+    SetRetention(RetentionArgs),
+    /// Delete a topic with all its records.
+    #[command(after_help = "Example:\n  lnc topic delete events")]
+    Delete {
+        /// Name of the topic.
+        name: String,
+    },
+}
+
+/// Arguments of `lnc topic create`.
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// Name of the topic: 1 to 255 of A-Z a-z 0-9 . _ -
+    pub name: String,
+    /// Partitions; the server's default without it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub partitions: Option<u16>,
+    /// Copies of each partition; the server's default without it.
+    #[arg(long, value_name = "M", value_parser = clap::value_parser!(u8).range(1..))]
+    pub replication_factor: Option<u8>,
+    /// Replication: L1 or L2; the server's default without it.
+    #[arg(long, value_enum)]
+    pub mode: Option<Mode>,
+    /// Age after which records may go, such as 7d; unlimited.
+    #[arg(long, value_name = "AGE", value_parser = parse_age_secs)]
+    pub retention_age: Option<u64>,
+    /// Bytes of each partition that are kept, such as 10GiB; unlimited.
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub retention_bytes: Option<u64>,
+    /// Do nothing when the topic exists.
+    #[arg(long)]
+    pub if_not_exists: bool,
+}
+
+/// Arguments of `lnc topic alter`.
+#[derive(Debug, Args)]
+pub struct AlterArgs {
+    /// Name of the topic.
+    pub name: String,
+    /// Partitions, more than it has.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub partitions: Option<u16>,
+    /// Age after which records may go, such as 7d; unlimited.
+    #[arg(long, value_name = "AGE", value_parser = parse_age_secs)]
+    pub retention_age: Option<u64>,
+    /// Bytes of each partition that are kept, such as 10GiB; unlimited.
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub retention_bytes: Option<u64>,
+}
+
+/// Arguments of `lnc topic set-retention`.
+#[derive(Debug, Args)]
+pub struct RetentionArgs {
+    /// Name of the topic.
+    pub name: String,
+    /// Age after which records may go, such as 7d; unlimited.
+    #[arg(long, value_name = "AGE", default_value = "unlimited", value_parser = parse_age_secs)]
+    pub retention_age: u64,
+    /// Bytes of each partition that are kept, such as 10GiB; unlimited.
+    #[arg(long, value_name = "SIZE", default_value = "unlimited", value_parser = parse_bytes)]
+    pub retention_bytes: u64,
+}
+
+/// How a topic is replicated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Records are passed on to the other nodes, and nobody waits for them.
+    #[value(name = "L1", alias = "l1")]
+    L1,
+    /// Records are acked when a majority of nodes has them.
+    #[value(name = "L2", alias = "l2")]
+    L2,
+}
+
+impl From<Mode> for TopicMode {
+    fn from(mode: Mode) -> TopicMode {
+        match mode {
+            Mode::L1 => TopicMode::L1,
+            Mode::L2 => TopicMode::L2,
+        }
+    }
+}
