@@ -9,6 +9,7 @@ pub mod producers;
 pub mod reader;
 pub mod recovery;
 pub mod retention;
+pub mod scrub;
 pub mod segment;
 pub mod sync_log;
 pub mod tail;

@@ -3,8 +3,9 @@
 //! Large batches cost one read of 104 bytes each. Once batches turn out small, up to 1 MiB is read at a time and the
 //! following headers and records come out of that window.
 
+use super::ReadError;
 use super::check::{BatchFlaw, Chain, header_at};
-use super::{ReadError, SegmentSource};
+use super::source::Source;
 use lance_messages::batch::{BATCH_HEADER_BYTES, BatchHeader};
 
 /// Batches whose records are at least this long are worth a read, or a `sendfile`, of their own.
@@ -41,7 +42,7 @@ impl Window {
 
 /// A place between two batches of a segment.
 pub(super) struct Cursor<'a> {
-    source: &'a SegmentSource,
+    source: &'a Source,
     window: &'a mut Window,
     chain: Chain,
     /// Bytes the caller still wants; no point in reading further ahead.
@@ -59,7 +60,7 @@ enum Batches {
 
 impl<'a> Cursor<'a> {
     /// A cursor before the batch at `position`, for a caller that wants `wanted` bytes of records.
-    pub fn new(source: &'a SegmentSource, window: &'a mut Window, position: u64, wanted: u64) -> Self {
+    pub fn new(source: &'a Source, window: &'a mut Window, position: u64, wanted: u64) -> Self {
         window.clear();
         Self {
             source,
@@ -82,7 +83,7 @@ impl<'a> Cursor<'a> {
         }
         let bytes = self.window.get(file_offset, BATCH_HEADER_BYTES).unwrap_or_default();
         let header =
-            header_at(bytes, self.source.seed, &self.chain).map_err(|flaw| self.source.damaged(file_offset, flaw))?;
+            header_at(bytes, self.source.seed(), &self.chain).map_err(|flaw| self.source.damaged(file_offset, flaw))?;
         if header.end_position() > self.source.limit_position {
             let flaw = BatchFlaw::Cut {
                 needed: header.stored_len.into(),

@@ -3,7 +3,9 @@
 use super::cursor::Cursor;
 use super::cut::start_of_record;
 use super::plan::{layout_of, plain_bytes};
-use super::{ReadError, Reader, SegmentSource};
+use super::source::Source;
+use super::{ReadError, Reader};
+use crate::segment::SegmentSlice;
 use lance_messages::batch::BatchHeader;
 use lance_messages::sort_key::SortKey;
 
@@ -30,17 +32,17 @@ pub struct Found {
 }
 
 impl Reader {
-    /// Looks through adjoining segments; `None` when everything in them lies before what is looked for.
+    /// Looks through adjoining slices, each from the start of its segment; `None` when everything in them lies before what is looked for.
     ///
-    /// What lies before the first segment is answered by its first batch.
-    pub fn find(&mut self, segments: &[SegmentSource], lookup: Lookup) -> Result<Option<Found>, ReadError> {
+    /// What lies before the first slice is answered by its first batch.
+    pub fn find(&mut self, slices: &[SegmentSlice], lookup: Lookup) -> Result<Option<Found>, ReadError> {
         let lookup = match lookup {
             Lookup::AppendTime(timestamp_ns) => Lookup::SortKey(SortKey::at_time(timestamp_ns)),
             other => other,
         };
-        let first = self.first_segment(segments, lookup)?;
-        for source in segments.get(first..).unwrap_or_default() {
-            if let Some(found) = self.find_in(source, lookup)? {
+        let first = self.first_slice(slices, lookup)?;
+        for slice in slices.get(first..).unwrap_or_default() {
+            if let Some(found) = self.find_in(slice, lookup)? {
                 return Ok(Some(found));
             }
         }
@@ -48,13 +50,11 @@ impl Reader {
     }
 
     /// The last segment that starts before what is looked for.
-    fn first_segment(&mut self, segments: &[SegmentSource], lookup: Lookup) -> Result<usize, ReadError> {
-        let (mut low, mut high) = (0, segments.len());
+    fn first_slice(&mut self, slices: &[SegmentSlice], lookup: Lookup) -> Result<usize, ReadError> {
+        let (mut low, mut high) = (0, slices.len());
         while low < high {
             let middle = low + (high - low) / 2;
-            let source = &segments[middle];
-            let header = Cursor::new(source, &mut self.window, source.base_position, 0).peek()?;
-            if header.is_some_and(|header| starts_before(&header, lookup)) {
+            if self.slice_starts_before(&slices[middle], lookup)? {
                 low = middle + 1;
             } else {
                 high = middle;
@@ -63,7 +63,17 @@ impl Reader {
         Ok(low.saturating_sub(1))
     }
 
-    fn find_in(&mut self, source: &SegmentSource, lookup: Lookup) -> Result<Option<Found>, ReadError> {
+    fn slice_starts_before(&mut self, slice: &SegmentSlice, lookup: Lookup) -> Result<bool, ReadError> {
+        if let Lookup::Record(record) = lookup {
+            return Ok(slice.segment.base().record <= record);
+        }
+        let source = Source::open(&mut self.files, slice, Some(slice.start_offset))?;
+        let header = Cursor::new(&source, &mut self.window, source.base_position(), 0).peek()?;
+        Ok(header.is_some_and(|header| starts_before(&header, lookup)))
+    }
+
+    fn find_in(&mut self, slice: &SegmentSlice, lookup: Lookup) -> Result<Option<Found>, ReadError> {
+        let source = &Source::open(&mut self.files, slice, None)?;
         let start = match lookup {
             Lookup::SortKey(sort_key) => source.position_before_key(sort_key),
             other => self.position_before_header(source, other)?,
@@ -101,18 +111,17 @@ impl Reader {
     }
 
     /// A start for what the index does not know: binary search that reads the header behind each entry it tries.
-    fn position_before_header(&mut self, source: &SegmentSource, lookup: Lookup) -> Result<u64, ReadError> {
+    fn position_before_header(&mut self, source: &Source, lookup: Lookup) -> Result<u64, ReadError> {
         let mut failed = None;
-        let position =
-            source.last_point_where(
-                |point| match Cursor::new(source, &mut self.window, point.position, 0).peek() {
-                    Ok(header) => header.is_some_and(|header| starts_before(&header, lookup)),
-                    Err(error) => {
-                        failed.get_or_insert(error);
-                        false
-                    }
-                },
-            );
+        let position = source.last_position_where(|entry| {
+            match Cursor::new(source, &mut self.window, source.position_of(entry), 0).peek() {
+                Ok(header) => header.is_some_and(|header| starts_before(&header, lookup)),
+                Err(error) => {
+                    failed.get_or_insert(error);
+                    false
+                }
+            }
+        });
         failed.map_or(Ok(position), Err)
     }
 }

@@ -14,16 +14,17 @@ mod source;
 mod verified;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use check::BatchFlaw;
 pub use lookup::{Found, Lookup};
 pub use plan::{Piece, ReadPlan};
-pub use source::{IndexPoint, SegmentIndex, SegmentSource};
 
-use crate::disk::DiskError;
+use crate::disk::{Disk, DiskError};
+use crate::segment::SegmentFiles;
 use lance_messages::id::TopicPartition;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The most data one reply carries: a 1.0 client takes frames of 16 MiB in total, headers included.
 pub const MAX_REPLY_DATA_BYTES: u32 = 16 * 1024 * 1024 - 60;
@@ -48,6 +49,14 @@ pub enum ReadError {
         /// What is wrong.
         flaw: BatchFlaw,
     },
+    /// Retention removed the segment meanwhile: ask the log again.
+    #[error("partition {partition}: the segment of position {position} was removed")]
+    Removed {
+        /// The log.
+        partition: TopicPartition,
+        /// Where the segment started.
+        position: u64,
+    },
     /// The segments at hand start later.
     #[error("partition {partition}: offset {offset} is below {start}, where the segments start")]
     BelowStart {
@@ -61,8 +70,8 @@ pub enum ReadError {
 }
 
 /// Plans reads; owned by one thread, with what that thread has already checked.
-#[derive(Default)]
 pub struct Reader {
+    files: SegmentFiles,
     verified: verified::Verified,
     partial: partial::PartialBatches,
     window: cursor::Window,
@@ -70,9 +79,15 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A reader that has checked nothing yet.
-    pub fn new() -> Self {
-        Self::default()
+    /// A reader that has checked nothing yet and keeps at most `open_files` segments open.
+    pub fn new(disk: &Arc<dyn Disk>, open_files: usize) -> Self {
+        Self {
+            files: SegmentFiles::new(Arc::clone(disk), open_files),
+            verified: verified::Verified::default(),
+            partial: partial::PartialBatches::default(),
+            window: cursor::Window::default(),
+            scratch: Vec::new(),
+        }
     }
 
     /// Forgets what it knows of a partition, whose files were truncated, refilled or removed.
@@ -83,6 +98,7 @@ impl Reader {
 
     /// Gives buffers back; for a thread that has had nothing to do for a while. Costs nothing but reading again.
     pub fn release_idle(&mut self) {
+        self.files.sweep();
         self.partial.release();
         self.window.release();
         self.scratch = Vec::new();

@@ -4,9 +4,11 @@ use super::check::{BatchFlaw, check_records};
 use super::cursor::{Cursor, LARGE_BYTES, WINDOW_BYTES};
 use super::cut::{Layout, cut};
 use super::partial::PartialBatches;
+use super::source::Source;
 use super::verified::Verified;
-use super::{MAX_REPLY_DATA_BYTES, ReadError, Reader, SegmentSource};
+use super::{MAX_REPLY_DATA_BYTES, ReadError, Reader};
 use crate::disk::{DiskError, DiskFile};
+use crate::segment::SegmentSlice;
 use bytes::{Bytes, BytesMut};
 use crc32fast::Hasher;
 use lance_messages::batch::{BATCH_HEADER_BYTES, BatchHeader};
@@ -49,22 +51,21 @@ pub struct ReadPlan {
 impl Reader {
     /// Plans a reply of at most `max_bytes` from `offset` on.
     ///
-    /// `segments` adjoin each other, the first one holds `offset`. The reply ends behind a batch if it can, else behind
+    /// `slices` adjoin each other, the first one holds `offset`. The reply ends behind a batch if it can, else behind
     /// a record, and inside a record only when that is longer than `max_bytes` alone. An empty plan: nothing there yet.
     /// Damage behind good data ends the plan there; the next one from that place says what is wrong.
-    pub fn plan(&mut self, segments: &[SegmentSource], offset: u64, max_bytes: u32) -> Result<ReadPlan, ReadError> {
+    pub fn plan(&mut self, slices: &[SegmentSlice], offset: u64, max_bytes: u32) -> Result<ReadPlan, ReadError> {
         let mut reply = Assembly::new(offset, max_bytes.min(MAX_REPLY_DATA_BYTES).into());
-        for source in segments {
-            if source.base_offset > reply.next_offset {
-                let (partition, start) = (source.partition, source.base_offset);
+        for slice in slices {
+            if slice.start_offset > reply.next_offset {
+                let (partition, start) = (slice.segment.partition(), slice.start_offset);
                 return Err(ReadError::BelowStart {
                     partition,
                     offset,
                     start,
                 });
             }
-            let start = source.position_before(reply.next_offset);
-            match self.collect(source, start, &mut reply) {
+            match self.collect(slice, &mut reply) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(_) if reply.bytes > 0 => break,
@@ -75,12 +76,15 @@ impl Reader {
     }
 
     /// Adds what fits of one segment; `false` once the reply is full.
-    fn collect(&mut self, source: &SegmentSource, start: u64, reply: &mut Assembly) -> Result<bool, ReadError> {
+    fn collect(&mut self, slice: &SegmentSlice, reply: &mut Assembly) -> Result<bool, ReadError> {
+        let source = &Source::open(&mut self.files, slice, Some(reply.next_offset))?;
+        let start = source.position_before(reply.next_offset);
         let Self {
             verified,
             partial,
             window,
             scratch,
+            ..
         } = self;
         let mut cursor = Cursor::new(source, window, start, reply.room());
         while let Some(header) = cursor.peek()? {
@@ -116,7 +120,7 @@ impl Reader {
 
 /// Adds all records of a batch stored plainly.
 fn whole_batch(
-    source: &SegmentSource,
+    source: &Source,
     header: &BatchHeader,
     cursor: &mut Cursor<'_>,
     verified: &mut Verified,
@@ -126,9 +130,10 @@ fn whole_batch(
     let len = u64::from(header.stored_len);
     if source.closed && len >= LARGE_BYTES {
         let (start, end) = (header.position, header.end_position());
-        if !verified.contains(source.partition, source.base_position, start, end) {
+        let (partition, base) = (source.partition(), source.base_position());
+        if !source.is_verified() && !verified.contains(partition, base, start, end) {
             check_on_disk(source, header, scratch)?;
-            verified.insert(source.partition, source.base_position, start, end);
+            verified.insert(partition, base, start, end);
         }
         reply.push_file(&source.file, records_at(source, header), header);
     } else if let Some(records) = cursor.records(header)? {
@@ -142,14 +147,14 @@ fn whole_batch(
 
 /// Adds what fits of a batch that is compressed, or that starts before the reply or ends behind it.
 fn part_of_batch(
-    source: &SegmentSource,
+    source: &Source,
     header: &BatchHeader,
     cursor: &mut Cursor<'_>,
     partial: &mut PartialBatches,
     skip: usize,
     reply: &mut Assembly,
 ) -> Result<(), ReadError> {
-    let plain = match partial.get(source.partition, header.position) {
+    let plain = match partial.get(source.partition(), header.position) {
         Some(plain) => plain,
         None => plain_bytes(source, header, cursor)?,
     };
@@ -162,9 +167,9 @@ fn part_of_batch(
     );
     reply.push_bytes(plain.slice(skip..part.end), part.records);
     if part.end < plain.len() {
-        partial.put(source.partition, header.position, plain);
+        partial.put(source.partition(), header.position, plain);
     } else {
-        partial.remove(source.partition, header.position);
+        partial.remove(source.partition(), header.position);
     }
     Ok(())
 }
@@ -179,11 +184,7 @@ pub(super) fn layout_of(header: &BatchHeader) -> Layout {
 }
 
 /// The plain bytes of a batch, checked and decompressed.
-pub(super) fn plain_bytes(
-    source: &SegmentSource,
-    header: &BatchHeader,
-    cursor: &mut Cursor<'_>,
-) -> Result<Bytes, ReadError> {
+pub(super) fn plain_bytes(source: &Source, header: &BatchHeader, cursor: &mut Cursor<'_>) -> Result<Bytes, ReadError> {
     let stored = match cursor.records(header)? {
         Some(records) => {
             checked(source, header, crc32fast::hash(records))?;
@@ -204,7 +205,7 @@ pub(super) fn plain_bytes(
 }
 
 /// The stored records of a batch too large for the window, checked.
-fn stored_bytes(source: &SegmentSource, header: &BatchHeader) -> Result<Bytes, ReadError> {
+fn stored_bytes(source: &Source, header: &BatchHeader) -> Result<Bytes, ReadError> {
     let mut bytes = vec![0; header.stored_len as usize];
     let filled = source.read(&mut bytes, records_at(source, header))?;
     checked(source, header, crc32fast::hash(&bytes[..filled]))?;
@@ -212,7 +213,7 @@ fn stored_bytes(source: &SegmentSource, header: &BatchHeader) -> Result<Bytes, R
 }
 
 /// Reads the records of a batch once, for their checksum only.
-fn check_on_disk(source: &SegmentSource, header: &BatchHeader, scratch: &mut Vec<u8>) -> Result<(), ReadError> {
+fn check_on_disk(source: &Source, header: &BatchHeader, scratch: &mut Vec<u8>) -> Result<(), ReadError> {
     scratch.resize(CHECK_BYTES, 0);
     let (mut hasher, mut file_offset) = (Hasher::new(), records_at(source, header));
     let end = file_offset + u64::from(header.stored_len);
@@ -228,11 +229,11 @@ fn check_on_disk(source: &SegmentSource, header: &BatchHeader, scratch: &mut Vec
     checked(source, header, hasher.finalize())
 }
 
-fn checked(source: &SegmentSource, header: &BatchHeader, computed: u32) -> Result<(), ReadError> {
+fn checked(source: &Source, header: &BatchHeader, computed: u32) -> Result<(), ReadError> {
     check_records(header, computed).map_err(|flaw| source.damaged(source.file_offset_of(header.position), flaw))
 }
 
-fn records_at(source: &SegmentSource, header: &BatchHeader) -> u64 {
+fn records_at(source: &Source, header: &BatchHeader) -> u64 {
     source.file_offset_of(header.position) + BATCH_HEADER_BYTES as u64
 }
 

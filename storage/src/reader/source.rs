@@ -1,87 +1,99 @@
-//! One segment as a reader sees it.
+//! One segment opened for reading, up to where it may be read.
 
+use super::ReadError;
 use super::check::BatchFlaw;
-use super::{ReadError, plan::read_full};
+use super::plan::read_full;
 use crate::disk::{DiskError, DiskFile};
+use crate::index::{Index, IndexEntry};
+use crate::segment::{Segment, SegmentFiles, SegmentSlice};
 use lance_messages::batch::BatchSeed;
 use lance_messages::id::TopicPartition;
 use lance_messages::sort_key::SortKey;
-use std::fmt;
 use std::sync::Arc;
 
-/// One entry of a sparse index.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IndexPoint {
-    /// Sort key of the batch.
-    pub sort_key: SortKey,
-    /// Its first offset.
-    pub offset: u64,
-    /// Its log position.
-    pub position: u64,
-}
+/// Plain bytes between the start of a slice and an offset from which on the index is worth a look.
+const INDEX_WORTH_BYTES: u64 = 64 * 1024;
 
-/// The sparse index of one segment, ascending in all its columns.
-pub trait SegmentIndex: Send + Sync {
-    /// Entries there are.
-    fn entry_count(&self) -> usize;
-    /// Entry number `at`; `None` past the end, and where the index cannot be trusted.
-    fn entry(&self, at: usize) -> Option<IndexPoint>;
-}
-
-/// What a reader is handed of a segment: enough to read it on another thread, whatever the log does meanwhile.
-#[derive(Clone)]
-pub struct SegmentSource {
-    /// The log.
-    pub partition: TopicPartition,
-    /// Seeds its checksums.
-    pub seed: BatchSeed,
-    /// The open file.
+/// A slice with its file, and with its index where that helps.
+pub(super) struct Source {
+    segment: Arc<Segment>,
     pub file: Arc<dyn DiskFile>,
-    /// Log position of its first batch.
-    pub base_position: u64,
-    /// Offset of its first batch.
-    pub base_offset: u64,
-    /// Nothing at or above this log position may be read: the end of the segment or the high watermark.
+    index: Option<Arc<Index>>,
+    start_position: u64,
+    /// Nothing at or above this log position may be read.
     pub limit_position: u64,
-    /// Where its batches are, roughly; without one a look-up hops from the first header on.
-    pub index: Option<Arc<dyn SegmentIndex>>,
     /// Closed segments stay as they are; the active one is read past the page cache.
     pub closed: bool,
 }
 
-impl fmt::Debug for SegmentSource {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("SegmentSource")
-            .field("file", &self.file)
-            .field("base_position", &self.base_position)
-            .field("limit_position", &self.limit_position)
-            .field("closed", &self.closed)
-            .finish_non_exhaustive()
+impl Source {
+    /// Opens `slice` for a read from `offset`, or for a look-up when there is none.
+    pub fn open(files: &mut SegmentFiles, slice: &SegmentSlice, offset: Option<u64>) -> Result<Self, ReadError> {
+        let segment = Arc::clone(&slice.segment);
+        let file = files.get(&segment).map_err(|error| match error.is_not_found() {
+            true => ReadError::Removed {
+                partition: segment.partition(),
+                position: segment.base().position,
+            },
+            false => ReadError::Disk(error),
+        })?;
+        let far = offset.is_none_or(|offset| offset.saturating_sub(slice.start_offset) > INDEX_WORTH_BYTES);
+        // Without an index, which could not even be rebuilt, the way is longer and the answer the same.
+        let index = (far && slice.closed)
+            .then(|| segment.index(&**files.disk(), &*file).ok())
+            .flatten();
+        Ok(Self {
+            file,
+            index,
+            start_position: slice.start_position,
+            limit_position: slice.limit.position,
+            closed: slice.closed,
+            segment,
+        })
     }
-}
 
-impl SegmentSource {
+    /// The log it belongs to.
+    pub fn partition(&self) -> TopicPartition {
+        self.segment.partition()
+    }
+
+    /// The seed of its headers' checksums.
+    pub fn seed(&self) -> BatchSeed {
+        self.segment.seed()
+    }
+
+    /// Log position of its first batch.
+    pub fn base_position(&self) -> u64 {
+        self.segment.base().position
+    }
+
+    /// Whether every batch of it was checked since start.
+    pub fn is_verified(&self) -> bool {
+        self.closed && self.segment.is_verified()
+    }
+
     /// A batch boundary at or before the batch that holds `offset`.
-    pub(super) fn position_before(&self, offset: u64) -> u64 {
-        self.last_point_where(|point| point.offset <= offset)
+    pub fn position_before(&self, offset: u64) -> u64 {
+        let delta = offset.saturating_sub(self.segment.base().offset);
+        self.last_position_where(|entry| u64::from(entry.offset_delta) <= delta)
     }
 
     /// A batch boundary before the first batch whose sort key is at least `sort_key`.
-    pub(super) fn position_before_key(&self, sort_key: SortKey) -> u64 {
-        self.last_point_where(|point| point.sort_key < sort_key)
+    pub fn position_before_key(&self, sort_key: SortKey) -> u64 {
+        self.last_position_where(|entry| entry.sort_key < sort_key)
     }
 
     /// The position of the last index entry for which `holds`, which is true up to some entry and false from there on.
-    pub(super) fn last_point_where(&self, mut holds: impl FnMut(&IndexPoint) -> bool) -> u64 {
+    pub fn last_position_where(&self, mut holds: impl FnMut(&IndexEntry) -> bool) -> u64 {
         let Some(index) = &self.index else {
-            return self.base_position;
+            return self.start_position;
         };
-        let (mut low, mut high, mut position) = (0, index.entry_count(), self.base_position);
+        let (mut low, mut high, mut position) = (0, index.len(), self.start_position);
         while low < high {
             let middle = low + (high - low) / 2;
             match index.entry(middle) {
-                Some(point) if point.position < self.limit_position && holds(&point) => {
-                    position = point.position;
+                Some(entry) if self.position_of(&entry) < self.limit_position && holds(&entry) => {
+                    position = position.max(self.position_of(&entry));
                     low = middle + 1;
                 }
                 _ => high = middle,
@@ -90,23 +102,28 @@ impl SegmentSource {
         position
     }
 
+    /// Log position of an index entry.
+    pub fn position_of(&self, entry: &IndexEntry) -> u64 {
+        self.base_position() + u64::from(entry.position_delta)
+    }
+
     /// Where a log position lies in the file.
-    pub(super) fn file_offset_of(&self, position: u64) -> u64 {
-        position.saturating_sub(self.base_position)
+    pub fn file_offset_of(&self, position: u64) -> u64 {
+        self.segment.file_offset(position)
     }
 
     /// Fills `out` as far as the file goes; the page cache never sees the active segment.
-    pub(super) fn read(&self, out: &mut [u8], file_offset: u64) -> Result<usize, DiskError> {
+    pub fn read(&self, out: &mut [u8], file_offset: u64) -> Result<usize, DiskError> {
         read_full(&self.file, out, file_offset, !self.closed)
     }
 
     /// Names the place of a flaw.
-    pub(super) fn damaged(&self, file_offset: u64, flaw: BatchFlaw) -> ReadError {
+    pub fn damaged(&self, file_offset: u64, flaw: BatchFlaw) -> ReadError {
         ReadError::Damaged {
             path: self.file.path().to_path_buf(),
             file_offset,
-            position: self.base_position + file_offset,
-            partition: self.partition,
+            position: self.base_position() + file_offset,
+            partition: self.partition(),
             flaw,
         }
     }
