@@ -1,24 +1,27 @@
 //! Steps from batch to batch through one segment, reading as little as the sizes of its batches allow.
 //!
-//! Large batches cost one read of 104 bytes each. Once batches turn out small, up to 1 MiB is read at a time and the
+//! Large batches cost one read of 104 bytes each. Once batches turn out small, about 1 MiB is read at a time and the
 //! following headers and records come out of that window.
 
 use super::ReadError;
 use super::check::{BatchFlaw, Chain, header_at};
 use super::source::Source;
+use crate::disk::BLOCK;
 use lance_messages::batch::{BATCH_HEADER_BYTES, BatchHeader};
 
 /// Batches whose records are at least this long are worth a read, or a `sendfile`, of their own.
 pub(super) const LARGE_BYTES: u64 = 32 * 1024;
-/// The most that is read ahead.
-pub(super) const WINDOW_BYTES: usize = 1024 * 1024;
+/// The most that is read ahead: a fetch of 1 MiB with its headers.
+pub(super) const WINDOW_BYTES: usize = 1024 * 1024 + 128 * 1024;
 /// What the first read of a plan takes: it tells small batches from large ones.
 const FIRST_READ_BYTES: usize = 4096;
 
-/// The memory a cursor reads into; kept by the reader from plan to plan.
+/// The memory a cursor reads into, aligned like the blocks of the disk; kept by the reader from plan to plan.
 #[derive(Default)]
 pub(super) struct Window {
-    bytes: Vec<u8>,
+    memory: Vec<u8>,
+    /// Where its first aligned byte is.
+    start: usize,
     file_offset: u64,
     filled: usize,
 }
@@ -36,7 +39,21 @@ impl Window {
 
     fn get(&self, file_offset: u64, len: usize) -> Option<&[u8]> {
         let at = usize::try_from(file_offset.checked_sub(self.file_offset)?).ok()?;
-        self.bytes[..self.filled].get(at..at.checked_add(len)?)
+        let filled = self.memory.get(self.start..self.start + self.filled)?;
+        filled.get(at..at.checked_add(len)?)
+    }
+
+    /// Room for `len` bytes from `file_offset` on, which count as read once `filled` says so.
+    fn room(&mut self, file_offset: u64, len: usize) -> &mut [u8] {
+        (self.filled, self.file_offset) = (0, file_offset);
+        if self.memory.len() < self.start + len {
+            self.memory = vec![0; len + BLOCK];
+            // An address that cannot be aligned would only cost a copy.
+            self.start = Some(self.memory.as_ptr().align_offset(BLOCK))
+                .filter(|start| *start < BLOCK)
+                .unwrap_or(0);
+        }
+        &mut self.memory[self.start..self.start + len]
     }
 }
 
@@ -69,6 +86,12 @@ impl<'a> Cursor<'a> {
             wanted,
             batches: Batches::Unknown,
         }
+    }
+
+    /// Whether the next header is here already, or costs no more than a read of the page cache.
+    pub fn is_cheap(&self) -> bool {
+        let file_offset = self.source.file_offset_of(self.chain.position);
+        self.source.closed || self.window.get(file_offset, BATCH_HEADER_BYTES).is_some()
     }
 
     /// The header of the next batch, which [`Cursor::advance`] then passes; `None` at the limit of the segment.
@@ -112,17 +135,14 @@ impl<'a> Cursor<'a> {
             if batch_bytes > WINDOW_BYTES {
                 return Ok(None);
             }
-            let ahead = if self.source.closed {
-                self.ahead_bytes()
-            } else {
-                self.wanted_bytes()
-            };
+            let ahead = self.ahead_bytes();
             self.fill(file_offset, ahead.max(batch_bytes))?;
         }
         match self.window.get(records_at, len) {
             Some(_) => Ok(self.window.get(records_at, len)),
             None => {
-                let left = self.window.filled.saturating_sub(BATCH_HEADER_BYTES) as u64;
+                let read_to = self.window.file_offset + self.window.filled as u64;
+                let left = read_to.saturating_sub(records_at);
                 Err(self.source.damaged(
                     file_offset,
                     BatchFlaw::Cut {
@@ -143,27 +163,28 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// What is wanted, some room for headers, and the batches between the index entry and the offset.
+    /// What is wanted with its headers and, at first, with the batches between the index entry and the offset.
     fn wanted_bytes(&self) -> usize {
-        let room = self
-            .wanted
-            .saturating_add(self.wanted / 8)
-            .saturating_add(2 * LARGE_BYTES);
-        usize::try_from(room).unwrap_or(WINDOW_BYTES).min(WINDOW_BYTES)
+        let extra = match self.batches {
+            Batches::Unknown => self.wanted / 8 + 2 * LARGE_BYTES,
+            Batches::Small => self.wanted / 8 + BLOCK as u64,
+            Batches::Large => self.wanted / LARGE_BYTES * BATCH_HEADER_BYTES as u64 + BLOCK as u64,
+        };
+        usize::try_from(self.wanted.saturating_add(extra))
+            .unwrap_or(WINDOW_BYTES)
+            .min(WINDOW_BYTES)
     }
 
     fn fill(&mut self, file_offset: u64, len: usize) -> Result<(), ReadError> {
-        let left = self
-            .source
-            .file_offset_of(self.source.limit_position)
-            .saturating_sub(file_offset);
-        let len = len.min(usize::try_from(left).unwrap_or(usize::MAX));
-        if self.window.bytes.len() < len {
-            self.window.bytes.resize(len, 0);
+        let limit = self.source.file_offset_of(self.source.limit_position);
+        let (mut from, mut to) = (file_offset, limit.min(file_offset.saturating_add(len as u64)));
+        if !self.source.closed {
+            // Past the page cache whole blocks move anyway; asked for as such, they need no second copy.
+            from -= from % BLOCK as u64;
+            to = to.next_multiple_of(BLOCK as u64);
         }
-        self.window.filled = 0;
-        self.window.file_offset = file_offset;
-        self.window.filled = self.source.read(&mut self.window.bytes[..len], file_offset)?;
+        let room = self.window.room(from, to.saturating_sub(from) as usize);
+        self.window.filled = self.source.read(room, from)?;
         Ok(())
     }
 }

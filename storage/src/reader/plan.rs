@@ -87,12 +87,17 @@ impl Reader {
             ..
         } = self;
         let mut cursor = Cursor::new(source, window, start, reply.room());
-        while let Some(header) = cursor.peek()? {
+        while reply.room() > 0 {
+            // For the last bit of a reply another read past the page cache is too dear.
+            if reply.bytes > 0 && reply.room() < LARGE_BYTES && !cursor.is_cheap() {
+                return Ok(false);
+            }
+            let Some(header) = cursor.peek()? else { return Ok(true) };
             // Control batches have no offsets of their own, so they are passed here too.
             if header.end_offset() > reply.next_offset {
                 let skip = reply.next_offset.saturating_sub(header.base_offset);
                 let rest = u64::from(header.plain_len) - skip;
-                if reply.room() == 0 || (reply.bytes > 0 && rest > reply.room()) {
+                if reply.bytes > 0 && rest > reply.room() {
                     return Ok(false);
                 }
                 if header.base_offset > reply.next_offset {
@@ -114,7 +119,7 @@ impl Reader {
             }
             cursor.advance(&header, reply.room());
         }
-        Ok(reply.room() > 0)
+        Ok(false)
     }
 }
 
