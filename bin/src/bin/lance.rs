@@ -1,2 +1,71 @@
 //! The LANCE server.
-fn main() {}
+
+use clap::Parser;
+use lance_actors::node::Node;
+use lance_actors::server;
+use lance_config::LoadRequest;
+use lance_config::model::Config;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const USAGE: u8 = 2;
+
+/// The LANCE log-streaming broker. Without options it serves a single node on 127.0.0.1:1992, data in ./lance-data.
+#[derive(Debug, Parser)]
+#[command(version, after_help = "Example: lance --config lance.toml --set node.id=2")]
+struct Arguments {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Sets one key, over file and environment; may be repeated.
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    sets: Vec<String>,
+    /// Checks the configuration, prints what is in effect, and exits.
+    #[arg(long)]
+    check_config: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let request = LoadRequest::of_this_process(arguments.config, arguments.sets);
+    let loaded = match lance_config::load(&request) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            for problem in &problems {
+                eprintln!("lance: {problem}");
+            }
+            return ExitCode::from(USAGE);
+        }
+    };
+    for warning in &loaded.warnings {
+        eprintln!("lance: warning: {warning}");
+    }
+    if arguments.check_config {
+        print!("{}", loaded.to_toml());
+        return ExitCode::SUCCESS;
+    }
+    let config = loaded.config;
+    let code = server::run(&config, |node| welcome(&config, node));
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+fn welcome(config: &Config, node: &Node) {
+    let server = match node.address.to_string() {
+        address if address == "127.0.0.1:1992" => String::new(),
+        address => format!(" --server {address}"),
+    };
+    println!(
+        "LANCE {version} serves.\n\
+         \n  clients     {address}\n  admin HTTP  http://{admin}\n  data        {data}\n  disk        {backend}\n\
+         \nType next, in another terminal:\n\
+         \n  lnc produce{server} --topic events --data '{{\"event\": \"click\"}}'\
+         \n  lnc consume{server} --topic events --offset earliest -e\
+         \n  curl http://{admin}/v1/actors\n\
+         \nCtrl-C drains and stops.",
+        version = env!("CARGO_PKG_VERSION"),
+        address = node.address,
+        admin = node.admin_address,
+        data = config.node.data_dir.display(),
+        backend = node.backend,
+    );
+}

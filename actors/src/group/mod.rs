@@ -1,0 +1,4 @@
+//! Consumer groups: committed offsets.
+
+pub mod actor;
+pub mod core;

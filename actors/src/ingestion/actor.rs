@@ -1,0 +1,554 @@
+//! `IngestionActor`: the shell that owns a shard's ingestion core, opens its logs and carries out its effects.
+
+use super::core::{IngestionCore, IngestionEffect, IngestionOptions, Now};
+use super::opener::{LogMarks, LogOpener, OpenRequest, Opened};
+use crate::clock::NodeClock;
+use crate::mailbox::Mailbox;
+use crate::metrics::Metrics;
+use crate::poller::actor::PollerActor;
+use crate::replication::actor::ReplicationActor;
+use crate::supervised_shell;
+use crate::supervision::shell::{Life, Shell, fail, guarded};
+use crate::supervision::{ActorState, Escalated, RestartPolicy, Vitals};
+use actix::fut::ActorFuture;
+use actix::prelude::*;
+use hashbrown::{HashMap, HashSet};
+use lance_messages::id::{ConnectionId, TopicPartition};
+use lance_messages::mail::connection::{Replies, Reply, ShardRestarted};
+use lance_messages::mail::ingestion::{
+    AssignPartitions, BecomeLeader, CancelWait, DiskDone, Fetch, LookUpOffset, PollerFailed, Produce,
+};
+use lance_messages::mail::poller::{Drain, Submit};
+use lance_messages::mail::replication::{EpochsWanted, LeadershipChanged};
+use lance_storage::checkpoint::FlushedFile;
+use lance_storage::disk::{Arena, DiskCompletion, DiskOp, SlotPool};
+use crate::network::readers::SegmentRead;
+use lance_storage::tail::TailRing;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+/// Mailbox capacity of an ingestion actor: read chunks of connections, and completions.
+pub const INGESTION_MAILBOX: usize = 8192;
+
+/// What an ingestion actor is made of.
+pub struct IngestionSetup {
+    /// How its core is set up.
+    pub options: IngestionOptions,
+    /// Opens its logs.
+    pub opener: Arc<LogOpener>,
+    /// The memory of its pool.
+    pub arena: Arc<Arena>,
+    /// Bytes of the tail ring.
+    pub tail_bytes: usize,
+    /// In interval mode, how often what is written is synced.
+    pub sync_interval: Option<Duration>,
+    /// The node's clock.
+    pub clock: NodeClock,
+    /// Where figures go.
+    pub metrics: Arc<Metrics>,
+    /// Its poller.
+    pub poller: Mailbox<PollerActor>,
+}
+
+/// Where one connection's answers go.
+#[derive(Clone)]
+pub struct ReplyTo {
+    /// Answers.
+    pub replies: Recipient<Replies<SegmentRead>>,
+    /// The news of a restart.
+    pub restarted: Recipient<ShardRestarted>,
+}
+
+/// A connection may send requests from now on.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct RegisterConnection {
+    /// Its id.
+    pub connection: ConnectionId,
+    /// Where its answers go.
+    pub reply_to: ReplyTo,
+}
+
+/// A connection is gone.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct UnregisterConnection(pub ConnectionId);
+
+/// Makes everything appended durable and writes the flushed marks; answered when that is done.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct SyncEverything;
+
+/// Tells the ingestion actor who opens epochs.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ServeReplication(pub Mailbox<ReplicationActor>);
+
+/// The shell of an ingestion core.
+pub struct IngestionActor {
+    pub(super) life: Life,
+    pub(super) setup: IngestionSetup,
+    pub(super) core: Option<IngestionCore>,
+    pool: Option<SlotPool>,
+    pub(super) assigned: Vec<TopicPartition>,
+    pub(super) marks: LogMarks,
+    flushed: Option<FlushedFile>,
+    marks_moved: bool,
+    connections: HashMap<ConnectionId, ReplyTo>,
+    replication: Option<Mailbox<ReplicationActor>>,
+    lives: u64,
+    pub(super) effects: Vec<IngestionEffect>,
+    outgoing: HashMap<ConnectionId, Vec<Reply<SegmentRead>>>,
+    deadline_armed: Option<Duration>,
+    counted_open: u64,
+}
+
+impl IngestionActor {
+    /// An ingestion actor without partitions; `marks` are what `flushed` said at start.
+    pub fn new(
+        vitals: Arc<Vitals>,
+        policy: RestartPolicy,
+        parent: Recipient<Escalated>,
+        setup: IngestionSetup,
+        flushed: FlushedFile,
+        marks: HashMap<TopicPartition, u64>,
+    ) -> Self {
+        Self {
+            life: Life::new(vitals, policy, parent),
+            pool: Some(SlotPool::new(Arc::clone(&setup.arena))),
+            setup,
+            core: None,
+            assigned: Vec::new(),
+            marks: LogMarks { flushed: marks, latches: HashMap::new() },
+            flushed: Some(flushed),
+            marks_moved: false,
+            connections: HashMap::new(),
+            replication: None,
+            lives: 0,
+            effects: Vec::new(),
+            outgoing: HashMap::new(),
+            deadline_armed: None,
+            counted_open: 0,
+        }
+    }
+
+    /// Runs the core inside the guard and carries out what it wants done.
+    pub(super) fn with_core(
+        &mut self,
+        ctx: &mut Context<Self>,
+        work: impl FnOnce(&mut IngestionCore, Now, &mut Vec<IngestionEffect>),
+    ) {
+        let now = self.setup.clock.now();
+        guarded(self, ctx, |actor, ctx| -> Result<(), Infallible> {
+            if let Some(core) = actor.core.as_mut() {
+                work(core, now, &mut actor.effects);
+                actor.perform(ctx);
+            }
+            Ok(())
+        });
+    }
+
+    pub(super) fn perform(&mut self, ctx: &mut Context<Self>) {
+        let mut operations: Vec<DiskOp> = Vec::new();
+        let mut leadership: Vec<LeadershipChanged> = Vec::new();
+        for effect in self.effects.drain(..) {
+            match effect {
+                IngestionEffect::Submit { token, step } => operations.push(step.into_op(u64::from(token))),
+                IngestionEffect::Reply(connection, reply) => {
+                    self.outgoing.entry(connection).or_default().push(reply);
+                }
+                IngestionEffect::Flushed(partition, position) => {
+                    self.marks.flushed.insert(partition, position);
+                    self.marks_moved = true;
+                }
+                IngestionEffect::Leading(partition, epoch) => {
+                    leadership.push(LeadershipChanged { partition, result: Ok(epoch) });
+                }
+                IngestionEffect::Stopped(partition, reason, latch) => {
+                    if let Some(latch) = latch {
+                        self.marks.latches.insert(partition, latch);
+                    }
+                    tracing::error!(%partition, %reason, "partition stopped");
+                    self.setup.metrics.partitions_stopped.add(1);
+                    leadership.push(LeadershipChanged { partition, result: Err(reason) });
+                }
+                IngestionEffect::NoSpace(partition) => {
+                    tracing::warn!(%partition, "no space left: appends are refused until there is");
+                }
+            }
+        }
+        self.submit(operations, ctx);
+        self.send_replies();
+        for change in leadership {
+            let Some(replication) = self.replication.clone() else { continue };
+            actix_rt::spawn(async move {
+                // Closed only while the process goes down.
+                let _ = replication.send(change).await;
+            });
+        }
+        self.arm_deadline(ctx);
+    }
+
+    fn submit(&mut self, operations: Vec<DiskOp>, ctx: &mut Context<Self>) {
+        if operations.is_empty() {
+            return;
+        }
+        let message = Submit { ingestion_life: self.lives, operations };
+        match self.setup.poller.try_send(message) {
+            Ok(()) => {}
+            Err(SendError::Full(message)) => {
+                let send = self.setup.poller.send(message);
+                ctx.spawn(actix::fut::wrap_future::<_, Self>(send).map(|_, _, _| ()));
+            }
+            Err(SendError::Closed(_)) => fail(self, ctx, "the poller is gone".to_owned()),
+        }
+    }
+
+    fn send_replies(&mut self) {
+        let shard = self.setup.options.shard;
+        let pressed = self.core.as_ref().is_some_and(IngestionCore::is_pressed);
+        for (connection, replies) in self.outgoing.drain() {
+            let Some(reply_to) = self.connections.get(&connection) else { continue };
+            // A reply's room was reserved when its request was sent, so only a closed connection refuses it.
+            if let Err(SendError::Full(_)) = reply_to.replies.try_send(Replies { shard, replies, pressed }) {
+                tracing::error!(connection = connection.0, "a connection's mailbox had no room for its reply");
+                self.setup.metrics.errors.add(1);
+            }
+        }
+    }
+
+    fn arm_deadline(&mut self, ctx: &mut Context<Self>) {
+        let Some(next) = self.core.as_ref().and_then(IngestionCore::next_deadline) else { return };
+        if self.deadline_armed.is_some_and(|armed| armed <= next) {
+            return;
+        }
+        self.deadline_armed = Some(next);
+        let now = self.setup.clock.now().elapsed;
+        ctx.run_later(next.saturating_sub(now), |actor, ctx| {
+            actor.deadline_armed = None;
+            actor.with_core(ctx, |core, now, effects| core.on_deadline(now, effects));
+        });
+    }
+
+    /// Opens logs away from this thread and hands them to the core; then asks for epochs.
+    pub(super) fn open_logs(&mut self, partitions: Vec<TopicPartition>, ctx: &mut Context<Self>, wait: bool) {
+        let requests: Vec<OpenRequest> = partitions.iter().map(|partition| self.marks.request(*partition)).collect();
+        let opener = Arc::clone(&self.setup.opener);
+        let now_ns = self.setup.clock.now().wall_ns;
+        let opening = async move { opener.open_all(requests, now_ns).await };
+        let opening = actix::fut::wrap_future::<_, Self>(opening);
+        let opening = opening.map(|opened, actor, ctx| actor.on_logs_opened(opened, ctx));
+        if wait {
+            ctx.wait(opening);
+        } else {
+            ctx.spawn(opening);
+        }
+    }
+
+    fn on_logs_opened(&mut self, opened: Vec<Opened>, ctx: &mut Context<Self>) {
+        self.life.vitals.set_state(ActorState::Running);
+        let mut wanted = Vec::with_capacity(opened.len());
+        let metrics = Arc::clone(&self.setup.metrics);
+        self.with_core(ctx, |core, _, effects| {
+            for Opened { partition, result, truncated_bytes } in opened {
+                metrics.recovery_truncated_bytes.add(truncated_bytes);
+                match result {
+                    Ok(log) => {
+                        wanted.push((partition, log.last_epoch().0, log.durable_end()));
+                        core.on_log_opened(partition, log, effects);
+                    }
+                    Err(reason) => core.on_log_failed(partition, reason, effects),
+                }
+            }
+        });
+        let counted: u64 = self.core.as_ref().map_or(0, |core| core.opened_count() as u64);
+        self.setup.metrics.partitions_open.add(counted.saturating_sub(self.counted_open));
+        self.counted_open = self.counted_open.max(counted);
+        self.want_epochs(wanted);
+    }
+
+    fn want_epochs(&self, partitions: Vec<(TopicPartition, u32, u64)>) {
+        if partitions.is_empty() {
+            return;
+        }
+        let Some(replication) = self.replication.clone() else { return };
+        actix_rt::spawn(async move {
+            let _ = replication.send(EpochsWanted { partitions }).await;
+        });
+    }
+}
+
+supervised_shell!(IngestionActor, INGESTION_MAILBOX);
+
+impl Shell for IngestionActor {
+    fn life(&mut self) -> &mut Life {
+        &mut self.life
+    }
+
+    /// The pool is all that outlives a core: its slots are counted, whatever state the core was in.
+    fn drop_core(&mut self, _: &mut Self::Context) {
+        self.effects.clear();
+        self.outgoing.clear();
+        if let Some(core) = self.core.take() {
+            self.pool = Some(core.into_pool());
+        }
+    }
+
+    fn begin(&mut self, ctx: &mut Self::Context) {
+        self.lives += 1;
+        self.deadline_armed = None;
+        let Some(pool) = self.pool.take() else {
+            return fail(self, ctx, "the buffer pool was lost".to_owned());
+        };
+        let mut core = IngestionCore::new(self.setup.options, pool, TailRing::new(self.setup.tail_bytes));
+        self.assigned.iter().for_each(|partition| core.on_assigned(*partition));
+        self.core = Some(core);
+        if self.lives > 1 {
+            self.life.vitals.set_state(ActorState::Recovering);
+            self.tell_connections();
+            self.recover(ctx);
+        } else {
+            self.life.vitals.set_state(ActorState::Running);
+        }
+        if let Some(interval) = self.setup.sync_interval {
+            ctx.run_interval(interval, |actor, ctx| {
+                actor.with_core(ctx, |core, _, effects| core.on_sync_due(effects));
+            });
+        }
+        ctx.run_interval(Duration::from_secs(1), |actor, ctx| {
+            actor.with_core(ctx, |core, _, effects| core.on_space_retry(effects));
+            actor.publish_figures();
+            actor.store_marks(ctx);
+        });
+        ctx.spawn(Flushes);
+    }
+}
+
+impl IngestionActor {
+    fn tell_connections(&mut self) {
+        let shard = self.setup.options.shard;
+        for reply_to in self.connections.values() {
+            if let Err(SendError::Full(message)) = reply_to.restarted.try_send(ShardRestarted { shard }) {
+                let restarted = reply_to.restarted.clone();
+                actix_rt::spawn(async move {
+                    let _ = restarted.send(message).await;
+                });
+            }
+        }
+    }
+
+    /// Everything in flight is drained before the logs are read again.
+    fn recover(&mut self, ctx: &mut Context<Self>) {
+        let drain = self.setup.poller.send(Drain);
+        let drain = actix::fut::wrap_future::<_, Self>(drain);
+        ctx.wait(drain.map(|drained, actor, ctx| match drained {
+            Ok(()) => actor.open_logs(actor.assigned.clone(), ctx, true),
+            Err(error) => fail(actor, ctx, format!("the poller did not drain: {error}")),
+        }));
+    }
+
+    /// Writes what is known to be durable, away from this thread; losing it only costs recovery time.
+    fn store_marks(&mut self, ctx: &mut Context<Self>) {
+        if !self.marks_moved {
+            return;
+        }
+        let Some(mut flushed) = self.flushed.take() else { return };
+        self.marks_moved = false;
+        let marks: Vec<(TopicPartition, u64)> = self.marks.flushed.iter().map(|(p, at)| (*p, *at)).collect();
+        let store = actix_rt::task::spawn_blocking(move || {
+            if let Err(error) = flushed.store(&marks) {
+                tracing::warn!(%error, "flushed marks could not be written: recovery would read more");
+            }
+            flushed
+        });
+        ctx.spawn(actix::fut::wrap_future::<_, Self>(store).map(|flushed, actor, _| {
+            actor.flushed = flushed.ok();
+        }));
+    }
+
+    fn publish_figures(&mut self) {
+        let Some(core) = self.core.as_mut() else { return };
+        let counts = core.take_counts();
+        let metrics = &self.setup.metrics;
+        metrics.produced_batches.add(counts.batches);
+        metrics.produced_bytes.add(counts.bytes);
+        metrics.produced_records.add(counts.records);
+        metrics.duplicate_batches.add(counts.duplicates);
+        metrics.tail_fetches.add(counts.tail_fetches);
+        metrics.segment_fetches.add(counts.segment_fetches);
+        metrics.pool_waits.add(counts.pool_waits);
+        let (free, slots) = core.pool_saturation();
+        metrics.pool_free_slots.set(free as u64);
+        metrics.pool_slots.set(slots as u64);
+    }
+}
+
+/// Hands out flush steps each time the context is polled, which is after its mailbox is empty: group commit
+/// without a timer.
+struct Flushes;
+
+impl ActorFuture<IngestionActor> for Flushes {
+    type Output = ();
+
+    fn poll(
+        self: Pin<&mut Self>,
+        actor: &mut IngestionActor,
+        ctx: &mut Context<IngestionActor>,
+        _: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        actor.with_core(ctx, |core, _, effects| core.flush(effects));
+        Poll::Pending
+    }
+}
+
+impl Handler<Produce> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: Produce, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        self.with_core(ctx, |core, now, effects| {
+            for request in message.requests {
+                core.on_produce(message.connection, request, now, effects);
+            }
+        });
+    }
+}
+
+impl Handler<Fetch> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: Fetch, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        self.with_core(ctx, |core, now, effects| core.on_fetch(message, now, effects));
+    }
+}
+
+impl Handler<CancelWait> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: CancelWait, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        self.with_core(ctx, |core, _, effects| core.on_cancel_wait(message, effects));
+    }
+}
+
+impl Handler<LookUpOffset> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: LookUpOffset, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        self.with_core(ctx, |core, now, effects| core.on_look_up(message, now, effects));
+    }
+}
+
+impl Handler<DiskDone<DiskCompletion>> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: DiskDone<DiskCompletion>, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        let current = message.ingestion_life == self.lives;
+        self.with_core(ctx, |core, now, effects| {
+            for completion in message.completions {
+                if current {
+                    core.on_disk_done(completion.token as u32, completion, now, effects);
+                } else {
+                    core.on_stale_completion(completion);
+                }
+            }
+        });
+    }
+}
+
+impl Handler<PollerFailed> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, _: PollerFailed, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        fail(self, ctx, "the poller failed: logs are opened again through recovery".to_owned());
+    }
+}
+
+impl Handler<AssignPartitions> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: AssignPartitions, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        let (before, after): (HashSet<_>, HashSet<_>) =
+            (self.assigned.iter().copied().collect(), message.partitions.iter().copied().collect());
+        let added: Vec<TopicPartition> = after.difference(&before).copied().collect();
+        let gone: Vec<TopicPartition> = before.difference(&after).copied().collect();
+        self.assigned = message.partitions;
+        self.setup.metrics.partitions.set(self.assigned.len() as u64);
+        for partition in &gone {
+            self.marks.forget(*partition);
+        }
+        let opener = Arc::clone(&self.setup.opener);
+        let added_now = added.clone();
+        self.with_core(ctx, move |core, _, effects| {
+            for partition in gone {
+                let log = core.on_unassigned(partition, effects);
+                opener.remove(partition, log);
+            }
+            added_now.iter().for_each(|partition| core.on_assigned(*partition));
+        });
+        if !added.is_empty() {
+            self.open_logs(added, ctx, false);
+        }
+    }
+}
+
+impl Handler<BecomeLeader> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: BecomeLeader, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        self.with_core(ctx, |core, _, effects| {
+            for (partition, epoch) in message.partitions {
+                core.on_become_leader(partition, epoch, effects);
+            }
+        });
+    }
+}
+
+impl Handler<RegisterConnection> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: RegisterConnection, _: &mut Self::Context) {
+        self.connections.insert(message.connection, message.reply_to);
+    }
+}
+
+impl Handler<UnregisterConnection> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: UnregisterConnection, _: &mut Self::Context) {
+        self.connections.remove(&message.0);
+    }
+}
+
+impl Handler<SyncEverything> for IngestionActor {
+    type Result = AtomicResponse<Self, ()>;
+
+    fn handle(&mut self, _: SyncEverything, ctx: &mut Self::Context) -> Self::Result {
+        self.with_core(ctx, |core, _, effects| core.on_sync_due(effects));
+        let drain = self.setup.poller.send(Drain);
+        let finish = actix::fut::wrap_future::<_, Self>(drain).then(|_, actor, _| {
+            let marks: Vec<(TopicPartition, u64)> = actor.marks.flushed.iter().map(|(p, at)| (*p, *at)).collect();
+            let flushed = actor.flushed.take();
+            let store = actix_rt::task::spawn_blocking(move || flushed.map(|mut flushed| flushed.store(&marks)));
+            actix::fut::wrap_future::<_, Self>(store).map(|_, _, _| ())
+        });
+        AtomicResponse::new(Box::pin(finish))
+    }
+}
+
+impl Handler<ServeReplication> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: ServeReplication, _: &mut Self::Context) {
+        self.replication = Some(message.0);
+    }
+}

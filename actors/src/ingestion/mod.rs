@@ -1,0 +1,8 @@
+//! Ingestion: the owner of a shard's partition logs.
+
+pub mod actor;
+pub mod core;
+pub mod opener;
+pub mod partition;
+pub mod pending;
+pub mod waiters;

@@ -1,0 +1,150 @@
+//! Opens logs (and recovers them) on threads that may wait for the disk.
+
+use hashbrown::HashMap;
+use lance_messages::id::TopicPartition;
+use lance_storage::disk::Disk;
+use lance_storage::log::{Latch, Log, LogOptions, OpenContext};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Logs opened by one thread before the next takes its share.
+const LOGS_PER_THREAD: usize = 32;
+/// Threads that open logs at the same time.
+const MAX_THREADS: usize = 8;
+
+/// One log to open.
+#[derive(Clone, Debug)]
+pub struct OpenRequest {
+    /// Whose log.
+    pub partition: TopicPartition,
+    /// Log position known to be durable.
+    pub flushed: Option<u64>,
+    /// Why an earlier life of its owner stopped writing it.
+    pub latch: Option<Latch>,
+}
+
+/// One opened log, or why it could not be opened.
+pub struct Opened {
+    /// Whose log.
+    pub partition: TopicPartition,
+    /// The log.
+    pub result: Result<Log, String>,
+    /// Bytes of a torn tail that were cut off.
+    pub truncated_bytes: u64,
+}
+
+/// How logs are opened.
+#[derive(Clone)]
+pub struct LogOpener {
+    /// Where they are.
+    pub disk: Arc<dyn Disk>,
+    /// The folder that holds them.
+    pub logs_dir: PathBuf,
+    /// A segment that would grow past this is closed.
+    pub segment_bytes: u64,
+    /// Zeroes written ahead.
+    pub zero_ahead_bytes: u64,
+}
+
+impl LogOpener {
+    fn options(&self, partition: TopicPartition) -> LogOptions {
+        LogOptions {
+            dir: self.logs_dir.join(partition.to_string()),
+            partition,
+            segment_bytes: self.segment_bytes,
+            index_interval_bytes: 64 * 1024,
+            zero_ahead_bytes: self.zero_ahead_bytes,
+        }
+    }
+
+    /// Opens one log; may wait for the disk.
+    pub fn open(&self, request: &OpenRequest, now_ns: u64) -> Opened {
+        let partition = request.partition;
+        let context = OpenContext { flushed_position: request.flushed, now_ns };
+        let opening = std::panic::AssertUnwindSafe(|| Log::open(&self.disk, self.options(partition), context));
+        match std::panic::catch_unwind(opening) {
+            Ok(Ok((mut log, report))) => {
+                if let Some(latch) = request.latch.clone() {
+                    log.latch(latch);
+                }
+                if report.truncated_bytes > 0 {
+                    let bytes = report.truncated_bytes;
+                    tracing::warn!(%partition, bytes, "cut a torn tail that nobody was told of");
+                }
+                Opened { partition, result: Ok(log), truncated_bytes: report.truncated_bytes }
+            }
+            Ok(Err(error)) => Opened { partition, result: Err(error.to_string()), truncated_bytes: 0 },
+            Err(_) => {
+                let reason = "recovery panicked over this log".to_owned();
+                Opened { partition, result: Err(reason), truncated_bytes: 0 }
+            }
+        }
+    }
+
+    /// Opens many logs, several at a time.
+    pub async fn open_all(self: Arc<Self>, requests: Vec<OpenRequest>, now_ns: u64) -> Vec<Opened> {
+        let share = requests.len().div_ceil(MAX_THREADS).clamp(1, LOGS_PER_THREAD.max(requests.len() / MAX_THREADS));
+        let tasks: Vec<_> = requests
+            .chunks(share)
+            .map(|chunk| {
+                let (opener, chunk) = (Arc::clone(&self), chunk.to_vec());
+                let failed = chunk.clone();
+                let task = actix_rt::task::spawn_blocking(move || -> Vec<Opened> {
+                    chunk.iter().map(|request| opener.open(request, now_ns)).collect()
+                });
+                (task, failed)
+            })
+            .collect();
+        let mut opened = Vec::with_capacity(requests.len());
+        for (task, asked) in tasks {
+            match task.await {
+                Ok(logs) => opened.extend(logs),
+                Err(error) => opened.extend(asked.into_iter().map(|request| Opened {
+                    partition: request.partition,
+                    result: Err(format!("opening was interrupted: {error}")),
+                    truncated_bytes: 0,
+                })),
+            }
+        }
+        opened
+    }
+
+    /// Removes the folder of a partition that was deleted, away from the calling thread.
+    pub fn remove(&self, partition: TopicPartition, log: Option<Log>) {
+        let (disk, dir) = (Arc::clone(&self.disk), self.options(partition).dir);
+        let _ = actix_rt::task::spawn_blocking(move || {
+            drop(log);
+            if let Err(error) = disk.remove_dir_all(&dir)
+                && !error.is_not_found()
+            {
+                tracing::warn!(%partition, %error, "the files of a deleted partition could not be removed");
+            }
+        });
+    }
+}
+
+/// What an earlier life of the ingestion actor knew of its logs.
+#[derive(Debug, Default)]
+pub struct LogMarks {
+    /// Log positions known to be durable.
+    pub flushed: HashMap<TopicPartition, u64>,
+    /// Why logs are not written any more; only a restart of the process lifts it.
+    pub latches: HashMap<TopicPartition, Latch>,
+}
+
+impl LogMarks {
+    /// What is needed to open this log.
+    pub fn request(&self, partition: TopicPartition) -> OpenRequest {
+        OpenRequest {
+            partition,
+            flushed: self.flushed.get(&partition).copied(),
+            latch: self.latches.get(&partition).cloned(),
+        }
+    }
+
+    /// Forgets a partition that is gone.
+    pub fn forget(&mut self, partition: TopicPartition) {
+        self.flushed.remove(&partition);
+        self.latches.remove(&partition);
+    }
+}

@@ -1,0 +1,96 @@
+//! One partition as its ingestion core sees it: a log, the epoch it is led in, and who waits for it.
+
+use super::pending::PendingProduces;
+use super::waiters::Waiters;
+use lance_messages::id::{ConnectionId, LeaderEpoch, TopicPartition};
+use lance_messages::mail::ingestion::{Fetch, LookUpOffset, ProduceRequest};
+use lance_storage::log::Log;
+use std::collections::VecDeque;
+
+/// Where a partition stands on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Leadership {
+    /// No epoch was opened since the log was (re)opened.
+    Waiting,
+    /// The epoch-start batch is written and not durable yet.
+    Starting {
+        /// The epoch.
+        epoch: LeaderEpoch,
+        /// End of its epoch-start batch.
+        start_end: u64,
+    },
+    /// Serving.
+    Leading {
+        /// The epoch.
+        epoch: LeaderEpoch,
+    },
+    /// Serves reads at most; the reason says what an operator has to do.
+    Stopped {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A request that came while no epoch was open.
+#[derive(Debug)]
+pub enum Held {
+    /// A batch to append.
+    Produce(ConnectionId, ProduceRequest),
+    /// A fetch.
+    Fetch(Fetch),
+    /// A look-up.
+    LookUp(LookUpOffset),
+}
+
+/// A partition of the shard.
+pub struct Partition {
+    /// Which one.
+    pub id: TopicPartition,
+    /// Its log; `None` while it is being opened.
+    pub log: Option<Log>,
+    /// Its leadership.
+    pub leadership: Leadership,
+    /// Produce requests waiting for the high watermark.
+    pub pending: PendingProduces,
+    /// Fetches waiting for the high watermark.
+    pub waiters: Waiters,
+    /// Requests waiting for an epoch.
+    pub held: VecDeque<Held>,
+    /// An operation of the log is with the poller.
+    pub in_flight: bool,
+    /// Already in the list of partitions to flush.
+    pub queued: bool,
+    /// The last write found no space: appends are refused until one succeeds.
+    pub no_space: bool,
+    /// The epoch chosen before the log was open.
+    pub next_epoch: Option<LeaderEpoch>,
+    /// End of what was written but not yet asked to be synced, in interval mode.
+    pub unsynced_bytes: u64,
+}
+
+impl Partition {
+    /// A partition whose log is not open yet.
+    pub fn new(id: TopicPartition) -> Self {
+        Self {
+            id,
+            log: None,
+            leadership: Leadership::Waiting,
+            pending: PendingProduces::default(),
+            waiters: Waiters::default(),
+            held: VecDeque::new(),
+            in_flight: false,
+            queued: false,
+            no_space: false,
+            next_epoch: None,
+            unsynced_bytes: 0,
+        }
+    }
+
+    /// The epoch in which this node serves, if it does.
+    pub fn leading_epoch(&self) -> Option<LeaderEpoch> {
+        match self.leadership {
+            Leadership::Leading { epoch } => Some(epoch),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! `MetadataActor`: the shell of the metadata core, on a thread of its own that may wait for the disk.
+
+use super::calls::command_for;
+use super::store::{MetadataStore, StoreError};
+use crate::clock::NodeClock;
+use crate::ingestion::actor::IngestionActor;
+use crate::mailbox::Mailbox;
+use crate::network::session::answers::CallFailure;
+use crate::network::session::{MetadataCall, shard_of};
+use crate::replication::actor::{LeadersChosen, PromiseWanted, ReplicationActor};
+use crate::supervised_shell;
+use crate::supervision::shell::{Life, Shell, fail, guarded};
+use crate::supervision::{ActorState, Escalated, RestartPolicy, Vitals};
+use crate::view::ClusterView;
+use actix::prelude::*;
+use arc_swap::ArcSwap;
+use hashbrown::HashMap;
+use lance_cluster::metadata::{
+    HardStateRecord, MetadataAnswer, MetadataCommand, MetadataCore, MetadataEffect, MetadataError, MetadataEvent,
+    PromiseAnswer, ProposeFailure, RaftConf, RaftConfig, TopicConfig,
+};
+use lance_messages::error_code::ErrorCode;
+use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
+use lance_messages::mail::ingestion::AssignPartitions;
+use lance_storage::disk::Disk;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Mailbox capacity of the metadata actor: calls of sessions and reports.
+pub const METADATA_MAILBOX: usize = 4096;
+const TICK: Duration = Duration::from_millis(50);
+
+/// Asks for a change of the metadata.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<MetadataAnswer, CallFailure>")]
+pub struct Call(pub MetadataCall);
+
+/// This node's promises are durable.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Promised(pub Vec<PromiseAnswer>);
+
+/// Logs went through recovery: their epochs must not be continued.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct EpochsRequested(pub Vec<(TopicPartition, LeaderEpoch)>);
+
+/// A partition is led.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Led(pub TopicPartition, pub LeaderEpoch);
+
+/// Tells the metadata actor who promises epochs and who holds the partitions.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ServeMetadata {
+    /// The replication actor.
+    pub replication: Mailbox<ReplicationActor>,
+    /// Ingestion actors, by shard.
+    pub shards: Vec<Mailbox<IngestionActor>>,
+}
+
+/// What a metadata actor is made of.
+pub struct MetadataSetup {
+    /// Where it keeps its files.
+    pub disk: Arc<dyn Disk>,
+    /// Its folder.
+    pub dir: PathBuf,
+    /// This node.
+    pub node: NodeId,
+    /// Its incarnation, which is its Raft id.
+    pub incarnation: u64,
+    /// Counts its starts.
+    pub boot_number: u64,
+    /// Random, made for this start.
+    pub nonce: u64,
+    /// The address told to others.
+    pub address: String,
+    /// For topics that say nothing themselves.
+    pub topic_defaults: TopicConfig,
+    /// What connections read.
+    pub view: Arc<ArcSwap<ClusterView>>,
+    /// The node's clock.
+    pub clock: NodeClock,
+}
+
+type Answered = Result<MetadataAnswer, CallFailure>;
+
+struct Running {
+    core: MetadataCore,
+    store: MetadataStore,
+    hard_state: HardStateRecord,
+}
+
+/// The shell of the metadata core.
+pub struct MetadataActor {
+    life: Life,
+    setup: MetadataSetup,
+    running: Option<Running>,
+    replication: Option<Mailbox<ReplicationActor>>,
+    shards: Vec<Mailbox<IngestionActor>>,
+    waiting: HashMap<u64, oneshot::Sender<Answered>>,
+    answered: Vec<(u64, Answered)>,
+    next_request: u64,
+    registering: Option<u64>,
+    state_changed: bool,
+}
+
+impl MetadataActor {
+    /// A metadata actor; it starts to serve once it is told whom it serves.
+    pub fn new(vitals: Arc<Vitals>, policy: RestartPolicy, parent: Recipient<Escalated>, setup: MetadataSetup) -> Self {
+        Self {
+            life: Life::new(vitals, policy, parent),
+            setup,
+            running: None,
+            replication: None,
+            shards: Vec::new(),
+            waiting: HashMap::new(),
+            answered: Vec::new(),
+            next_request: 1,
+            registering: None,
+            state_changed: false,
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.setup.clock.now().elapsed.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn open(&mut self) -> Result<(Running, Vec<MetadataEffect>), String> {
+        let genesis = RaftConf::of_voters([self.setup.incarnation]);
+        let (store, persisted) =
+            MetadataStore::open(&self.setup.disk, &self.setup.dir, genesis).map_err(|error| error.to_string())?;
+        let config = RaftConfig::new(self.setup.incarnation, self.setup.nonce);
+        let hard_state = persisted.hard_state;
+        let mut effects = Vec::new();
+        let core = MetadataCore::new(config, &persisted, self.now_ms(), &mut effects).map_err(|e| e.to_string())?;
+        Ok((Running { core, store, hard_state }, effects))
+    }
+
+    /// Runs the core inside the guard and carries out what it wants done.
+    fn with_core(
+        &mut self,
+        ctx: &mut Context<Self>,
+        work: impl FnOnce(&mut MetadataCore, &mut Vec<MetadataEffect>) -> Result<(), MetadataError>,
+    ) {
+        guarded(self, ctx, |actor, ctx| -> Result<(), String> {
+            let Some(running) = actor.running.as_mut() else { return Ok(()) };
+            let mut effects = Vec::new();
+            match work(&mut running.core, &mut effects) {
+                Err(error) if error.is_fatal() => return Err(error.to_string()),
+                Err(error) => tracing::warn!(%error, "metadata refused an input"),
+                Ok(()) => {}
+            }
+            actor.obey(effects, ctx)
+        });
+    }
+
+    fn obey(&mut self, effects: Vec<MetadataEffect>, ctx: &mut Context<Self>) -> Result<(), String> {
+        let mut queue = std::collections::VecDeque::from(effects);
+        while let Some(effect) = queue.pop_front() {
+            let mut more = Vec::new();
+            self.obey_one(effect, &mut more)?;
+            queue.extend(more);
+        }
+        if std::mem::take(&mut self.state_changed) {
+            self.publish(ctx);
+        } else {
+            self.send_answers();
+        }
+        Ok(())
+    }
+
+    fn obey_one(&mut self, effect: MetadataEffect, more: &mut Vec<MetadataEffect>) -> Result<(), String> {
+        let Some(running) = self.running.as_mut() else { return Ok(()) };
+        match effect {
+            MetadataEffect::Persist(persist) => {
+                if let Some(hard_state) = persist.hard_state {
+                    running.hard_state = hard_state;
+                }
+                running.store.persist(&persist).map_err(|error: StoreError| error.to_string())?;
+                if persist.must_sync {
+                    running.core.on_persisted(persist.number, more).map_err(|error| error.to_string())?;
+                }
+            }
+            MetadataEffect::SaveSnapshot { snapshot, drop_through } => {
+                running.store.save_snapshot(&snapshot, drop_through).map_err(|error| error.to_string())?;
+            }
+            // Alone there is nobody to send to.
+            MetadataEffect::Send { .. } => {}
+            MetadataEffect::LeaderChanged { term, leader } => {
+                tracing::info!(term, ?leader, "metadata leader changed");
+                self.state_changed = true;
+            }
+            MetadataEffect::Leading { term } => {
+                tracing::info!(term, "leading the metadata");
+                self.state_changed = true;
+                let command = MetadataCommand::RegisterNode {
+                    node: self.setup.node,
+                    incarnation: self.setup.incarnation,
+                    boot_number: self.setup.boot_number,
+                    nonce: self.setup.nonce,
+                    address: self.setup.address.clone(),
+                };
+                let request = self.next_request;
+                self.next_request += 1;
+                self.registering = Some(request);
+                running.core.on_propose(request, &command, more).map_err(|error| error.to_string())?;
+            }
+            MetadataEffect::Committed { events, .. } => self.on_events(&events),
+            MetadataEffect::Answer { request, result } => self.on_answer(request, result)?,
+            MetadataEffect::AskPromises { partitions, .. } => {
+                if let Some(replication) = self.replication.clone() {
+                    actix_rt::spawn(async move {
+                        let _ = replication.send(PromiseWanted(partitions)).await;
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn on_events(&mut self, events: &[MetadataEvent]) {
+        self.state_changed = true;
+        let mut chosen = Vec::new();
+        for event in events {
+            if let MetadataEvent::LeaderChosen { partition, epoch, leader, incarnation, boot_number, .. } = *event
+                && leader == self.setup.node
+                && incarnation.node == self.setup.incarnation
+                && boot_number == self.setup.boot_number
+            {
+                chosen.push((partition, epoch));
+            }
+        }
+        if let (Some(replication), false) = (self.replication.clone(), chosen.is_empty()) {
+            actix_rt::spawn(async move {
+                let _ = replication.send(LeadersChosen(chosen)).await;
+            });
+        }
+    }
+
+    fn on_answer(&mut self, request: u64, result: Result<MetadataAnswer, ProposeFailure>) -> Result<(), String> {
+        if self.registering == Some(request) {
+            self.registering = None;
+            return match result {
+                Ok(_) => Ok(()),
+                Err(ProposeFailure::Refused(refusal)) => Err(format!("this node was not registered: {refusal}")),
+                Err(failure) => {
+                    tracing::warn!(%failure, "registration will be repeated");
+                    Ok(())
+                }
+            };
+        }
+        let result = result.map_err(|failure| match failure {
+            ProposeFailure::Refused(refusal) => CallFailure::Refused(refusal),
+            other => CallFailure::Failed(ErrorCode::Unavailable, other.to_string()),
+        });
+        self.answered.push((request, result));
+        Ok(())
+    }
+
+    /// Opens new partitions everywhere, then shows the new state, then answers: who is told "created" finds it.
+    fn publish(&mut self, ctx: &mut Context<Self>) {
+        let Some(running) = self.running.as_ref() else { return };
+        let core = &running.core;
+        let view = ClusterView::new(core.state(), self.setup.node, core.leader_node(), core.raft().term());
+        let shards = self.shards.len() as u16;
+        let mut assignments = vec![Vec::new(); self.shards.len()];
+        for partition in view.partitions() {
+            if let Some(partitions) = assignments.get_mut(usize::from(shard_of(partition, shards))) {
+                partitions.push(partition);
+            }
+        }
+        let sends: Vec<_> = self
+            .shards
+            .iter()
+            .zip(assignments)
+            .map(|(shard, partitions)| shard.send(AssignPartitions { partitions }))
+            .collect();
+        let assign = async move {
+            for send in sends {
+                // Closed only while the process goes down.
+                let _ = send.await;
+            }
+        };
+        let assigned = actix::fut::wrap_future::<_, Self>(assign);
+        ctx.wait(assigned.map(move |(), actor, _| {
+            actor.setup.view.store(Arc::new(view));
+            actor.send_answers();
+        }));
+    }
+
+    fn send_answers(&mut self) {
+        for (request, result) in self.answered.drain(..) {
+            if let Some(waiting) = self.waiting.remove(&request) {
+                // Its connection may be gone.
+                let _ = waiting.send(result);
+            }
+        }
+    }
+}
+
+supervised_shell!(MetadataActor, METADATA_MAILBOX);
+
+impl Shell for MetadataActor {
+    fn life(&mut self) -> &mut Life {
+        &mut self.life
+    }
+
+    /// Who waits hears that nothing is known of the outcome: their senders are dropped.
+    fn drop_core(&mut self, _: &mut Self::Context) {
+        self.running = None;
+        self.waiting.clear();
+        self.answered.clear();
+    }
+
+    fn begin(&mut self, ctx: &mut Self::Context) {
+        if self.replication.is_none() {
+            return;
+        }
+        match self.open() {
+            Ok((running, effects)) => {
+                self.running = Some(running);
+                self.life.vitals.set_state(ActorState::Running);
+                if let Err(error) = self.obey(effects, ctx) {
+                    return fail(self, ctx, error);
+                }
+                ctx.run_interval(TICK, |actor, ctx| {
+                    let now_ms = actor.now_ms();
+                    actor.with_core(ctx, |core, effects| core.on_tick(now_ms, effects));
+                });
+            }
+            Err(error) => fail(self, ctx, error),
+        }
+    }
+}
+
+impl Handler<ServeMetadata> for MetadataActor {
+    type Result = ();
+
+    fn handle(&mut self, message: ServeMetadata, ctx: &mut Self::Context) {
+        self.replication = Some(message.replication);
+        self.shards = message.shards;
+        guarded(self, ctx, |actor, ctx| -> Result<(), std::convert::Infallible> {
+            actor.begin(ctx);
+            Ok(())
+        });
+    }
+}
+
+impl Handler<Call> for MetadataActor {
+    type Result = ResponseFuture<Answered>;
+
+    fn handle(&mut self, message: Call, ctx: &mut Self::Context) -> Self::Result {
+        self.life.vitals.message_taken();
+        let unknown = || CallFailure::Failed(ErrorCode::OutcomeUnknown, ErrorCode::OutcomeUnknown.text().to_owned());
+        let now_secs = self.setup.clock.now().wall_ns / 1_000_000_000;
+        let request = self.next_request;
+        self.next_request += 1;
+        let command = match command_for(message.0, &self.setup.view.load(), &self.setup.topic_defaults, now_secs) {
+            Ok(command) => command,
+            Err(answer) => return Box::pin(async move { answer }),
+        };
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.insert(request, sender);
+        self.with_core(ctx, |core, effects| core.on_propose(request, &command, effects));
+        Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(unknown())) })
+    }
+}
+
+impl Handler<Promised> for MetadataActor {
+    type Result = ();
+
+    fn handle(&mut self, message: Promised, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        let node = self.setup.node;
+        self.with_core(ctx, |core, effects| core.on_promises(node, &message.0, effects));
+    }
+}
+
+impl Handler<EpochsRequested> for MetadataActor {
+    type Result = ();
+
+    fn handle(&mut self, message: EpochsRequested, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        self.with_core(ctx, |core, effects| core.on_epoch_requested(&message.0, effects));
+    }
+}
+
+impl Handler<Led> for MetadataActor {
+    type Result = ();
+
+    fn handle(&mut self, message: Led, _: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        if let Some(running) = self.running.as_mut() {
+            running.core.on_leading(message.0, message.1);
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Cluster metadata: one Raft voter when the node is alone.
+
+pub mod actor;
+pub mod calls;
+pub mod store;

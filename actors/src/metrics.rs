@@ -1,0 +1,125 @@
+//! Figures that actors write and the admin API reads: atomics only, so that nobody waits for a scrape.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Upper bounds of the latency buckets, in seconds.
+pub const LATENCY_BOUNDS: [f64; 16] = [
+    0.000_025, 0.000_05, 0.000_1, 0.000_2, 0.000_4, 0.000_8, 0.001_6, 0.003_2, 0.006_4, 0.012_8, 0.025_6, 0.051_2,
+    0.102_4, 0.25, 1.0, 5.0,
+];
+
+/// A histogram of durations with fixed buckets.
+#[derive(Debug, Default)]
+pub struct LatencyHistogram {
+    buckets: [AtomicU64; LATENCY_BOUNDS.len() + 1],
+    sum_ns: AtomicU64,
+}
+
+impl LatencyHistogram {
+    /// Counts one duration.
+    pub fn observe(&self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        let bucket = LATENCY_BOUNDS.partition_point(|&bound| bound < seconds);
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.sum_ns.fetch_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Count in each bucket (not cumulative; the last is for everything above the bounds), and the sum in seconds.
+    pub fn snapshot(&self) -> (Vec<u64>, f64) {
+        let counts = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
+        (counts, self.sum_ns.load(Ordering::Relaxed) as f64 / 1e9)
+    }
+}
+
+/// A counter or gauge.
+#[derive(Debug, Default)]
+pub struct Figure(AtomicU64);
+
+impl Figure {
+    /// Adds to a counter.
+    pub fn add(&self, value: u64) {
+        self.0.fetch_add(value, Ordering::Relaxed);
+    }
+
+    /// Takes from a gauge.
+    pub fn sub(&self, value: u64) {
+        self.0.fetch_sub(value, Ordering::Relaxed);
+    }
+
+    /// Sets a gauge.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The current value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Every figure of a node that is not an actor's vital sign.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Produce request until its ack is handed to the socket.
+    pub produce_latency: LatencyHistogram,
+    /// Fetch request until its answer is handed to the socket, waiting at the end not counted.
+    pub fetch_latency: LatencyHistogram,
+    /// Group handed to the disk until it is durable.
+    pub sync_latency: LatencyHistogram,
+    /// Record bytes appended.
+    pub produced_bytes: Figure,
+    /// Records appended.
+    pub produced_records: Figure,
+    /// Batches appended.
+    pub produced_batches: Figure,
+    /// Batches recognised as retries.
+    pub duplicate_batches: Figure,
+    /// Data bytes sent to consumers.
+    pub fetched_bytes: Figure,
+    /// Fetches answered from memory.
+    pub tail_fetches: Figure,
+    /// Fetches answered from segments.
+    pub segment_fetches: Figure,
+    /// Appends that had to wait for a free buffer.
+    pub pool_waits: Figure,
+    /// Free buffers of all pools.
+    pub pool_free_slots: Figure,
+    /// Buffers of all pools.
+    pub pool_slots: Figure,
+    /// Open client connections.
+    pub connections: Figure,
+    /// Connections closed because their actor failed.
+    pub connection_failures: Figure,
+    /// Connections refused because of the limit.
+    pub connections_refused: Figure,
+    /// Frames that were malformed.
+    pub bad_frames: Figure,
+    /// Requests answered with an error.
+    pub errors: Figure,
+    /// Bytes cut from torn tails at recovery.
+    pub recovery_truncated_bytes: Figure,
+    /// Partitions that do not serve because of damage or a failed sync.
+    pub partitions_stopped: Figure,
+    /// Partitions on this node.
+    pub partitions: Figure,
+    /// Partitions whose log was opened, or found impossible to open.
+    pub partitions_open: Figure,
+    /// Damaged batches found by the scrubber or by readers.
+    pub damaged_batches: Figure,
+    /// Closed segments re-read by the scrubber.
+    pub scrubbed_bytes: Figure,
+    /// Bytes removed by retention.
+    pub retention_removed_bytes: Figure,
+    /// Free bytes of the data directory's disk.
+    pub disk_free_bytes: Figure,
+    /// Bytes of the data directory's disk.
+    pub disk_total_bytes: Figure,
+}
+
+impl Metrics {
+    /// Counts one group commit.
+    pub fn observe_sync(&self, duration: Duration) {
+        self.sync_latency.observe(duration);
+    }
+}

@@ -1,0 +1,280 @@
+//! `NetworkActor`: accepts connections and starts an actor for each on one of the connection threads.
+
+use super::connection::{BeginDrain, CloseWhenIdle, ConnectionActor, ConnectionSetup};
+use crate::supervised_shell;
+use crate::supervision::shell::{Life, Shell, fail, guarded};
+use crate::supervision::{
+    ActorKind, ActorStarted, ActorState, ActorStopped, Escalated, NodeSupervisor, RestartPolicy, Vitals,
+};
+use actix::fut::ActorFuture;
+use actix::prelude::*;
+use bytes::BytesMut;
+use hashbrown::HashMap;
+use lance_messages::error_code::ErrorCode;
+use lance_messages::id::ConnectionId;
+use lance_messages::wire::typed_error::{Answers, TypedError};
+use lance_messages::wire::{Response, ResponseFrame};
+use socket2::{SockRef, TcpKeepalive};
+use std::convert::Infallible;
+use std::io::Write as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+
+/// Mailbox capacity of the network actor: news of connections.
+pub const NETWORK_MAILBOX: usize = 16_384;
+/// Ids below this belong to actors that speak to shards like a connection does.
+pub const FIRST_CLIENT_CONNECTION: u64 = 16;
+/// After a failed accept (out of descriptors, mostly) the listener rests this long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Accepts of one turn.
+const ACCEPTS: usize = 64;
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A connection ended.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ConnectionClosed(pub ConnectionId);
+
+/// A connection's actor runs.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct ConnectionOpened(ConnectionId, Addr<ConnectionActor>);
+
+/// Accept no more; new produce requests are refused from now on.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct StopAccepting;
+
+/// Close every connection once it is idle; answered with the number still open.
+#[derive(Message)]
+#[rtype(result = "usize")]
+pub struct CloseConnections;
+
+/// What a network actor is made of.
+pub struct NetworkSetup {
+    /// The bound socket; kept, so that a restart listens on.
+    pub listener: std::net::TcpListener,
+    /// Most client connections.
+    pub max_connections: usize,
+    /// What connections share.
+    pub connection: ConnectionSetup,
+    /// Threads that serve connections.
+    pub threads: Vec<ArbiterHandle>,
+    /// Who shows connections in the tree.
+    pub supervisor: Addr<NodeSupervisor>,
+}
+
+/// The shell of the listener.
+pub struct NetworkActor {
+    life: Life,
+    setup: NetworkSetup,
+    listener: Option<TcpListener>,
+    connections: HashMap<ConnectionId, Option<Addr<ConnectionActor>>>,
+    next_connection: u64,
+    accepting: bool,
+    draining: bool,
+}
+
+impl NetworkActor {
+    /// A network actor.
+    pub fn new(vitals: Arc<Vitals>, policy: RestartPolicy, parent: Recipient<Escalated>, setup: NetworkSetup) -> Self {
+        Self {
+            life: Life::new(vitals, policy, parent),
+            setup,
+            listener: None,
+            connections: HashMap::new(),
+            next_connection: FIRST_CLIENT_CONNECTION,
+            accepting: true,
+            draining: false,
+        }
+    }
+
+    fn listen(&mut self) -> std::io::Result<()> {
+        let listener = self.setup.listener.try_clone()?;
+        listener.set_nonblocking(true)?;
+        self.listener = Some(TcpListener::from_std(listener)?);
+        Ok(())
+    }
+
+    fn accept(&mut self, stream: TcpStream, ctx: &mut Context<Self>) {
+        if self.connections.len() >= self.setup.max_connections {
+            self.setup.connection.metrics.connections_refused.add(1);
+            refuse(stream);
+            return;
+        }
+        if let Err(error) = configure(&stream) {
+            tracing::debug!(%error, "a connection vanished while it was set up");
+            return;
+        }
+        let Ok(stream) = stream.into_std() else { return };
+        let id = ConnectionId(self.next_connection);
+        self.next_connection += 1;
+        self.connections.insert(id, None);
+        self.setup.connection.metrics.connections.set(self.connections.len() as u64);
+        let capacity = self.setup.connection.limits.max_requests + super::connection::CONNECTION_MAILBOX_SPARE;
+        let vitals = Vitals::new(format!("connection-{}", id.0), ActorKind::Connection, capacity);
+        let setup = self.setup.connection.clone();
+        let network = ctx.address();
+        let supervisor = self.setup.supervisor.clone();
+        let parent = self.life.vitals.name.clone();
+        let Some(thread) = self.setup.threads.get(id.0 as usize % self.setup.threads.len().max(1)) else { return };
+        thread.spawn_fn(move || {
+            let Ok(stream) = TcpStream::from_std(stream) else { return };
+            let actor = ConnectionActor::new(id, Arc::clone(&vitals), setup, network.clone(), stream);
+            let address = actor.start();
+            let started = ActorStarted { vitals, parent, panic: address.clone().recipient() };
+            actix_rt::spawn(async move {
+                // Both are gone only when the process goes down.
+                let _ = supervisor.send(started).await;
+                let _ = network.send(ConnectionOpened(id, address)).await;
+            });
+        });
+    }
+}
+
+/// Ends a connection above the limit, saying why.
+fn refuse(stream: TcpStream) {
+    let error = TypedError::with_message(
+        ErrorCode::LimitReached,
+        Answers::Control(0),
+        "Limit reached: too many connections to this server",
+    );
+    let mut frame = BytesMut::new();
+    ResponseFrame { correlation: 0, response: Response::Error(error) }.encode(&mut frame, None);
+    if let Ok(mut stream) = stream.into_std() {
+        // A fresh socket takes these few bytes; if not, the close says enough.
+        let _ = stream.write_all(&frame);
+    }
+}
+
+fn configure(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(3);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+}
+
+supervised_shell!(NetworkActor, NETWORK_MAILBOX);
+
+impl Shell for NetworkActor {
+    fn life(&mut self) -> &mut Life {
+        &mut self.life
+    }
+
+    /// Connections have actors of their own and stay.
+    fn drop_core(&mut self, _: &mut Self::Context) {
+        self.listener = None;
+    }
+
+    fn begin(&mut self, ctx: &mut Self::Context) {
+        if let Err(error) = self.listen() {
+            return fail(self, ctx, format!("cannot listen: {error}"));
+        }
+        self.life.vitals.set_state(ActorState::Running);
+        ctx.spawn(Accepts { resting: None });
+    }
+}
+
+/// Accepts connections while the actor lives.
+struct Accepts {
+    resting: Option<Pin<Box<actix_rt::time::Sleep>>>,
+}
+
+impl ActorFuture<NetworkActor> for Accepts {
+    type Output = ();
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        actor: &mut NetworkActor,
+        ctx: &mut Context<NetworkActor>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        if let Some(resting) = self.resting.as_mut() {
+            if resting.as_mut().poll(task).is_pending() {
+                return Poll::Pending;
+            }
+            self.resting = None;
+        }
+        for _ in 0..ACCEPTS {
+            let Some(listener) = actor.listener.as_ref() else { return Poll::Ready(()) };
+            if !actor.accepting {
+                return Poll::Ready(());
+            }
+            match listener.poll_accept(task) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok((stream, _))) => {
+                    guarded(actor, ctx, |actor, ctx| -> Result<(), Infallible> {
+                        actor.accept(stream, ctx);
+                        Ok(())
+                    });
+                }
+                Poll::Ready(Err(error)) => {
+                    tracing::warn!(%error, "cannot accept: trying again shortly");
+                    self.resting = Some(Box::pin(actix_rt::time::sleep(ACCEPT_PAUSE)));
+                    break;
+                }
+            }
+        }
+        task.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Handler<ConnectionOpened> for NetworkActor {
+    type Result = ();
+
+    fn handle(&mut self, message: ConnectionOpened, _: &mut Self::Context) {
+        // It may have ended already, in which case its news came first.
+        if let Some(address) = self.connections.get_mut(&message.0) {
+            if self.draining {
+                let _ = message.1.try_send(BeginDrain);
+            }
+            *address = Some(message.1);
+        }
+    }
+}
+
+impl Handler<ConnectionClosed> for NetworkActor {
+    type Result = ();
+
+    fn handle(&mut self, message: ConnectionClosed, _: &mut Self::Context) {
+        self.connections.remove(&message.0);
+        self.setup.connection.metrics.connections.set(self.connections.len() as u64);
+        let supervisor = self.setup.supervisor.clone();
+        let stopped = ActorStopped { name: format!("connection-{}", message.0.0) };
+        actix_rt::spawn(async move {
+            let _ = supervisor.send(stopped).await;
+        });
+    }
+}
+
+impl Handler<StopAccepting> for NetworkActor {
+    type Result = ();
+
+    fn handle(&mut self, _: StopAccepting, _: &mut Self::Context) {
+        self.accepting = false;
+        self.draining = true;
+        self.listener = None;
+        for address in self.connections.values().flatten() {
+            // A connection whose mailbox is full is told again by CloseWhenIdle.
+            let _ = address.try_send(BeginDrain);
+        }
+    }
+}
+
+impl Handler<CloseConnections> for NetworkActor {
+    type Result = usize;
+
+    fn handle(&mut self, _: CloseConnections, _: &mut Self::Context) -> usize {
+        for address in self.connections.values().flatten() {
+            let _ = address.try_send(CloseWhenIdle);
+        }
+        self.connections.len()
+    }
+}

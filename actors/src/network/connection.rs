@@ -1,0 +1,601 @@
+//! `ConnectionActor`: the socket of one client around its [`SessionCore`].
+
+use super::actor::{ConnectionClosed, NetworkActor};
+use super::readers::{ReaderJob, ReaderPool, is_writable};
+use super::session::answers::CallFailure;
+use super::session::output::OutputItem;
+use super::session::{DEFAULT_TOPIC_REQUEST, SessionCore, SessionEffect, SessionLimits};
+use crate::clock::NodeClock;
+use crate::group::actor::GroupActor;
+use crate::ingestion::actor::{IngestionActor, RegisterConnection, ReplyTo, UnregisterConnection};
+use crate::mailbox::Mailbox;
+use crate::metadata::actor::{Call, MetadataActor};
+use crate::metrics::Metrics;
+use crate::supervision::shell::InjectPanic;
+use crate::supervision::{ActorState, Vitals};
+use crate::view::ClusterView;
+use actix::fut::ActorFuture;
+use actix::prelude::*;
+use arc_swap::ArcSwap;
+use bytes::BytesMut;
+use lance_messages::error_code::ErrorCode;
+use lance_messages::id::ConnectionId;
+use lance_messages::mail::connection::{Replies, ShardRestarted};
+use lance_messages::mail::ingestion::{CancelWait, Fetch, LookUpOffset, Produce, ProduceRequest};
+use lance_messages::wire::codec::missing_bytes;
+use crate::network::readers::SegmentRead;
+use lance_storage::reader::{ReadError, ReadPlan};
+use std::io::{ErrorKind, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+/// Mailbox capacity of a connection above the replies it may wait for.
+pub const CONNECTION_MAILBOX_SPARE: usize = 64;
+/// What a connection reads at once, at first and at most.
+const READ_BYTES: std::ops::RangeInclusive<usize> = 16 * 1024..=256 * 1024;
+/// Most slices of one write.
+const WRITE_SLICES: usize = 64;
+/// How often idleness is looked at.
+const IDLE_CHECK: Duration = Duration::from_secs(5);
+
+/// A reader thread planned a part of a fetch.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct PlanDone {
+    /// The request.
+    pub request: u64,
+    /// Which of its parts.
+    pub part: u16,
+    /// The plan.
+    pub plan: Result<ReadPlan, ReadError>,
+}
+
+/// A reader thread looked an offset up.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct LookUpDone {
+    /// The request.
+    pub request: u64,
+    /// Offset, record number and timestamp.
+    pub result: Result<(u64, u64, u64), ErrorCode>,
+}
+
+/// A reader thread sent some of a file.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct FileSent {
+    /// Bytes sent.
+    pub sent: u64,
+    /// The socket took no more for now.
+    pub blocked: bool,
+    /// Why it cannot go on.
+    pub error: Option<String>,
+}
+
+/// New produce requests are refused from now on.
+#[derive(Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct BeginDrain;
+
+/// Close once everything asked for is answered.
+#[derive(Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct CloseWhenIdle;
+
+/// What connections share.
+#[derive(Clone)]
+pub struct ConnectionSetup {
+    /// Limits of a session.
+    pub limits: SessionLimits,
+    /// Time without a frame after which a connection with Hello is closed; half of it brings a keepalive.
+    pub idle_timeout: Duration,
+    /// The committed metadata.
+    pub view: Arc<ArcSwap<ClusterView>>,
+    /// Ingestion actors, by shard.
+    pub shards: Vec<Mailbox<IngestionActor>>,
+    /// The metadata actor.
+    pub metadata: Mailbox<MetadataActor>,
+    /// The group actor.
+    pub group: Mailbox<GroupActor>,
+    /// Reader threads.
+    pub readers: ReaderPool,
+    /// The node's clock.
+    pub clock: NodeClock,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
+}
+
+enum ShardMessage {
+    Produce(Produce),
+    Fetch(Fetch),
+    CancelWait(CancelWait),
+    LookUp(LookUpOffset),
+}
+
+/// The shell of one connection.
+pub struct ConnectionActor {
+    id: ConnectionId,
+    vitals: Arc<Vitals>,
+    setup: ConnectionSetup,
+    network: Addr<NetworkActor>,
+    stream: TcpStream,
+    file_socket: Option<Arc<OwnedFd>>,
+    core: SessionCore,
+    input: BytesMut,
+    read_bytes: usize,
+    effects: Vec<SessionEffect>,
+    sending_file: bool,
+    file_blocked: bool,
+    at_end: bool,
+    close_when_idle: bool,
+    last_frame: Duration,
+    pinged: bool,
+}
+
+impl ConnectionActor {
+    /// The actor of an accepted connection; to be started on the thread that will serve it.
+    pub fn new(
+        id: ConnectionId,
+        vitals: Arc<Vitals>,
+        setup: ConnectionSetup,
+        network: Addr<NetworkActor>,
+        stream: TcpStream,
+    ) -> Self {
+        let core = SessionCore::new(id, setup.limits);
+        let last_frame = setup.clock.now().elapsed;
+        Self {
+            id,
+            vitals,
+            setup,
+            network,
+            stream,
+            file_socket: None,
+            core,
+            input: BytesMut::new(),
+            read_bytes: *READ_BYTES.start(),
+            effects: Vec::new(),
+            sending_file: false,
+            file_blocked: false,
+            at_end: false,
+            close_when_idle: false,
+            last_frame,
+            pinged: false,
+        }
+    }
+
+    /// Runs the core inside the guard. A connection that fails is closed: its client connects again.
+    fn with_core(
+        &mut self,
+        ctx: &mut Context<Self>,
+        work: impl FnOnce(&mut SessionCore, &ClusterView, Duration, &mut Vec<SessionEffect>),
+    ) {
+        let now = self.setup.clock.now().elapsed;
+        let view = self.setup.view.load();
+        let (core, effects) = (&mut self.core, &mut self.effects);
+        if catch_unwind(AssertUnwindSafe(|| work(core, &view, now, effects))).is_err() {
+            tracing::error!(actor = %self.vitals.name, "connection failed and is closed");
+            self.setup.metrics.connection_failures.add(1);
+            ctx.stop();
+            return;
+        }
+        drop(view);
+        self.perform(ctx);
+    }
+
+    fn perform(&mut self, ctx: &mut Context<Self>) {
+        let mut outgoing: Vec<(u16, ShardMessage)> = Vec::new();
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
+            match effect {
+                SessionEffect::Produce(shard, request) => push_produce(&mut outgoing, self.id, shard, request),
+                SessionEffect::Fetch(shard, fetch) => outgoing.push((shard, ShardMessage::Fetch(fetch))),
+                SessionEffect::CancelWait(shard, cancel) => outgoing.push((shard, ShardMessage::CancelWait(cancel))),
+                SessionEffect::LookUp(shard, look_up) => outgoing.push((shard, ShardMessage::LookUp(look_up))),
+                other => self.perform_rare(other, ctx),
+            }
+        }
+        self.effects = effects;
+        self.send_to_shards(outgoing, ctx);
+    }
+
+    fn perform_rare(&mut self, effect: SessionEffect, ctx: &mut Context<Self>) {
+        match effect {
+            SessionEffect::Metadata(request, call) => {
+                let answer = actix::fut::wrap_future::<_, Self>(self.setup.metadata.send(Call(call)));
+                ctx.spawn(answer.map(move |answer, actor, ctx| {
+                    let unavailable = |_| Err(CallFailure::Failed(ErrorCode::Unavailable, "no metadata".to_owned()));
+                    let answer = answer.unwrap_or_else(unavailable);
+                    actor.with_core(ctx, |core, view, now, effects| {
+                        if request == DEFAULT_TOPIC_REQUEST {
+                            core.on_default_topic(answer.is_ok(), view, now, effects);
+                        } else {
+                            core.on_metadata(request, answer, view, now, effects);
+                        }
+                    });
+                }));
+            }
+            SessionEffect::Commit(request, commit) => {
+                let answer = actix::fut::wrap_future::<_, Self>(self.setup.group.send(commit));
+                ctx.spawn(answer.map(move |answer, actor, ctx| {
+                    let result = answer.unwrap_or(Err(ErrorCode::OutcomeUnknown));
+                    actor.with_core(ctx, |core, _, now, effects| core.on_committed(request, result, now, effects));
+                }));
+            }
+            SessionEffect::Committed(request, asked) => {
+                let answer = actix::fut::wrap_future::<_, Self>(self.setup.group.send(asked));
+                ctx.spawn(answer.map(move |answer, actor, ctx| {
+                    let result = answer.unwrap_or(Err(ErrorCode::Unavailable));
+                    actor.with_core(ctx, |core, _, now, effects| {
+                        core.on_committed_offset(request, result, now, effects);
+                    });
+                }));
+            }
+            SessionEffect::Plan { request, part, read, offset, max_bytes } => {
+                let reply = ctx.address().recipient();
+                self.read(ReaderJob::Plan { request, part, read, offset, max_bytes, reply }, ctx);
+            }
+            SessionEffect::PlanLookUp { request, read, query } => {
+                let reply = ctx.address().recipient();
+                self.read(ReaderJob::LookUp { request, read, query, reply }, ctx);
+            }
+            SessionEffect::ProduceDone(took) => self.setup.metrics.produce_latency.observe(took),
+            SessionEffect::FetchDone(took, bytes) => {
+                if let Some(took) = took {
+                    self.setup.metrics.fetch_latency.observe(took);
+                }
+                self.setup.metrics.fetched_bytes.add(bytes);
+            }
+            SessionEffect::Close(error) => {
+                tracing::debug!(connection = self.id.0, %error, "malformed frame: closing");
+                self.setup.metrics.bad_frames.add(1);
+            }
+            SessionEffect::Produce(..)
+            | SessionEffect::Fetch(..)
+            | SessionEffect::CancelWait(..)
+            | SessionEffect::LookUp(..) => {}
+        }
+    }
+
+    /// Hands a job to the reader threads; when too many wait, a little later.
+    fn read(&mut self, job: ReaderJob, ctx: &mut Context<Self>) {
+        if let Err(job) = self.setup.readers.submit(job) {
+            ctx.run_later(Duration::from_millis(5), |actor, ctx| actor.read(job, ctx));
+        }
+    }
+
+    fn send_to_shards(&mut self, outgoing: Vec<(u16, ShardMessage)>, ctx: &mut Context<Self>) {
+        let mut messages = outgoing.into_iter();
+        while let Some((shard, message)) = messages.next() {
+            let Some(mailbox) = self.setup.shards.get(usize::from(shard)) else { continue };
+            let Err(message) = try_send(mailbox, message) else { continue };
+            // The shard's mailbox is full: nothing more is read from the socket until there is room.
+            let shards = self.setup.shards.clone();
+            let rest: Vec<(u16, ShardMessage)> = std::iter::once((shard, message)).chain(messages).collect();
+            let send = async move {
+                for (shard, message) in rest {
+                    let Some(mailbox) = shards.get(usize::from(shard)) else { continue };
+                    send(mailbox, message).await;
+                }
+            };
+            ctx.wait(actix::fut::wrap_future::<_, Self>(send));
+            return;
+        }
+    }
+
+    /// Reads once; `true` when there may be more right away.
+    fn read_socket(&mut self, ctx: &mut Context<Self>, task: &mut TaskContext<'_>) -> bool {
+        if self.at_end || !self.core.wants_input() {
+            return false;
+        }
+        match self.stream.poll_read_ready(task) {
+            Poll::Pending => return false,
+            Poll::Ready(Err(_)) => {
+                self.at_end = true;
+                return false;
+            }
+            Poll::Ready(Ok(())) => {}
+        }
+        let wanted = self.read_bytes.max(missing_bytes(&self.input).min(*READ_BYTES.end() * 4));
+        if self.input.capacity() - self.input.len() < wanted.min(*READ_BYTES.start()) || wanted > self.read_bytes {
+            self.input.reserve(wanted);
+        }
+        match self.stream.try_read_buf(&mut self.input) {
+            Ok(0) => {
+                self.at_end = true;
+                false
+            }
+            Ok(count) => {
+                if count >= self.read_bytes {
+                    self.read_bytes = (self.read_bytes * 2).min(*READ_BYTES.end());
+                }
+                self.last_frame = self.setup.clock.now().elapsed;
+                self.pinged = false;
+                self.take_input(ctx);
+                true
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => true,
+            Err(_) => {
+                self.at_end = true;
+                false
+            }
+        }
+    }
+
+    fn take_input(&mut self, ctx: &mut Context<Self>) {
+        let mut input = std::mem::take(&mut self.input);
+        self.with_core(ctx, |core, view, now, effects| core.on_input(&mut input, view, now, effects));
+        self.input = input;
+    }
+
+    /// Writes until nothing waits or the socket is full.
+    fn write_socket(&mut self, ctx: &mut Context<Self>, task: &mut TaskContext<'_>) {
+        while !self.sending_file {
+            match self.core.output.front() {
+                None => return,
+                Some(OutputItem::File { .. }) if !self.file_blocked => {
+                    self.send_files(ctx);
+                    return;
+                }
+                Some(_) => {}
+            }
+            if !matches!(self.stream.poll_write_ready(task), Poll::Ready(Ok(()))) {
+                return;
+            }
+            if self.file_blocked {
+                self.file_blocked = false;
+                continue;
+            }
+            let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(8);
+            self.core.output.slices(&mut slices, WRITE_SLICES);
+            match self.stream.try_write_vectored(&slices) {
+                Ok(count) => {
+                    drop(slices);
+                    self.core.output.advance(count);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => {
+                    ctx.stop();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn send_files(&mut self, ctx: &mut Context<Self>) {
+        if self.file_socket.is_none() {
+            match self.stream.as_fd().try_clone_to_owned() {
+                Ok(socket) => self.file_socket = Some(Arc::new(socket)),
+                Err(error) => {
+                    tracing::warn!(connection = self.id.0, %error, "no descriptor left: closing");
+                    ctx.stop();
+                    return;
+                }
+            }
+        }
+        let Some(socket) = self.file_socket.clone() else { return };
+        self.sending_file = true;
+        let reply = ctx.address().recipient();
+        let ranges = self.core.output.file_ranges();
+        self.read(ReaderJob::SendFiles { socket, ranges, reply }, ctx);
+    }
+
+    fn check_idle(&mut self, ctx: &mut Context<Self>) {
+        let idle = self.setup.clock.now().elapsed.saturating_sub(self.last_frame);
+        if self.input.is_empty() && idle >= IDLE_CHECK {
+            self.input = BytesMut::new();
+            self.read_bytes = *READ_BYTES.start();
+        }
+        // Without Hello a connection may be quiet for ever: TCP finds peers that are gone.
+        if !self.core.said_hello() || !self.core.is_idle() {
+            return;
+        }
+        if idle >= self.setup.idle_timeout {
+            tracing::debug!(connection = self.id.0, "idle for too long: closing");
+            ctx.stop();
+        } else if idle >= self.setup.idle_timeout / 2 && !self.pinged {
+            self.pinged = true;
+            self.core.keepalive();
+        }
+    }
+}
+
+fn push_produce(outgoing: &mut Vec<(u16, ShardMessage)>, connection: ConnectionId, shard: u16, request: ProduceRequest) {
+    for (other, message) in outgoing.iter_mut().rev() {
+        if *other == shard
+            && let ShardMessage::Produce(produce) = message
+        {
+            produce.requests.push(request);
+            return;
+        }
+    }
+    let requests = vec![request];
+    outgoing.push((shard, ShardMessage::Produce(Produce { connection, requests })));
+}
+
+fn try_send(mailbox: &Mailbox<IngestionActor>, message: ShardMessage) -> Result<(), ShardMessage> {
+    fn full<M>(sent: Result<(), SendError<M>>) -> Result<(), M> {
+        match sent {
+            // A closed mailbox means that the node goes down; the connection will be closed too.
+            Ok(()) | Err(SendError::Closed(_)) => Ok(()),
+            Err(SendError::Full(message)) => Err(message),
+        }
+    }
+    match message {
+        ShardMessage::Produce(message) => full(mailbox.try_send(message)).map_err(ShardMessage::Produce),
+        ShardMessage::Fetch(message) => full(mailbox.try_send(message)).map_err(ShardMessage::Fetch),
+        ShardMessage::CancelWait(message) => full(mailbox.try_send(message)).map_err(ShardMessage::CancelWait),
+        ShardMessage::LookUp(message) => full(mailbox.try_send(message)).map_err(ShardMessage::LookUp),
+    }
+}
+
+async fn send(mailbox: &Mailbox<IngestionActor>, message: ShardMessage) {
+    // As above: closed means that the node goes down.
+    let _ = match message {
+        ShardMessage::Produce(message) => mailbox.send(message).await,
+        ShardMessage::Fetch(message) => mailbox.send(message).await,
+        ShardMessage::CancelWait(message) => mailbox.send(message).await,
+        ShardMessage::LookUp(message) => mailbox.send(message).await,
+    };
+}
+
+impl Actor for ConnectionActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(self.setup.limits.max_requests + CONNECTION_MAILBOX_SPARE);
+        self.vitals.set_state(ActorState::Running);
+        let registrations: Vec<_> = self
+            .setup
+            .shards
+            .iter()
+            .map(|shard| {
+                let address = ctx.address();
+                let reply_to = ReplyTo { replies: address.clone().recipient(), restarted: address.recipient() };
+                shard.addr().send(RegisterConnection { connection: self.id, reply_to })
+            })
+            .collect();
+        let register = async move {
+            for registration in registrations {
+                // A shard that is gone takes the node with it.
+                let _ = registration.await;
+            }
+        };
+        ctx.wait(actix::fut::wrap_future::<_, Self>(register));
+        ctx.run_interval(IDLE_CHECK, Self::check_idle);
+        ctx.spawn(Drive);
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.vitals.set_state(ActorState::Stopped);
+        // Reader threads may still hold a duplicate of the descriptor.
+        let _ = socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Both);
+        let (id, shards, network) = (self.id, self.setup.shards.clone(), self.network.clone());
+        actix_rt::spawn(async move {
+            for shard in shards {
+                let _ = shard.addr().send(UnregisterConnection(id)).await;
+            }
+            let _ = network.send(ConnectionClosed(id)).await;
+        });
+    }
+}
+
+/// Moves bytes between socket and session each time the actor's context is polled.
+struct Drive;
+
+impl ActorFuture<ConnectionActor> for Drive {
+    type Output = ();
+
+    fn poll(
+        self: Pin<&mut Self>,
+        actor: &mut ConnectionActor,
+        ctx: &mut Context<ConnectionActor>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        // What was read before but had to wait for room comes first.
+        if !actor.input.is_empty() && actor.core.wants_input() {
+            actor.take_input(ctx);
+        }
+        if actor.read_socket(ctx, task) {
+            // One read a turn: the shard takes its batches before the buffer is used again.
+            task.waker().wake_by_ref();
+        }
+        actor.write_socket(ctx, task);
+        let finished = actor.core.is_closing() || actor.at_end || (actor.close_when_idle && actor.core.is_idle());
+        if finished && (actor.core.is_idle() || (actor.at_end && actor.core.output.is_empty())) {
+            ctx.stop();
+        }
+        Poll::Pending
+    }
+}
+
+impl Handler<Replies<SegmentRead>> for ConnectionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: Replies<SegmentRead>, ctx: &mut Self::Context) {
+        self.with_core(ctx, |core, _, now, effects| core.on_replies(message.replies, message.pressed, now, effects));
+    }
+}
+
+impl Handler<ShardRestarted> for ConnectionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: ShardRestarted, ctx: &mut Self::Context) {
+        self.with_core(ctx, |core, _, now, effects| core.on_shard_restarted(message.shard, now, effects));
+    }
+}
+
+impl Handler<PlanDone> for ConnectionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: PlanDone, ctx: &mut Self::Context) {
+        if let Err(ReadError::Damaged { .. }) = message.plan {
+            self.setup.metrics.damaged_batches.add(1);
+        }
+        self.with_core(ctx, |core, _, now, effects| {
+            core.on_plan(message.request, message.part, message.plan, now, effects);
+        });
+    }
+}
+
+impl Handler<LookUpDone> for ConnectionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: LookUpDone, ctx: &mut Self::Context) {
+        self.with_core(ctx, |core, _, now, effects| {
+            core.on_look_up_done(message.request, message.result, now, effects);
+        });
+    }
+}
+
+impl Handler<FileSent> for ConnectionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: FileSent, ctx: &mut Self::Context) {
+        self.sending_file = false;
+        self.core.output.advance(message.sent as usize);
+        if let Some(error) = message.error {
+            tracing::debug!(connection = self.id.0, %error, "sending a segment failed: closing");
+            ctx.stop();
+            return;
+        }
+        if message.blocked {
+            // Asks the socket once more: the runtime may only be told that it is full while it really is.
+            let full = self.stream.try_io(Interest::WRITABLE, || match is_writable(&self.stream) {
+                true => Ok(()),
+                false => Err(ErrorKind::WouldBlock.into()),
+            });
+            self.file_blocked = full.is_err();
+        }
+    }
+}
+
+impl Handler<BeginDrain> for ConnectionActor {
+    type Result = ();
+
+    fn handle(&mut self, _: BeginDrain, ctx: &mut Self::Context) {
+        self.with_core(ctx, |core, _, _, _| core.on_drain());
+    }
+}
+
+impl Handler<CloseWhenIdle> for ConnectionActor {
+    type Result = ();
+
+    fn handle(&mut self, _: CloseWhenIdle, _: &mut Self::Context) {
+        self.close_when_idle = true;
+    }
+}
+
+impl Handler<InjectPanic> for ConnectionActor {
+    type Result = ();
+
+    #[allow(clippy::panic, reason = "fault injection is a panic on purpose")]
+    fn handle(&mut self, _: InjectPanic, ctx: &mut Self::Context) {
+        self.with_core(ctx, |_, _, _, _| panic!("injected fault"));
+    }
+}

@@ -1,0 +1,6 @@
+//! Network: the listener, the connections, and the reader threads that serve them.
+
+pub mod actor;
+pub mod connection;
+pub mod readers;
+pub mod session;

@@ -1,0 +1,266 @@
+//! Reader threads: whatever may wait for the disk on behalf of a consumer happens here and blocks nobody else.
+
+use crate::network::connection::{FileSent, LookUpDone, PlanDone};
+use actix::prelude::*;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use lance_messages::error_code::ErrorCode;
+use lance_messages::mail::ingestion::OffsetQuery;
+use lance_storage::disk::{Disk, DiskFile};
+use lance_storage::log::LogView;
+use lance_storage::reader::{Lookup, Piece, ReadError, Reader};
+use lance_storage::segment::SegmentSlice;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Jobs that may wait for a reader thread.
+const QUEUE: usize = 4096;
+/// How long a reader thread waits for a socket before it gives the rest of a file back.
+const SOCKET_WAIT_MS: i32 = 2;
+/// A reader thread without work for this long gives its buffers back.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// The part of a log that a reader thread is to read.
+#[derive(Clone, Debug)]
+pub enum SegmentRead {
+    /// The segment that holds an offset.
+    Slice(SegmentSlice),
+    /// All of the log, for look-ups.
+    View(LogView),
+}
+
+impl SegmentRead {
+    fn slices(&self) -> &[SegmentSlice] {
+        match self {
+            Self::Slice(slice) => std::slice::from_ref(slice),
+            Self::View(view) => &view.slices,
+        }
+    }
+}
+
+/// Work for a reader thread.
+pub enum ReaderJob {
+    /// Find out which bytes answer a fetch.
+    Plan {
+        /// The request.
+        request: u64,
+        /// Which of its parts.
+        part: u16,
+        /// Where to read.
+        read: SegmentRead,
+        /// First byte wanted.
+        offset: u64,
+        /// Most data bytes.
+        max_bytes: u32,
+        /// Who is answered.
+        reply: Recipient<PlanDone>,
+    },
+    /// Look an offset up.
+    LookUp {
+        /// The request.
+        request: u64,
+        /// Where to look.
+        read: SegmentRead,
+        /// What to look for.
+        query: OffsetQuery,
+        /// Who is answered.
+        reply: Recipient<LookUpDone>,
+    },
+    /// Send ranges of files to a socket.
+    SendFiles {
+        /// The socket, not blocking.
+        socket: Arc<OwnedFd>,
+        /// The ranges, in order.
+        ranges: Vec<FileRange>,
+        /// Who is told how far it got.
+        reply: Recipient<FileSent>,
+    },
+}
+
+/// A range of a file.
+pub struct FileRange {
+    /// The file.
+    pub file: Arc<dyn DiskFile>,
+    /// Where the range starts.
+    pub file_offset: u64,
+    /// Its length.
+    pub len: u64,
+}
+
+/// The reader threads of a node; they end when the last handle is dropped.
+#[derive(Clone)]
+pub struct ReaderPool {
+    jobs: Sender<ReaderJob>,
+}
+
+impl ReaderPool {
+    /// Starts `threads` threads.
+    pub fn start(threads: usize, disk: Arc<dyn Disk>, open_files: usize) -> std::io::Result<Self> {
+        let (jobs, queue) = bounded(QUEUE);
+        for number in 0..threads.max(1) {
+            let (queue, disk) = (queue.clone(), Arc::clone(&disk));
+            let work = move || work(&queue, &disk, open_files.div_ceil(threads.max(1)));
+            std::thread::Builder::new().name(format!("reader-{number}")).spawn(work)?;
+        }
+        Ok(Self { jobs })
+    }
+
+    /// Gives a job to a thread, or back when too many wait.
+    pub fn submit(&self, job: ReaderJob) -> Result<(), ReaderJob> {
+        match self.jobs.try_send(job) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => Err(job),
+        }
+    }
+}
+
+fn work(queue: &Receiver<ReaderJob>, disk: &Arc<dyn Disk>, open_files: usize) {
+    let mut reader = Reader::new(disk, open_files);
+    loop {
+        match queue.recv_timeout(IDLE) {
+            Ok(job) => {
+                // A panic ends the job, not the thread.
+                let run = std::panic::AssertUnwindSafe(|| run(job, &mut reader));
+                if std::panic::catch_unwind(run).is_err() {
+                    tracing::error!("a reader job panicked");
+                    reader = Reader::new(disk, open_files);
+                }
+            }
+            Err(crossbeam_channel::RecvTimeoutError::Timeout) => reader.release_idle(),
+            Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn run(job: ReaderJob, reader: &mut Reader) {
+    match job {
+        ReaderJob::Plan { request, part, read, offset, max_bytes, reply } => {
+            let plan = reader.plan(read.slices(), offset, max_bytes);
+            answer(&reply, PlanDone { request, part, plan });
+        }
+        ReaderJob::LookUp { request, read, query, reply } => {
+            answer(&reply, LookUpDone { request, result: look_up(&read, query, reader) });
+        }
+        ReaderJob::SendFiles { socket, ranges, reply } => answer(&reply, send_files(&socket, &ranges)),
+    }
+}
+
+/// Replies have their place reserved, so only a closed connection refuses one.
+fn answer<M>(reply: &Recipient<M>, message: M)
+where
+    M: Message + Send + 'static,
+    M::Result: Send,
+{
+    if let Err(SendError::Full(_)) = reply.try_send(message) {
+        tracing::error!("a connection's mailbox had no room for a reader's reply");
+    }
+}
+
+fn look_up(read: &SegmentRead, query: OffsetQuery, reader: &mut Reader) -> Result<(u64, u64, u64), ErrorCode> {
+    let lookup = match query {
+        OffsetQuery::Timestamp(at) => Lookup::AppendTime(at),
+        OffsetQuery::Record(number) => Lookup::Record(number),
+        OffsetQuery::Earliest | OffsetQuery::Latest => return Err(ErrorCode::Internal),
+    };
+    match reader.find(read.slices(), lookup) {
+        Ok(Some(found)) => Ok((found.offset, found.record, found.sort_key.timestamp_ns())),
+        Ok(None) => {
+            let end = match read {
+                SegmentRead::Slice(slice) => slice.limit,
+                SegmentRead::View(view) => view.high_watermark,
+            };
+            Ok((end.offset, end.record, 0))
+        }
+        Err(error) => {
+            tracing::error!(%error, "a look-up failed");
+            Err(ErrorCode::StorageOffline)
+        }
+    }
+}
+
+/// Reads committed plain bytes into memory, on a thread that may wait; for actors that read their own topics.
+pub fn read_committed(
+    disk: &Arc<dyn Disk>,
+    read: &SegmentRead,
+    offset: u64,
+    max_bytes: u32,
+) -> Result<(Vec<u8>, u64), ReadError> {
+    let plan = Reader::new(disk, 1).plan(read.slices(), offset, max_bytes)?;
+    let mut data = Vec::with_capacity(plan.bytes as usize);
+    for piece in plan.pieces {
+        match piece {
+            Piece::Inline(bytes) => data.extend_from_slice(&bytes),
+            Piece::File { file, file_offset, len } => {
+                let start = data.len();
+                data.resize(start + len as usize, 0);
+                let mut filled = 0;
+                while start + filled < data.len() {
+                    let count = file.read_at(&mut data[start + filled..], file_offset + filled as u64)?;
+                    if count == 0 {
+                        break;
+                    }
+                    filled += count;
+                }
+                data.truncate(start + filled);
+            }
+        }
+    }
+    Ok((data, plan.next_offset))
+}
+
+fn send_files(socket: &OwnedFd, ranges: &[FileRange]) -> FileSent {
+    let mut total = FileSent { sent: 0, blocked: false, error: None };
+    for range in ranges {
+        let part = send_file(socket, range);
+        total.sent += part.sent;
+        if part.blocked || part.error.is_some() {
+            return FileSent { sent: total.sent, ..part };
+        }
+    }
+    total
+}
+
+fn send_file(socket: &OwnedFd, range: &FileRange) -> FileSent {
+    let failed = |sent, error: String| FileSent { sent, blocked: false, error: Some(error) };
+    let Some(from) = range.file.raw_fd() else {
+        return failed(0, "this disk has no descriptors".to_owned());
+    };
+    let mut sent = 0u64;
+    while sent < range.len {
+        let Ok(mut at) = libc::off_t::try_from(range.file_offset + sent) else {
+            return failed(sent, "file offset out of range".to_owned());
+        };
+        let most = usize::try_from(range.len - sent).unwrap_or(usize::MAX).min(1 << 30);
+        // SAFETY: both descriptors are open for as long as their owners, which this function borrows; `at` is a local.
+        let count = unsafe { libc::sendfile(socket.as_raw_fd(), from, &mut at, most) };
+        if count > 0 {
+            sent += count as u64;
+            continue;
+        }
+        if count == 0 {
+            return failed(sent, "the segment is shorter than its batches say".to_owned());
+        }
+        let error = std::io::Error::last_os_error();
+        match error.kind() {
+            std::io::ErrorKind::Interrupted => {}
+            std::io::ErrorKind::WouldBlock => {
+                if !wait_writable(socket.as_raw_fd(), SOCKET_WAIT_MS) {
+                    return FileSent { sent, blocked: true, error: None };
+                }
+            }
+            _ => return failed(sent, error.to_string()),
+        }
+    }
+    FileSent { sent, blocked: false, error: None }
+}
+
+/// Whether a write to the socket would be taken now.
+pub fn is_writable(socket: &impl AsRawFd) -> bool {
+    wait_writable(socket.as_raw_fd(), 0)
+}
+
+fn wait_writable(socket: RawFd, timeout_ms: i32) -> bool {
+    let mut poll = libc::pollfd { fd: socket, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one pollfd, owned by this frame, for a descriptor the caller keeps open.
+    unsafe { libc::poll(&mut poll, 1, timeout_ms) > 0 }
+}

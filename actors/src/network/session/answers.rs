@@ -1,0 +1,247 @@
+//! Answers of other actors, and how replies are written.
+
+use super::control::{mode_code, topic_body};
+use super::replies::{ControlKind, ReplySlot};
+use super::{Effects, SessionCore, SessionEffect};
+use crate::view::ClusterView;
+use lance_cluster::metadata::answer::{MetadataAnswer, MetadataRefusal};
+use lance_messages::error_code::ErrorCode;
+use lance_messages::id::TopicId;
+use lance_messages::mail::connection::{Answer, Reply};
+use lance_messages::wire::hello::ProducerEpoch;
+use lance_messages::wire::json::{DeletedBody, RetentionBody, to_json};
+use lance_messages::wire::lookup::LookupOffsetResponse;
+use lance_messages::wire::produce::{AckOffsets, put_ack};
+use lance_messages::wire::topics::TopicConfigured;
+use lance_messages::wire::typed_error::{Answers, TypedError};
+use lance_messages::wire::{Response, ResponseFrame};
+use crate::network::readers::SegmentRead;
+use std::time::Duration;
+
+/// Why the metadata actor did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallFailure {
+    /// The state machine refused.
+    Refused(MetadataRefusal),
+    /// It was not decided.
+    Failed(ErrorCode, String),
+}
+
+impl SessionCore {
+    /// Answers of a shard.
+    pub fn on_replies(
+        &mut self,
+        replies: Vec<Reply<SegmentRead>>,
+        pressed: bool,
+        now: Duration,
+        effects: &mut Effects,
+    ) {
+        for Reply { request, answer } in replies {
+            match answer {
+                Answer::Produced(result) => {
+                    let Some(slot) = self.slot_mut(request) else { continue };
+                    if let ReplySlot::Produce(produce) = slot {
+                        let produce = *produce;
+                        *slot = ReplySlot::Produced(produce, result);
+                        self.in_flight_bytes = self.in_flight_bytes.saturating_sub(produce.bytes);
+                    }
+                }
+                Answer::Fetched { part, result, .. } => self.on_fetched(request, part, result, effects),
+                Answer::LookedUp(result) => self.on_looked_up(request, result),
+                Answer::LookUpSegments(read, query) => {
+                    effects.push(SessionEffect::PlanLookUp { request, read, query });
+                }
+            }
+        }
+        if pressed {
+            self.send_backpressure();
+        }
+        self.advance(effects, now);
+    }
+
+    /// The result of a look-up on a reader thread.
+    pub fn on_look_up_done(
+        &mut self,
+        request: u64,
+        result: Result<(u64, u64, u64), ErrorCode>,
+        now: Duration,
+        effects: &mut Effects,
+    ) {
+        self.on_looked_up(request, result);
+        self.advance(effects, now);
+    }
+
+    fn on_looked_up(&mut self, request: u64, result: Result<(u64, u64, u64), ErrorCode>) {
+        let response = result.map(|(offset, record_number, timestamp)| {
+            Response::LookupOffset(LookupOffsetResponse { offset, record_number, timestamp })
+        });
+        self.finish_control(request, |_| response.map_err(|code| (code, None)));
+    }
+
+    /// The metadata actor's answer.
+    pub fn on_metadata(
+        &mut self,
+        request: u64,
+        result: Result<MetadataAnswer, CallFailure>,
+        view: &ClusterView,
+        now: Duration,
+        effects: &mut Effects,
+    ) {
+        let mut bound = None;
+        self.finish_control(request, |kind| match result {
+            Ok(answer) => {
+                if let MetadataAnswer::Producer { producer, epoch } = answer {
+                    bound = Some(ProducerEpoch { id: producer, epoch });
+                }
+                metadata_response(kind, &answer, view)
+            }
+            Err(CallFailure::Refused(refusal)) => {
+                let text = refusal.to_string();
+                Err((refusal_code(&refusal), Some(text)))
+            }
+            Err(CallFailure::Failed(code, text)) => Err((code, Some(text))),
+        });
+        if bound.is_some() {
+            self.producer = bound;
+        }
+        self.advance(effects, now);
+    }
+
+    /// An offset was stored, or not.
+    pub fn on_committed(&mut self, request: u64, result: Result<(), ErrorCode>, now: Duration, effects: &mut Effects) {
+        self.finish_control(request, |kind| match (result, kind) {
+            (Ok(()), ControlKind::Commit { consumer_id, offset }) => {
+                Ok(Response::CommitAck { consumer_id: *consumer_id, offset: *offset })
+            }
+            (Err(code), _) => Err((code, None)),
+            (Ok(()), _) => Err((ErrorCode::Internal, None)),
+        });
+        self.advance(effects, now);
+    }
+
+    /// Where a consumer goes on.
+    pub fn on_committed_offset(
+        &mut self,
+        request: u64,
+        result: Result<Option<u64>, ErrorCode>,
+        now: Duration,
+        effects: &mut Effects,
+    ) {
+        self.finish_control(request, |kind| match (result, kind) {
+            (Ok(offset), ControlKind::Subscribe { consumer_id }) => {
+                Ok(Response::SubscribeAck { consumer_id: *consumer_id, offset: offset.unwrap_or(0) })
+            }
+            (Err(code), _) => Err((code, None)),
+            (Ok(_), _) => Err((ErrorCode::Internal, None)),
+        });
+        self.advance(effects, now);
+    }
+
+    fn finish_control(
+        &mut self,
+        request: u64,
+        respond: impl FnOnce(&ControlKind) -> Result<Response, (ErrorCode, Option<String>)>,
+    ) {
+        let Some(slot) = self.slot_mut(request) else { return };
+        let ReplySlot::Control { correlation, command, kind } = slot else { return };
+        let response = respond(kind).unwrap_or_else(|(code, text)| {
+            let answers = Answers::Control(*command);
+            Response::Error(match text {
+                Some(text) => TypedError::with_message(code, answers, text),
+                None => TypedError::new(code, answers),
+            })
+        });
+        *slot = ReplySlot::ready(*correlation, response);
+    }
+
+    pub(super) fn write_reply(&mut self, slot: ReplySlot, now: Duration, effects: &mut Effects) {
+        let features = self.features;
+        match slot {
+            ReplySlot::Produced(produce, Ok(produced)) => {
+                let offsets = AckOffsets {
+                    base_offset: produced.base_offset,
+                    record_count: produced.record_count,
+                    duplicate: produced.duplicate,
+                };
+                put_ack(&mut self.output.tail, produce.batch_id, &offsets, features.unwrap_or_default());
+                effects.push(SessionEffect::ProduceDone(now.saturating_sub(produce.since)));
+            }
+            ReplySlot::Produced(produce, Err(code)) => {
+                let error = TypedError::new(code, Answers::Ingest(produce.batch_id));
+                ResponseFrame { correlation: 0, response: Response::Error(error) }
+                    .encode(&mut self.output.tail, features);
+            }
+            ReplySlot::Ready(frame) => frame.encode(&mut self.output.tail, features),
+            ReplySlot::Fetch(fetch) => self.write_fetch(*fetch, now, effects),
+            ReplySlot::Produce(_) | ReplySlot::Control { .. } | ReplySlot::Nothing => {}
+        }
+    }
+}
+
+fn metadata_response(
+    kind: &ControlKind,
+    answer: &MetadataAnswer,
+    view: &ClusterView,
+) -> Result<Response, (ErrorCode, Option<String>)> {
+    let gone = (ErrorCode::TopicNotFound, None);
+    let topic_id = match answer {
+        MetadataAnswer::TopicCreated { topic }
+        | MetadataAnswer::TopicDeleted { topic }
+        | MetadataAnswer::TopicAltered { topic } => *topic,
+        _ => TopicId(0),
+    };
+    match kind {
+        ControlKind::CreateTopic { retention, .. } => {
+            let mut body = view.topics.get(&topic_id).map(topic_body).ok_or(gone)?;
+            body.max_age_secs = retention.map(|(age, _)| age);
+            body.max_bytes = retention.map(|(_, bytes)| bytes);
+            Ok(Response::Topic(to_json(&body).into()))
+        }
+        ControlKind::CreateTopicWithConfig => configured(view, topic_id).map(Response::CreateTopicWithConfig).ok_or(gone),
+        ControlKind::AlterTopic => configured(view, topic_id).map(Response::AlterTopic).ok_or(gone),
+        ControlKind::DeleteTopic => Ok(Response::Topic(to_json(&DeletedBody { deleted: topic_id.0 }).into())),
+        ControlKind::SetRetention { max_age_secs, max_bytes } => {
+            let body = RetentionBody { max_age_secs: *max_age_secs, max_bytes: *max_bytes, topic_id: topic_id.0 };
+            Ok(Response::Topic(to_json(&body).into()))
+        }
+        ControlKind::InitProducer => match answer {
+            MetadataAnswer::Producer { producer, epoch } => {
+                Ok(Response::InitProducer(ProducerEpoch { id: *producer, epoch: *epoch }))
+            }
+            _ => Err((ErrorCode::Internal, None)),
+        },
+        ControlKind::Subscribe { .. } | ControlKind::Commit { .. } | ControlKind::LookUp { .. } => {
+            Err((ErrorCode::Internal, None))
+        }
+    }
+}
+
+fn configured(view: &ClusterView, topic: TopicId) -> Option<TopicConfigured> {
+    let topic = view.topics.get(&topic)?;
+    Some(TopicConfigured {
+        topic: topic.id,
+        partitions: topic.config.partitions,
+        replication_factor: topic.config.replication_factor,
+        mode: mode_code(topic.config.mode),
+    })
+}
+
+/// The wire code of each refusal of the metadata.
+fn refusal_code(refusal: &MetadataRefusal) -> ErrorCode {
+    match refusal {
+        MetadataRefusal::TopicNameRequired => ErrorCode::TopicNameRequired,
+        MetadataRefusal::InvalidTopicName { .. } => ErrorCode::InvalidTopicName,
+        MetadataRefusal::TopicExists { .. } => ErrorCode::TopicExists,
+        MetadataRefusal::TopicNotFound { .. } => ErrorCode::TopicNotFound,
+        MetadataRefusal::DefaultTopicStays
+        | MetadataRefusal::NoPartitions
+        | MetadataRefusal::FewerPartitions { .. }
+        | MetadataRefusal::InvalidRegistration { .. } => ErrorCode::InvalidRequest,
+        MetadataRefusal::NotEnoughNodes { .. } => ErrorCode::NotEnoughReplicas,
+        MetadataRefusal::TooManyPartitions { .. } | MetadataRefusal::IdsExhausted { .. } => ErrorCode::LimitReached,
+        MetadataRefusal::ProducerFenced { .. } => ErrorCode::FencedProducer,
+        MetadataRefusal::RolledBack { .. }
+        | MetadataRefusal::RetiredIncarnation { .. }
+        | MetadataRefusal::AlreadyApplied { .. } => ErrorCode::Internal,
+    }
+}

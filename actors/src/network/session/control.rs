@@ -1,0 +1,293 @@
+//! Control requests: what can be answered from the view is answered at once, the rest goes to its actor.
+
+use super::replies::{ControlKind, ReplySlot};
+use super::{Effects, GRANTED_FEATURES, SessionCore, SessionEffect, shard_of};
+use crate::view::{ClusterView, TopicView};
+use bytes::Bytes;
+use lance_cluster::metadata::topic::ReplicationMode;
+use lance_messages::error_code::ErrorCode;
+use lance_messages::id::{TopicId, TopicPartition};
+use lance_messages::mail::group::{CommitOffset, CommittedOffset};
+use lance_messages::mail::ingestion::{LookUpOffset, OffsetQuery};
+use lance_messages::wire::hello::{Hello, HelloResponse, MINOR_VERSION, ProducerEpoch};
+use lance_messages::wire::json::{ClusterStatusBody, TopicBody, TopicsBody, to_json};
+use lance_messages::wire::lookup::LookupTarget;
+use lance_messages::wire::topics::{
+    AlterTopic, CreateTopicWithConfig, MetadataRequest, MetadataResponse, NodeMetadata, PartitionMetadata, TopicMetadata,
+    TopicMode,
+};
+use lance_messages::wire::typed_error::{Answers, TypedError};
+use lance_messages::wire::{Features, Request, Response};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What a session asks of the metadata actor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetadataCall {
+    /// Make sure that topic 0 exists.
+    EnsureDefaultTopic,
+    /// Create a topic.
+    CreateTopic(CreateTopicWithConfig),
+    /// Delete a topic.
+    DeleteTopic(TopicId),
+    /// Change a topic.
+    AlterTopic(AlterTopic),
+    /// Allocate a producer, or bind a known one again.
+    InitProducer(Option<ProducerEpoch>),
+}
+
+impl SessionCore {
+    pub(super) fn on_hello(&mut self, hello: &Hello, correlation: u64) {
+        let granted = Features(hello.features.0 & GRANTED_FEATURES.0);
+        let response = HelloResponse {
+            minor_version: MINOR_VERSION,
+            node_id: self.limits.node,
+            features: granted,
+            max_payload_bytes: self.limits.max_payload_bytes,
+            max_in_flight_bytes: self.limits.max_in_flight_bytes as u64,
+        };
+        // Written as 1.0; what follows is in the negotiated form. A second Hello would have to wait for replies.
+        if self.features.is_some() || !self.lanes.is_empty() {
+            let message = "Hello must be the first frame of a connection";
+            let error = TypedError::with_message(ErrorCode::InvalidRequest, Answers::Control(0x40), message);
+            self.lanes.reserve(self.control_lane(), ReplySlot::ready(correlation, Response::Error(error)));
+            return;
+        }
+        lance_messages::wire::ResponseFrame { correlation, response: Response::Hello(response) }
+            .encode(&mut self.output.tail, None);
+        self.features = Some(granted);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of one decoded frame")]
+    pub(super) fn on_control(
+        &mut self,
+        request: Request,
+        correlation: u64,
+        partition: u16,
+        command: u8,
+        view: &ClusterView,
+        now: Duration,
+        effects: &mut Effects,
+    ) {
+        let refuse = |code| Response::Error(TypedError::new(code, Answers::Control(command)));
+        let response = match request {
+            Request::Fetch(fetch) => return self.on_fetch(fetch, correlation, partition, view, now, effects),
+            Request::FetchPartitions(fetch) => return self.on_fetch_partitions(&fetch, correlation, view, now, effects),
+            Request::CreateTopic { name } => {
+                let call = MetadataCall::CreateTopic(create_named(name.clone(), None));
+                return self.ask(correlation, command, ControlKind::CreateTopic { name, retention: None }, call, effects);
+            }
+            Request::CreateTopicWithRetention { name, max_age_secs, max_bytes } => {
+                let retention = Some((max_age_secs, max_bytes));
+                let call = MetadataCall::CreateTopic(create_named(name.clone(), retention));
+                return self.ask(correlation, command, ControlKind::CreateTopic { name, retention }, call, effects);
+            }
+            Request::CreateTopicWithConfig(create) => {
+                let call = MetadataCall::CreateTopic(create);
+                return self.ask(correlation, command, ControlKind::CreateTopicWithConfig, call, effects);
+            }
+            Request::AlterTopic(alter) => {
+                return self.ask(correlation, command, ControlKind::AlterTopic, MetadataCall::AlterTopic(alter), effects);
+            }
+            Request::DeleteTopic { topic } => {
+                return self.ask(correlation, command, ControlKind::DeleteTopic, MetadataCall::DeleteTopic(topic), effects);
+            }
+            Request::SetRetention { topic, max_age_secs, max_bytes } => {
+                let alter = AlterTopic {
+                    topic,
+                    partitions: None,
+                    max_age_secs: Some(max_age_secs),
+                    max_bytes: Some(max_bytes),
+                };
+                let kind = ControlKind::SetRetention { max_age_secs, max_bytes };
+                return self.ask(correlation, command, kind, MetadataCall::AlterTopic(alter), effects);
+            }
+            Request::InitProducer(init) => {
+                let call = MetadataCall::InitProducer(init.existing);
+                return self.ask(correlation, command, ControlKind::InitProducer, call, effects);
+            }
+            Request::ListTopics => Response::Topic(list_topics(view)),
+            Request::GetTopic { topic } => match view.topics.get(&topic) {
+                Some(topic) => Response::Topic(to_json(&topic_body(topic)).into()),
+                None => refuse(ErrorCode::TopicNotFound),
+            },
+            Request::GetClusterStatus => Response::ClusterStatus(cluster_status(view)),
+            Request::Authenticate { .. } => Response::Authenticate { ok: true, text: "Authenticated".to_owned() },
+            Request::Subscribe(subscribe) => {
+                let consumer_id = subscribe.consumer_id;
+                if !view.topics.contains_key(&subscribe.topic) {
+                    refuse(ErrorCode::UnknownTopic)
+                } else if subscribe.start_offset != 0 {
+                    Response::SubscribeAck { consumer_id, offset: subscribe.start_offset }
+                } else {
+                    let slot = ReplySlot::Control { correlation, command, kind: ControlKind::Subscribe { consumer_id } };
+                    let request = self.lanes.reserve(self.control_lane(), slot);
+                    let partition = TopicPartition::new(subscribe.topic, partition);
+                    effects.push(SessionEffect::Committed(request.0, CommittedOffset { partition, consumer_id }));
+                    return;
+                }
+            }
+            Request::Unsubscribe { consumer_id, .. } => Response::Ack { batch_id: consumer_id, offsets: None },
+            Request::CommitOffset(commit) => {
+                if !view.topics.contains_key(&commit.topic) {
+                    refuse(ErrorCode::UnknownTopic)
+                } else {
+                    let (consumer_id, offset) = (commit.consumer_id, commit.offset);
+                    let kind = ControlKind::Commit { consumer_id, offset };
+                    let slot = ReplySlot::Control { correlation, command, kind };
+                    let request = self.lanes.reserve(self.control_lane(), slot);
+                    let partition = TopicPartition::new(commit.topic, partition);
+                    effects.push(SessionEffect::Commit(request.0, CommitOffset { partition, consumer_id, offset }));
+                    return;
+                }
+            }
+            Request::LookupOffset(look_up) => {
+                if !has_partition(view, look_up.partition) {
+                    refuse(ErrorCode::UnknownTopic)
+                } else {
+                    return self.on_look_up(look_up, correlation, command, effects);
+                }
+            }
+            Request::Metadata(wanted) => Response::Metadata(metadata(view, &wanted)),
+            Request::Ignored | Request::Keepalive | Request::Produce(_) | Request::Hello(_) => return,
+        };
+        self.lanes.reserve(self.control_lane(), ReplySlot::ready(correlation, response));
+    }
+
+    fn ask(
+        &mut self,
+        correlation: u64,
+        command: u8,
+        kind: ControlKind,
+        call: MetadataCall,
+        effects: &mut Effects,
+    ) {
+        let slot = ReplySlot::Control { correlation, command, kind };
+        let request = self.lanes.reserve(self.control_lane(), slot);
+        effects.push(SessionEffect::Metadata(request.0, call));
+    }
+
+    fn on_look_up(
+        &mut self,
+        look_up: lance_messages::wire::lookup::LookupOffset,
+        correlation: u64,
+        command: u8,
+        effects: &mut Effects,
+    ) {
+        let shard = shard_of(look_up.partition, self.limits.shards);
+        let slot = ReplySlot::Control { correlation, command, kind: ControlKind::LookUp { shard } };
+        let request = self.lanes.reserve(self.control_lane(), slot).0;
+        let query = match look_up.target {
+            LookupTarget::Earliest => OffsetQuery::Earliest,
+            LookupTarget::Latest => OffsetQuery::Latest,
+            LookupTarget::Timestamp(at) => OffsetQuery::Timestamp(at),
+            LookupTarget::RecordNumber(number) => OffsetQuery::Record(number),
+        };
+        let look_up = LookUpOffset { connection: self.id, request, partition: look_up.partition, query };
+        effects.push(SessionEffect::LookUp(shard, look_up));
+    }
+}
+
+fn create_named(name: String, retention: Option<(u64, u64)>) -> CreateTopicWithConfig {
+    CreateTopicWithConfig {
+        name,
+        partitions: None,
+        replication_factor: None,
+        mode: None,
+        max_age_secs: retention.map(|(age, _)| age),
+        max_bytes: retention.map(|(_, bytes)| bytes),
+    }
+}
+
+pub(super) fn has_partition(view: &ClusterView, partition: TopicPartition) -> bool {
+    view.topics
+        .get(&partition.topic)
+        .is_some_and(|topic| usize::from(partition.partition) < topic.partitions.len())
+}
+
+pub(super) fn topic_body(topic: &TopicView) -> TopicBody {
+    let limit = |value: u64| (value != 0).then_some(value);
+    TopicBody {
+        created_at: topic.created_at,
+        id: topic.id.0,
+        max_age_secs: limit(topic.config.max_age_secs),
+        max_bytes: limit(topic.config.max_bytes),
+        name: topic.name.clone(),
+        topic_epoch: u64::from(topic.topic_epoch),
+    }
+}
+
+fn list_topics(view: &ClusterView) -> Bytes {
+    let topics = view.sorted_topics().into_iter().map(topic_body).collect();
+    to_json(&TopicsBody { topics }).into()
+}
+
+fn cluster_status(view: &ClusterView) -> Bytes {
+    let node_id = view.node.map_or(0, |node| u64::from(node.0));
+    let body = ClusterStatusBody {
+        current_term: view.term,
+        healthy_nodes: view.nodes.len().max(1) as u64,
+        is_leader: view.metadata_leader == view.node,
+        leader_id: view.metadata_leader.map(|node| u64::from(node.0)),
+        mode: (view.nodes.len() <= 1).then(|| "standalone".to_owned()),
+        node_count: view.nodes.len().max(1) as u64,
+        node_id,
+        peer_states: BTreeMap::new(),
+        quorum_available: view.metadata_leader.is_some(),
+    };
+    to_json(&body).into()
+}
+
+fn metadata(view: &ClusterView, wanted: &MetadataRequest) -> MetadataResponse {
+    let topics = if wanted.topics.is_empty() {
+        view.sorted_topics().into_iter().map(topic_metadata).collect()
+    } else {
+        let by_name = |name: &String| match view.topic_by_name(name) {
+            Some(topic) => topic_metadata(topic),
+            None => missing_topic(name.clone()),
+        };
+        wanted.topics.iter().map(by_name).collect()
+    };
+    let nodes = view.nodes.iter().map(|(id, address)| NodeMetadata { id: *id, address: address.clone() }).collect();
+    MetadataResponse { controller: view.metadata_leader, nodes, topics }
+}
+
+fn topic_metadata(topic: &TopicView) -> TopicMetadata {
+    let partitions = topic.partitions.iter().map(|(leader, epoch)| PartitionMetadata {
+        leader: *leader,
+        leader_epoch: epoch.0,
+        error: leader.is_none().then_some(ErrorCode::Unavailable),
+    });
+    TopicMetadata {
+        id: topic.id,
+        name: topic.name.clone(),
+        error: None,
+        mode: mode_code(topic.config.mode),
+        replication_factor: topic.config.replication_factor,
+        created_at: topic.created_at,
+        max_age_secs: topic.config.max_age_secs,
+        max_bytes: topic.config.max_bytes,
+        partitions: partitions.collect(),
+    }
+}
+
+fn missing_topic(name: String) -> TopicMetadata {
+    TopicMetadata {
+        id: TopicId(0),
+        name,
+        error: Some(ErrorCode::UnknownTopic),
+        mode: TopicMode::L1,
+        replication_factor: 0,
+        created_at: 0,
+        max_age_secs: 0,
+        max_bytes: 0,
+        partitions: Vec::new(),
+    }
+}
+
+pub(super) fn mode_code(mode: ReplicationMode) -> TopicMode {
+    match mode {
+        ReplicationMode::L1 => TopicMode::L1,
+        ReplicationMode::L2 => TopicMode::L2,
+    }
+}

@@ -1,0 +1,415 @@
+//! `SessionCore`: one connection's side of the protocol. Frames come in, requests to other actors and bytes for
+//! the socket go out; no socket, clock or thread inside.
+
+pub mod answers;
+mod control;
+mod fetching;
+pub mod lanes;
+pub mod output;
+pub mod replies;
+
+use self::lanes::{CONTROL_LANE, INGEST_LANE, Lanes, RequestId};
+use self::output::Output;
+use self::replies::{ControlKind, ProduceSlot, ReplySlot};
+use crate::view::ClusterView;
+use bytes::{Bytes, BytesMut};
+use lance_messages::batch::{BatchFlags, ProducerSequence};
+use lance_messages::error_code::ErrorCode;
+use lance_messages::id::{ConnectionId, NodeId, TopicId, TopicPartition};
+use lance_messages::mail::group::{CommitOffset, CommittedOffset};
+use lance_messages::mail::ingestion::{CancelWait, Fetch, LookUpOffset, OffsetQuery, ProduceRequest};
+use lance_messages::record::{count_records, max_timestamp_ns};
+use lance_messages::wire::compression::{Compression, decompress_unnamed};
+use lance_messages::wire::hello::ProducerEpoch;
+use lance_messages::wire::typed_error::{Answers, TypedError};
+use lance_messages::wire::{
+    Features, Frame, FrameError, FrameLimits, Request, RequestFrame, Response, ResponseFrame, next_frame,
+};
+use crate::network::readers::SegmentRead;
+use std::time::Duration;
+
+pub use self::control::MetadataCall;
+
+/// Features this server grants.
+pub const GRANTED_FEATURES: Features = Features(
+    Features::PARTITIONS.0
+        | Features::HEADER_CRC.0
+        | Features::TYPED_ERRORS.0
+        | Features::ACK_OFFSETS.0
+        | Features::TRACE_CONTEXT.0
+        | Features::IDEMPOTENT.0
+        | Features::LONG_POLL.0
+        | Features::LOOKUP.0
+        | Features::METADATA.0
+        | Features::COMPRESSED_INGEST.0,
+);
+
+/// Fetches of one connection that may be under way together; more are not read from the socket.
+const MAX_FETCHES: usize = 2;
+/// Reply bytes in memory above which nothing more is read from the socket.
+const MAX_OUTPUT_BYTES: usize = 512 * 1024;
+/// Number given to the one metadata call that belongs to no reply slot: creating the default topic.
+pub const DEFAULT_TOPIC_REQUEST: u64 = u64::MAX;
+
+/// What one connection may do.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionLimits {
+    /// Largest payload of a frame.
+    pub max_payload_bytes: u32,
+    /// Produce payload bytes that may wait for their acks.
+    pub max_in_flight_bytes: usize,
+    /// Requests that may wait for their replies.
+    pub max_requests: usize,
+    /// Most data bytes of a fetch.
+    pub max_fetch_bytes: u32,
+    /// Number of shards of the node.
+    pub shards: u16,
+    /// This node.
+    pub node: NodeId,
+}
+
+/// What a session wants done.
+#[derive(Debug)]
+pub enum SessionEffect {
+    /// Append a batch.
+    Produce(u16, ProduceRequest),
+    /// Read.
+    Fetch(u16, Fetch),
+    /// Stop waiting.
+    CancelWait(u16, CancelWait),
+    /// Look an offset up.
+    LookUp(u16, LookUpOffset),
+    /// Ask the metadata actor.
+    Metadata(u64, MetadataCall),
+    /// Store an offset.
+    Commit(u64, CommitOffset),
+    /// Ask for a stored offset.
+    Committed(u64, CommittedOffset),
+    /// Plan a read of segments on a reader thread.
+    Plan {
+        /// The request.
+        request: u64,
+        /// Which of its parts.
+        part: u16,
+        /// Where to read.
+        read: SegmentRead,
+        /// First byte wanted.
+        offset: u64,
+        /// Most data bytes.
+        max_bytes: u32,
+    },
+    /// Look an offset up in segments on a reader thread.
+    PlanLookUp {
+        /// The request.
+        request: u64,
+        /// Where to look.
+        read: SegmentRead,
+        /// What to look for.
+        query: OffsetQuery,
+    },
+    /// A produce request was answered after this time.
+    ProduceDone(Duration),
+    /// A fetch was answered after this time, with this many data bytes.
+    FetchDone(Option<Duration>, u64),
+    /// Close the connection once everything is written.
+    Close(FrameError),
+}
+
+type Effects = Vec<SessionEffect>;
+
+/// The protocol state of one connection.
+pub struct SessionCore {
+    id: ConnectionId,
+    limits: SessionLimits,
+    features: Option<Features>,
+    producer: Option<ProducerEpoch>,
+    lanes: Lanes<ReplySlot>,
+    /// What is to be written.
+    pub output: Output,
+    in_flight_bytes: usize,
+    fetches: usize,
+    blocked: Option<Frame>,
+    closing: bool,
+    draining: bool,
+    pressed: bool,
+}
+
+/// Which shard owns a partition.
+pub fn shard_of(partition: TopicPartition, shards: u16) -> u16 {
+    let mixed = (u64::from(partition.topic.0) << 16 | u64::from(partition.partition)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    ((mixed >> 32) % u64::from(shards.max(1))) as u16
+}
+
+impl SessionCore {
+    /// The session of a new connection.
+    pub fn new(id: ConnectionId, limits: SessionLimits) -> Self {
+        Self {
+            id,
+            limits,
+            features: None,
+            producer: None,
+            lanes: Lanes::default(),
+            output: Output::default(),
+            in_flight_bytes: 0,
+            fetches: 0,
+            blocked: None,
+            closing: false,
+            draining: false,
+            pressed: false,
+        }
+    }
+
+    /// Whether the client said Hello: only then it is sent frames it did not ask for.
+    pub fn said_hello(&self) -> bool {
+        self.features.is_some()
+    }
+
+    /// Whether more may be read from the socket: backpressure is not reading.
+    pub fn wants_input(&self) -> bool {
+        !self.closing
+            && self.blocked.is_none()
+            && self.in_flight_bytes < self.limits.max_in_flight_bytes
+            && self.lanes.len() < self.limits.max_requests
+            && self.fetches < MAX_FETCHES
+            && self.output.memory_bytes() < MAX_OUTPUT_BYTES
+    }
+
+    /// Whether everything asked for was answered.
+    pub fn is_idle(&self) -> bool {
+        self.lanes.is_empty() && self.output.is_empty()
+    }
+
+    /// Whether the connection is to be closed once its output is written.
+    pub fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// From now on, new produce requests are refused with a retriable error.
+    pub fn on_drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Sends a keepalive to a client that said Hello.
+    pub fn keepalive(&mut self) {
+        if let Some(features) = self.features {
+            ResponseFrame { correlation: 0, response: Response::Keepalive }.encode(&mut self.output.tail, Some(features));
+        }
+    }
+
+    /// Takes whole frames out of `input` as long as more may be read.
+    pub fn on_input(&mut self, input: &mut BytesMut, view: &ClusterView, now: Duration, effects: &mut Effects) {
+        while self.wants_input() {
+            let features = self.features.unwrap_or_default();
+            let limits = FrameLimits {
+                max_payload_bytes: self.limits.max_payload_bytes,
+                header_crc: features.header_crc(),
+            };
+            match next_frame(input, &limits) {
+                Ok(Some(frame)) => self.on_frame(frame, view, now, effects),
+                Ok(None) => break,
+                Err(error) => {
+                    self.on_bad_frame(error, effects);
+                    break;
+                }
+            }
+        }
+        self.note_pressure();
+        self.advance(effects, now);
+    }
+
+    /// Tells a client with Hello, once an episode, that it has more in flight than it was granted.
+    fn note_pressure(&mut self) {
+        let pressed = self.in_flight_bytes >= self.limits.max_in_flight_bytes;
+        if pressed && !self.pressed {
+            self.send_backpressure();
+        }
+        self.pressed = pressed;
+    }
+
+    fn send_backpressure(&mut self) {
+        if let Some(features) = self.features {
+            let frame = ResponseFrame { correlation: 0, response: Response::Backpressure };
+            frame.encode(&mut self.output.tail, Some(features));
+        }
+    }
+
+    fn on_bad_frame(&mut self, error: FrameError, effects: &mut Effects) {
+        let refusal = TypedError::with_message(ErrorCode::MalformedFrame, Answers::Control(0), error.to_string());
+        // In order behind everything asked for before, so that acks are not lost.
+        self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(refusal)));
+        self.closing = true;
+        effects.push(SessionEffect::Close(error));
+    }
+
+    fn control_lane(&self) -> usize {
+        if self.features.is_some() { CONTROL_LANE } else { INGEST_LANE }
+    }
+
+    /// One frame of the client.
+    fn on_frame(&mut self, frame: Frame, view: &ClusterView, now: Duration, effects: &mut Effects) {
+        let kept = frame.clone();
+        let RequestFrame { correlation, partition, trace: _, request } = match RequestFrame::decode(frame, self.features) {
+            Ok(request) => request,
+            Err(refused) => {
+                let lane = match refused.error.answers {
+                    Answers::Ingest(_) => INGEST_LANE,
+                    Answers::Control(_) => self.control_lane(),
+                };
+                self.lanes.reserve(lane, ReplySlot::ready(refused.correlation, Response::Error(refused.error)));
+                return;
+            }
+        };
+        match request {
+            Request::Ignored => {}
+            Request::Keepalive => {
+                // The answer to our own keepalive is not answered again.
+                if self.features.is_none() {
+                    self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Keepalive));
+                }
+            }
+            Request::Produce(produce) => {
+                if produce.topic == TopicId(0) && !view.topics.contains_key(&TopicId(0)) {
+                    self.blocked = Some(kept);
+                    effects.push(SessionEffect::Metadata(DEFAULT_TOPIC_REQUEST, MetadataCall::EnsureDefaultTopic));
+                    return;
+                }
+                self.on_produce(produce, partition, view, now, effects);
+            }
+            Request::Hello(hello) => self.on_hello(&hello, correlation),
+            other => self.on_control(other, correlation, partition, kept.header.command(), view, now, effects),
+        }
+    }
+
+    fn on_produce(
+        &mut self,
+        produce: lance_messages::wire::produce::Produce,
+        partition: u16,
+        view: &ClusterView,
+        now: Duration,
+        effects: &mut Effects,
+    ) {
+        let answers = Answers::Ingest(produce.batch_id);
+        let known = view.topics.get(&produce.topic).map(|topic| usize::from(partition) < topic.partitions.len());
+        let refusal = match known {
+            None => Some(ErrorCode::UnknownTopic),
+            Some(false) => Some(ErrorCode::UnknownPartition),
+            Some(true) if self.draining => Some(ErrorCode::ShuttingDown),
+            Some(true) => None,
+        };
+        if let Some(code) = refusal {
+            self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(TypedError::new(code, answers))));
+            return;
+        }
+        if produce.records.is_empty() {
+            self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Ack { batch_id: produce.batch_id, offsets: None }));
+            return;
+        }
+        let producer = self.producer.map(|producer| ProducerSequence {
+            id: producer.id,
+            epoch: producer.epoch,
+            sequence: produce.sequence(),
+        });
+        let batch_id = produce.batch_id;
+        let Some(plain) = plain_records(produce.compression, produce.records, produce.records_crc, &self.limits) else {
+            let error = TypedError::new(ErrorCode::UndecodableRecords, answers);
+            self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(error)));
+            return;
+        };
+        let (records, records_crc) = plain;
+        let bytes = records.len();
+        let (record_count, flags) = match count_records(&records) {
+            Some(count) => (count, BatchFlags::RECORDS),
+            None => (1, BatchFlags::OPAQUE),
+        };
+        let partition = TopicPartition::new(produce.topic, partition);
+        let shard = shard_of(partition, self.limits.shards);
+        let slot = ProduceSlot { batch_id, shard, bytes, since: now };
+        let request = self.lanes.reserve(INGEST_LANE, ReplySlot::Produce(slot));
+        self.in_flight_bytes += bytes;
+        let timestamp_ns =
+            if produce.timestamp != 0 { produce.timestamp } else { max_timestamp_ns(&records).unwrap_or(0) };
+        let request = ProduceRequest {
+            request: request.0,
+            partition,
+            plain_len: bytes as u32,
+            records,
+            records_crc,
+            record_count,
+            flags,
+            timestamp_ns,
+            producer,
+        };
+        effects.push(SessionEffect::Produce(shard, request));
+    }
+
+    /// The default topic exists (or could not be made): goes on with the frame that waited for it.
+    pub fn on_default_topic(&mut self, created: bool, view: &ClusterView, now: Duration, effects: &mut Effects) {
+        let Some(frame) = self.blocked.take() else { return };
+        if created && view.topics.contains_key(&TopicId(0)) {
+            self.on_frame(frame, view, now, effects);
+        } else {
+            let error = TypedError::new(ErrorCode::Unavailable, Answers::Ingest(frame.header.batch_id));
+            self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(error)));
+        }
+        self.advance(effects, now);
+    }
+
+    /// A shard restarted: what it was asked is answered "outcome unknown".
+    pub fn on_shard_restarted(&mut self, shard: u16, now: Duration, effects: &mut Effects) {
+        let mut freed = 0;
+        for (_, slot) in self.lanes.iter_mut() {
+            match slot {
+                ReplySlot::Produce(produce) if produce.shard == shard => {
+                    freed += produce.bytes;
+                    *slot = ReplySlot::Produced(*produce, Err(ErrorCode::OutcomeUnknown));
+                }
+                ReplySlot::Fetch(fetch) => fetching::fail_parts_of(fetch, shard),
+                ReplySlot::Control { correlation, command, kind: ControlKind::LookUp { shard: asked } }
+                    if *asked == shard =>
+                {
+                    let error = TypedError::new(ErrorCode::OutcomeUnknown, Answers::Control(*command));
+                    *slot = ReplySlot::ready(*correlation, Response::Error(error));
+                }
+                _ => {}
+            }
+        }
+        self.in_flight_bytes = self.in_flight_bytes.saturating_sub(freed);
+        self.advance(effects, now);
+    }
+
+    /// Writes every reply whose turn has come.
+    fn advance(&mut self, effects: &mut Effects, now: Duration) {
+        for lane in [INGEST_LANE, CONTROL_LANE] {
+            while let Some(slot) = self.lanes.front_mut(lane) {
+                let ready = match slot {
+                    ReplySlot::Produce(_) | ReplySlot::Control { .. } => false,
+                    ReplySlot::Fetch(fetch) => fetch.is_complete(),
+                    ReplySlot::Produced(..) | ReplySlot::Ready(_) | ReplySlot::Nothing => true,
+                };
+                if !ready {
+                    break;
+                }
+                if let Some(slot) = self.lanes.pop(lane) {
+                    self.write_reply(slot, now, effects);
+                }
+            }
+        }
+    }
+
+    fn slot_mut(&mut self, request: u64) -> Option<&mut ReplySlot> {
+        self.lanes.get_mut(RequestId(request))
+    }
+}
+
+/// The records as they are stored: decompressed, within the limits.
+fn plain_records(compression: Compression, stored: Bytes, crc: u32, limits: &SessionLimits) -> Option<(Bytes, u32)> {
+    let most = limits.max_payload_bytes as usize;
+    let plain = match compression {
+        Compression::None => return Some((stored, crc)),
+        Compression::Unnamed => decompress_unnamed(&stored, most).ok()?,
+        Compression::Named { plain_len, .. } if plain_len as usize > most => return None,
+        Compression::Named { codec, plain_len } => codec.decompress(&stored, plain_len as usize).ok()?,
+    };
+    let crc = crc32fast::hash(&plain);
+    Some((Bytes::from(plain), crc))
+}

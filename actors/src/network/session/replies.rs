@@ -1,0 +1,154 @@
+//! What a reply slot holds, from the request until its reply is written.
+
+use bytes::Bytes;
+use lance_messages::error_code::ErrorCode;
+use lance_messages::id::TopicPartition;
+use lance_messages::mail::connection::{PartitionBounds, Produced};
+use lance_messages::wire::fetch::FetchedPartition;
+use lance_messages::wire::{Response, ResponseFrame};
+use lance_storage::reader::ReadPlan;
+use std::time::Duration;
+
+/// What a produce slot remembers of its request.
+#[derive(Clone, Copy, Debug)]
+pub struct ProduceSlot {
+    /// Echoed in the ack.
+    pub batch_id: u64,
+    /// The shard that appends it.
+    pub shard: u16,
+    /// Payload bytes, counted against the connection's budget.
+    pub bytes: usize,
+    /// When it came.
+    pub since: Duration,
+}
+
+/// The data of one answered part of a fetch.
+#[derive(Debug)]
+pub enum PartData {
+    /// Nothing, or an error.
+    None,
+    /// From memory.
+    Memory(Bytes),
+    /// As a reader thread planned it.
+    Plan(ReadPlan),
+}
+
+/// One part of a fetch.
+#[derive(Debug)]
+pub struct FetchPart {
+    /// The partition read.
+    pub partition: TopicPartition,
+    /// Where it was asked to read.
+    pub offset: u64,
+    /// Most bytes of its data.
+    pub max_bytes: u32,
+    /// The shard that answers it, until it has.
+    pub waiting_for: Option<u16>,
+    /// The ingestion actor's bounds, once known.
+    pub bounds: Option<PartitionBounds>,
+    /// The answer, once known.
+    pub answer: Option<FetchedPartition>,
+    /// Its data.
+    pub data: PartData,
+    /// CRC-32 of the data.
+    pub data_crc: u32,
+}
+
+/// A fetch under way.
+#[derive(Debug)]
+pub struct FetchSlot {
+    /// Whether it is a 1.0 Fetch.
+    pub legacy: bool,
+    /// Echoed in the reply.
+    pub correlation: u64,
+    /// Its parts.
+    pub parts: Vec<FetchPart>,
+    /// The other parts were told not to wait any longer.
+    pub cancelled: bool,
+    /// When it came.
+    pub since: Duration,
+    /// Whether it may wait at the end.
+    pub may_wait: bool,
+}
+
+impl FetchSlot {
+    /// Whether every part is answered.
+    pub fn is_complete(&self) -> bool {
+        self.parts.iter().all(|part| part.answer.is_some())
+    }
+}
+
+/// A control request answered by another actor.
+#[derive(Clone, Debug)]
+pub enum ControlKind {
+    /// CreateTopic and CreateTopicWithRetention; the latter's limits are echoed.
+    CreateTopic {
+        /// Its name.
+        name: String,
+        /// Age and bytes, echoed when they were given.
+        retention: Option<(u64, u64)>,
+    },
+    /// CreateTopicWithConfig.
+    CreateTopicWithConfig,
+    /// DeleteTopic.
+    DeleteTopic,
+    /// SetRetention.
+    SetRetention {
+        /// Seconds.
+        max_age_secs: u64,
+        /// Bytes.
+        max_bytes: u64,
+    },
+    /// AlterTopic.
+    AlterTopic,
+    /// InitProducer.
+    InitProducer,
+    /// Subscribe from the committed offset.
+    Subscribe {
+        /// The consumer.
+        consumer_id: u64,
+    },
+    /// CommitOffset.
+    Commit {
+        /// The consumer.
+        consumer_id: u64,
+        /// Its offset.
+        offset: u64,
+    },
+    /// LookupOffset.
+    LookUp {
+        /// The shard that answers.
+        shard: u16,
+    },
+}
+
+/// One reply slot.
+#[derive(Debug)]
+pub enum ReplySlot {
+    /// A produce request under way.
+    Produce(ProduceSlot),
+    /// A produce request that is answered.
+    Produced(ProduceSlot, Result<Produced, ErrorCode>),
+    /// A fetch.
+    Fetch(Box<FetchSlot>),
+    /// A control request under way.
+    Control {
+        /// Echoed in the reply.
+        correlation: u64,
+        /// Command code, for errors.
+        command: u8,
+        /// What it asked for.
+        kind: ControlKind,
+    },
+    /// A reply that only waits for its turn.
+    Ready(ResponseFrame),
+    /// No reply at all.
+    Nothing,
+}
+
+impl ReplySlot {
+    /// A reply that only waits for its turn.
+    pub fn ready(correlation: u64, response: Response) -> Self {
+        Self::Ready(ResponseFrame { correlation, response })
+    }
+}

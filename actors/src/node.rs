@@ -1,0 +1,355 @@
+//! A node: every actor, started sink first and wired together.
+
+use crate::clock::NodeClock;
+use crate::group::actor::{GROUP_MAILBOX, GroupActor, GroupSetup};
+use crate::ingestion::actor::{INGESTION_MAILBOX, IngestionActor, IngestionSetup, ServeReplication};
+use crate::ingestion::opener::LogOpener;
+use crate::mailbox::Mailbox;
+use crate::metadata::actor::{METADATA_MAILBOX, MetadataActor, MetadataSetup, ServeMetadata};
+use crate::metrics::Metrics;
+use crate::network::actor::{NETWORK_MAILBOX, NetworkActor, NetworkSetup};
+use crate::network::connection::ConnectionSetup;
+use crate::network::readers::ReaderPool;
+use crate::options;
+use crate::poller::actor::{POLLER_MAILBOX, PollerActor, PollerSetup, ServeIngestion};
+use crate::replication::actor::{REPLICATION_MAILBOX, ReplicationActor, ReplicationSetup};
+use crate::supervision::shell::{Escalated, InjectPanic, Shell};
+use crate::supervision::{ActorKind, ActorStarted, NodeSupervisor, RestartPolicy, Vitals};
+use crate::threads::Thread;
+use crate::view::ClusterView;
+use actix::prelude::*;
+use arc_swap::ArcSwap;
+use hashbrown::HashMap;
+use lance_config::model::Config;
+use lance_messages::id::{NodeId, TopicPartition};
+use lance_storage::checkpoint::{CheckpointError, DataDir, FlushedFile, FlushedMarks};
+use lance_storage::disk::{Arena, ArenaError, Disk, DiskError};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The disk.
+    #[error("cannot use the disk: {0}")]
+    Disk(#[from] DiskError),
+    /// The data directory.
+    #[error("cannot use the data directory: {0}")]
+    DataDir(#[from] CheckpointError),
+    /// The memory of the buffer pool.
+    #[error("cannot allocate the buffer pool: {0}")]
+    Arena(#[from] ArenaError),
+    /// An address.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+    /// A mode this version cannot run.
+    #[error("{0}")]
+    Unsupported(String),
+    /// An actor did not take part.
+    #[error("the {0} actor did not start")]
+    Actor(&'static str),
+}
+
+/// A running node.
+pub struct Node {
+    /// Where clients connect.
+    pub address: SocketAddr,
+    /// Where the admin API listens.
+    pub admin_address: SocketAddr,
+    /// The disk, as it really runs.
+    pub backend: String,
+    /// The root of the actor tree.
+    pub supervisor: Addr<NodeSupervisor>,
+    /// The listener's actor.
+    pub network: Mailbox<NetworkActor>,
+    /// Ingestion actors, by shard.
+    pub shards: Vec<Mailbox<IngestionActor>>,
+    /// The replication actor.
+    pub replication: Mailbox<ReplicationActor>,
+    /// The metadata actor.
+    pub metadata: Mailbox<MetadataActor>,
+    /// The group actor.
+    pub group: Mailbox<GroupActor>,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
+    /// The committed metadata.
+    pub view: Arc<ArcSwap<ClusterView>>,
+    /// Its place among the files; holds the lock.
+    pub data_dir: DataDir,
+    /// Threads; they end with the process.
+    pub threads: Vec<Thread>,
+}
+
+/// What every actor of a node is started with.
+pub struct Starter {
+    supervisor: Addr<NodeSupervisor>,
+    policy: RestartPolicy,
+}
+
+impl Starter {
+    /// A starter of actors below `supervisor`.
+    pub fn new(supervisor: Addr<NodeSupervisor>, policy: RestartPolicy) -> Self {
+        Self { supervisor, policy }
+    }
+
+    /// Starts a supervised actor on a thread and shows it in the tree.
+    pub async fn start<A>(
+        &self,
+        thread: &ArbiterHandle,
+        name: String,
+        kind: ActorKind,
+        capacity: usize,
+        build: impl FnOnce(Arc<Vitals>, RestartPolicy, Recipient<Escalated>) -> A + Send + 'static,
+    ) -> Mailbox<A>
+    where
+        A: Shell + Handler<InjectPanic>,
+    {
+        let vitals = Vitals::new(name, kind, capacity);
+        let (policy, parent) = (self.policy, self.supervisor.clone().recipient());
+        let own = Arc::clone(&vitals);
+        let address = Supervisor::start_in_arbiter(thread, move |_| build(own, policy, parent));
+        let panic = address.clone().recipient();
+        let started = ActorStarted { vitals: Arc::clone(&vitals), parent: String::new(), panic };
+        // The root outlives its children.
+        let _ = self.supervisor.send(started).await;
+        Mailbox::new(address, vitals)
+    }
+}
+
+struct Foundations {
+    disk: Arc<dyn Disk>,
+    data_dir: DataDir,
+    flushed: Vec<FlushedFile>,
+    marks: HashMap<TopicPartition, u64>,
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+fn listen(address: &str) -> Result<TcpListener, StartError> {
+    let failed = |source| StartError::Listen { address: address.to_owned(), source };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+fn lay_foundations(config: &Config, disk: Arc<dyn Disk>) -> Result<Foundations, StartError> {
+    if !config.replication.peers.is_empty() {
+        return Err(StartError::Unsupported(
+            "replication.peers names other nodes, and this version serves a single node: set peers = []".to_owned(),
+        ));
+    }
+    let listener = listen(&config.network.bind)?;
+    let address = listener
+        .local_addr()
+        .map_err(|source| StartError::Listen { address: config.network.bind.clone(), source })?;
+    let mut data_dir = DataDir::open(&disk, &config.node.data_dir, NodeId(config.node.id), rand::random())?;
+    if data_dir.record().cluster_id == 0 {
+        // Without peers the genesis is one of a single voter, at once.
+        data_dir.adopt_cluster(rand::random::<u64>().max(1))?;
+    }
+    disk.create_dir_all(&data_dir.logs_dir())?;
+    let shards = options::thread_plan(config).shards;
+    let shard_of = |partition| u32::from(crate::network::session::shard_of(partition, shards));
+    let (FlushedMarks { positions, damaged }, flushed) =
+        FlushedMarks::open(&disk, data_dir.path(), u32::from(shards), shard_of)?;
+    for path in damaged {
+        tracing::warn!(path = %path.display(), "flushed marks were damaged: recovery reads more");
+    }
+    let marks = positions.into_iter().collect();
+    Ok(Foundations { disk, data_dir, flushed, marks, listener, address })
+}
+
+/// Starts a node on the running actix system. `on_fatal` is told of an actor that used up its restarts.
+pub async fn start(
+    config: &Config,
+    disk: Arc<dyn Disk>,
+    supervisor: Addr<NodeSupervisor>,
+    metrics: Arc<Metrics>,
+    view: Arc<ArcSwap<ClusterView>>,
+) -> Result<Node, StartError> {
+    let Foundations { disk, data_dir, flushed, marks, listener, address } = lay_foundations(config, disk)?;
+    let clock = NodeClock::start();
+    let starter = Starter::new(supervisor.clone(), options::restart_policy(config));
+    let plan = options::thread_plan(config);
+    let mut threads = Vec::new();
+    let mut shards = Vec::new();
+    let opener = Arc::new(LogOpener {
+        disk: Arc::clone(&disk),
+        logs_dir: data_dir.logs_dir(),
+        segment_bytes: config.storage.segment_bytes,
+        zero_ahead_bytes: config.storage.zero_ahead_bytes,
+    });
+    let mut marks = marks;
+    for (shard, flushed) in (0..plan.shards).zip(flushed) {
+        let thread = Thread::start(&format!("shard-{shard}"), plan.cpu(threads.len())).map_err(StartError::Thread)?;
+        let owns = |partition: &TopicPartition| crate::network::session::shard_of(*partition, plan.shards) == shard;
+        let own_marks = marks.extract_if(|partition, _| owns(partition)).collect();
+        let parts = ShardParts { shard, flushed, marks: own_marks, opener: Arc::clone(&opener), clock };
+        shards.push(start_shard(config, &starter, &thread, Arc::clone(&disk), Arc::clone(&metrics), parts).await?);
+        threads.push(thread);
+    }
+    let control = Thread::start("control", None).map_err(StartError::Thread)?;
+    let durable = Thread::start("metadata", None).map_err(StartError::Thread)?;
+    let record = *data_dir.record();
+    let metadata_setup = MetadataSetup {
+        disk: Arc::clone(&disk),
+        dir: data_dir.meta_dir(),
+        node: NodeId(config.node.id),
+        incarnation: record.incarnation,
+        boot_number: record.boot_number,
+        nonce: rand::random(),
+        address: config.network.advertise.clone().unwrap_or_else(|| address.to_string()),
+        topic_defaults: options::topic_defaults(config),
+        view: Arc::clone(&view),
+        clock,
+    };
+    let metadata = starter
+        .start(&durable.handle(), "metadata".into(), ActorKind::Metadata, METADATA_MAILBOX, |vitals, policy, parent| {
+            MetadataActor::new(vitals, policy, parent, metadata_setup)
+        })
+        .await;
+    let replication_setup = ReplicationSetup {
+        disk: Arc::clone(&disk),
+        promises: data_dir.promises_path(),
+        incarnation: record.incarnation,
+        boot_number: record.boot_number,
+        metadata: metadata.clone(),
+        shards: shards.clone(),
+    };
+    let replication = starter
+        .start(
+            &durable.handle(),
+            "replication".into(),
+            ActorKind::Replication,
+            REPLICATION_MAILBOX,
+            |vitals, policy, parent| ReplicationActor::new(vitals, policy, parent, replication_setup),
+        )
+        .await;
+    for shard in &shards {
+        shard.addr().send(ServeReplication(replication.clone())).await.map_err(|_| StartError::Actor("ingestion"))?;
+    }
+    let group_setup =
+        GroupSetup { metadata: metadata.clone(), shards: shards.clone(), view: Arc::clone(&view), disk: Arc::clone(&disk), clock };
+    let group = starter
+        .start(&control.handle(), "group".into(), ActorKind::Group, GROUP_MAILBOX, |vitals, policy, parent| {
+            GroupActor::new(vitals, policy, parent, group_setup)
+        })
+        .await;
+    let serve = ServeMetadata { replication: replication.clone(), shards: shards.clone() };
+    metadata.addr().send(serve).await.map_err(|_| StartError::Actor("metadata"))?;
+
+    let network_threads: Vec<Thread> = if plan.own_network_threads {
+        let starts = (0..plan.shards).map(|n| Thread::start(&format!("network-{n}"), plan.cpu(threads.len() + usize::from(n))));
+        starts.collect::<Result<_, _>>().map_err(StartError::Thread)?
+    } else {
+        Vec::new()
+    };
+    let serving = if network_threads.is_empty() { &threads } else { &network_threads };
+    let readers = ReaderPool::start(config.storage.reader_threads as usize, Arc::clone(&disk), config.storage.open_files as usize)
+        .map_err(StartError::Thread)?;
+    let network_setup = NetworkSetup {
+        listener,
+        max_connections: config.limits.max_connections as usize,
+        connection: ConnectionSetup {
+            limits: options::session_limits(config),
+            idle_timeout: config.limits.idle_timeout,
+            view: Arc::clone(&view),
+            shards: shards.clone(),
+            metadata: metadata.clone(),
+            group: group.clone(),
+            readers,
+            clock,
+            metrics: Arc::clone(&metrics),
+        },
+        threads: serving.iter().map(Thread::handle).collect(),
+        supervisor: supervisor.clone(),
+    };
+    let first = serving.first().map_or_else(|| control.handle(), Thread::handle);
+    let network = starter
+        .start(&first, "network".into(), ActorKind::Network, NETWORK_MAILBOX, |vitals, policy, parent| {
+            NetworkActor::new(vitals, policy, parent, network_setup)
+        })
+        .await;
+    threads.extend(network_threads);
+    threads.extend([control, durable]);
+    Ok(Node {
+        address,
+        admin_address: address,
+        backend: disk.backend().to_string(),
+        supervisor,
+        network,
+        shards,
+        replication,
+        metadata,
+        group,
+        metrics,
+        view,
+        data_dir,
+        threads,
+    })
+}
+
+struct ShardParts {
+    shard: u16,
+    flushed: FlushedFile,
+    marks: HashMap<TopicPartition, u64>,
+    opener: Arc<LogOpener>,
+    clock: NodeClock,
+}
+
+async fn start_shard(
+    config: &Config,
+    starter: &Starter,
+    thread: &Thread,
+    disk: Arc<dyn Disk>,
+    metrics: Arc<Metrics>,
+    parts: ShardParts,
+) -> Result<Mailbox<IngestionActor>, StartError> {
+    let ShardParts { shard, flushed, marks, opener, clock } = parts;
+    let (slot_bytes, slots) = options::arena_shape(config);
+    let arena = Arena::new(slot_bytes, slots)?;
+    let poller_setup = PollerSetup {
+        disk,
+        arena: Arc::clone(&arena),
+        queue: options::queue_options(config),
+        metrics: Arc::clone(&metrics),
+    };
+    let poller = starter
+        .start(
+            &thread.handle(),
+            format!("poller-{shard}"),
+            ActorKind::Poller,
+            POLLER_MAILBOX,
+            |vitals, policy, parent| PollerActor::new(vitals, policy, parent, poller_setup),
+        )
+        .await;
+    let setup = IngestionSetup {
+        options: options::ingestion_options(config, shard),
+        opener,
+        arena,
+        tail_bytes: usize::try_from(config.storage.tail_ring_bytes).unwrap_or(usize::MAX),
+        sync_interval: options::sync_interval(config),
+        clock,
+        metrics,
+        poller: poller.clone(),
+    };
+    let ingestion = starter
+        .start(
+            &thread.handle(),
+            format!("ingestion-{shard}"),
+            ActorKind::Ingestion,
+            INGESTION_MAILBOX,
+            move |vitals, policy, parent| IngestionActor::new(vitals, policy, parent, setup, flushed, marks),
+        )
+        .await;
+    poller.addr().send(ServeIngestion(ingestion.clone())).await.map_err(|_| StartError::Actor("poller"))?;
+    Ok(ingestion)
+}

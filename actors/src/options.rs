@@ -1,0 +1,117 @@
+//! From the configuration to what each part is told: the only place where the two meet.
+
+use crate::ingestion::core::IngestionOptions;
+use crate::network::session::SessionLimits;
+use crate::supervision::RestartPolicy;
+use lance_cluster::metadata::{ReplicationMode, TopicConfig};
+use lance_config::model::{Config, IoBackend, Placement, ReplicationMode as ConfiguredMode, SyncPolicy};
+use lance_messages::id::NodeId;
+use lance_storage::disk::{BackendChoice, DiskOptions, QueueOptions};
+use std::time::Duration;
+
+/// Shards of a node at most: their index is an actor id in sort keys.
+const MAX_SHARDS: u16 = 255;
+
+/// Threads that serve shards and connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThreadPlan {
+    /// Number of shards, one thread each.
+    pub shards: u16,
+    /// Connections have threads of their own, one for each shard.
+    pub own_network_threads: bool,
+    /// Processors the threads are pinned to, in turn; empty = not pinned.
+    pub cpus: Vec<u32>,
+}
+
+impl ThreadPlan {
+    /// The processor of the n-th thread.
+    pub fn cpu(&self, thread: usize) -> Option<u32> {
+        self.cpus.get(thread % self.cpus.len().max(1)).copied()
+    }
+}
+
+/// How shards and connections are placed.
+pub fn thread_plan(config: &Config) -> ThreadPlan {
+    ThreadPlan {
+        shards: config.shards.count.clamp(1, MAX_SHARDS),
+        own_network_threads: config.shards.placement == Placement::Dedicated,
+        cpus: config.shards.cpus.clone(),
+    }
+}
+
+/// Which disk.
+pub fn disk_options(config: &Config) -> DiskOptions {
+    let backend = match config.io.backend {
+        IoBackend::Auto => BackendChoice::Auto,
+        IoBackend::IoUring => BackendChoice::IoUring,
+        IoBackend::TokioUring => BackendChoice::TokioUring,
+        IoBackend::Blocking => BackendChoice::Blocking,
+    };
+    DiskOptions { backend, o_direct: config.io.o_direct }
+}
+
+/// How a poller's queue is set up.
+pub fn queue_options(config: &Config) -> QueueOptions {
+    QueueOptions { depth: config.io.uring_sq_depth as usize, ..QueueOptions::default() }
+}
+
+/// How an ingestion core is set up.
+pub fn ingestion_options(config: &Config, shard: u16) -> IngestionOptions {
+    let (sync_always, sync_bytes) = match config.storage.sync {
+        SyncPolicy::Always => (true, 0),
+        SyncPolicy::Window { bytes, .. } => (false, bytes),
+    };
+    IngestionOptions { node: NodeId(config.node.id), shard, sync_always, sync_bytes }
+}
+
+/// In interval mode, how often what is written is synced.
+pub fn sync_interval(config: &Config) -> Option<Duration> {
+    match config.storage.sync {
+        SyncPolicy::Always => None,
+        SyncPolicy::Window { interval, .. } => Some(interval),
+    }
+}
+
+/// What one connection may do.
+pub fn session_limits(config: &Config) -> SessionLimits {
+    SessionLimits {
+        max_payload_bytes: config.limits.max_frame_bytes,
+        max_in_flight_bytes: usize::try_from(config.limits.max_in_flight_bytes).unwrap_or(usize::MAX),
+        max_requests: config.limits.max_in_flight_requests as usize,
+        max_fetch_bytes: config.limits.max_fetch_bytes,
+        shards: thread_plan(config).shards,
+        node: NodeId(config.node.id),
+    }
+}
+
+/// What a topic has that says nothing itself.
+pub fn topic_defaults(config: &Config) -> TopicConfig {
+    TopicConfig {
+        partitions: config.topics.default_partitions.max(1),
+        replication_factor: config.topics.default_replication_factor.max(1),
+        mode: match config.replication.mode {
+            ConfiguredMode::L1 => ReplicationMode::L1,
+            ConfiguredMode::L2 => ReplicationMode::L2,
+        },
+        max_age_secs: config.topics.default_retention_age.as_secs(),
+        max_bytes: config.topics.default_retention_bytes,
+    }
+}
+
+/// How failed actors are started again.
+pub fn restart_policy(config: &Config) -> RestartPolicy {
+    RestartPolicy {
+        backoff_min: config.supervision.backoff_min,
+        backoff_max: config.supervision.backoff_max,
+        budget: config.supervision.max_restarts,
+        window: config.supervision.restart_window,
+    }
+}
+
+/// Slots of one shard's pool: size and number.
+pub fn arena_shape(config: &Config) -> (usize, usize) {
+    let slot_bytes = config.io.batch_size as usize;
+    let shards = u64::from(thread_plan(config).shards);
+    let slots = config.io.buffer_pool_bytes / shards / config.io.batch_size.max(1) as u64;
+    (slot_bytes, usize::try_from(slots).unwrap_or(usize::MAX).max(8))
+}

@@ -1,0 +1,4 @@
+//! Replication: alone it only opens epochs.
+
+pub mod actor;
+pub mod core;

@@ -1,0 +1,109 @@
+//! `ClusterView`: the committed metadata as connections read it, replaced as a whole when it changes.
+
+use hashbrown::HashMap;
+use lance_cluster::metadata::state::MetadataState;
+use lance_cluster::metadata::topic::{ReplicationMode, TopicConfig};
+use lance_messages::id::{LeaderEpoch, NodeId, TopicId, TopicPartition};
+
+/// Topics whose names start like this belong to the broker.
+pub const INTERNAL_PREFIX: &str = "__";
+
+/// One topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicView {
+    /// Its id.
+    pub id: TopicId,
+    /// Its name.
+    pub name: String,
+    /// Unix seconds.
+    pub created_at: u64,
+    /// Counts how often a topic of this name was created.
+    pub topic_epoch: u32,
+    /// Its configuration.
+    pub config: TopicConfig,
+    /// Leader and epoch of each partition.
+    pub partitions: Vec<(Option<NodeId>, LeaderEpoch)>,
+}
+
+impl TopicView {
+    /// Whether an acked record is on a quorum.
+    pub fn is_strong(&self) -> bool {
+        self.config.mode == ReplicationMode::L2
+    }
+}
+
+/// The metadata at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterView {
+    /// Every topic.
+    pub topics: HashMap<TopicId, TopicView>,
+    names: HashMap<String, TopicId>,
+    /// Topics of the broker itself, which clients do not see.
+    internal: HashMap<String, TopicView>,
+    /// Every node and its address.
+    pub nodes: Vec<(NodeId, String)>,
+    /// This node.
+    pub node: Option<NodeId>,
+    /// The metadata leader, when there is one.
+    pub metadata_leader: Option<NodeId>,
+    /// Raft term.
+    pub term: u64,
+    /// Index of the last applied command.
+    pub applied: u64,
+}
+
+impl ClusterView {
+    /// The view of `state` from `node`.
+    pub fn new(state: &MetadataState, node: NodeId, metadata_leader: Option<NodeId>, term: u64) -> Self {
+        let mut view = Self { node: Some(node), metadata_leader, term, applied: state.applied_index(), ..Self::default() };
+        view.nodes = state.nodes().map(|(id, node)| (id, node.address.clone())).collect();
+        for (id, topic) in state.topics() {
+            let partitions = topic
+                .partitions
+                .iter()
+                .map(|partition| (partition.leader.map(|leader| leader.node), partition.epoch))
+                .collect();
+            let internal = topic.name.starts_with(INTERNAL_PREFIX);
+            let topic = TopicView {
+                id,
+                name: topic.name.clone(),
+                created_at: topic.created_at_secs,
+                topic_epoch: topic.topic_epoch,
+                config: topic.config,
+                partitions,
+            };
+            if internal {
+                view.internal.insert(topic.name.clone(), topic);
+            } else {
+                view.names.insert(topic.name.clone(), id);
+                view.topics.insert(id, topic);
+            }
+        }
+        view
+    }
+
+    /// The topic of this name.
+    pub fn topic_by_name(&self, name: &str) -> Option<&TopicView> {
+        self.topics.get(self.names.get(name)?)
+    }
+
+    /// The internal topic of this name.
+    pub fn internal_topic(&self, name: &str) -> Option<TopicId> {
+        self.internal.get(name).map(|topic| topic.id)
+    }
+
+    /// Every partition of every topic, internal ones included.
+    pub fn partitions(&self) -> impl Iterator<Item = TopicPartition> + '_ {
+        self.topics
+            .values()
+            .chain(self.internal.values())
+            .flat_map(|topic| (0..topic.partitions.len()).map(|number| TopicPartition::new(topic.id, number as u16)))
+    }
+
+    /// Topics in the order of their ids.
+    pub fn sorted_topics(&self) -> Vec<&TopicView> {
+        let mut topics: Vec<&TopicView> = self.topics.values().collect();
+        topics.sort_by_key(|topic| topic.id);
+        topics
+    }
+}
