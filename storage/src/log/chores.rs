@@ -290,7 +290,7 @@ impl Log {
 
     fn finish_close(&mut self, base_position: u64) {
         let front = self.closing.front();
-        if !front.is_some_and(|front| front.segment.base().position == base_position) {
+        if front.is_none_or(|front| front.segment.base().position != base_position) {
             return;
         }
         if let Some(done) = self.closing.pop_front()

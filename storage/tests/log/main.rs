@@ -1,0 +1,8 @@
+//! A log against a model of it, on a disk in memory: whatever happens, every durable batch is there, in order, unchanged.
+
+mod crash;
+mod damage;
+mod faults;
+mod reading;
+mod rig;
+mod steps;
