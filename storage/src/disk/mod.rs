@@ -23,6 +23,7 @@ pub mod memory;
 mod notify;
 mod perform;
 mod system;
+mod uring;
 
 pub use buffer::{Arena, ArenaError, Slot, SlotPool};
 pub use error::{DiskError, Operation};
@@ -93,7 +94,7 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
 pub trait WriteQueue {
     /// Takes an operation; hands it back when `depth` operations are in flight (nothing is lost).
     ///
-    /// Nothing reaches the disk before [`WriteQueue::kick`].
+    /// It happens after the next [`WriteQueue::kick`].
     fn submit(&mut self, op: DiskOp) -> Result<(), DiskOp>;
     /// Starts everything submitted, with one system call or one wake-up.
     fn kick(&mut self) -> Result<(), DiskError>;

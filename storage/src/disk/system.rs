@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::blocking::BlockingQueue;
 use super::file::{DirectIo, OsFile, sync_dir};
+use super::uring::UringQueue;
 use super::{
     Arena, Backend, BackendKind, DirEntry, Disk, DiskError, DiskFile, OpenMode, Operation, QueueOptions, Space,
     WriteQueue,
@@ -179,8 +180,15 @@ impl Disk for SystemDisk {
         })
     }
 
-    fn write_queue(&self, options: &QueueOptions, _arena: &Arc<Arena>) -> Result<Box<dyn WriteQueue>, DiskError> {
+    fn write_queue(&self, options: &QueueOptions, arena: &Arc<Arena>) -> Result<Box<dyn WriteQueue>, DiskError> {
         let failed = |error: io::Error| DiskError::io(Operation::QueueSetup, Path::new(self.kind.name()), &error);
-        Ok(Box::new(BlockingQueue::new(options, &self.direct_io).map_err(failed)?))
+        match self.kind {
+            BackendKind::IoUring => {
+                let queue = UringQueue::new(options, arena, &self.direct_io).map_err(failed)?;
+                self.registered.store(queue.is_registered(), Ordering::Relaxed);
+                Ok(Box::new(queue))
+            }
+            _ => Ok(Box::new(BlockingQueue::new(options, &self.direct_io).map_err(failed)?)),
+        }
     }
 }
