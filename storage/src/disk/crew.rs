@@ -35,7 +35,16 @@ pub(super) struct Crew {
 impl Crew {
     /// Starts the threads; at most `depth` operations may be in flight.
     pub(super) fn new(threads: usize, depth: usize, direct_io: &Arc<DirectIo>) -> io::Result<Self> {
-        let notify = Arc::new(Notify::new()?);
+        Self::sharing(threads, depth, direct_io, Arc::new(Notify::new()?))
+    }
+
+    /// Like [`Crew::new`], raising a notification that others raise, too.
+    pub(super) fn sharing(
+        threads: usize,
+        depth: usize,
+        direct_io: &Arc<DirectIo>,
+        notify: Arc<Notify>,
+    ) -> io::Result<Self> {
         let (give_done, done) = bounded(depth);
         let mut crew = Self {
             lanes: Vec::new(),
@@ -62,6 +71,11 @@ impl Crew {
     /// Raised when completions wait.
     pub(super) fn notify(&self) -> &Notify {
         &self.notify
+    }
+
+    /// Whether nothing is done that was not collected.
+    pub(super) fn is_empty(&self) -> bool {
+        self.done.is_empty()
     }
 
     /// Hands over an operation; a dead thread answers with an error, at once.

@@ -94,8 +94,14 @@ impl OsFile {
         direct.unwrap_or(&self.file).as_raw_fd()
     }
 
+    /// Opens the file once more for queued writes, with further flags.
+    pub(super) fn reopen_for_writes(&self, flags: i32) -> io::Result<File> {
+        let direct = self.direct_io.wanted && self.direct().is_some();
+        self.reopen(flags | if direct { libc::O_DIRECT } else { 0 })
+    }
+
     /// Opens the file once more with these flags.
-    pub(super) fn reopen(&self, flags: i32) -> io::Result<File> {
+    fn reopen(&self, flags: i32) -> io::Result<File> {
         // Through the descriptor, not the path: the file may have been renamed or removed.
         let link = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         OpenOptions::new()

@@ -23,6 +23,7 @@ pub mod memory;
 mod notify;
 mod perform;
 mod system;
+mod tokio_uring;
 mod uring;
 
 pub use buffer::{Arena, ArenaError, Slot, SlotPool};

@@ -12,6 +12,9 @@ pub(super) const ZERO_BYTES: usize = 1 << 20;
 /// The most buffers one system call takes.
 const MAX_VECTORS: usize = 1024;
 
+/// The largest one, within what one call moves.
+const MAX_VECTOR_BYTES: usize = 1 << 30;
+
 /// Chunks that follow each other in the file, and can be written by one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::blocking::BlockingQueue;
 use super::file::{DirectIo, OsFile, sync_dir};
+use super::tokio_uring::TokioUringQueue;
 use super::uring::UringQueue;
 use super::{
     Arena, Backend, BackendKind, DirEntry, Disk, DiskError, DiskFile, OpenMode, Operation, QueueOptions, Space,
@@ -188,7 +189,14 @@ impl Disk for SystemDisk {
                 self.registered.store(queue.is_registered(), Ordering::Relaxed);
                 Ok(Box::new(queue))
             }
-            _ => Ok(Box::new(BlockingQueue::new(options, &self.direct_io).map_err(failed)?)),
+            BackendKind::TokioUring => {
+                let queue = TokioUringQueue::new(options, arena, &self.direct_io).map_err(failed)?;
+                self.registered.store(queue.is_registered(), Ordering::Relaxed);
+                Ok(Box::new(queue))
+            }
+            BackendKind::Blocking | BackendKind::Memory => {
+                Ok(Box::new(BlockingQueue::new(options, &self.direct_io).map_err(failed)?))
+            }
         }
     }
 }
