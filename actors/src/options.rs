@@ -79,6 +79,7 @@ pub fn session_limits(config: &Config) -> SessionLimits {
         max_in_flight_bytes: usize::try_from(config.limits.max_in_flight_bytes).unwrap_or(usize::MAX),
         max_requests: config.limits.max_in_flight_requests as usize,
         max_fetch_bytes: config.limits.max_fetch_bytes,
+        auto_create: config.topics.auto_create,
         shards: thread_plan(config).shards,
         node: NodeId(config.node.id),
     }

@@ -30,7 +30,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll};
+use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -136,6 +136,7 @@ pub struct ConnectionActor {
     close_when_idle: bool,
     last_frame: Duration,
     pinged: bool,
+    drive: Option<Waker>,
 }
 
 impl ConnectionActor {
@@ -166,6 +167,7 @@ impl ConnectionActor {
             close_when_idle: false,
             last_frame,
             pinged: false,
+            drive: None,
         }
     }
 
@@ -186,6 +188,18 @@ impl ConnectionActor {
         }
         drop(view);
         self.perform(ctx);
+    }
+
+    /// As [`Self::with_core`], from a spawned future: those run after [`Drive`], which has to run once more.
+    fn with_core_later(
+        &mut self,
+        ctx: &mut Context<Self>,
+        work: impl FnOnce(&mut SessionCore, &ClusterView, Duration, &mut Vec<SessionEffect>),
+    ) {
+        self.with_core(ctx, work);
+        if let Some(waker) = &self.drive {
+            waker.wake_by_ref();
+        }
     }
 
     fn perform(&mut self, ctx: &mut Context<Self>) {
@@ -211,7 +225,7 @@ impl ConnectionActor {
                 ctx.spawn(answer.map(move |answer, actor, ctx| {
                     let unavailable = |_| Err(CallFailure::Failed(ErrorCode::Unavailable, "no metadata".to_owned()));
                     let answer = answer.unwrap_or_else(unavailable);
-                    actor.with_core(ctx, |core, view, now, effects| {
+                    actor.with_core_later(ctx, |core, view, now, effects| {
                         if request == DEFAULT_TOPIC_REQUEST {
                             core.on_default_topic(answer.is_ok(), view, now, effects);
                         } else {
@@ -224,14 +238,14 @@ impl ConnectionActor {
                 let answer = actix::fut::wrap_future::<_, Self>(self.setup.group.send(commit));
                 ctx.spawn(answer.map(move |answer, actor, ctx| {
                     let result = answer.unwrap_or(Err(ErrorCode::OutcomeUnknown));
-                    actor.with_core(ctx, |core, _, now, effects| core.on_committed(request, result, now, effects));
+                    actor.with_core_later(ctx, |core, _, now, effects| core.on_committed(request, result, now, effects));
                 }));
             }
             SessionEffect::Committed(request, asked) => {
                 let answer = actix::fut::wrap_future::<_, Self>(self.setup.group.send(asked));
                 ctx.spawn(answer.map(move |answer, actor, ctx| {
                     let result = answer.unwrap_or(Err(ErrorCode::Unavailable));
-                    actor.with_core(ctx, |core, _, now, effects| {
+                    actor.with_core_later(ctx, |core, _, now, effects| {
                         core.on_committed_offset(request, result, now, effects);
                     });
                 }));
@@ -283,7 +297,7 @@ impl ConnectionActor {
                     send(mailbox, message).await;
                 }
             };
-            ctx.wait(actix::fut::wrap_future::<_, Self>(send));
+            ctx.wait(actix::fut::wrap_future::<_, Self>(send).map(|(), _, _| ()));
             return;
         }
     }
@@ -497,6 +511,9 @@ impl ActorFuture<ConnectionActor> for Drive {
         ctx: &mut Context<ConnectionActor>,
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
+        if actor.drive.as_ref().is_none_or(|waker| !waker.will_wake(task.waker())) {
+            actor.drive = Some(task.waker().clone());
+        }
         // What was read before but had to wait for room comes first.
         if !actor.input.is_empty() && actor.core.wants_input() {
             actor.take_input(ctx);

@@ -1,6 +1,6 @@
 //! Answers of other actors, and how replies are written.
 
-use super::control::{mode_code, topic_body};
+use super::control::{metadata, mode_code, topic_body};
 use super::replies::{ControlKind, ReplySlot};
 use super::{Effects, SessionCore, SessionEffect};
 use crate::view::ClusterView;
@@ -87,6 +87,16 @@ impl SessionCore {
         now: Duration,
         effects: &mut Effects,
     ) {
+        if let Some(ReplySlot::Control { kind: ControlKind::Metadata(wanted), .. }) = self.slot_mut(request) {
+            let wanted = wanted.clone();
+            // Somebody else may have created it meanwhile; what cannot be created is reported as missing.
+            let created = matches!(&result, Ok(_) | Err(CallFailure::Refused(MetadataRefusal::TopicExists { .. })));
+            if created && let Some(next) = self.next_missing(&wanted, view) {
+                return effects.push(SessionEffect::Metadata(request, next));
+            }
+            self.finish_control(request, |_| Ok(Response::Metadata(metadata(view, &wanted))));
+            return self.advance(effects, now);
+        }
         let mut bound = None;
         self.finish_control(request, |kind| match result {
             Ok(answer) => {
@@ -210,7 +220,10 @@ fn metadata_response(
             }
             _ => Err((ErrorCode::Internal, None)),
         },
-        ControlKind::Subscribe { .. } | ControlKind::Commit { .. } | ControlKind::LookUp { .. } => {
+        ControlKind::Subscribe { .. }
+        | ControlKind::Commit { .. }
+        | ControlKind::LookUp { .. }
+        | ControlKind::Metadata(_) => {
             Err((ErrorCode::Internal, None))
         }
     }

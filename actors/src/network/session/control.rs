@@ -2,7 +2,7 @@
 
 use super::replies::{ControlKind, ReplySlot};
 use super::{Effects, GRANTED_FEATURES, SessionCore, SessionEffect, shard_of};
-use crate::view::{ClusterView, TopicView};
+use crate::view::{ClusterView, INTERNAL_PREFIX, TopicView};
 use bytes::Bytes;
 use lance_cluster::metadata::topic::ReplicationMode;
 use lance_messages::error_code::ErrorCode;
@@ -71,6 +71,15 @@ impl SessionCore {
     ) {
         let refuse = |code| Response::Error(TypedError::new(code, Answers::Control(command)));
         let response = match request {
+            Request::CreateTopic { ref name }
+            | Request::CreateTopicWithRetention { ref name, .. }
+            | Request::CreateTopicWithConfig(CreateTopicWithConfig { ref name, .. })
+                if name.starts_with(INTERNAL_PREFIX) =>
+            {
+                let message = "Invalid topic name: names that start with __ belong to the server";
+                let answers = Answers::Control(command);
+                Response::Error(TypedError::with_message(ErrorCode::InvalidTopicName, answers, message))
+            }
             Request::Fetch(fetch) => return self.on_fetch(fetch, correlation, partition, view, now, effects),
             Request::FetchPartitions(fetch) => return self.on_fetch_partitions(&fetch, correlation, view, now, effects),
             Request::CreateTopic { name } => {
@@ -148,10 +157,25 @@ impl SessionCore {
                     return self.on_look_up(look_up, correlation, command, effects);
                 }
             }
-            Request::Metadata(wanted) => Response::Metadata(metadata(view, &wanted)),
+            Request::Metadata(wanted) => {
+                if let Some(create) = self.next_missing(&wanted, view) {
+                    return self.ask(correlation, command, ControlKind::Metadata(wanted), create, effects);
+                }
+                Response::Metadata(metadata(view, &wanted))
+            }
             Request::Ignored | Request::Keepalive | Request::Produce(_) | Request::Hello(_) => return,
         };
         self.lanes.reserve(self.control_lane(), ReplySlot::ready(correlation, response));
+    }
+
+    /// The first topic that a metadata request would have created, if this server does that.
+    pub(super) fn next_missing(&self, wanted: &MetadataRequest, view: &ClusterView) -> Option<MetadataCall> {
+        if !(wanted.create_missing && self.limits.auto_create) {
+            return None;
+        }
+        let creatable = |name: &&String| view.topic_by_name(name).is_none() && !name.starts_with(INTERNAL_PREFIX);
+        let missing = wanted.topics.iter().find(creatable)?;
+        Some(MetadataCall::CreateTopic(create_named(missing.clone(), None)))
     }
 
     fn ask(
@@ -238,7 +262,7 @@ fn cluster_status(view: &ClusterView) -> Bytes {
     to_json(&body).into()
 }
 
-fn metadata(view: &ClusterView, wanted: &MetadataRequest) -> MetadataResponse {
+pub(super) fn metadata(view: &ClusterView, wanted: &MetadataRequest) -> MetadataResponse {
     let topics = if wanted.topics.is_empty() {
         view.sorted_topics().into_iter().map(topic_metadata).collect()
     } else {

@@ -62,6 +62,8 @@ pub struct SessionLimits {
     pub max_requests: usize,
     /// Most data bytes of a fetch.
     pub max_fetch_bytes: u32,
+    /// Whether a missing topic is created for clients that ask for that.
+    pub auto_create: bool,
     /// Number of shards of the node.
     pub shards: u16,
     /// This node.

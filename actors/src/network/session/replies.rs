@@ -5,6 +5,7 @@ use lance_messages::error_code::ErrorCode;
 use lance_messages::id::TopicPartition;
 use lance_messages::mail::connection::{PartitionBounds, Produced};
 use lance_messages::wire::fetch::FetchedPartition;
+use lance_messages::wire::topics::MetadataRequest;
 use lance_messages::wire::{Response, ResponseFrame};
 use lance_storage::reader::ReadPlan;
 use std::time::Duration;
@@ -103,6 +104,8 @@ pub enum ControlKind {
     AlterTopic,
     /// InitProducer.
     InitProducer,
+    /// Metadata of topics that are being created.
+    Metadata(MetadataRequest),
     /// Subscribe from the committed offset.
     Subscribe {
         /// The consumer.
