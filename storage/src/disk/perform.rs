@@ -67,13 +67,26 @@ impl Runs {
     }
 
     fn add(&mut self, file_offset: u64, data: *const u8, len: usize) {
+        let follows = self
+            .runs
+            .last()
+            .is_some_and(|run| run.file_offset + run.bytes == file_offset);
+        if let (true, Some(run), Some(vector)) = (follows, self.runs.last_mut(), self.vectors.last_mut())
+            && vector.iov_base.cast::<u8>().wrapping_add(vector.iov_len).cast_const() == data
+            && vector.iov_len + len <= MAX_VECTOR_BYTES
+        {
+            // Slots that are neighbours in memory, too: one vector, which may be a registered buffer.
+            vector.iov_len += len;
+            run.bytes += len as u64;
+            return;
+        }
         self.vectors.push(libc::iovec {
             iov_base: data.cast_mut().cast(),
             iov_len: len,
         });
         let end = self.vectors.len();
         match self.runs.last_mut() {
-            Some(run) if run.file_offset + run.bytes == file_offset && end - run.start <= MAX_VECTORS => {
+            Some(run) if follows && end - run.start <= MAX_VECTORS => {
                 run.bytes += len as u64;
                 run.end = end;
             }

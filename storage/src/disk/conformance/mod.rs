@@ -7,6 +7,10 @@ use std::time::Duration;
 use super::memory::{MemoryConfig, MemoryDisk};
 use super::*;
 
+mod kernel;
+
+use kernel::a_full_disk_is_told_and_writing_goes_on_when_there_is_space;
+
 /// Far beyond what any operation takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -538,6 +542,7 @@ macro_rules! suite {
                 the_descriptor_is_readable_while_completions_wait
                 blocking_file_operations_do_what_they_say
                 random_groups_leave_what_a_model_says
+                a_full_disk_is_told_and_writing_goes_on_when_there_is_space
             );
         }
     )*};
