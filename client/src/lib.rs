@@ -19,6 +19,8 @@ pub use client::Client;
 pub use consumer::{ConsumedChunk, ConsumedRecord, Consumer, ConsumerOptions, StartOffset};
 pub use error::ClientError;
 pub use lance_messages::id::{NodeId, TopicId, TopicPartition};
+/// The frames, for tools that speak them by themselves.
+pub use lance_messages::wire;
 pub use lance_messages::wire::compression::Codec;
 pub use lance_messages::wire::topics::TopicMode;
 pub use options::ClientOptions;

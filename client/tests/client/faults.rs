@@ -1,0 +1,115 @@
+//! What is acked is stored once, in order, whatever happens to connections and batches.
+
+use crate::support::{Fault, Toy, all_features};
+use lance_client::*;
+use lance_messages::error_code::ErrorCode;
+
+fn stored(toy: &Toy) -> Vec<String> {
+    let state = toy.state.lock().unwrap();
+    let stream = &state.topics[0].1[0].stream;
+    let records = lance_messages::record::records(stream);
+    records
+        .map(|record| String::from_utf8(record.unwrap().value.to_vec()).unwrap())
+        .collect()
+}
+
+/// Produces `count` records in small batches; gives how each ended.
+async fn produce(toy: &Toy, count: usize) -> Vec<Result<Delivery, ClientError>> {
+    let client = toy.client().await;
+    let producer = client.producer(ProducerOptions {
+        batch_bytes: 64,
+        ..ProducerOptions::default()
+    });
+    let mut deliveries = Vec::new();
+    for at in 0..count {
+        deliveries.push(
+            producer
+                .send(ProducerRecord::new("events", format!("record {at:03}")))
+                .await
+                .unwrap(),
+        );
+    }
+    let mut outcomes = Vec::new();
+    for delivery in deliveries {
+        outcomes.push(delivery.await);
+    }
+    outcomes
+}
+
+fn all(count: usize) -> Vec<String> {
+    (0..count).map(|at| format!("record {at:03}")).collect()
+}
+
+#[tokio::test]
+async fn a_batch_whose_ack_was_lost_is_stored_once() {
+    let toy = Toy::start(Some(all_features()), 1).await;
+    toy.fail_next([
+        Fault::None,
+        Fault::StoreAndDrop,
+        Fault::None,
+        Fault::None,
+        Fault::StoreAndDrop,
+    ]);
+    let outcomes = produce(&toy, 100).await;
+    assert!(outcomes.iter().all(Result::is_ok));
+    assert!(outcomes.iter().flatten().any(|delivery| delivery.duplicate));
+    assert_eq!(stored(&toy), all(100));
+}
+
+#[tokio::test]
+async fn a_lost_connection_loses_and_reorders_nothing() {
+    let toy = Toy::start(Some(all_features()), 1).await;
+    toy.fail_next([
+        Fault::Drop,
+        Fault::None,
+        Fault::Drop,
+        Fault::Drop,
+        Fault::None,
+        Fault::None,
+        Fault::Drop,
+    ]);
+    assert!(produce(&toy, 100).await.iter().all(Result::is_ok));
+    assert_eq!(stored(&toy), all(100));
+}
+
+#[tokio::test]
+async fn a_retriable_refusal_keeps_the_order() {
+    let toy = Toy::start(Some(all_features()), 1).await;
+    let busy = Fault::Refuse(ErrorCode::Overloaded);
+    let moved = Fault::Refuse(ErrorCode::NotLeader);
+    toy.fail_next([Fault::None, busy, Fault::None, Fault::None, moved, busy, Fault::None]);
+    assert!(produce(&toy, 100).await.iter().all(Result::is_ok));
+    assert_eq!(stored(&toy), all(100));
+}
+
+#[tokio::test]
+async fn a_refused_batch_fails_alone() {
+    let toy = Toy::start(Some(all_features()), 1).await;
+    toy.fail_next([Fault::None, Fault::None, Fault::Refuse(ErrorCode::TooLarge)]);
+    let outcomes = produce(&toy, 100).await;
+    let failed: Vec<_> = outcomes.iter().filter(|outcome| outcome.is_err()).collect();
+    assert!(!failed.is_empty() && failed.len() <= 4, "{} failed", failed.len());
+    assert_eq!(stored(&toy).len(), 100 - failed.len());
+    assert!(stored(&toy).is_sorted());
+}
+
+#[tokio::test]
+async fn a_producer_the_server_forgot_starts_over() {
+    let toy = Toy::start(Some(all_features()), 1).await;
+    toy.fail_next([Fault::None, Fault::Refuse(ErrorCode::UnknownProducer)]);
+    let outcomes = produce(&toy, 60).await;
+    let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+    assert!(failed > 0 && failed <= 4, "{failed} failed");
+    assert_eq!(stored(&toy).len(), 60 - failed);
+}
+
+#[tokio::test]
+async fn offsets_in_deliveries_are_those_of_the_records() {
+    let toy = Toy::start(Some(all_features()), 1).await;
+    let outcomes = produce(&toy, 50).await;
+    let offsets: Vec<_> = outcomes
+        .into_iter()
+        .map(|outcome| outcome.unwrap().offset.unwrap())
+        .collect();
+    assert_eq!(offsets, (0..50).map(|at| at * 15).collect::<Vec<_>>());
+}

@@ -1,0 +1,7 @@
+//! The client against a server in memory.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+mod faults;
+mod round_trip;
+mod support;
