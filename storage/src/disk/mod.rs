@@ -18,6 +18,7 @@ mod buffer;
 mod conformance;
 mod crew;
 mod error;
+mod faulty;
 mod file;
 pub mod memory;
 mod notify;
@@ -28,6 +29,7 @@ mod uring;
 
 pub use buffer::{Arena, ArenaError, Slot, SlotPool};
 pub use error::{DiskError, Operation};
+pub use faulty::{FaultCommand, FaultRefused, FaultSwitch, FaultyDisk};
 pub use system::{BackendChoice, DiskOptions, open_disk};
 
 /// The unit of every queued write: file offsets, slot offsets and lengths are multiples of it.
