@@ -1,8 +1,10 @@
 //! The home for a thread that also serves others: an io_uring submitted explicitly by [`WriteQueue::kick`].
 //!
-//! A group that is one run of the file is one write with `RWF_DSYNC`; any other group is its writes side by side,
-//! then `fdatasync` once all have completed. The ring's own descriptor is what the thread polls. What may block for
-//! long (creating and cutting files) goes to one helper thread, whose eventfd the ring polls.
+//! A group that is one run of the file is a write linked to an `fdatasync`; any other group is its writes side by
+//! side, then `fdatasync` once all have completed. Never `RWF_DSYNC`: the kernel finishes such writes on a worker of
+//! the processor that took the interrupt, where a busy shard lets it wait for its time slice (docs/Disk.md).
+//! The ring's own descriptor is what the thread polls. What may block for long (creating and cutting files) goes to
+//! one helper thread, whose eventfd the ring polls.
 
 use std::collections::VecDeque;
 use std::io;
@@ -37,9 +39,8 @@ struct InFlight {
     runs: Runs,
     /// Entries the kernel has, or will have.
     outstanding: u32,
-    /// The write makes itself durable.
-    alone: bool,
-    syncing: bool,
+    /// A sync behind all writes has succeeded.
+    synced: bool,
     retries: u32,
     error: Option<DiskError>,
 }
@@ -55,8 +56,8 @@ pub(super) struct UringQueue {
     /// Entries the kernel has not completed yet; never more than the completion queue holds.
     outstanding: usize,
     completion_capacity: usize,
-    /// Entries that wait for room in the ring.
-    backlog: VecDeque<squeue::Entry>,
+    /// Entries that wait for room in the ring, and how many must enter it together.
+    backlog: VecDeque<(squeue::Entry, usize)>,
     done: Vec<DiskCompletion>,
     helper: Option<Crew>,
     for_helper: Vec<DiskOp>,
@@ -124,20 +125,26 @@ impl UringQueue {
 
     /// Puts an entry into the ring, or behind those that wait for room.
     fn push(&mut self, entry: squeue::Entry) {
-        self.backlog.push_back(entry);
+        self.backlog.push_back((entry, 1));
         self.pump();
     }
 
     /// Moves waiting entries into the ring as far as there is room.
     fn pump(&mut self) {
-        while self.outstanding < self.completion_capacity
-            && let Some(entry) = self.backlog.front()
-        {
-            // SAFETY: files and buffers of the entry are owned by `table` until its completion was seen, and Drop
-            // waits for all of them; the helper's eventfd lives as long as the helper, which outlives the ring's use.
-            if unsafe { self.ring.submission().push(entry) }.is_err() {
+        while let Some((entry, together)) = self.backlog.front() {
+            let mut submission = self.ring.submission();
+            // A chain handed over in two parts would be two chains.
+            if self.outstanding + together > self.completion_capacity
+                || submission.capacity() - submission.len() < *together
+            {
                 return;
             }
+            // SAFETY: files and buffers of the entry are owned by `table` until its completion was seen, and Drop
+            // waits for all of them; the helper's eventfd lives as long as the helper, which outlives the ring's use.
+            if unsafe { submission.push(entry) }.is_err() {
+                return;
+            }
+            drop(submission);
             self.backlog.pop_front();
             self.outstanding += 1;
         }
@@ -173,109 +180,104 @@ impl UringQueue {
     /// Turns an operation into entries.
     fn start(&mut self, op: DiskOp) {
         let Some(index) = self.free.pop() else { return };
-        let at = index as usize;
-        let mut alone = false;
-        let prepared = match op.file.as_any().downcast_ref::<OsFile>() {
-            None => Err(DiskError::ForeignFile {
+        let entry = &mut self.table[index as usize];
+        let prepared = match (op.file.as_any().downcast_ref::<OsFile>(), &op.kind) {
+            (None, _) => Err(DiskError::ForeignFile {
                 path: op.file.path().to_owned(),
             }),
-            Some(file) => match &op.kind {
-                OpKind::Write { chunks, sync } => {
-                    self.table[at].runs.of_chunks(chunks);
-                    // A write that syncs itself covers only itself, not what was written before.
-                    alone = *sync && self.table[at].runs.runs.len() == 1 && !file.take_unsynced();
-                    Ok(())
-                }
-                OpKind::Zero { file_offset, len } => {
-                    let covered = self.table[at].runs.of_zeroes(*file_offset, *len);
-                    covered.map_err(|error| DiskError::io(Operation::Zero, file.path(), &error))
-                }
-                _ => {
-                    self.table[at].runs.of_chunks(&[]);
-                    Ok(())
-                }
-            },
+            (Some(file), OpKind::Zero { file_offset, len }) => {
+                let covered = entry.runs.of_zeroes(*file_offset, *len);
+                covered.map_err(|error| DiskError::io(Operation::Zero, file.path(), &error))
+            }
+            (Some(_), OpKind::Write { chunks, .. }) => {
+                entry.runs.of_chunks(chunks);
+                Ok(())
+            }
+            (Some(_), _) => {
+                entry.runs.of_chunks(&[]);
+                Ok(())
+            }
         };
         if let Err(error) = prepared {
             self.free.push(index);
             return self.answer(op, error);
         }
-        let entry = &mut self.table[at];
-        (
-            entry.alone,
-            entry.syncing,
-            entry.retries,
-            entry.outstanding,
-            entry.error,
-        ) = (alone, false, 0, 0, None);
-        entry.op = Some(op);
-        for run in 0..self.table[at].runs.runs.len() {
-            self.write_run(index, run as u32);
+        let run_count = entry.runs.runs.len();
+        let linked = run_count == 1 && matches!(op.kind, OpKind::Write { sync: true, .. });
+        (entry.synced, entry.retries, entry.outstanding) = (false, 0, 0);
+        (entry.op, entry.error) = (Some(op), None);
+        for run in 0..run_count {
+            self.write_run(index, run as u32, linked);
         }
-        if self.table[at].outstanding == 0 {
+        if run_count == 0 {
             self.step(index);
         }
     }
 
-    fn write_run(&mut self, index: u32, run_number: u32) {
+    /// Writes (the rest of) a run; with `linked` a sync follows in the same chain.
+    fn write_run(&mut self, index: u32, run_number: u32, linked: bool) {
         let InFlight {
-            op,
-            runs,
-            alone,
-            outstanding,
-            ..
+            op, runs, outstanding, ..
         } = &mut self.table[index as usize];
-        let Some(file) = op.as_ref().and_then(|op| op.file.as_any().downcast_ref::<OsFile>()) else {
+        let file = op.as_ref().and_then(|op| op.file.as_any().downcast_ref::<OsFile>());
+        let (Some(file), Some(run)) = (file, runs.runs.get(run_number as usize)) else {
             return;
         };
-        let Some(run) = runs.runs.get(run_number as usize).copied() else {
-            return;
-        };
-        let fd = types::Fd(file.write_fd());
-        let flags = if *alone { libc::RWF_DSYNC } else { 0 };
-        let vectors = &runs.vectors[run.start..run.end];
+        let (fd, at) = (types::Fd(file.write_fd()), run.file_offset);
         let arena = self.arena.base() as usize..self.arena.base() as usize + self.arena.bytes();
-        let entry = match vectors {
+        let entry = match &runs.vectors[run.start..run.end] {
             [one] if self.registered && arena.contains(&(one.iov_base as usize)) => {
                 opcode::WriteFixed::new(fd, one.iov_base.cast(), one.iov_len as u32, 0)
-                    .offset(run.file_offset)
-                    .rw_flags(flags)
+                    .offset(at)
                     .build()
             }
             [one] => opcode::Write::new(fd, one.iov_base.cast(), one.iov_len as u32)
-                .offset(run.file_offset)
-                .rw_flags(flags)
+                .offset(at)
                 .build(),
             many => opcode::Writev::new(fd, many.as_ptr(), many.len() as u32)
-                .offset(run.file_offset)
-                .rw_flags(flags)
+                .offset(at)
                 .build(),
         };
+        let entry = entry.user_data(user_data(index, run_number));
         *outstanding += 1;
-        self.push(entry.user_data(user_data(index, run_number)));
+        if linked {
+            self.backlog.push_back((entry.flags(squeue::Flags::IO_LINK), 2));
+            self.push_sync(index);
+        } else {
+            self.push(entry);
+        }
     }
 
-    /// The writes of an operation are through (or failed): sync it, or finish it.
+    /// Syncs the file of an operation.
+    fn push_sync(&mut self, index: u32) {
+        let InFlight { op, outstanding, .. } = &mut self.table[index as usize];
+        let file = op.as_ref().and_then(|op| op.file.as_any().downcast_ref::<OsFile>());
+        let Some(file) = file else { return };
+        file.take_unsynced();
+        *outstanding += 1;
+        let sync = opcode::Fsync::new(types::Fd(file.write_fd())).flags(types::FsyncFlags::DATASYNC);
+        self.push(sync.build().user_data(user_data(index, SYNC_RUN)));
+    }
+
+    /// Nothing of an operation is with the kernel: sync it, or finish it.
     fn step(&mut self, index: u32) {
         let entry = &mut self.table[index as usize];
         let Some(op) = entry.op.as_ref() else { return };
-        let Some(file) = op.file.as_any().downcast_ref::<OsFile>() else {
-            return;
-        };
-        let (writes, wants_sync) = match &op.kind {
-            OpKind::Write { sync, .. } => (true, *sync && !entry.alone),
-            OpKind::Zero { .. } => (true, false),
-            _ => (false, true),
+        let wants_sync = match &op.kind {
+            OpKind::Write { sync, .. } => *sync,
+            OpKind::Zero { .. } => false,
+            _ => true,
         };
         let failed = entry.error.is_some();
-        if wants_sync && !failed && !entry.syncing {
-            file.take_unsynced();
-            entry.syncing = true;
-            entry.outstanding = 1;
-            let sync = opcode::Fsync::new(types::Fd(file.write_fd())).flags(types::FsyncFlags::DATASYNC);
-            return self.push(sync.build().user_data(user_data(index, SYNC_RUN)));
+        if wants_sync && !failed && !entry.synced {
+            return self.push_sync(index);
         }
-        if failed || (writes && !wants_sync && !entry.alone) {
+        if let Some(file) = op
+            .file
+            .as_any()
+            .downcast_ref::<OsFile>()
+            .filter(|_| failed || !wants_sync)
+        {
             file.mark_unsynced();
         }
         let result = entry.error.take().map_or(Ok(()), Err);
@@ -311,12 +313,14 @@ impl UringQueue {
         entry.outstanding -= 1;
         let again = matches!(-result, libc::EINTR | libc::EAGAIN) && run_number != SYNC_RUN;
         if run_number == SYNC_RUN {
-            if result < 0 {
+            entry.synced = result >= 0;
+            // Cancelled behind a short or failed write: the sync comes when the rest is written, or never.
+            if result < 0 && result != -libc::ECANCELED {
                 entry.error = Some(DiskError::os(Operation::Sync, op.file.path(), -result));
             }
         } else if again && entry.retries < RETRIES {
             entry.retries += 1;
-            return self.write_run(index, run_number);
+            return self.write_run(index, run_number, false);
         } else if let Some(run) = entry.runs.runs.get(run_number as usize).copied() {
             let written = u64::try_from(result).unwrap_or(0).min(run.bytes);
             // A remainder that is not whole blocks would be refused by O_DIRECT: start at a block again.
@@ -337,7 +341,7 @@ impl UringQueue {
                     len,
                 });
             } else if entry.runs.advance(run_number as usize, whole) {
-                return self.write_run(index, run_number);
+                return self.write_run(index, run_number, false);
             }
         }
         if self.table[index as usize].outstanding == 0 {
