@@ -52,6 +52,8 @@ impl Log {
         if self.wants_state() {
             self.prepare_state(self.active.segment.base(), pool);
         }
+        // The index of a closing segment may wait for slots that are free by now.
+        self.prepare_index(pool);
         Ok(appended(&StoredBatch::of(&header), false))
     }
 

@@ -426,6 +426,7 @@ impl Log {
     pub fn release_idle(&mut self) {
         if self.in_flight.is_none() && self.active.created && !self.is_dirty() {
             self.active.file = None;
+            self.closing.iter_mut().for_each(|closing| closing.file = None);
             self.active.buffer.shrink();
             self.spare_chunks = Vec::new();
             self.marks.shrink_to_fit();

@@ -139,6 +139,24 @@ fn a_process_that_dies_without_a_power_cut_loses_nothing_written() {
 }
 
 #[test]
+fn an_end_that_recovery_has_reported_survives_a_power_cut() {
+    for seed in 0..20 {
+        let mut rig = Rig::new();
+        script(&mut rig, seed, 15);
+        rig.append(&records(1, 3_000, 9));
+        while let Some(done) = rig.step(false) {
+            done.unwrap();
+        }
+        let report = rig.reopen().unwrap();
+        rig.durable = report.log_end;
+        rig.memory.crash(CrashPolicy::DropUnsynced);
+        rig.reopen().unwrap();
+        rig.check();
+        assert_eq!(rig.log.log_end(), report.log_end, "seed {seed}");
+    }
+}
+
+#[test]
 fn a_lost_flushed_mark_only_costs_time() {
     let mut rig = Rig::new();
     script(&mut rig, 1, 30);
