@@ -2,19 +2,17 @@
 //!
 //! `cargo run --release -p lance-storage --example disk_floor [-- latency|groups|window|homes|busy] [folder]`
 
+mod homes;
+
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use io_uring::{IoUring, opcode, squeue, types};
-use lance_storage::disk::{
-    Arena, BackendChoice, Chunk, DiskFile, DiskOp, DiskOptions, OpKind, OpenMode, QueueOptions, Slot, SlotPool,
-    WriteQueue, open_disk,
-};
+use lance_storage::disk::{Arena, Slot, SlotPool};
 
 const KB: usize = 1 << 10;
 const MB: usize = 1 << 20;
@@ -46,7 +44,8 @@ fn measure(part: &str, folder: &Path) -> Result<(), Failure> {
         window(folder)?;
     }
     if wanted("homes") {
-        homes(folder)?;
+        homes::measure(folder, false)?;
+        homes::measure(folder, true)?;
     }
     if wanted("busy") {
         busy(folder)?;
@@ -489,128 +488,6 @@ fn spin(ring: &mut IoUring, mut count: usize, yields: bool) -> io::Result<()> {
             if completion.result() < 0 {
                 return Err(io::Error::from_raw_os_error(-completion.result()));
             }
-        }
-    }
-    Ok(())
-}
-
-/// The homes as the broker uses them: submit, kick, poll the descriptor, collect.
-struct HomeBench {
-    name: &'static str,
-    queue: Box<dyn WriteQueue>,
-    file: Arc<dyn DiskFile>,
-    free: Vec<Chunk>,
-    chunks: Vec<Vec<Chunk>>,
-    samples: [Samples; 3],
-    end: u64,
-}
-
-impl HomeBench {
-    const AREA: u64 = 32 * MB as u64;
-
-    fn new(folder: &Path, name: &'static str, backend: BackendChoice, threads: usize) -> Result<Self, Failure> {
-        let disk = open_disk(DiskOptions {
-            backend,
-            o_direct: true,
-        })?;
-        let arena = Arena::new(MB, 4)?;
-        let queue = disk.write_queue(&QueueOptions { depth: 16, threads }, &arena)?;
-        let file = disk.open(&folder.join(format!("home {name} {threads}")), OpenMode::CreateOrOpen)?;
-        let mut pool = SlotPool::new(arena);
-        let free = std::iter::from_fn(|| pool.take());
-        let free = free
-            .map(|slot| Chunk {
-                slot,
-                slot_start: 0,
-                len: 0,
-                file_offset: 0,
-            })
-            .collect();
-        let mut bench = Self {
-            name,
-            queue,
-            file,
-            free,
-            chunks: Vec::new(),
-            samples: Default::default(),
-            end: 0,
-        };
-        while bench.end < Self::AREA {
-            bench.group(MB, bench.end)?;
-            bench.end += MB as u64;
-        }
-        Ok(bench)
-    }
-
-    fn group(&mut self, bytes: usize, offset: u64) -> io::Result<()> {
-        let mut chunks = self.chunks.pop().unwrap_or_default();
-        let mut done = 0;
-        while done < bytes {
-            let Some(mut chunk) = self.free.pop() else { break };
-            chunk.len = (bytes - done).min(MB) as u32;
-            chunk.file_offset = offset + done as u64;
-            done += chunk.len as usize;
-            chunks.push(chunk);
-        }
-        let op = DiskOp {
-            token: 0,
-            file: Arc::clone(&self.file),
-            kind: OpKind::Write { chunks, sync: true },
-        };
-        self.queue
-            .submit(op)
-            .map_err(|_| io::Error::from_raw_os_error(libc::EBUSY))?;
-        self.queue.kick().map_err(io::Error::other)?;
-        let mut out = Vec::new();
-        while out.is_empty() {
-            self.queue.wait(Duration::from_secs(5));
-            self.queue.completions(&mut out);
-        }
-        for mut completion in out {
-            completion.result.map_err(io::Error::other)?;
-            self.free.append(&mut completion.chunks);
-            self.chunks.push(completion.chunks);
-        }
-        Ok(())
-    }
-}
-
-fn homes(folder: &Path) -> Result<(), Failure> {
-    let mut homes = vec![
-        HomeBench::new(folder, "io_uring", BackendChoice::IoUring, 0)?,
-        HomeBench::new(folder, "tokio_uring", BackendChoice::TokioUring, 0)?,
-        HomeBench::new(folder, "blocking, own thread", BackendChoice::Blocking, 1)?,
-        HomeBench::new(folder, "blocking, inline", BackendChoice::Blocking, 0)?,
-    ];
-    println!("\n| home | group | written blocks p50 µs | p99 | append p50 µs | p99 |\n|---|---|---|---|---|---|");
-    for bytes in [4 * KB, 64 * KB, MB, 4 * MB] {
-        let steps = if bytes > 64 * KB { 8 } else { 60 };
-        for round in 0..ROUNDS {
-            for home in &mut homes {
-                let [mut over, mut append, rest] = std::mem::take(&mut home.samples);
-                for step in 0..steps {
-                    let at = ((round * steps + step) * bytes) as u64 % HomeBench::AREA;
-                    over.time(|| home.group(bytes, at))?;
-                }
-                for _ in 0..steps {
-                    let end = home.end;
-                    append.time(|| home.group(bytes, end))?;
-                    home.end += bytes as u64;
-                }
-                home.samples = [over, append, rest];
-            }
-        }
-        for home in &mut homes {
-            let [mut over, mut append, _] = std::mem::take(&mut home.samples);
-            println!(
-                "| {} | {} KB | {:.0} | {:.0} | {:.0} | {:.0} |",
-                home.name,
-                bytes / KB,
-                over.quantile(0.5),
-                over.quantile(0.99),
-                append.quantile(0.5),
-                append.quantile(0.99)
-            );
         }
     }
     Ok(())
