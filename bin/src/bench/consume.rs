@@ -1,11 +1,11 @@
 //! `lnc-bench consume`: fetches as fast as the server answers.
 
-use super::args::{ConsumeArgs, LoadArgs, ProduceArgs};
+use super::args::ConsumeArgs;
 use super::clock::now_ns;
 use super::floors;
 use super::frames::FrameRun;
 use super::generator::new_histogram;
-use super::produce::{add_server, load};
+use super::produce::{Pace, add_server, load};
 use super::raw::{RawConnection, prepare_topic};
 use super::report::Report;
 use super::usage::{process_usage, thread_cpu};
@@ -91,26 +91,14 @@ fn fill(args: &ConsumeArgs, common: &Common, topic: TopicId) -> Result<(), Failu
         let run = Arc::new(run);
         while missing > 0 {
             let connection = RawConnection::open(common, Features::PARTITIONS, false)?;
-            let produce = ProduceArgs {
-                load: LoadArgs {
-                    floors: false,
-                    ..args.load.clone()
-                },
-                connections: 1,
+            let pace = Pace {
                 in_flight: 64,
-                batch_records: run.records(),
-                rate: 0.0,
+                frames_per_second: None,
                 threads: 1,
-                plain: false,
+                warm_up: Duration::ZERO,
+                duration: Duration::from_millis(200),
             };
-            let slice = Duration::from_millis(200);
-            let measured = load(
-                &produce,
-                vec![connection.into_socket()],
-                &[Arc::clone(&run)],
-                Duration::ZERO,
-                slice,
-            )?;
+            let measured = load(&pace, vec![connection.into_socket()], &[Arc::clone(&run)])?;
             if let Some(complaint) = measured.complaint {
                 return Err(Failure::failed(format!("cannot fill the topic: {complaint}")));
             }

@@ -2,7 +2,7 @@
 
 use super::args::{LoadArgs, ProduceArgs};
 use super::clock::now_ns;
-use super::floors;
+use super::floors::{self, Shape};
 use super::frames::FrameRun;
 use super::generator::{Measured, Window, drive, new_histogram};
 use super::lane::Lane;
@@ -38,13 +38,26 @@ pub fn run(args: &ProduceArgs, common: &Common) -> Result<Report, Failure> {
         sockets.push(connection.into_socket());
     }
     let before = args.load.server_pid.and_then(process_usage);
-    let measured = load(args, sockets, &runs, args.load.warm_up, args.load.duration)?;
+    let pace = Pace {
+        in_flight: args.in_flight,
+        frames_per_second: (args.rate > 0.0).then(|| args.rate / f64::from(args.batch_records)),
+        threads: args.threads,
+        warm_up: args.load.warm_up,
+        duration: args.load.duration,
+    };
+    let measured = load(&pace, sockets, &runs)?;
     let after = args.load.server_pid.and_then(process_usage);
     let mut report = summarize(args, &measured);
     add_server(&mut report, &args.load, before, after, measured.payload_bytes);
     if args.load.floors {
         floors::add_all(&mut report, &args.load.floor)?;
-        floors::add_generator(&mut report, args, Duration::from_secs(2))?;
+        let shape = Shape {
+            connections: args.connections,
+            in_flight: args.in_flight,
+            records: args.batch_records,
+            record_bytes: args.load.record_bytes as usize,
+        };
+        floors::add_generator(&mut report, &shape, args.load.floor.floor_time)?;
         report.compare("ack_p50", &["tcp_echo_p50", "direct_dsync_4k_p50"]);
         report.compare("ack_p99", &["tcp_echo_p99", "direct_dsync_4k_p99"]);
         report.compare("throughput", &["append_1m_direct"]);
@@ -68,25 +81,33 @@ fn check(args: &ProduceArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// How connections are driven.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Frames without an ack on each connection.
+    pub in_flight: usize,
+    /// Over all connections; `None`: flat out.
+    pub frames_per_second: Option<f64>,
+    /// Generator threads.
+    pub threads: usize,
+    /// Load before measuring.
+    pub warm_up: Duration,
+    /// How long to measure.
+    pub duration: Duration,
+}
+
 /// Drives connections with frames of these runs; each connection takes the next run in turn.
-pub fn load(
-    args: &ProduceArgs,
-    sockets: Vec<TcpStream>,
-    runs: &[Arc<FrameRun>],
-    warm_up: Duration,
-    duration: Duration,
-) -> Result<Measured, Failure> {
-    let paced = args.rate > 0.0;
-    let threads = args.threads.min(sockets.len());
+pub fn load(pace: &Pace, sockets: Vec<TcpStream>, runs: &[Arc<FrameRun>]) -> Result<Measured, Failure> {
+    let threads = pace.threads.clamp(1, sockets.len().max(1));
+    let paced = pace.frames_per_second.is_some();
     let mut by_thread: Vec<Vec<Lane>> = (0..threads).map(|_| Vec::new()).collect();
     for (at, socket) in sockets.into_iter().enumerate() {
-        let lane = Lane::new(socket, Arc::clone(&runs[at % runs.len()]), args.in_flight, paced);
+        let lane = Lane::new(socket, Arc::clone(&runs[at % runs.len()]), pace.in_flight, paced);
         by_thread[at % threads].push(lane.map_err(|error| Failure::failed(format!("socket: {error}")))?);
     }
-    let begin = now_ns() + 10_000_000;
-    let start_ns = begin + warm_up.as_nanos() as u64;
-    let end_ns = start_ns + duration.as_nanos() as u64;
-    let frames_per_second = paced.then(|| args.rate / f64::from(args.batch_records) / threads as f64);
+    let start_ns = now_ns() + 10_000_000 + pace.warm_up.as_nanos() as u64;
+    let end_ns = start_ns + pace.duration.as_nanos() as u64;
+    let frames_per_second = pace.frames_per_second.map(|rate| rate / threads as f64);
     let window = Window {
         start_ns,
         end_ns,

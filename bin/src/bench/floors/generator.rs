@@ -1,9 +1,8 @@
 //! The generator by itself: the same load against a thread that does nothing but ack.
 
-use super::super::args::{LoadArgs, ProduceArgs};
 use super::super::epoll::Epoll;
 use super::super::frames::{BATCH_ID, FrameRun};
-use super::super::produce::load;
+use super::super::produce::{Pace, load};
 use super::Floors;
 use crate::cli::failure::Failure;
 use bytes::BytesMut;
@@ -21,36 +20,44 @@ use std::time::Duration;
 /// Acks built once.
 const ACKS: usize = 4096;
 
+/// A load, flat out.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Connections.
+    pub connections: usize,
+    /// Frames in flight on each.
+    pub in_flight: usize,
+    /// Records in a frame.
+    pub records: u32,
+    /// Bytes of a record.
+    pub record_bytes: usize,
+}
+
 /// Runs the load for a moment and reports what the generator alone reaches and adds.
-pub(super) fn measure(floors: &mut Floors<'_>, args: &ProduceArgs) -> Result<(), Failure> {
+pub(super) fn measure(floors: &mut Floors<'_>, name: &str, shape: &Shape) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::failed(format!("generator floor: {error}"));
-    let run = Arc::new(FrameRun::new(
-        TopicId(1),
-        0,
-        args.batch_records,
-        args.load.record_bytes as usize,
-    ));
+    let run = Arc::new(FrameRun::new(TopicId(1), 0, shape.records, shape.record_bytes));
     let listener = TcpListener::bind("127.0.0.1:0").map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let (mut near, mut far) = (Vec::new(), Vec::new());
-    for _ in 0..args.connections {
+    for _ in 0..shape.connections {
         let socket = TcpStream::connect(address).map_err(failed)?;
         socket.set_nodelay(true).map_err(failed)?;
         near.push(socket);
         far.push(listener.accept().map_err(failed)?.0);
     }
-    let stop = AtomicBool::new(false);
-    let args = ProduceArgs {
-        load: LoadArgs {
-            duration: floors.time,
-            ..args.load.clone()
-        },
-        ..args.clone()
+    let pace = Pace {
+        in_flight: shape.in_flight,
+        frames_per_second: None,
+        threads: 1,
+        warm_up: floors.time / 5,
+        duration: floors.time,
     };
+    let stop = AtomicBool::new(false);
     let frame_len = run.frame_len();
     let measured = thread::scope(|scope| {
         let acker = scope.spawn(|| ack_all(far, frame_len, &stop));
-        let measured = load(&args, near, &[run], Duration::from_millis(200), args.load.duration);
+        let measured = load(&pace, near, &[run]);
         stop.store(true, Ordering::Relaxed);
         match acker.join() {
             Ok(Ok(())) => measured,
@@ -58,15 +65,11 @@ pub(super) fn measure(floors: &mut Floors<'_>, args: &ProduceArgs) -> Result<(),
             Err(_) => Err(Failure::failed("generator floor: the acking thread panicked")),
         }
     })?;
-    let seconds = args.load.duration.as_secs_f64();
-    floors.add("generator_alone_frames", measured.frames as f64 / seconds, "per_s");
-    floors.add(
-        "generator_alone",
-        measured.payload_bytes as f64 / 1e6 / seconds,
-        "MB_per_s",
-    );
-    floors.add("generator_alone_cpu", measured.cpu.as_secs_f64() / seconds, "cores");
-    floors.add_times("generator_alone_ack", &measured.latency);
+    let seconds = floors.time.as_secs_f64();
+    floors.add(&format!("{name}_frames"), measured.frames as f64 / seconds, "per_s");
+    floors.add(name, measured.payload_bytes as f64 / 1e6 / seconds, "MB_per_s");
+    floors.add(&format!("{name}_cpu"), measured.cpu.as_secs_f64() / seconds, "cores");
+    floors.add_times(&format!("{name}_ack"), &measured.latency);
     Ok(())
 }
 

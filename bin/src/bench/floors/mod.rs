@@ -5,11 +5,13 @@ mod generator;
 mod memory;
 mod tcp;
 
-use super::args::{FloorArgs, ProduceArgs};
+use super::args::FloorArgs;
 use super::report::{Figure, Report};
 use crate::cli::failure::Failure;
 use hdrhistogram::Histogram;
 use std::time::Duration;
+
+pub use generator::Shape;
 
 /// Runs the floors alone.
 pub fn run(args: &FloorArgs) -> Result<Report, Failure> {
@@ -18,6 +20,31 @@ pub fn run(args: &FloorArgs) -> Result<Report, Failure> {
         ..Report::default()
     };
     add_all(&mut report, args)?;
+    let mut floors = Floors {
+        figures: &mut report.floors,
+        warnings: &mut report.warnings,
+        time: args.floor_time,
+    };
+    generator::measure(
+        &mut floors,
+        "generator_8x64_1k",
+        &Shape {
+            connections: 8,
+            in_flight: 64,
+            records: 1,
+            record_bytes: 1024,
+        },
+    )?;
+    generator::measure(
+        &mut floors,
+        "generator_8x16_64k",
+        &Shape {
+            connections: 8,
+            in_flight: 16,
+            records: 63,
+            record_bytes: 1024,
+        },
+    )?;
     Ok(report)
 }
 
@@ -36,14 +63,14 @@ pub fn add_all(report: &mut Report, args: &FloorArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Measures the generator itself, with the same load against a server that only acks.
-pub fn add_generator(report: &mut Report, args: &ProduceArgs, time: Duration) -> Result<(), Failure> {
+/// Measures the generator itself, with such a load against a thread that only acks.
+pub fn add_generator(report: &mut Report, shape: &Shape, time: Duration) -> Result<(), Failure> {
     let mut floors = Floors {
         figures: &mut report.floors,
         warnings: &mut report.warnings,
         time,
     };
-    generator::measure(&mut floors, args)
+    generator::measure(&mut floors, "generator_alone", shape)
 }
 
 /// Where floors are collected.

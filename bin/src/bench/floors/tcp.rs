@@ -4,12 +4,14 @@ use super::super::clock::now_ns;
 use super::super::generator::new_histogram;
 use super::Floors;
 use crate::cli::failure::Failure;
+use hdrhistogram::Histogram;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 /// A request of 1 KB, a reply as long as an ack.
 const REQUEST_BYTES: usize = 1024;
@@ -30,18 +32,40 @@ fn pair() -> io::Result<(TcpStream, TcpStream)> {
     Ok((near, far))
 }
 
-/// Round trips between two parked threads.
+/// Round trips between two blocking threads: where the scheduler puts them, and pinned to two cores.
 pub(super) fn echo(floors: &mut Floors<'_>) -> Result<(), Failure> {
-    let (mut near, mut far) = pair().map_err(failed)?;
-    let server = thread::spawn(move || {
-        let (mut request, reply) = ([0u8; REQUEST_BYTES], [0u8; REPLY_BYTES]);
-        while far.read_exact(&mut request).is_ok() && far.write_all(&reply).is_ok() {}
-    });
+    let times = round_trips(floors.time, [None, None])?;
+    floors.add_times("tcp_echo", &times);
+    if thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) {
+        let times = round_trips(floors.time, [Some(0), Some(1)])?;
+        floors.add_times("tcp_echo_two_cores", &times);
+    }
+    Ok(())
+}
+
+fn round_trips(time: Duration, cores: [Option<usize>; 2]) -> Result<Histogram<u64>, Failure> {
+    let (near, mut far) = pair().map_err(failed)?;
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            pin(cores[1]);
+            let (mut request, reply) = ([0u8; REQUEST_BYTES], [0u8; REPLY_BYTES]);
+            while far.read_exact(&mut request).is_ok() && far.write_all(&reply).is_ok() {}
+        });
+        let asking = scope.spawn(move || {
+            pin(cores[0]);
+            ask(near, time)
+        });
+        asking
+            .join()
+            .map_err(|_| Failure::failed("loopback floor: a thread panicked"))?
+    })
+}
+
+fn ask(mut near: TcpStream, time: Duration) -> Result<Histogram<u64>, Failure> {
     let mut times = new_histogram()?;
     let (request, mut reply) = ([7u8; REQUEST_BYTES], [0u8; REPLY_BYTES]);
-    let begin = now_ns();
-    let warm = begin + floors.time.as_nanos() as u64 / 5;
-    let end = warm + floors.time.as_nanos() as u64;
+    let warm = now_ns() + time.as_nanos() as u64 / 5;
+    let end = warm + time.as_nanos() as u64;
     loop {
         let sent = now_ns();
         near.write_all(&request).map_err(failed)?;
@@ -51,13 +75,20 @@ pub(super) fn echo(floors: &mut Floors<'_>) -> Result<(), Failure> {
             times.saturating_record((now - sent).max(1));
         }
         if now >= end {
-            break;
+            return Ok(times);
         }
     }
-    drop(near);
-    _ = server.join();
-    floors.add_times("tcp_echo", &times);
-    Ok(())
+}
+
+/// Keeps the calling thread on a core; where that is refused it stays free.
+fn pin(core: Option<usize>) {
+    let Some(core) = core else { return };
+    // SAFETY: an all-zero cpu_set_t is an empty set; CPU_SET checks its bounds; the set outlives the call.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(core, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
+    }
 }
 
 /// One sender with sendfile from the page cache, one receiver that reads into a warm buffer.
