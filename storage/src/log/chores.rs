@@ -165,7 +165,7 @@ impl Log {
 
     /// The next step that no ack waits for.
     pub(super) fn take_chore(&mut self) -> Option<Result<FlushStep, DiskError>> {
-        self.take_close().or_else(|| self.take_state())
+        self.take_state().or_else(|| self.take_close())
     }
 
     fn take_close(&mut self) -> Option<Result<FlushStep, DiskError>> {

@@ -16,6 +16,9 @@ const ZERO_AHEAD_MIN_GROUPS: u32 = 8;
 /// Most zeroes written by one step, so that no group waits long behind it.
 const ZERO_STEP_BYTES: u64 = 1024 * 1024;
 
+/// Segments on their way to be closed before closing them comes before everything else.
+const MAX_CLOSING: usize = 4;
+
 impl Log {
     /// The next step, if there is one and none is under way.
     ///
@@ -25,7 +28,8 @@ impl Log {
         if self.in_flight.is_some() || self.latched.is_some() || self.offline.is_some() {
             return None;
         }
-        let chore_first = self.chores.take_turn();
+        // Segments that roll faster than they are closed hold back new data before they hold all descriptors.
+        let chore_first = self.chores.take_turn() || self.closing.len() > MAX_CLOSING;
         let step = if chore_first { self.take_chore() } else { None };
         let step = step.or_else(|| self.take_data(sync)).or_else(|| self.take_chore());
         match step {
