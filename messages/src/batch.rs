@@ -363,9 +363,7 @@ impl BatchHeader {
             wrong("length", u32_at(raw, 1).into())
         } else if self.plain_len > MAX_BATCH_BYTES
             || (self.flags.is_control() && self.plain_len != 0)
-            || (!self.flags.is_control()
-                && self.flags.codec().is_none()
-                && self.plain_len != self.stored_len)
+            || (!self.flags.is_control() && self.flags.codec().is_none() && self.plain_len != self.stored_len)
         {
             wrong("plain_len", self.plain_len.into())
         } else if self.flags.is_control() && self.record_count != 0 {

@@ -284,11 +284,7 @@ pub enum EncodeRecordError {
 }
 
 /// Appends one TLV of type `kind` with `value` as it is.
-pub fn put_record(
-    out: &mut Vec<u8>,
-    kind: RecordType,
-    value: &[u8],
-) -> Result<(), EncodeRecordError> {
+pub fn put_record(out: &mut Vec<u8>, kind: RecordType, value: &[u8]) -> Result<(), EncodeRecordError> {
     put_parts(out, kind, &[value])
 }
 
@@ -310,19 +306,11 @@ pub fn put_data(
         (None, None) => put_parts(out, RecordType::Raw, &[data]),
         (Some(key), None) => put_parts(out, RecordType::KeyValue, &[&key_length, key, data]),
         (None, Some(_)) => put_parts(out, RecordType::Timestamped, &[&time, data]),
-        (Some(key), Some(_)) => put_parts(
-            out,
-            RecordType::KeyTimestamped,
-            &[&time, &key_length, key, data],
-        ),
+        (Some(key), Some(_)) => put_parts(out, RecordType::KeyTimestamped, &[&time, &key_length, key, data]),
     }
 }
 
-fn put_parts(
-    out: &mut Vec<u8>,
-    kind: RecordType,
-    parts: &[&[u8]],
-) -> Result<(), EncodeRecordError> {
+fn put_parts(out: &mut Vec<u8>, kind: RecordType, parts: &[&[u8]]) -> Result<(), EncodeRecordError> {
     let bytes: usize = parts.iter().map(|part| part.len()).sum();
     let length = u32::try_from(bytes).map_err(|_| EncodeRecordError::ValueTooLong { bytes })?;
     out.reserve(TLV_HEADER_BYTES + bytes);
@@ -423,10 +411,7 @@ mod tests {
     fn a_key_over_65535_bytes_is_refused() {
         let mut out = Vec::new();
         let refused = put_data(&mut out, Some(&[0; 65_536]), None, b"");
-        assert_eq!(
-            refused,
-            Err(EncodeRecordError::KeyTooLong { bytes: 65_536 })
-        );
+        assert_eq!(refused, Err(EncodeRecordError::KeyTooLong { bytes: 65_536 }));
         assert!(out.is_empty());
     }
 

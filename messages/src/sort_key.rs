@@ -14,9 +14,7 @@ const SEQUENCE_MAX: u64 = (1 << SEQUENCE_BITS) - 1;
 pub const MAX_AHEAD_NS: u64 = 5 * 60 * 1_000_000_000;
 
 /// When and where a batch was made; unique in the cluster, and greater than every key its maker saw before.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SortKey(pub u128);
 
@@ -24,8 +22,7 @@ impl SortKey {
     /// The key of these parts; of `sequence` the low 40 bits count.
     pub const fn new(timestamp_ns: u64, node: NodeId, actor: u8, sequence: u64) -> Self {
         let high = (timestamp_ns as u128) << 64;
-        let low =
-            ((node.0 as u64) << 48) | ((actor as u64) << SEQUENCE_BITS) | (sequence & SEQUENCE_MAX);
+        let low = ((node.0 as u64) << 48) | ((actor as u64) << SEQUENCE_BITS) | (sequence & SEQUENCE_MAX);
         Self(high | low as u128)
     }
 
@@ -155,10 +152,7 @@ mod tests {
     fn a_key_has_golden_bytes() {
         let key = SortKey::new(0x1122_3344_5566_7788, NodeId(0x0A0B), 0xC0, 0x01_0203_0405);
         assert_eq!(key.0, 0x1122_3344_5566_7788_0A0B_C001_0203_0405);
-        assert_eq!(
-            key.to_le_bytes()[..8],
-            [0x05, 0x04, 0x03, 0x02, 0x01, 0xC0, 0x0B, 0x0A]
-        );
+        assert_eq!(key.to_le_bytes()[..8], [0x05, 0x04, 0x03, 0x02, 0x01, 0xC0, 0x0B, 0x0A]);
         assert_eq!(SortKey::from_le_bytes(key.to_le_bytes()), key);
         assert_eq!(
             (key.node(), key.actor(), key.sequence()),

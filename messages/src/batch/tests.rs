@@ -155,24 +155,16 @@ fn contradicting_fields_are_refused() {
 
 #[test]
 fn a_control_batch_has_golden_bytes() {
-    let start = ControlBatch::EpochStart {
-        leader: NodeId(0x0203),
-    };
+    let start = ControlBatch::EpochStart { leader: NodeId(0x0203) };
     assert_eq!(start.encode(), [1, 1, 3, 2]);
     assert_eq!(ControlBatch::decode(&start.encode()), Ok(start));
     assert_eq!(
         ControlBatch::decode(&[9, 1, 0]),
-        Err(ControlBatchError::Unknown {
-            kind: 9,
-            version: 1
-        })
+        Err(ControlBatchError::Unknown { kind: 9, version: 1 })
     );
     assert_eq!(
         ControlBatch::decode(&[1, 1, 0]),
-        Err(ControlBatchError::Length {
-            found: 3,
-            expected: 4
-        })
+        Err(ControlBatchError::Length { found: 3, expected: 4 })
     );
     assert!(ControlBatch::decode(&[]).is_err());
 }
