@@ -146,6 +146,11 @@ impl Inode {
         read(&self.live, out, file_offset)
     }
 
+    /// What survives every power cut.
+    pub(super) fn read_durable(&self, out: &mut [u8], file_offset: u64) -> usize {
+        read(&self.durable, out, file_offset)
+    }
+
     /// What a read past the cache finds: everything but what a failed sync lost.
     pub(super) fn read_device(&self, out: &mut [u8], file_offset: u64) -> usize {
         if self.unsynced.iter().all(|(_, lost)| !lost) {

@@ -219,6 +219,17 @@ impl MemoryDisk {
         Some(state.content.inodes.get(&inode)?.durable.as_ref().clone())
     }
 
+    /// Like [`MemoryDisk::durable_file`] for a part of a file: copies what of it survives every power cut from `file_offset`
+    /// on; 0 when nothing does.
+    pub fn read_durable(&self, path: &Path, out: &mut [u8], file_offset: u64) -> usize {
+        let state = self.shared.state();
+        let Some(Node::File(inode)) = state.content.names.get_durable(path) else {
+            return 0;
+        };
+        let inode = state.content.inodes.get(&inode);
+        inode.map_or(0, |inode| inode.read_durable(out, file_offset))
+    }
+
     /// The paths of all files, in order.
     pub fn files(&self) -> Vec<PathBuf> {
         let state = self.shared.state();
