@@ -30,7 +30,8 @@ pub enum SegmentRead {
 }
 
 impl SegmentRead {
-    fn slices(&self) -> &[SegmentSlice] {
+    /// The segments, oldest first.
+    pub fn slices(&self) -> &[SegmentSlice] {
         match self {
             Self::Slice(slice) => std::slice::from_ref(slice),
             Self::View(view) => &view.slices,
@@ -156,7 +157,8 @@ where
     }
 }
 
-fn look_up(read: &SegmentRead, query: OffsetQuery, reader: &mut Reader) -> Result<(u64, u64, u64), ErrorCode> {
+/// Looks an offset up: offset, record number and timestamp; the end of the log when nothing is found.
+pub fn look_up(read: &SegmentRead, query: OffsetQuery, reader: &mut Reader) -> Result<(u64, u64, u64), ErrorCode> {
     let lookup = match query {
         OffsetQuery::Timestamp(at) => Lookup::AppendTime(at),
         OffsetQuery::Record(number) => Lookup::Record(number),
