@@ -62,18 +62,22 @@ enum Way {
     RingDsync,
     RingDsyncFixed,
     RingLinked,
+    RingLinkedFixed,
+    RingLinkedAsync,
     RingSequence,
     RingBufferedLinked,
 }
 
 impl Way {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::InlineDsync,
         Self::InlineDirectSync,
         Self::InlineBufferedSync,
         Self::RingDsync,
         Self::RingDsyncFixed,
         Self::RingLinked,
+        Self::RingLinkedFixed,
+        Self::RingLinkedAsync,
         Self::RingSequence,
         Self::RingBufferedLinked,
     ];
@@ -86,6 +90,8 @@ impl Way {
             Self::RingDsync => "io_uring + poll, O_DIRECT + RWF_DSYNC",
             Self::RingDsyncFixed => "io_uring + poll, O_DIRECT + RWF_DSYNC, registered",
             Self::RingLinked => "io_uring + poll, O_DIRECT linked to fdatasync",
+            Self::RingLinkedFixed => "io_uring + poll, O_DIRECT linked to fdatasync, registered",
+            Self::RingLinkedAsync => "io_uring + poll, O_DIRECT linked to fdatasync, IOSQE_ASYNC",
             Self::RingSequence => "io_uring + poll, O_DIRECT, wake, fdatasync",
             Self::RingBufferedLinked => "io_uring + poll, buffered linked to fdatasync",
         }
@@ -150,13 +156,18 @@ impl Bench {
                 push(&mut self.ring, sync_entry(direct))?;
                 drain(&mut self.ring, 1)
             }
-            Way::RingLinked | Way::RingBufferedLinked => {
+            Way::RingLinked | Way::RingLinkedFixed | Way::RingLinkedAsync | Way::RingBufferedLinked => {
                 let fd = if way == Way::RingBufferedLinked {
                     buffered
                 } else {
                     direct
                 };
-                self.ring_write(way, fd, bytes, offset, 0, squeue::Flags::IO_LINK)?;
+                let apart = if way == Way::RingLinkedAsync {
+                    squeue::Flags::ASYNC
+                } else {
+                    squeue::Flags::empty()
+                };
+                self.ring_write(way, fd, bytes, offset, 0, squeue::Flags::IO_LINK | apart)?;
                 push(&mut self.ring, sync_entry(fd))?;
                 drain(&mut self.ring, 2)
             }
@@ -177,7 +188,7 @@ impl Bench {
         link: squeue::Flags,
     ) -> io::Result<()> {
         let (data, len) = (self.slot.as_ptr(), bytes as u32);
-        let entry = if way == Way::RingDsyncFixed {
+        let entry = if matches!(way, Way::RingDsyncFixed | Way::RingLinkedFixed) {
             opcode::WriteFixed::new(types::Fd(fd), data, len, 0)
                 .offset(offset)
                 .rw_flags(flags)
@@ -315,16 +326,15 @@ fn groups(folder: &Path) -> Result<(), Failure> {
         "\n| groups, each synced | append p50 µs | append MB/s | written blocks p50 µs | MB/s |\n|---|---|---|---|---|"
     );
     for (bytes, parts) in [(256 * KB, 1), (MB, 1), (MB, 4), (4 * MB, 1), (4 * MB, 4), (4 * MB, 16)] {
-        for way in [
+        let whole = [
             Way::InlineDsync,
             Way::InlineDirectSync,
-            Way::RingDsync,
             Way::RingLinked,
-            Way::RingSequence,
-        ] {
-            if parts > 1 && matches!(way, Way::InlineDsync | Way::InlineDirectSync | Way::RingLinked) {
-                continue;
-            }
+            Way::RingLinkedFixed,
+            Way::RingLinkedAsync,
+        ];
+        let both = [Way::RingDsync, Way::RingSequence];
+        for way in whole.into_iter().filter(|_| parts == 1).chain(both) {
             let mut bench = Bench::new(folder, "groups")?;
             let (mut append, mut over) = (Samples::default(), Samples::default());
             let count = (64 * MB / bytes) as u64;

@@ -88,8 +88,8 @@ fn a_write_beside_an_always_ready_task_completes_in_a_millisecond() {
     let file = rig.file("a");
     let chunks = vec![rig.chunk(1, 0)];
     rig.run(&file, OpKind::Write { chunks, sync: true });
-    // The median: one slow write on a busy machine is no fault of the queue.
-    let mut times: Vec<Duration> = (0..51)
+    // The best quarter: a machine that runs other tests may be slow, a queue that needs a parked thread always is.
+    let mut times: Vec<Duration> = (0..100)
         .map(|round| {
             let chunks = vec![rig.chunk(round, 0)];
             rig.submit(1, &file, OpKind::Write { chunks, sync: true });
