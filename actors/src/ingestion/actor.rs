@@ -397,9 +397,13 @@ impl ActorFuture<IngestionActor> for Flushes {
         self: Pin<&mut Self>,
         actor: &mut IngestionActor,
         ctx: &mut Context<IngestionActor>,
-        _: &mut TaskContext<'_>,
+        task: &mut TaskContext<'_>,
     ) -> Poll<()> {
-        actor.with_core(ctx, |core, _, effects| core.flush(effects));
+        actor.with_core(ctx, |core, now, effects| core.flush(now, effects));
+        if actor.core.as_ref().is_some_and(IngestionCore::is_gathering) {
+            // Polled again once the runtime has looked at its sockets.
+            let _ = std::pin::pin!(tokio::task::yield_now()).poll(task);
+        }
         Poll::Pending
     }
 }

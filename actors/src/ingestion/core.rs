@@ -1,5 +1,6 @@
 //! `IngestionCore`: appends, commits and reads for the partitions of one shard. No clock, file or socket inside.
 
+use super::gather::Gather;
 use super::partition::{Held, Leadership, Partition};
 use super::pending::PendingProduce;
 use crate::network::readers::SegmentRead;
@@ -97,6 +98,8 @@ pub struct IngestionCore {
     scratch: BytesMut,
     counts: IngestionCounts,
     next_deadline: Option<Duration>,
+    gather: Gather,
+    appends_refused: bool,
 }
 
 type Effects = Vec<IngestionEffect>;
@@ -117,6 +120,8 @@ impl IngestionCore {
             scratch: BytesMut::new(),
             counts: IngestionCounts::default(),
             next_deadline: None,
+            gather: Gather::default(),
+            appends_refused: false,
         }
     }
 
@@ -149,6 +154,11 @@ impl IngestionCore {
     pub fn opened_count(&self) -> usize {
         let settled = |p: &&Partition| p.log.is_some() || matches!(p.leadership, Leadership::Stopped { .. });
         self.partitions().filter(settled).count()
+    }
+
+    /// Whether there is room for appends; without, producers get a retriable error and everything else goes on.
+    pub fn set_appends_allowed(&mut self, allowed: bool) {
+        self.appends_refused = !allowed;
     }
 
     /// The partitions and their states.
@@ -267,14 +277,14 @@ impl IngestionCore {
             refuse(effects, connection, request.request, ErrorCode::UnknownTopic);
             return None;
         };
-        let Self { partitions, pool, tail, clock, .. } = self;
+        let Self { partitions, pool, tail, clock, appends_refused, .. } = self;
         let Some(partition) = partitions.get_mut(slot as usize).and_then(Option::as_mut) else { return None };
         let Leadership::Leading { epoch } = partition.leadership else {
             hold_or_refuse(partition, Held::Produce(connection, request), effects);
             return None;
         };
         let Some(log) = partition.log.as_mut() else { return None };
-        if partition.no_space {
+        if partition.no_space || *appends_refused {
             refuse(effects, connection, request.request, ErrorCode::NoSpace);
             return None;
         }
@@ -302,6 +312,7 @@ impl IngestionCore {
         if appended.duplicate {
             self.counts.duplicates += 1;
         } else {
+            self.gather.on_appended(request.records.len());
             self.counts.batches += 1;
             self.counts.bytes += u64::from(request.plain_len);
             self.counts.records += u64::from(request.record_count);
@@ -325,7 +336,11 @@ impl IngestionCore {
 
     /// Hands out a flush step for every partition that has something to write and nothing in flight: group
     /// commit. The shell calls this once it has emptied its mailbox.
-    pub fn flush(&mut self, effects: &mut Effects) {
+    pub fn flush(&mut self, now: Now, effects: &mut Effects) {
+        if self.dirty.is_empty() || self.gather.holds(now.elapsed) {
+            return;
+        }
+        let before = effects.len();
         for _ in 0..self.dirty.len() {
             let Some(slot) = self.dirty.pop_front() else { break };
             let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) else { continue };
@@ -336,6 +351,14 @@ impl IngestionCore {
             }
             self.flush_one(slot, effects);
         }
+        if effects.len() > before {
+            self.gather.on_submitted(now.elapsed);
+        }
+    }
+
+    /// Whether the next group waits a moment for more: the shell polls its sockets and flushes again.
+    pub fn is_gathering(&self) -> bool {
+        self.gather.is_waiting()
     }
 
     fn flush_one(&mut self, slot: u32, effects: &mut Effects) {
@@ -370,6 +393,7 @@ impl IngestionCore {
     /// The poller finished a step of the partition `token`.
     pub fn on_disk_done(&mut self, token: u32, completion: DiskCompletion, now: Now, effects: &mut Effects) {
         let sync_always = self.options.sync_always;
+        let before = effects.len();
         let Self { partitions, pool, dirty, .. } = self;
         let Some(partition) = partitions.get_mut(token as usize).and_then(Option::as_mut) else {
             completion.chunks.into_iter().for_each(|chunk| pool.put(chunk.slot));
@@ -402,6 +426,10 @@ impl IngestionCore {
         }
         if !partition.no_space && partition.log.as_ref().is_some_and(|log| log.wants_flush(sync_always)) {
             queue(dirty, partition, token);
+        }
+        let released = effects[before..].iter().filter(|effect| matches!(effect, IngestionEffect::Reply(..))).count();
+        if released > 0 {
+            self.gather.on_completed(released as u32, now.elapsed);
         }
         self.serve_ready(token, now, effects);
         self.retry_stalled(now, effects);

@@ -2,6 +2,7 @@
 
 pub mod actor;
 pub mod core;
+pub mod gather;
 pub mod opener;
 pub mod partition;
 pub mod pending;

@@ -1,0 +1,119 @@
+//! When a small group is worth a moment's wait.
+//!
+//! Producers that have one batch in flight each send the next one as soon as they are acked, one after the other.
+//! Whoever submits the first of them at once makes the rest wait for a whole sync more. So after a completion that
+//! released several requests, the next group waits for as many, for a fraction of a sync and never longer. A single
+//! producer never waits, and there is no timer: the shard polls its sockets meanwhile.
+
+use std::time::Duration;
+
+/// Longest wait.
+const PATIENCE_MAX: Duration = Duration::from_micros(60);
+/// Groups of this many bytes gain nothing from waiting.
+const ENOUGH_BYTES: u64 = 64 * 1024;
+/// Waiting for more than this many requests gains little.
+const ENOUGH_REQUESTS: u32 = 64;
+
+/// Decides whether the next group waits.
+#[derive(Debug, Default)]
+pub struct Gather {
+    expected: u32,
+    arrived: u32,
+    arrived_bytes: u64,
+    completed_at: Duration,
+    submitted_at: Duration,
+    /// Moving average of the time from submission to completion.
+    sync_time: Duration,
+    waiting: bool,
+}
+
+impl Gather {
+    /// A batch was appended.
+    pub fn on_appended(&mut self, bytes: usize) {
+        self.arrived += 1;
+        self.arrived_bytes += bytes as u64;
+    }
+
+    /// A group was handed to the disk.
+    pub fn on_submitted(&mut self, now: Duration) {
+        self.submitted_at = now;
+        self.arrived = 0;
+        self.arrived_bytes = 0;
+        self.waiting = false;
+    }
+
+    /// A group is durable and released this many requests.
+    pub fn on_completed(&mut self, released: u32, now: Duration) {
+        let took = now.saturating_sub(self.submitted_at);
+        self.sync_time = (self.sync_time * 7 + took) / 8;
+        // Half of what was seen before is remembered: groups that alternate in size count together.
+        self.expected = released.max((self.expected + released).div_ceil(2)).min(ENOUGH_REQUESTS);
+        self.completed_at = now;
+    }
+
+    /// Whether to wait with the next group.
+    pub fn holds(&mut self, now: Duration) -> bool {
+        let patience = (self.sync_time / 2).min(PATIENCE_MAX);
+        self.waiting = self.expected > 1
+            && self.arrived < self.expected
+            && self.arrived_bytes < ENOUGH_BYTES
+            && now.saturating_sub(self.completed_at) < patience;
+        self.waiting
+    }
+
+    /// Whether the last group asked about waits.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn micros(n: u64) -> Duration {
+        Duration::from_micros(n)
+    }
+
+    fn after_a_group_of(released: u32) -> Gather {
+        let mut gather = Gather::default();
+        for round in 0..20 {
+            gather.on_submitted(micros(round * 200));
+            gather.on_completed(released, micros(round * 200 + 120));
+        }
+        gather
+    }
+
+    #[test]
+    fn a_single_producer_never_waits() {
+        let mut gather = after_a_group_of(1);
+        gather.on_appended(1024);
+        assert!(!gather.holds(micros(3921)));
+    }
+
+    #[test]
+    fn a_group_waits_for_as_many_as_were_just_released() {
+        let mut gather = after_a_group_of(3);
+        gather.on_appended(1024);
+        assert!(gather.holds(micros(3922)));
+        gather.on_appended(1024);
+        assert!(gather.holds(micros(3925)));
+        gather.on_appended(1024);
+        assert!(!gather.holds(micros(3928)));
+    }
+
+    #[test]
+    fn the_wait_is_a_fraction_of_a_sync() {
+        let mut gather = after_a_group_of(8);
+        gather.on_appended(1024);
+        assert!(gather.holds(micros(3920 + 30)));
+        assert!(!gather.holds(micros(3920 + 61)));
+    }
+
+    #[test]
+    fn a_large_group_does_not_wait() {
+        let mut gather = after_a_group_of(8);
+        gather.on_appended(64 * 1024);
+        assert!(!gather.holds(micros(3921)));
+    }
+}
