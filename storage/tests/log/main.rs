@@ -6,5 +6,6 @@ mod crash;
 mod damage;
 mod faults;
 mod reading;
+mod real;
 mod rig;
 mod steps;
