@@ -1,4 +1,4 @@
-//! What the programs `lnc` and `lnc-bench` are made of.
+#![doc = include_str!("../README.md")]
 
 pub mod bench;
 pub mod cli;

@@ -7,6 +7,7 @@ use crate::error::ClientError;
 use crate::metadata::{Metadata, TopicInfo};
 use crate::options::{Backoff, ClientOptions};
 use crate::producer::{Producer, ProducerOptions};
+use lance_messages::error_code::ErrorCode;
 use lance_messages::wire::Features;
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::Mutex;
@@ -106,7 +107,10 @@ impl Client {
             metadata.merge(found);
             metadata.topic(name)
         };
-        known.ok_or_else(|| ClientError::UnknownTopic { topic: name.to_owned() })
+        known.ok_or_else(|| match is_topic_name(name) {
+            true => ClientError::UnknownTopic { topic: name.to_owned() },
+            false => ClientError::from_code(ErrorCode::InvalidTopicName),
+        })
     }
 
     /// As [`Client::refresh_topic`], again and again while that can help, until `deadline`.
@@ -175,4 +179,10 @@ impl Client {
             .map(|found| found.address().to_owned());
         reached.or_else(|| self.inner.options.servers.addresses().first().cloned())
     }
+}
+
+/// 1 to 255 of A-Z a-z 0-9 . _ - and not . or .. alone.
+fn is_topic_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=255).contains(&name.len()) && name.bytes().all(allowed) && name != "." && name != ".."
 }
