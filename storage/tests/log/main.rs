@@ -2,10 +2,17 @@
 
 #[cfg(test)]
 mod catching_up;
+#[cfg(test)]
 mod crash;
+#[cfg(test)]
 mod damage;
+#[cfg(test)]
 mod faults;
+#[cfg(test)]
 mod reading;
+#[cfg(test)]
 mod real;
+#[cfg(test)]
 mod rig;
+#[cfg(test)]
 mod steps;
