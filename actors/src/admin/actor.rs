@@ -1,0 +1,94 @@
+//! `AdminActor`: serves the HTTP interface on its own thread's runtime. Its socket outlives a restart.
+
+use super::groups::ListGroups;
+use super::health::Health;
+use super::router::router;
+use crate::background::spawn_guarded;
+use crate::ingestion::actor::IngestionActor;
+use crate::mailbox::Mailbox;
+use crate::metrics::Metrics;
+use crate::supervised_shell;
+use crate::supervision::shell::{Life, Shell, fail};
+use crate::supervision::{ActorState, Escalated, NodeSupervisor, RestartPolicy, Vitals};
+use crate::telemetry::LogLevel;
+use crate::view::ClusterView;
+use actix::prelude::*;
+use arc_swap::ArcSwap;
+use lance_storage::disk::FaultSwitch;
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Mailbox capacity of the admin actor; requests come by HTTP.
+pub const ADMIN_MAILBOX: usize = 64;
+
+/// What the admin interface shows and moves.
+pub struct AdminSetup {
+    /// Where it listens.
+    pub listener: TcpListener,
+    /// The root of the actor tree.
+    pub supervisor: Addr<NodeSupervisor>,
+    /// The committed metadata.
+    pub view: Arc<ArcSwap<ClusterView>>,
+    /// The node's figures.
+    pub metrics: Arc<Metrics>,
+    /// How far the node is.
+    pub health: Arc<Health>,
+    /// Ingestion actors, by shard.
+    pub shards: Vec<Mailbox<IngestionActor>>,
+    /// Name of the disk backend.
+    pub backend: String,
+    /// Orders a graceful drain.
+    pub drain: mpsc::Sender<()>,
+    /// The switch of disk faults; `None` keeps everything that breaks things on purpose shut.
+    pub faults: Option<Arc<FaultSwitch>>,
+    /// Changes the log level.
+    pub log_level: Option<LogLevel>,
+    /// Lists consumer groups.
+    pub groups: ListGroups,
+}
+
+/// The shell of the admin interface.
+pub struct AdminActor {
+    life: Life,
+    setup: Arc<AdminSetup>,
+}
+
+impl AdminActor {
+    /// An admin interface.
+    pub fn new(vitals: Arc<Vitals>, policy: RestartPolicy, parent: Recipient<Escalated>, setup: AdminSetup) -> Self {
+        Self { life: Life::new(vitals, policy, parent), setup: Arc::new(setup) }
+    }
+
+    fn listen(&self) -> io::Result<tokio::net::TcpListener> {
+        let listener = self.setup.listener.try_clone()?;
+        listener.set_nonblocking(true)?;
+        tokio::net::TcpListener::from_std(listener)
+    }
+}
+
+supervised_shell!(AdminActor, ADMIN_MAILBOX);
+
+impl Shell for AdminActor {
+    fn life(&mut self) -> &mut Life {
+        &mut self.life
+    }
+
+    /// All it holds belongs to others; what it serves ends with its context.
+    fn drop_core(&mut self, _: &mut Self::Context) {}
+
+    fn begin(&mut self, ctx: &mut Self::Context) {
+        let listener = match self.listen() {
+            Ok(listener) => listener,
+            Err(error) => return fail(self, ctx, format!("the admin interface cannot listen: {error}")),
+        };
+        let router = router(Arc::clone(&self.setup));
+        let serve = async move { axum::serve(listener, router).await };
+        spawn_guarded(ctx, serve, |served, actor, ctx| {
+            let reason = served.map_or_else(|error| error.to_string(), |()| "it ended".to_owned());
+            fail(actor, ctx, format!("the admin interface stopped: {reason}"));
+        });
+        self.life.vitals.set_state(ActorState::Running);
+    }
+}

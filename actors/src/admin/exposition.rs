@@ -1,0 +1,258 @@
+//! The node's figures as OpenMetrics text: names begin with `lance_`, units are seconds and bytes.
+
+use crate::metrics::{LATENCY_BOUNDS, LatencyHistogram, Metrics};
+use crate::supervision::{ActorKind, Vitals};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use std::fmt;
+use std::sync::Arc;
+
+/// Media type of the text.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What one scrape shows.
+#[derive(Clone, Debug)]
+pub struct Scrape {
+    /// The figures.
+    pub metrics: Arc<Metrics>,
+    /// Every actor.
+    pub vitals: Vec<Arc<Vitals>>,
+    /// Name of the disk backend.
+    pub backend: String,
+    /// Whether the node serves.
+    pub is_ready: bool,
+}
+
+/// The text of a scrape.
+pub fn render(scrape: Scrape) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("lance");
+    registry.register_collector(Box::new(scrape));
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+type Encoded = Result<(), fmt::Error>;
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Encoded {
+        self.histograms(&mut encoder)?;
+        self.counters(&mut encoder)?;
+        self.gauges(&mut encoder)?;
+        self.actors(&mut encoder)?;
+        let backend = [("backend", self.backend.as_str())];
+        let mut family = encoder.encode_descriptor("io_backend", "The disk backend that runs", None, MetricType::Gauge)?;
+        sample(&mut family, &backend, 1)?;
+        let build = [("version", env!("CARGO_PKG_VERSION"))];
+        let mut family = encoder.encode_descriptor("build", "What was built", None, MetricType::Info)?;
+        family.encode_info(&build)
+    }
+}
+
+impl Scrape {
+    fn histograms(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let metrics = &self.metrics;
+        let histograms: [(&str, &str, &LatencyHistogram); 3] = [
+            ("produce_latency_seconds", "Produce request until its ack is handed to the socket", &metrics.produce_latency),
+            (
+                "fetch_latency_seconds",
+                "Fetch request until its answer is handed to the socket, without waiting at the end",
+                &metrics.fetch_latency,
+            ),
+            ("sync_latency_seconds", "Group of writes handed to the disk until it is durable", &metrics.sync_latency),
+        ];
+        for (name, help, histogram) in histograms {
+            let (counts, sum) = histogram.snapshot();
+            let bounds = LATENCY_BOUNDS.into_iter().chain([f64::MAX]);
+            let count = counts.iter().sum();
+            let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+            family.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        }
+        Ok(())
+    }
+
+    fn counters(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let metrics = &self.metrics;
+        let counters = [
+            ("produced_bytes", "Record bytes appended", &metrics.produced_bytes),
+            ("produced_records", "Records appended", &metrics.produced_records),
+            ("produced_batches", "Batches appended", &metrics.produced_batches),
+            ("duplicate_batches", "Batches recognised as retries and stored once", &metrics.duplicate_batches),
+            ("fetched_bytes", "Record bytes sent to consumers", &metrics.fetched_bytes),
+            ("tail_fetches", "Fetches answered from memory", &metrics.tail_fetches),
+            ("segment_fetches", "Fetches answered from segments", &metrics.segment_fetches),
+            ("pool_waits", "Appends that waited for a free write buffer", &metrics.pool_waits),
+            ("connection_failures", "Connections closed because their actor failed", &metrics.connection_failures),
+            ("connections_refused", "Connections refused because of the limit", &metrics.connections_refused),
+            ("bad_frames", "Malformed frames received", &metrics.bad_frames),
+            ("request_errors", "Requests answered with an error", &metrics.errors),
+            ("damaged_batches", "Damaged ranges found by the scrubber or by readers", &metrics.damaged_batches),
+            ("scrubbed_bytes", "Bytes of closed segments read again and checked", &metrics.scrubbed_bytes),
+            ("retention_removed_bytes", "Bytes removed because their topic no longer keeps them", &metrics.retention_removed_bytes),
+        ];
+        for (name, help, figure) in counters {
+            let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(figure.get()).encode(family)?;
+        }
+        Ok(())
+    }
+
+    fn gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let metrics = &self.metrics;
+        let gauges = [
+            ("ready", "1 while the node serves", u64::from(self.is_ready)),
+            ("connections", "Open client connections", metrics.connections.get()),
+            ("partitions", "Partitions on this node", metrics.partitions.get()),
+            ("partitions_open", "Partitions whose log was opened, or found impossible to open", metrics.partitions_open.get()),
+            (
+                "partitions_stopped",
+                "Partitions that take nothing because of damage or a failed sync",
+                metrics.partitions_stopped.get(),
+            ),
+            ("pool_slots", "Write buffers", metrics.pool_slots.get()),
+            ("pool_free_slots", "Free write buffers", metrics.pool_free_slots.get()),
+            (
+                "recovery_truncated_bytes",
+                "Bytes of torn tails that recovery cut since the process started",
+                metrics.recovery_truncated_bytes.get(),
+            ),
+            ("disk_free_bytes", "Free bytes of the data directory's file system", metrics.disk_free_bytes.get()),
+            ("disk_size_bytes", "Bytes of the data directory's file system", metrics.disk_total_bytes.get()),
+        ];
+        for (name, help, value) in gauges {
+            let family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            gauge(value).encode(family)?;
+        }
+        Ok(())
+    }
+
+    fn actors(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let rows = actor_rows(&self.vitals, self.metrics.connection_failures.get());
+        let help = "Restarts of an actor after a failure";
+        let mut family = encoder.encode_descriptor("actor_restarts", help, None, MetricType::Counter)?;
+        for row in &rows {
+            ConstCounter::new(row.restarts).encode(family.encode_family(&row.labels())?)?;
+        }
+        let help = "Messages that wait in an actor's mailbox";
+        let mut family = encoder.encode_descriptor("actor_mailbox_depth", help, None, MetricType::Gauge)?;
+        for row in &rows {
+            sample(&mut family, &row.labels(), row.mailbox_depth)?;
+        }
+        let help = "Messages an actor's mailbox takes before senders feel it";
+        let mut family = encoder.encode_descriptor("actor_mailbox_capacity", help, None, MetricType::Gauge)?;
+        for row in &rows {
+            sample(&mut family, &row.labels(), row.mailbox_capacity)?;
+        }
+        Ok(())
+    }
+}
+
+struct ActorRow<'a> {
+    name: &'a str,
+    kind: &'static str,
+    restarts: u64,
+    mailbox_depth: u64,
+    mailbox_capacity: u64,
+}
+
+impl ActorRow<'_> {
+    fn labels(&self) -> [(&str, &str); 2] {
+        [("actor", self.name), ("kind", self.kind)]
+    }
+}
+
+/// One row an actor, and one for all connections together: their names come and go by the thousand.
+fn actor_rows(vitals: &[Arc<Vitals>], connection_failures: u64) -> Vec<ActorRow<'_>> {
+    let kind = ActorKind::Connection.as_str();
+    let mut connections =
+        ActorRow { name: "connections", kind, restarts: connection_failures, mailbox_depth: 0, mailbox_capacity: 0 };
+    let mut rows = Vec::new();
+    for actor in vitals {
+        if actor.kind == ActorKind::Connection {
+            connections.mailbox_depth += actor.mailbox_depth();
+            connections.mailbox_capacity += actor.mailbox_capacity as u64;
+            continue;
+        }
+        rows.push(ActorRow {
+            name: &actor.name,
+            kind: actor.kind.as_str(),
+            restarts: actor.restarts(),
+            mailbox_depth: actor.mailbox_depth(),
+            mailbox_capacity: actor.mailbox_capacity as u64,
+        });
+    }
+    rows.push(connections);
+    rows
+}
+
+fn sample<S: EncodeLabelSet>(family: &mut MetricEncoder<'_>, labels: &S, value: u64) -> Encoded {
+    gauge(value).encode(family.encode_family(labels)?)
+}
+
+fn gauge(value: u64) -> ConstGauge<i64> {
+    ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn rendered() -> String {
+        let metrics = Arc::new(Metrics::default());
+        metrics.produced_bytes.add(1024);
+        metrics.sync_latency.observe(Duration::from_micros(90));
+        metrics.sync_latency.observe(Duration::from_secs(60));
+        metrics.connection_failures.add(2);
+        let ingestion = Vitals::new("ingestion-0", ActorKind::Ingestion, 8192);
+        ingestion.count_restart();
+        ingestion.message_sent();
+        let connections = (1..=3).map(|n| Vitals::new(format!("connection-{n}"), ActorKind::Connection, 100));
+        let vitals = [ingestion].into_iter().chain(connections).collect();
+        render(Scrape { metrics, vitals, backend: "io_uring".to_owned(), is_ready: true }).unwrap()
+    }
+
+    #[test]
+    fn samples_have_the_documented_names_and_labels() {
+        let text = rendered();
+        for line in [
+            "lance_io_backend{backend=\"io_uring\"} 1",
+            "lance_actor_restarts_total{actor=\"ingestion-0\",kind=\"ingestion\"} 1",
+            "lance_actor_mailbox_depth{actor=\"ingestion-0\",kind=\"ingestion\"} 1",
+            "lance_actor_mailbox_capacity{actor=\"connections\",kind=\"connection\"} 300",
+            "lance_actor_restarts_total{actor=\"connections\",kind=\"connection\"} 2",
+            "lance_produced_bytes_total 1024",
+            "lance_sync_latency_seconds_bucket{le=\"0.0001\"} 1",
+            "lance_sync_latency_seconds_bucket{le=\"5.0\"} 1",
+            "lance_sync_latency_seconds_bucket{le=\"+Inf\"} 2",
+            "lance_sync_latency_seconds_count 2",
+            "lance_recovery_truncated_bytes 0",
+            "lance_ready 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+        }
+        assert!(!text.contains("connection-1"), "no sample for each connection");
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn every_family_has_the_prefix_a_help_and_no_unit_but_seconds_and_bytes() {
+        let text = rendered();
+        let families: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        assert!(families.len() > 25, "{families:?}");
+        for family in families {
+            let name = family.split(' ').next().unwrap();
+            assert!(name.starts_with("lance_"), "{name}");
+            assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help");
+            for unit in ["_ms", "_millis", "_micros", "_ns", "_kb", "_mb"] {
+                assert!(!name.ends_with(unit), "{name}");
+            }
+        }
+    }
+}

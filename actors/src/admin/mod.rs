@@ -1,0 +1,13 @@
+//! The admin HTTP interface: health, metrics, what the node holds, and levers for operators and tests.
+
+pub mod actor;
+pub mod error;
+pub mod exposition;
+pub mod groups;
+pub mod health;
+pub mod listing;
+pub mod router;
+
+pub use actor::{ADMIN_MAILBOX, AdminActor, AdminSetup};
+pub use groups::ListGroups;
+pub use health::Health;

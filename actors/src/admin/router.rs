@@ -1,0 +1,190 @@
+//! What is served under which path.
+
+use super::actor::AdminSetup;
+use super::error::ApiError;
+use super::exposition::{CONTENT_TYPE, Scrape, render};
+use super::listing::{ClusterListing, TopicsListing};
+use crate::ingestion::maintenance::{DescribePartitions, PartitionStatus};
+use crate::supervision::node_supervisor::{ActorNode, DescribeTree, ListVitals, PanicActor};
+use crate::supervision::{ActorKind, ActorState, Vitals};
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::{get, post, put};
+use axum::{Json, Router};
+use futures_util::future::join_all;
+use lance_storage::disk::FaultCommand;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::error::TrySendError;
+
+/// How long a part of the node may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a shard may take before a listing goes on without it.
+const SHARD_PATIENCE: Duration = Duration::from_secs(2);
+/// Largest request body.
+const BODY_BYTES: usize = 64 * 1024;
+
+type Admin = State<Arc<AdminSetup>>;
+type Body = Result<Bytes, BytesRejection>;
+
+/// The routes of the interface; those that break things exist only when faults may be injected.
+pub fn router(setup: Arc<AdminSetup>) -> Router {
+    let mut router = Router::new()
+        .route("/health/live", get(live))
+        .route("/health/ready", get(ready))
+        .route("/health/startup", get(startup))
+        .route("/metrics", get(metrics))
+        .route("/v1/cluster", get(cluster))
+        .route("/v1/topics", get(topics))
+        .route("/v1/groups", get(groups))
+        .route("/v1/actors", get(actors))
+        .route("/v1/drain", post(drain))
+        .route("/v1/log-level", put(log_level));
+    if setup.faults.is_some() {
+        router = router.route("/v1/actors/{name}/panic", post(panic_actor)).route("/v1/faults", post(faults));
+    }
+    router
+        .fallback(|| async { ApiError::not_found("no such path: see /health/ready, /metrics and /v1/actors") })
+        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed("another method is served under this path") })
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .with_state(setup)
+}
+
+/// Waits for a part of the node, for a while.
+async fn ask<T, E>(part: &str, asked: impl Future<Output = Result<T, E>>) -> Result<T, ApiError> {
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) => Err(ApiError::unavailable(format!("{part} is restarting"))),
+        Err(_) => Err(ApiError::unavailable(format!("{part} did not answer in {} s", PATIENCE.as_secs()))),
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: Body) -> Result<T, ApiError> {
+    let body = body.map_err(|rejection| ApiError::invalid(rejection.body_text()))?;
+    serde_json::from_slice(&body).map_err(|error| ApiError::invalid(format!("the body is not what is expected: {error}")))
+}
+
+fn ok() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+async fn live(State(setup): Admin) -> Result<Json<Value>, ApiError> {
+    ask("the root supervisor", setup.supervisor.send(ListVitals)).await.map(|_| ok())
+}
+
+async fn startup(State(setup): Admin) -> Result<Json<Value>, ApiError> {
+    match setup.health.not_serving() {
+        Some(reason) if !setup.health.is_started() => Err(ApiError::not_ready(reason)),
+        _ => Ok(ok()),
+    }
+}
+
+async fn ready(State(setup): Admin) -> Result<Json<Value>, ApiError> {
+    let vitals = ask("the root supervisor", setup.supervisor.send(ListVitals)).await?.0;
+    not_ready(&setup, &vitals).map_or_else(|| Ok(ok()), |reason| Err(ApiError::not_ready(reason)))
+}
+
+/// Why the node does not serve; `None` when it does.
+fn not_ready(setup: &AdminSetup, vitals: &[Arc<Vitals>]) -> Option<String> {
+    let no_leader = || setup.view.load().metadata_leader.is_none().then(|| "the metadata has no leader".to_owned());
+    let down = || {
+        let actor = vitals.iter().find(|actor| serves(actor.kind) && actor.state() != ActorState::Running)?;
+        Some(format!("{} is not running", actor.name))
+    };
+    setup.health.not_serving().or_else(no_leader).or_else(down)
+}
+
+/// Whether clients depend on actors of this kind.
+fn serves(kind: ActorKind) -> bool {
+    match kind {
+        ActorKind::Network
+        | ActorKind::Ingestion
+        | ActorKind::Poller
+        | ActorKind::Replication
+        | ActorKind::Metadata => true,
+        ActorKind::Node
+        | ActorKind::Connection
+        | ActorKind::Group
+        | ActorKind::Retention
+        | ActorKind::Scrub
+        | ActorKind::Admin => false,
+    }
+}
+
+async fn metrics(State(setup): Admin) -> Result<impl IntoResponse, ApiError> {
+    let vitals = ask("the root supervisor", setup.supervisor.send(ListVitals)).await?.0;
+    let is_ready = not_ready(&setup, &vitals).is_none();
+    let metrics = Arc::clone(&setup.metrics);
+    let scrape = Scrape { metrics, vitals, backend: setup.backend.clone(), is_ready };
+    let text = render(scrape).map_err(|error| ApiError::internal(format!("the figures cannot be written: {error}")))?;
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text))
+}
+
+async fn cluster(State(setup): Admin) -> Json<ClusterListing> {
+    let asked = setup.shards.iter().map(|shard| tokio::time::timeout(SHARD_PATIENCE, shard.send(DescribePartitions)));
+    // A shard that is recovering leaves its partitions without numbers.
+    let answers = join_all(asked.collect::<Vec<_>>()).await;
+    let statuses: Vec<PartitionStatus> = answers.into_iter().filter_map(|answer| answer.ok()?.ok()).flatten().collect();
+    Json(ClusterListing::new(&setup.view.load(), &setup.health, statuses))
+}
+
+async fn topics(State(setup): Admin) -> Json<TopicsListing> {
+    Json(TopicsListing::new(&setup.view.load()))
+}
+
+async fn groups(State(setup): Admin) -> Result<Json<Value>, ApiError> {
+    let listed = (setup.groups)();
+    ask("the group actor", async move { Ok::<_, std::convert::Infallible>(listed.await) }).await.map(Json)
+}
+
+async fn actors(State(setup): Admin) -> Result<Json<ActorNode>, ApiError> {
+    ask("the root supervisor", setup.supervisor.send(DescribeTree)).await.map(Json)
+}
+
+async fn drain(State(setup): Admin) -> Result<(StatusCode, Json<Value>), ApiError> {
+    match setup.drain.try_send(()) {
+        // A second order changes nothing.
+        Ok(()) | Err(TrySendError::Full(())) => Ok((StatusCode::ACCEPTED, Json(json!({ "status": "draining" })))),
+        Err(TrySendError::Closed(())) => Err(ApiError::unavailable("the node is ending already")),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogLevelRequest {
+    level: String,
+}
+
+async fn log_level(State(setup): Admin, body: Body) -> Result<Json<Value>, ApiError> {
+    let LogLevelRequest { level } = parse(body)?;
+    let Some(log_level) = &setup.log_level else {
+        return Err(ApiError::unavailable("the log of this process was set up by somebody else"));
+    };
+    let level = log_level.set(&level).map_err(|error| ApiError::invalid(error.to_string()))?;
+    tracing::info!(%level, "log level changed");
+    Ok(Json(json!({ "level": level })))
+}
+
+async fn panic_actor(State(setup): Admin, Path(name): Path<String>) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let found = ask("the root supervisor", setup.supervisor.send(PanicActor { name: name.clone() })).await?;
+    if !found {
+        return Err(ApiError::not_found(format!("there is no actor {name:?}, or its mailbox is full: see /v1/actors")));
+    }
+    Ok((StatusCode::ACCEPTED, Json(json!({ "status": "accepted", "actor": name }))))
+}
+
+async fn faults(State(setup): Admin, body: Body) -> Result<Json<Value>, ApiError> {
+    let command: FaultCommand = parse(body)?;
+    let Some(switch) = &setup.faults else {
+        return Err(ApiError::not_found("fault injection is off"));
+    };
+    switch.apply(&command).map_err(|error| ApiError::invalid(error.to_string()))?;
+    tracing::warn!(?command, "fault injected");
+    Ok(ok())
+}
