@@ -5,6 +5,7 @@ use super::opener::{LogMarks, LogOpener, OpenRequest, Opened};
 use crate::clock::NodeClock;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
+use crate::network::readers::SegmentRead;
 use crate::poller::actor::PollerActor;
 use crate::replication::actor::ReplicationActor;
 use crate::supervised_shell;
@@ -22,7 +23,6 @@ use lance_messages::mail::poller::{Drain, Submit};
 use lance_messages::mail::replication::{EpochsWanted, LeadershipChanged};
 use lance_storage::checkpoint::FlushedFile;
 use lance_storage::disk::{Arena, DiskCompletion, DiskOp, SlotPool};
-use crate::network::readers::SegmentRead;
 use lance_storage::tail::TailRing;
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -32,6 +32,9 @@ use std::time::Duration;
 
 /// Mailbox capacity of an ingestion actor: read chunks of connections, and completions.
 pub const INGESTION_MAILBOX: usize = 8192;
+
+/// Logs that were not used for this long give their descriptors back.
+const IDLE_LOG_CHECK: Duration = Duration::from_secs(10);
 
 /// What an ingestion actor is made of.
 pub struct IngestionSetup {
@@ -122,7 +125,10 @@ impl IngestionActor {
             setup,
             core: None,
             assigned: Vec::new(),
-            marks: LogMarks { flushed: marks, latches: HashMap::new() },
+            marks: LogMarks {
+                flushed: marks,
+                latches: HashMap::new(),
+            },
             flushed: Some(flushed),
             marks_moved: false,
             connections: HashMap::new(),
@@ -165,7 +171,10 @@ impl IngestionActor {
                     self.marks_moved = true;
                 }
                 IngestionEffect::Leading(partition, epoch) => {
-                    leadership.push(LeadershipChanged { partition, result: Ok(epoch) });
+                    leadership.push(LeadershipChanged {
+                        partition,
+                        result: Ok(epoch),
+                    });
                 }
                 IngestionEffect::Stopped(partition, reason, latch) => {
                     if let Some(latch) = latch {
@@ -173,7 +182,10 @@ impl IngestionActor {
                     }
                     tracing::error!(%partition, %reason, "partition stopped");
                     self.setup.metrics.partitions_stopped.add(1);
-                    leadership.push(LeadershipChanged { partition, result: Err(reason) });
+                    leadership.push(LeadershipChanged {
+                        partition,
+                        result: Err(reason),
+                    });
                 }
                 IngestionEffect::NoSpace(partition) => {
                     tracing::warn!(%partition, "no space left: appends are refused until there is");
@@ -183,7 +195,9 @@ impl IngestionActor {
         self.submit(operations, ctx);
         self.send_replies();
         for change in leadership {
-            let Some(replication) = self.replication.clone() else { continue };
+            let Some(replication) = self.replication.clone() else {
+                continue;
+            };
             actix_rt::spawn(async move {
                 // Closed only while the process goes down.
                 let _ = replication.send(change).await;
@@ -196,7 +210,10 @@ impl IngestionActor {
         if operations.is_empty() {
             return;
         }
-        let message = Submit { ingestion_life: self.lives, operations };
+        let message = Submit {
+            ingestion_life: self.lives,
+            operations,
+        };
         match self.setup.poller.try_send(message) {
             Ok(()) => {}
             Err(SendError::Full(message)) => {
@@ -211,17 +228,28 @@ impl IngestionActor {
         let shard = self.setup.options.shard;
         let pressed = self.core.as_ref().is_some_and(IngestionCore::is_pressed);
         for (connection, replies) in self.outgoing.drain() {
-            let Some(reply_to) = self.connections.get(&connection) else { continue };
+            let Some(reply_to) = self.connections.get(&connection) else {
+                continue;
+            };
             // A reply's room was reserved when its request was sent, so only a closed connection refuses it.
-            if let Err(SendError::Full(_)) = reply_to.replies.try_send(Replies { shard, replies, pressed }) {
-                tracing::error!(connection = connection.0, "a connection's mailbox had no room for its reply");
+            if let Err(SendError::Full(_)) = reply_to.replies.try_send(Replies {
+                shard,
+                replies,
+                pressed,
+            }) {
+                tracing::error!(
+                    connection = connection.0,
+                    "a connection's mailbox had no room for its reply"
+                );
                 self.setup.metrics.errors.add(1);
             }
         }
     }
 
     fn arm_deadline(&mut self, ctx: &mut Context<Self>) {
-        let Some(next) = self.core.as_ref().and_then(IngestionCore::next_deadline) else { return };
+        let Some(next) = self.core.as_ref().and_then(IngestionCore::next_deadline) else {
+            return;
+        };
         if self.deadline_armed.is_some_and(|armed| armed <= next) {
             return;
         }
@@ -235,7 +263,10 @@ impl IngestionActor {
 
     /// Opens logs away from this thread and hands them to the core; then asks for epochs.
     pub(super) fn open_logs(&mut self, partitions: Vec<TopicPartition>, ctx: &mut Context<Self>, wait: bool) {
-        let requests: Vec<OpenRequest> = partitions.iter().map(|partition| self.marks.request(*partition)).collect();
+        let requests: Vec<OpenRequest> = partitions
+            .iter()
+            .map(|partition| self.marks.request(*partition))
+            .collect();
         let opener = Arc::clone(&self.setup.opener);
         let now_ns = self.setup.clock.now().wall_ns;
         let opening = async move { opener.open_all(requests, now_ns).await };
@@ -253,7 +284,12 @@ impl IngestionActor {
         let mut wanted = Vec::with_capacity(opened.len());
         let metrics = Arc::clone(&self.setup.metrics);
         self.with_core(ctx, |core, _, effects| {
-            for Opened { partition, result, truncated_bytes } in opened {
+            for Opened {
+                partition,
+                result,
+                truncated_bytes,
+            } in opened
+            {
                 metrics.recovery_truncated_bytes.add(truncated_bytes);
                 match result {
                     Ok(log) => {
@@ -265,7 +301,10 @@ impl IngestionActor {
             }
         });
         let counted: u64 = self.core.as_ref().map_or(0, |core| core.opened_count() as u64);
-        self.setup.metrics.partitions_open.add(counted.saturating_sub(self.counted_open));
+        self.setup
+            .metrics
+            .partitions_open
+            .add(counted.saturating_sub(self.counted_open));
         self.counted_open = self.counted_open.max(counted);
         self.want_epochs(wanted);
     }
@@ -274,7 +313,9 @@ impl IngestionActor {
         if partitions.is_empty() {
             return;
         }
-        let Some(replication) = self.replication.clone() else { return };
+        let Some(replication) = self.replication.clone() else {
+            return;
+        };
         actix_rt::spawn(async move {
             let _ = replication.send(EpochsWanted { partitions }).await;
         });
@@ -322,6 +363,9 @@ impl Shell for IngestionActor {
             actor.with_core(ctx, |core, _, effects| core.on_space_retry(effects));
             actor.publish_figures();
             actor.store_marks(ctx);
+        });
+        ctx.run_interval(IDLE_LOG_CHECK, |actor, ctx| {
+            actor.with_core(ctx, |core, _, _| core.release_idle());
         });
         ctx.spawn(Flushes);
     }
@@ -408,6 +452,26 @@ impl ActorFuture<IngestionActor> for Flushes {
     }
 }
 
+/// Ends once everything appended is durable and the marks can be written.
+struct Quiet;
+
+impl ActorFuture<IngestionActor> for Quiet {
+    type Output = ();
+
+    fn poll(
+        self: Pin<&mut Self>,
+        actor: &mut IngestionActor,
+        _: &mut Context<IngestionActor>,
+        _: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        // Completions come through the mailbox, which polls this again.
+        match actor.core.as_ref().is_none_or(IngestionCore::is_quiet) && actor.flushed.is_some() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+}
+
 impl Handler<Produce> for IngestionActor {
     type Result = ();
 
@@ -471,7 +535,11 @@ impl Handler<PollerFailed> for IngestionActor {
 
     fn handle(&mut self, _: PollerFailed, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
-        fail(self, ctx, "the poller failed: logs are opened again through recovery".to_owned());
+        fail(
+            self,
+            ctx,
+            "the poller failed: logs are opened again through recovery".to_owned(),
+        );
     }
 }
 
@@ -480,8 +548,10 @@ impl Handler<AssignPartitions> for IngestionActor {
 
     fn handle(&mut self, message: AssignPartitions, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
-        let (before, after): (HashSet<_>, HashSet<_>) =
-            (self.assigned.iter().copied().collect(), message.partitions.iter().copied().collect());
+        let (before, after): (HashSet<_>, HashSet<_>) = (
+            self.assigned.iter().copied().collect(),
+            message.partitions.iter().copied().collect(),
+        );
         let added: Vec<TopicPartition> = after.difference(&before).copied().collect();
         let gone: Vec<TopicPartition> = before.difference(&after).copied().collect();
         self.assigned = message.partitions;
@@ -534,18 +604,16 @@ impl Handler<UnregisterConnection> for IngestionActor {
 }
 
 impl Handler<SyncEverything> for IngestionActor {
-    type Result = AtomicResponse<Self, ()>;
+    type Result = ResponseActFuture<Self, ()>;
 
     fn handle(&mut self, _: SyncEverything, ctx: &mut Self::Context) -> Self::Result {
         self.with_core(ctx, |core, _, effects| core.on_sync_due(effects));
-        let drain = self.setup.poller.send(Drain);
-        let finish = actix::fut::wrap_future::<_, Self>(drain).then(|_, actor, _| {
+        Box::pin(Quiet.then(|(), actor: &mut Self, _| {
             let marks: Vec<(TopicPartition, u64)> = actor.marks.flushed.iter().map(|(p, at)| (*p, *at)).collect();
             let flushed = actor.flushed.take();
             let store = actix_rt::task::spawn_blocking(move || flushed.map(|mut flushed| flushed.store(&marks)));
             actix::fut::wrap_future::<_, Self>(store).map(|_, _, _| ())
-        });
-        AtomicResponse::new(Box::pin(finish))
+        }))
     }
 }
 

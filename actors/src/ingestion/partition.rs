@@ -64,8 +64,12 @@ pub struct Partition {
     pub no_space: bool,
     /// The epoch chosen before the log was open.
     pub next_epoch: Option<LeaderEpoch>,
-    /// End of what was written but not yet asked to be synced, in interval mode.
+    /// Bytes written and not synced, in interval mode.
     pub unsynced_bytes: u64,
+    /// The sync interval is over: the next step syncs.
+    pub sync_due: bool,
+    /// Used since the last look for idle logs.
+    pub touched: bool,
 }
 
 impl Partition {
@@ -83,7 +87,16 @@ impl Partition {
             no_space: false,
             next_epoch: None,
             unsynced_bytes: 0,
+            sync_due: false,
+            touched: true,
         }
+    }
+
+    /// Whether nothing is under way and everything appended is durable, or will never be.
+    pub fn is_quiet(&self) -> bool {
+        let stopped = self.no_space || matches!(self.leadership, Leadership::Stopped { .. });
+        let dirty = self.log.as_ref().is_some_and(Log::is_dirty);
+        self.pending.is_empty() && !self.in_flight && (stopped || !dirty)
     }
 
     /// The epoch in which this node serves, if it does.

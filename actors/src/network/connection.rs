@@ -1,6 +1,7 @@
 //! `ConnectionActor`: the socket of one client around its [`SessionCore`].
 
 use super::actor::{ConnectionClosed, NetworkActor};
+use super::outbox::{ShardMessage, push_produce, send, try_send};
 use super::readers::{ReaderJob, ReaderPool, is_writable};
 use super::session::answers::CallFailure;
 use super::session::output::OutputItem;
@@ -11,6 +12,7 @@ use crate::ingestion::actor::{IngestionActor, RegisterConnection, ReplyTo, Unreg
 use crate::mailbox::Mailbox;
 use crate::metadata::actor::{Call, MetadataActor};
 use crate::metrics::Metrics;
+use crate::network::readers::SegmentRead;
 use crate::supervision::shell::InjectPanic;
 use crate::supervision::{ActorState, Vitals};
 use crate::view::ClusterView;
@@ -21,9 +23,7 @@ use bytes::BytesMut;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::ConnectionId;
 use lance_messages::mail::connection::{Replies, ShardRestarted};
-use lance_messages::mail::ingestion::{CancelWait, Fetch, LookUpOffset, Produce, ProduceRequest};
 use lance_messages::wire::codec::missing_bytes;
-use crate::network::readers::SegmentRead;
 use lance_storage::reader::{ReadError, ReadPlan};
 use std::io::{ErrorKind, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
@@ -109,13 +109,6 @@ pub struct ConnectionSetup {
     pub clock: NodeClock,
     /// Figures.
     pub metrics: Arc<Metrics>,
-}
-
-enum ShardMessage {
-    Produce(Produce),
-    Fetch(Fetch),
-    CancelWait(CancelWait),
-    LookUp(LookUpOffset),
 }
 
 /// The shell of one connection.
@@ -238,7 +231,9 @@ impl ConnectionActor {
                 let answer = actix::fut::wrap_future::<_, Self>(self.setup.group.send(commit));
                 ctx.spawn(answer.map(move |answer, actor, ctx| {
                     let result = answer.unwrap_or(Err(ErrorCode::OutcomeUnknown));
-                    actor.with_core_later(ctx, |core, _, now, effects| core.on_committed(request, result, now, effects));
+                    actor.with_core_later(ctx, |core, _, now, effects| {
+                        core.on_committed(request, result, now, effects)
+                    });
                 }));
             }
             SessionEffect::Committed(request, asked) => {
@@ -250,13 +245,37 @@ impl ConnectionActor {
                     });
                 }));
             }
-            SessionEffect::Plan { request, part, read, offset, max_bytes } => {
+            SessionEffect::Plan {
+                request,
+                part,
+                read,
+                offset,
+                max_bytes,
+            } => {
                 let reply = ctx.address().recipient();
-                self.read(ReaderJob::Plan { request, part, read, offset, max_bytes, reply }, ctx);
+                self.read(
+                    Box::new(ReaderJob::Plan {
+                        request,
+                        part,
+                        read,
+                        offset,
+                        max_bytes,
+                        reply,
+                    }),
+                    ctx,
+                );
             }
             SessionEffect::PlanLookUp { request, read, query } => {
                 let reply = ctx.address().recipient();
-                self.read(ReaderJob::LookUp { request, read, query, reply }, ctx);
+                self.read(
+                    Box::new(ReaderJob::LookUp {
+                        request,
+                        read,
+                        query,
+                        reply,
+                    }),
+                    ctx,
+                );
             }
             SessionEffect::ProduceDone(took) => self.setup.metrics.produce_latency.observe(took),
             SessionEffect::FetchDone(took, bytes) => {
@@ -277,7 +296,7 @@ impl ConnectionActor {
     }
 
     /// Hands a job to the reader threads; when too many wait, a little later.
-    fn read(&mut self, job: ReaderJob, ctx: &mut Context<Self>) {
+    fn read(&mut self, job: Box<ReaderJob>, ctx: &mut Context<Self>) {
         if let Err(job) = self.setup.readers.submit(job) {
             ctx.run_later(Duration::from_millis(5), |actor, ctx| actor.read(job, ctx));
         }
@@ -286,14 +305,20 @@ impl ConnectionActor {
     fn send_to_shards(&mut self, outgoing: Vec<(u16, ShardMessage)>, ctx: &mut Context<Self>) {
         let mut messages = outgoing.into_iter();
         while let Some((shard, message)) = messages.next() {
-            let Some(mailbox) = self.setup.shards.get(usize::from(shard)) else { continue };
-            let Err(message) = try_send(mailbox, message) else { continue };
+            let Some(mailbox) = self.setup.shards.get(usize::from(shard)) else {
+                continue;
+            };
+            let Err(message) = try_send(mailbox, message) else {
+                continue;
+            };
             // The shard's mailbox is full: nothing more is read from the socket until there is room.
             let shards = self.setup.shards.clone();
             let rest: Vec<(u16, ShardMessage)> = std::iter::once((shard, message)).chain(messages).collect();
             let send = async move {
                 for (shard, message) in rest {
-                    let Some(mailbox) = shards.get(usize::from(shard)) else { continue };
+                    let Some(mailbox) = shards.get(usize::from(shard)) else {
+                        continue;
+                    };
                     send(mailbox, message).await;
                 }
             };
@@ -315,7 +340,9 @@ impl ConnectionActor {
             }
             Poll::Ready(Ok(())) => {}
         }
-        let wanted = self.read_bytes.max(missing_bytes(&self.input).min(*READ_BYTES.end() * 4));
+        let wanted = self
+            .read_bytes
+            .max(missing_bytes(&self.input).min(*READ_BYTES.end() * 4));
         if self.input.capacity() - self.input.len() < wanted.min(*READ_BYTES.start()) || wanted > self.read_bytes {
             self.input.reserve(wanted);
         }
@@ -343,7 +370,9 @@ impl ConnectionActor {
 
     fn take_input(&mut self, ctx: &mut Context<Self>) {
         let mut input = std::mem::take(&mut self.input);
-        self.with_core(ctx, |core, view, now, effects| core.on_input(&mut input, view, now, effects));
+        self.with_core(ctx, |core, view, now, effects| {
+            core.on_input(&mut input, view, now, effects)
+        });
         self.input = input;
     }
 
@@ -396,7 +425,7 @@ impl ConnectionActor {
         self.sending_file = true;
         let reply = ctx.address().recipient();
         let ranges = self.core.output.file_ranges();
-        self.read(ReaderJob::SendFiles { socket, ranges, reply }, ctx);
+        self.read(Box::new(ReaderJob::SendFiles { socket, ranges, reply }), ctx);
     }
 
     fn check_idle(&mut self, ctx: &mut Context<Self>) {
@@ -419,45 +448,6 @@ impl ConnectionActor {
     }
 }
 
-fn push_produce(outgoing: &mut Vec<(u16, ShardMessage)>, connection: ConnectionId, shard: u16, request: ProduceRequest) {
-    for (other, message) in outgoing.iter_mut().rev() {
-        if *other == shard
-            && let ShardMessage::Produce(produce) = message
-        {
-            produce.requests.push(request);
-            return;
-        }
-    }
-    let requests = vec![request];
-    outgoing.push((shard, ShardMessage::Produce(Produce { connection, requests })));
-}
-
-fn try_send(mailbox: &Mailbox<IngestionActor>, message: ShardMessage) -> Result<(), ShardMessage> {
-    fn full<M>(sent: Result<(), SendError<M>>) -> Result<(), M> {
-        match sent {
-            // A closed mailbox means that the node goes down; the connection will be closed too.
-            Ok(()) | Err(SendError::Closed(_)) => Ok(()),
-            Err(SendError::Full(message)) => Err(message),
-        }
-    }
-    match message {
-        ShardMessage::Produce(message) => full(mailbox.try_send(message)).map_err(ShardMessage::Produce),
-        ShardMessage::Fetch(message) => full(mailbox.try_send(message)).map_err(ShardMessage::Fetch),
-        ShardMessage::CancelWait(message) => full(mailbox.try_send(message)).map_err(ShardMessage::CancelWait),
-        ShardMessage::LookUp(message) => full(mailbox.try_send(message)).map_err(ShardMessage::LookUp),
-    }
-}
-
-async fn send(mailbox: &Mailbox<IngestionActor>, message: ShardMessage) {
-    // As above: closed means that the node goes down.
-    let _ = match message {
-        ShardMessage::Produce(message) => mailbox.send(message).await,
-        ShardMessage::Fetch(message) => mailbox.send(message).await,
-        ShardMessage::CancelWait(message) => mailbox.send(message).await,
-        ShardMessage::LookUp(message) => mailbox.send(message).await,
-    };
-}
-
 impl Actor for ConnectionActor {
     type Context = Context<Self>;
 
@@ -470,8 +460,14 @@ impl Actor for ConnectionActor {
             .iter()
             .map(|shard| {
                 let address = ctx.address();
-                let reply_to = ReplyTo { replies: address.clone().recipient(), restarted: address.recipient() };
-                shard.addr().send(RegisterConnection { connection: self.id, reply_to })
+                let reply_to = ReplyTo {
+                    replies: address.clone().recipient(),
+                    restarted: address.recipient(),
+                };
+                shard.addr().send(RegisterConnection {
+                    connection: self.id,
+                    reply_to,
+                })
             })
             .collect();
         let register = async move {
@@ -535,7 +531,9 @@ impl Handler<Replies<SegmentRead>> for ConnectionActor {
     type Result = ();
 
     fn handle(&mut self, message: Replies<SegmentRead>, ctx: &mut Self::Context) {
-        self.with_core(ctx, |core, _, now, effects| core.on_replies(message.replies, message.pressed, now, effects));
+        self.with_core(ctx, |core, _, now, effects| {
+            core.on_replies(message.replies, message.pressed, now, effects)
+        });
     }
 }
 
@@ -543,7 +541,9 @@ impl Handler<ShardRestarted> for ConnectionActor {
     type Result = ();
 
     fn handle(&mut self, message: ShardRestarted, ctx: &mut Self::Context) {
-        self.with_core(ctx, |core, _, now, effects| core.on_shard_restarted(message.shard, now, effects));
+        self.with_core(ctx, |core, _, now, effects| {
+            core.on_shard_restarted(message.shard, now, effects)
+        });
     }
 }
 
@@ -583,10 +583,12 @@ impl Handler<FileSent> for ConnectionActor {
         }
         if message.blocked {
             // Asks the socket once more: the runtime may only be told that it is full while it really is.
-            let full = self.stream.try_io(Interest::WRITABLE, || match is_writable(&self.stream) {
-                true => Ok(()),
-                false => Err(ErrorKind::WouldBlock.into()),
-            });
+            let full = self
+                .stream
+                .try_io(Interest::WRITABLE, || match is_writable(&self.stream) {
+                    true => Ok(()),
+                    false => Err(ErrorKind::WouldBlock.into()),
+                });
             self.file_blocked = full.is_err();
         }
     }

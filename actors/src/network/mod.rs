@@ -2,5 +2,6 @@
 
 pub mod actor;
 pub mod connection;
+pub mod outbox;
 pub mod readers;
 pub mod session;

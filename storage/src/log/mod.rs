@@ -324,17 +324,19 @@ impl Log {
     }
 
     /// Raises the high watermark to `position`, or to the last known batch boundary below it; never above what is
-    /// durable here, never back. Answers where it is now.
+    /// written here, never back. Answers where it is now.
     pub fn advance_high_watermark(&mut self, position: u64) -> Mark {
-        let limit = position.min(self.durable.position);
+        let limit = position.min(self.written.position);
         while let Some(mark) = self.marks.front().filter(|mark| mark.position <= limit) {
             if mark.position > self.high_watermark.position {
                 self.high_watermark = *mark;
             }
             self.marks.pop_front();
         }
-        if self.durable.position <= limit && self.durable.position > self.high_watermark.position {
-            self.high_watermark = self.durable;
+        for end in [self.durable, self.written] {
+            if end.position <= limit && end.position > self.high_watermark.position {
+                self.high_watermark = end;
+            }
         }
         self.high_watermark
     }

@@ -13,8 +13,8 @@ use lance_messages::wire::hello::{Hello, HelloResponse, MINOR_VERSION, ProducerE
 use lance_messages::wire::json::{ClusterStatusBody, TopicBody, TopicsBody, to_json};
 use lance_messages::wire::lookup::LookupTarget;
 use lance_messages::wire::topics::{
-    AlterTopic, CreateTopicWithConfig, MetadataRequest, MetadataResponse, NodeMetadata, PartitionMetadata, TopicMetadata,
-    TopicMode,
+    AlterTopic, CreateTopicWithConfig, MetadataRequest, MetadataResponse, NodeMetadata, PartitionMetadata,
+    TopicMetadata, TopicMode,
 };
 use lance_messages::wire::typed_error::{Answers, TypedError};
 use lance_messages::wire::{Features, Request, Response};
@@ -50,11 +50,17 @@ impl SessionCore {
         if self.features.is_some() || !self.lanes.is_empty() {
             let message = "Hello must be the first frame of a connection";
             let error = TypedError::with_message(ErrorCode::InvalidRequest, Answers::Control(0x40), message);
-            self.lanes.reserve(self.control_lane(), ReplySlot::ready(correlation, Response::Error(error)));
+            self.lanes.reserve(
+                self.control_lane(),
+                ReplySlot::ready(correlation, Response::Error(error)),
+            );
             return;
         }
-        lance_messages::wire::ResponseFrame { correlation, response: Response::Hello(response) }
-            .encode(&mut self.output.tail, None);
+        lance_messages::wire::ResponseFrame {
+            correlation,
+            response: Response::Hello(response),
+        }
+        .encode(&mut self.output.tail, None);
         self.features = Some(granted);
     }
 
@@ -81,34 +87,71 @@ impl SessionCore {
                 Response::Error(TypedError::with_message(ErrorCode::InvalidTopicName, answers, message))
             }
             Request::Fetch(fetch) => return self.on_fetch(fetch, correlation, partition, view, now, effects),
-            Request::FetchPartitions(fetch) => return self.on_fetch_partitions(&fetch, correlation, view, now, effects),
+            Request::FetchPartitions(fetch) => {
+                return self.on_fetch_partitions(&fetch, correlation, view, now, effects);
+            }
             Request::CreateTopic { name } => {
                 let call = MetadataCall::CreateTopic(create_named(name.clone(), None));
-                return self.ask(correlation, command, ControlKind::CreateTopic { name, retention: None }, call, effects);
+                return self.ask(
+                    correlation,
+                    command,
+                    ControlKind::CreateTopic { name, retention: None },
+                    call,
+                    effects,
+                );
             }
-            Request::CreateTopicWithRetention { name, max_age_secs, max_bytes } => {
+            Request::CreateTopicWithRetention {
+                name,
+                max_age_secs,
+                max_bytes,
+            } => {
                 let retention = Some((max_age_secs, max_bytes));
                 let call = MetadataCall::CreateTopic(create_named(name.clone(), retention));
-                return self.ask(correlation, command, ControlKind::CreateTopic { name, retention }, call, effects);
+                return self.ask(
+                    correlation,
+                    command,
+                    ControlKind::CreateTopic { name, retention },
+                    call,
+                    effects,
+                );
             }
             Request::CreateTopicWithConfig(create) => {
                 let call = MetadataCall::CreateTopic(create);
                 return self.ask(correlation, command, ControlKind::CreateTopicWithConfig, call, effects);
             }
             Request::AlterTopic(alter) => {
-                return self.ask(correlation, command, ControlKind::AlterTopic, MetadataCall::AlterTopic(alter), effects);
+                return self.ask(
+                    correlation,
+                    command,
+                    ControlKind::AlterTopic,
+                    MetadataCall::AlterTopic(alter),
+                    effects,
+                );
             }
             Request::DeleteTopic { topic } => {
-                return self.ask(correlation, command, ControlKind::DeleteTopic, MetadataCall::DeleteTopic(topic), effects);
+                return self.ask(
+                    correlation,
+                    command,
+                    ControlKind::DeleteTopic,
+                    MetadataCall::DeleteTopic(topic),
+                    effects,
+                );
             }
-            Request::SetRetention { topic, max_age_secs, max_bytes } => {
+            Request::SetRetention {
+                topic,
+                max_age_secs,
+                max_bytes,
+            } => {
                 let alter = AlterTopic {
                     topic,
                     partitions: None,
                     max_age_secs: Some(max_age_secs),
                     max_bytes: Some(max_bytes),
                 };
-                let kind = ControlKind::SetRetention { max_age_secs, max_bytes };
+                let kind = ControlKind::SetRetention {
+                    max_age_secs,
+                    max_bytes,
+                };
                 return self.ask(correlation, command, kind, MetadataCall::AlterTopic(alter), effects);
             }
             Request::InitProducer(init) => {
@@ -121,32 +164,59 @@ impl SessionCore {
                 None => refuse(ErrorCode::TopicNotFound),
             },
             Request::GetClusterStatus => Response::ClusterStatus(cluster_status(view)),
-            Request::Authenticate { .. } => Response::Authenticate { ok: true, text: "Authenticated".to_owned() },
+            Request::Authenticate { .. } => Response::Authenticate {
+                ok: true,
+                text: "Authenticated".to_owned(),
+            },
             Request::Subscribe(subscribe) => {
                 let consumer_id = subscribe.consumer_id;
                 if !view.topics.contains_key(&subscribe.topic) {
                     refuse(ErrorCode::UnknownTopic)
                 } else if subscribe.start_offset != 0 {
-                    Response::SubscribeAck { consumer_id, offset: subscribe.start_offset }
+                    Response::SubscribeAck {
+                        consumer_id,
+                        offset: subscribe.start_offset,
+                    }
                 } else {
-                    let slot = ReplySlot::Control { correlation, command, kind: ControlKind::Subscribe { consumer_id } };
+                    let slot = ReplySlot::Control {
+                        correlation,
+                        command,
+                        kind: ControlKind::Subscribe { consumer_id },
+                    };
                     let request = self.lanes.reserve(self.control_lane(), slot);
                     let partition = TopicPartition::new(subscribe.topic, partition);
-                    effects.push(SessionEffect::Committed(request.0, CommittedOffset { partition, consumer_id }));
+                    effects.push(SessionEffect::Committed(
+                        request.0,
+                        CommittedOffset { partition, consumer_id },
+                    ));
                     return;
                 }
             }
-            Request::Unsubscribe { consumer_id, .. } => Response::Ack { batch_id: consumer_id, offsets: None },
+            Request::Unsubscribe { consumer_id, .. } => Response::Ack {
+                batch_id: consumer_id,
+                offsets: None,
+            },
             Request::CommitOffset(commit) => {
                 if !view.topics.contains_key(&commit.topic) {
                     refuse(ErrorCode::UnknownTopic)
                 } else {
                     let (consumer_id, offset) = (commit.consumer_id, commit.offset);
                     let kind = ControlKind::Commit { consumer_id, offset };
-                    let slot = ReplySlot::Control { correlation, command, kind };
+                    let slot = ReplySlot::Control {
+                        correlation,
+                        command,
+                        kind,
+                    };
                     let request = self.lanes.reserve(self.control_lane(), slot);
                     let partition = TopicPartition::new(commit.topic, partition);
-                    effects.push(SessionEffect::Commit(request.0, CommitOffset { partition, consumer_id, offset }));
+                    effects.push(SessionEffect::Commit(
+                        request.0,
+                        CommitOffset {
+                            partition,
+                            consumer_id,
+                            offset,
+                        },
+                    ));
                     return;
                 }
             }
@@ -165,7 +235,8 @@ impl SessionCore {
             }
             Request::Ignored | Request::Keepalive | Request::Produce(_) | Request::Hello(_) => return,
         };
-        self.lanes.reserve(self.control_lane(), ReplySlot::ready(correlation, response));
+        self.lanes
+            .reserve(self.control_lane(), ReplySlot::ready(correlation, response));
     }
 
     /// The first topic that a metadata request would have created, if this server does that.
@@ -178,15 +249,12 @@ impl SessionCore {
         Some(MetadataCall::CreateTopic(create_named(missing.clone(), None)))
     }
 
-    fn ask(
-        &mut self,
-        correlation: u64,
-        command: u8,
-        kind: ControlKind,
-        call: MetadataCall,
-        effects: &mut Effects,
-    ) {
-        let slot = ReplySlot::Control { correlation, command, kind };
+    fn ask(&mut self, correlation: u64, command: u8, kind: ControlKind, call: MetadataCall, effects: &mut Effects) {
+        let slot = ReplySlot::Control {
+            correlation,
+            command,
+            kind,
+        };
         let request = self.lanes.reserve(self.control_lane(), slot);
         effects.push(SessionEffect::Metadata(request.0, call));
     }
@@ -199,7 +267,11 @@ impl SessionCore {
         effects: &mut Effects,
     ) {
         let shard = shard_of(look_up.partition, self.limits.shards);
-        let slot = ReplySlot::Control { correlation, command, kind: ControlKind::LookUp { shard } };
+        let slot = ReplySlot::Control {
+            correlation,
+            command,
+            kind: ControlKind::LookUp { shard },
+        };
         let request = self.lanes.reserve(self.control_lane(), slot).0;
         let query = match look_up.target {
             LookupTarget::Earliest => OffsetQuery::Earliest,
@@ -207,7 +279,12 @@ impl SessionCore {
             LookupTarget::Timestamp(at) => OffsetQuery::Timestamp(at),
             LookupTarget::RecordNumber(number) => OffsetQuery::Record(number),
         };
-        let look_up = LookUpOffset { connection: self.id, request, partition: look_up.partition, query };
+        let look_up = LookUpOffset {
+            connection: self.id,
+            request,
+            partition: look_up.partition,
+            query,
+        };
         effects.push(SessionEffect::LookUp(shard, look_up));
     }
 }
@@ -272,8 +349,19 @@ pub(super) fn metadata(view: &ClusterView, wanted: &MetadataRequest) -> Metadata
         };
         wanted.topics.iter().map(by_name).collect()
     };
-    let nodes = view.nodes.iter().map(|(id, address)| NodeMetadata { id: *id, address: address.clone() }).collect();
-    MetadataResponse { controller: view.metadata_leader, nodes, topics }
+    let nodes = view
+        .nodes
+        .iter()
+        .map(|(id, address)| NodeMetadata {
+            id: *id,
+            address: address.clone(),
+        })
+        .collect();
+    MetadataResponse {
+        controller: view.metadata_leader,
+        nodes,
+        topics,
+    }
 }
 
 fn topic_metadata(topic: &TopicView) -> TopicMetadata {

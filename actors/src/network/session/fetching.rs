@@ -3,6 +3,7 @@
 use super::control::has_partition;
 use super::replies::{FetchPart, FetchSlot, PartData, ReplySlot};
 use super::{Effects, SessionCore, SessionEffect, shard_of};
+use crate::network::readers::SegmentRead;
 use crate::view::ClusterView;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::TopicPartition;
@@ -14,7 +15,6 @@ use lance_messages::wire::fetch::{
 };
 use lance_messages::wire::typed_error::{Answers, TypedError};
 use lance_messages::wire::{Command, Response, ResponseFrame};
-use crate::network::readers::SegmentRead;
 use lance_storage::reader::{Piece, ReadError, ReadPlan};
 use std::time::Duration;
 
@@ -37,7 +37,8 @@ impl SessionCore {
         if !has_partition(view, partition) {
             let error = TypedError::new(ErrorCode::UnknownTopic, Answers::Control(Command::FETCH.0));
             let lane = self.control_lane();
-            self.lanes.reserve(lane, ReplySlot::ready(correlation, Response::Error(error)));
+            self.lanes
+                .reserve(lane, ReplySlot::ready(correlation, Response::Error(error)));
             return;
         }
         let part = self.part(partition, fetch.offset, fetch.max_bytes);
@@ -65,7 +66,8 @@ impl SessionCore {
             let answers = Answers::Control(Command::FETCH_PARTITIONS.0);
             let error = TypedError::with_message(ErrorCode::InvalidRequest, answers, message);
             let lane = self.control_lane();
-            self.lanes.reserve(lane, ReplySlot::ready(correlation, Response::Error(error)));
+            self.lanes
+                .reserve(lane, ReplySlot::ready(correlation, Response::Error(error)));
             return;
         }
         let share = (fetch.max_bytes / fetch.partitions.len() as u32).max(MIN_PART_BYTES);
@@ -84,7 +86,14 @@ impl SessionCore {
             .collect();
         let wait = if fetch.min_bytes == 0 { 0 } else { fetch.max_wait_ms };
         let may_wait = wait > 0;
-        let slot = FetchSlot { legacy: false, correlation, parts, cancelled: false, since: now, may_wait };
+        let slot = FetchSlot {
+            legacy: false,
+            correlation,
+            parts,
+            cancelled: false,
+            since: now,
+            may_wait,
+        };
         self.start_fetch(slot, Duration::from_millis(u64::from(wait)), effects);
     }
 
@@ -116,7 +125,16 @@ impl SessionCore {
         for (part, partition, offset, max_bytes, shard) in asked {
             let Some(shard) = shard else { continue };
             let connection = self.id;
-            let fetch = Fetch { connection, request, part, partition, offset, max_bytes, max_wait, compressed: false };
+            let fetch = Fetch {
+                connection,
+                request,
+                part,
+                partition,
+                offset,
+                max_bytes,
+                max_wait,
+                compressed: false,
+            };
             effects.push(SessionEffect::Fetch(shard, fetch));
         }
     }
@@ -129,9 +147,13 @@ impl SessionCore {
         effects: &mut Effects,
     ) {
         let connection = self.id;
-        let Some(ReplySlot::Fetch(fetch)) = self.slot_mut(request) else { return };
+        let Some(ReplySlot::Fetch(fetch)) = self.slot_mut(request) else {
+            return;
+        };
         let legacy = fetch.legacy;
-        let Some(part) = fetch.parts.get_mut(usize::from(number)) else { return };
+        let Some(part) = fetch.parts.get_mut(usize::from(number)) else {
+            return;
+        };
         if part.answer.is_some() {
             return;
         }
@@ -141,7 +163,12 @@ impl SessionCore {
             Ok((bounds, data)) => {
                 part.bounds = Some(bounds);
                 match data {
-                    FetchedData::Tail { data, next_offset, record_count, crc } => {
+                    FetchedData::Tail {
+                        data,
+                        next_offset,
+                        record_count,
+                        crc,
+                    } => {
                         part.data_crc = crc;
                         let len = data.len() as u32;
                         part.data = PartData::Memory(data);
@@ -150,7 +177,13 @@ impl SessionCore {
                     FetchedData::Segments(read) => {
                         let offset = part.offset.max(bounds.log_start_offset);
                         let max_bytes = part.max_bytes;
-                        effects.push(SessionEffect::Plan { request, part: number, read, offset, max_bytes });
+                        effects.push(SessionEffect::Plan {
+                            request,
+                            part: number,
+                            read,
+                            offset,
+                            max_bytes,
+                        });
                     }
                     FetchedData::Empty => answer_part(part, None, part.offset.max(bounds.log_start_offset), 0, 0),
                     FetchedData::BeyondEnd if part.offset == END_OFFSET || legacy => {
@@ -165,7 +198,11 @@ impl SessionCore {
             fetch.cancelled = true;
             for part in fetch.parts.iter().filter(|part| part.answer.is_none()) {
                 let Some(shard) = part.waiting_for else { continue };
-                let cancel = CancelWait { connection, request, partition: part.partition };
+                let cancel = CancelWait {
+                    connection,
+                    request,
+                    partition: part.partition,
+                };
                 effects.push(SessionEffect::CancelWait(shard, cancel));
             }
         }
@@ -202,7 +239,12 @@ impl SessionCore {
 
     pub(super) fn write_fetch(&mut self, fetch: FetchSlot, now: Duration, effects: &mut Effects) {
         self.fetches = self.fetches.saturating_sub(1);
-        let bytes: u64 = fetch.parts.iter().filter_map(|part| part.answer).map(|answer| u64::from(answer.data_len)).sum();
+        let bytes: u64 = fetch
+            .parts
+            .iter()
+            .filter_map(|part| part.answer)
+            .map(|answer| u64::from(answer.data_len))
+            .sum();
         let took = (!fetch.may_wait).then(|| now.saturating_sub(fetch.since));
         effects.push(SessionEffect::FetchDone(took, bytes));
         if fetch.legacy {
@@ -215,14 +257,22 @@ impl SessionCore {
     fn write_legacy_fetch(&mut self, fetch: FetchSlot) {
         let features = self.features;
         let correlation = fetch.correlation;
-        let Some(part) = fetch.parts.into_iter().next() else { return };
+        let Some(part) = fetch.parts.into_iter().next() else {
+            return;
+        };
         let Some(answer) = part.answer else { return };
         if let Some(code) = answer.error {
             let error = TypedError::new(code, Answers::Control(Command::FETCH.0));
-            ResponseFrame { correlation, response: Response::Error(error) }.encode(&mut self.output.tail, features);
+            ResponseFrame {
+                correlation,
+                response: Response::Error(error),
+            }
+            .encode(&mut self.output.tail, features);
             return;
         }
-        let end = part.bounds.map_or(answer.next_offset, |bounds| bounds.high_watermark_offset);
+        let end = part
+            .bounds
+            .map_or(answer.next_offset, |bounds| bounds.high_watermark_offset);
         if answer.data_len == 0 && part.offset > end && part.offset != END_OFFSET {
             let response = Response::CatchingUp { end_offset: end };
             ResponseFrame { correlation, response }.encode(&mut self.output.tail, features);
@@ -243,9 +293,16 @@ impl SessionCore {
 
     fn write_fetch_partitions(&mut self, fetch: FetchSlot) {
         let crc = self.features.unwrap_or_default().header_crc();
-        let answers: Vec<(FetchedPartition, u32)> =
-            fetch.parts.iter().filter_map(|part| Some((part.answer?, part.data_crc))).collect();
-        let head = fetch_partitions_head(answers.iter().map(|(answer, crc)| (answer, *crc)), fetch.correlation, crc);
+        let answers: Vec<(FetchedPartition, u32)> = fetch
+            .parts
+            .iter()
+            .filter_map(|part| Some((part.answer?, part.data_crc)))
+            .collect();
+        let head = fetch_partitions_head(
+            answers.iter().map(|(answer, crc)| (answer, *crc)),
+            fetch.correlation,
+            crc,
+        );
         self.output.tail.extend_from_slice(&head);
         for part in fetch.parts {
             let Some(answer) = part.answer else { continue };
@@ -272,7 +329,11 @@ impl SessionCore {
 
 /// The parts that this shard was asked for are answered "outcome unknown".
 pub(super) fn fail_parts_of(fetch: &mut FetchSlot, shard: u16) {
-    for part in fetch.parts.iter_mut().filter(|part| part.waiting_for == Some(shard) && part.answer.is_none()) {
+    for part in fetch
+        .parts
+        .iter_mut()
+        .filter(|part| part.waiting_for == Some(shard) && part.answer.is_none())
+    {
         finish_part(part, Some(ErrorCode::OutcomeUnknown));
     }
 }

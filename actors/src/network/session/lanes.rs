@@ -18,7 +18,10 @@ struct Lane<S> {
 
 impl<S> Default for Lane<S> {
     fn default() -> Self {
-        Self { first: 0, slots: VecDeque::new() }
+        Self {
+            first: 0,
+            slots: VecDeque::new(),
+        }
     }
 }
 
@@ -30,7 +33,9 @@ pub struct Lanes<S> {
 
 impl<S> Default for Lanes<S> {
     fn default() -> Self {
-        Self { lanes: [Lane::default(), Lane::default()] }
+        Self {
+            lanes: [Lane::default(), Lane::default()],
+        }
     }
 }
 
@@ -72,7 +77,11 @@ impl<S> Lanes<S> {
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (RequestId, &mut S)> {
         self.lanes.iter_mut().enumerate().flat_map(|(lane, queue)| {
             let first = queue.first;
-            queue.slots.iter_mut().zip(first..).map(move |(slot, sequence)| (RequestId(sequence << 1 | lane as u64), slot))
+            queue
+                .slots
+                .iter_mut()
+                .zip(first..)
+                .map(move |(slot, sequence)| (RequestId(sequence << 1 | lane as u64), slot))
         })
     }
 

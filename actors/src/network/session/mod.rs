@@ -11,6 +11,7 @@ pub mod replies;
 use self::lanes::{CONTROL_LANE, INGEST_LANE, Lanes, RequestId};
 use self::output::Output;
 use self::replies::{ControlKind, ProduceSlot, ReplySlot};
+use crate::network::readers::SegmentRead;
 use crate::view::ClusterView;
 use bytes::{Bytes, BytesMut};
 use lance_messages::batch::{BatchFlags, ProducerSequence};
@@ -25,7 +26,6 @@ use lance_messages::wire::typed_error::{Answers, TypedError};
 use lance_messages::wire::{
     Features, Frame, FrameError, FrameLimits, Request, RequestFrame, Response, ResponseFrame, next_frame,
 };
-use crate::network::readers::SegmentRead;
 use std::time::Duration;
 
 pub use self::control::MetadataCall;
@@ -138,7 +138,8 @@ pub struct SessionCore {
 
 /// Which shard owns a partition.
 pub fn shard_of(partition: TopicPartition, shards: u16) -> u16 {
-    let mixed = (u64::from(partition.topic.0) << 16 | u64::from(partition.partition)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mixed =
+        (u64::from(partition.topic.0) << 16 | u64::from(partition.partition)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     ((mixed >> 32) % u64::from(shards.max(1))) as u16
 }
 
@@ -194,7 +195,11 @@ impl SessionCore {
     /// Sends a keepalive to a client that said Hello.
     pub fn keepalive(&mut self) {
         if let Some(features) = self.features {
-            ResponseFrame { correlation: 0, response: Response::Keepalive }.encode(&mut self.output.tail, Some(features));
+            ResponseFrame {
+                correlation: 0,
+                response: Response::Keepalive,
+            }
+            .encode(&mut self.output.tail, Some(features));
         }
     }
 
@@ -230,7 +235,10 @@ impl SessionCore {
 
     fn send_backpressure(&mut self) {
         if let Some(features) = self.features {
-            let frame = ResponseFrame { correlation: 0, response: Response::Backpressure };
+            let frame = ResponseFrame {
+                correlation: 0,
+                response: Response::Backpressure,
+            };
             frame.encode(&mut self.output.tail, Some(features));
         }
     }
@@ -238,26 +246,39 @@ impl SessionCore {
     fn on_bad_frame(&mut self, error: FrameError, effects: &mut Effects) {
         let refusal = TypedError::with_message(ErrorCode::MalformedFrame, Answers::Control(0), error.to_string());
         // In order behind everything asked for before, so that acks are not lost.
-        self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(refusal)));
+        self.lanes
+            .reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(refusal)));
         self.closing = true;
         effects.push(SessionEffect::Close(error));
     }
 
     fn control_lane(&self) -> usize {
-        if self.features.is_some() { CONTROL_LANE } else { INGEST_LANE }
+        if self.features.is_some() {
+            CONTROL_LANE
+        } else {
+            INGEST_LANE
+        }
     }
 
     /// One frame of the client.
     fn on_frame(&mut self, frame: Frame, view: &ClusterView, now: Duration, effects: &mut Effects) {
         let kept = frame.clone();
-        let RequestFrame { correlation, partition, trace: _, request } = match RequestFrame::decode(frame, self.features) {
+        let RequestFrame {
+            correlation,
+            partition,
+            trace: _,
+            request,
+        } = match RequestFrame::decode(frame, self.features) {
             Ok(request) => request,
             Err(refused) => {
                 let lane = match refused.error.answers {
                     Answers::Ingest(_) => INGEST_LANE,
                     Answers::Control(_) => self.control_lane(),
                 };
-                self.lanes.reserve(lane, ReplySlot::ready(refused.correlation, Response::Error(refused.error)));
+                self.lanes.reserve(
+                    lane,
+                    ReplySlot::ready(refused.correlation, Response::Error(refused.error)),
+                );
                 return;
             }
         };
@@ -266,13 +287,17 @@ impl SessionCore {
             Request::Keepalive => {
                 // The answer to our own keepalive is not answered again.
                 if self.features.is_none() {
-                    self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Keepalive));
+                    self.lanes
+                        .reserve(INGEST_LANE, ReplySlot::ready(0, Response::Keepalive));
                 }
             }
             Request::Produce(produce) => {
                 if produce.topic == TopicId(0) && !view.topics.contains_key(&TopicId(0)) {
                     self.blocked = Some(kept);
-                    effects.push(SessionEffect::Metadata(DEFAULT_TOPIC_REQUEST, MetadataCall::EnsureDefaultTopic));
+                    effects.push(SessionEffect::Metadata(
+                        DEFAULT_TOPIC_REQUEST,
+                        MetadataCall::EnsureDefaultTopic,
+                    ));
                     return;
                 }
                 self.on_produce(produce, partition, view, now, effects);
@@ -291,7 +316,10 @@ impl SessionCore {
         effects: &mut Effects,
     ) {
         let answers = Answers::Ingest(produce.batch_id);
-        let known = view.topics.get(&produce.topic).map(|topic| usize::from(partition) < topic.partitions.len());
+        let known = view
+            .topics
+            .get(&produce.topic)
+            .map(|topic| usize::from(partition) < topic.partitions.len());
         let refusal = match known {
             None => Some(ErrorCode::UnknownTopic),
             Some(false) => Some(ErrorCode::UnknownPartition),
@@ -299,11 +327,23 @@ impl SessionCore {
             Some(true) => None,
         };
         if let Some(code) = refusal {
-            self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(TypedError::new(code, answers))));
+            self.lanes.reserve(
+                INGEST_LANE,
+                ReplySlot::ready(0, Response::Error(TypedError::new(code, answers))),
+            );
             return;
         }
         if produce.records.is_empty() {
-            self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Ack { batch_id: produce.batch_id, offsets: None }));
+            self.lanes.reserve(
+                INGEST_LANE,
+                ReplySlot::ready(
+                    0,
+                    Response::Ack {
+                        batch_id: produce.batch_id,
+                        offsets: None,
+                    },
+                ),
+            );
             return;
         }
         let producer = self.producer.map(|producer| ProducerSequence {
@@ -314,7 +354,8 @@ impl SessionCore {
         let batch_id = produce.batch_id;
         let Some(plain) = plain_records(produce.compression, produce.records, produce.records_crc, &self.limits) else {
             let error = TypedError::new(ErrorCode::UndecodableRecords, answers);
-            self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(error)));
+            self.lanes
+                .reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(error)));
             return;
         };
         let (records, records_crc) = plain;
@@ -325,11 +366,19 @@ impl SessionCore {
         };
         let partition = TopicPartition::new(produce.topic, partition);
         let shard = shard_of(partition, self.limits.shards);
-        let slot = ProduceSlot { batch_id, shard, bytes, since: now };
+        let slot = ProduceSlot {
+            batch_id,
+            shard,
+            bytes,
+            since: now,
+        };
         let request = self.lanes.reserve(INGEST_LANE, ReplySlot::Produce(slot));
         self.in_flight_bytes += bytes;
-        let timestamp_ns =
-            if produce.timestamp != 0 { produce.timestamp } else { max_timestamp_ns(&records).unwrap_or(0) };
+        let timestamp_ns = if produce.timestamp != 0 {
+            produce.timestamp
+        } else {
+            max_timestamp_ns(&records).unwrap_or(0)
+        };
         let request = ProduceRequest {
             request: request.0,
             partition,
@@ -351,7 +400,8 @@ impl SessionCore {
             self.on_frame(frame, view, now, effects);
         } else {
             let error = TypedError::new(ErrorCode::Unavailable, Answers::Ingest(frame.header.batch_id));
-            self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(error)));
+            self.lanes
+                .reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(error)));
         }
         self.advance(effects, now);
     }
@@ -366,9 +416,11 @@ impl SessionCore {
                     *slot = ReplySlot::Produced(*produce, Err(ErrorCode::OutcomeUnknown));
                 }
                 ReplySlot::Fetch(fetch) => fetching::fail_parts_of(fetch, shard),
-                ReplySlot::Control { correlation, command, kind: ControlKind::LookUp { shard: asked } }
-                    if *asked == shard =>
-                {
+                ReplySlot::Control {
+                    correlation,
+                    command,
+                    kind: ControlKind::LookUp { shard: asked },
+                } if *asked == shard => {
                     let error = TypedError::new(ErrorCode::OutcomeUnknown, Answers::Control(*command));
                     *slot = ReplySlot::ready(*correlation, Response::Error(error));
                 }

@@ -1,0 +1,119 @@
+//! Appending: one batch at a time, answered once it is committed.
+
+use super::committing::{queue, release};
+use super::refusals::{hold_or_refuse, refuse};
+use super::{Effects, IngestionCore, Now};
+use crate::ingestion::partition::{Held, Leadership};
+use crate::ingestion::pending::PendingProduce;
+use lance_messages::error_code::ErrorCode;
+use lance_messages::id::ConnectionId;
+use lance_messages::mail::connection::Produced;
+use lance_messages::mail::ingestion::ProduceRequest;
+use lance_storage::log::{AppendError, NewBatch};
+
+impl IngestionCore {
+    /// Appends one batch; it is answered once it is committed.
+    pub fn on_produce(&mut self, connection: ConnectionId, request: ProduceRequest, now: Now, effects: &mut Effects) {
+        if !self.stalled.is_empty() {
+            self.stalled.push_back((connection, request));
+            return;
+        }
+        if let Some(request) = self.try_produce(connection, request, now, effects) {
+            self.counts.pool_waits += 1;
+            self.stalled.push_back((connection, request));
+        }
+    }
+
+    /// Gives the request back when the pool has no slot for it.
+    pub(super) fn try_produce(
+        &mut self,
+        connection: ConnectionId,
+        request: ProduceRequest,
+        now: Now,
+        effects: &mut Effects,
+    ) -> Option<ProduceRequest> {
+        let Some(slot) = self.index.get(&request.partition).copied() else {
+            refuse(effects, connection, request.request, ErrorCode::UnknownTopic);
+            return None;
+        };
+        let Self {
+            partitions,
+            pool,
+            tail,
+            clock,
+            appends_refused,
+            ..
+        } = self;
+        let partition = partitions.get_mut(slot as usize).and_then(Option::as_mut)?;
+        let Leadership::Leading { epoch } = partition.leadership else {
+            hold_or_refuse(partition, Held::Produce(connection, request), effects);
+            return None;
+        };
+        let log = partition.log.as_mut()?;
+        if partition.no_space || *appends_refused {
+            refuse(effects, connection, request.request, ErrorCode::NoSpace);
+            return None;
+        }
+        let timestamp = if request.timestamp_ns == 0 {
+            now.wall_ns
+        } else {
+            request.timestamp_ns
+        };
+        let batch = NewBatch {
+            records: &request.records,
+            records_crc: request.records_crc,
+            plain_len: request.plain_len,
+            record_count: request.record_count,
+            flags: request.flags,
+            leader_epoch: epoch,
+            // In interval mode the high watermark may run ahead of what a power cut leaves.
+            committed_through: log.high_watermark().position.min(log.durable_end()),
+            sort_key: clock.tick(now.wall_ns),
+            max_timestamp_ns: timestamp,
+            producer: request.producer,
+        };
+        let appended = match log.append(&batch, pool, tail) {
+            Ok(appended) => appended,
+            Err(AppendError::PoolExhausted { .. }) => return Some(request),
+            Err(error) => {
+                refuse(effects, connection, request.request, append_error_code(&error));
+                return None;
+            }
+        };
+        partition.touched = true;
+        if appended.duplicate {
+            self.counts.duplicates += 1;
+        } else {
+            self.gather.on_appended(request.records.len());
+            self.counts.batches += 1;
+            self.counts.bytes += u64::from(request.plain_len);
+            self.counts.records += u64::from(request.record_count);
+        }
+        partition.pending.push(PendingProduce {
+            connection,
+            request: request.request,
+            end_position: appended.end_position,
+            produced: Produced {
+                base_offset: appended.base_offset,
+                record_count: appended.record_count,
+                duplicate: appended.duplicate,
+            },
+        });
+        if appended.duplicate {
+            release(partition, effects);
+        }
+        queue(&mut self.dirty, partition, slot);
+        None
+    }
+}
+
+fn append_error_code(error: &AppendError) -> ErrorCode {
+    match error {
+        AppendError::PoolExhausted { .. } => ErrorCode::Overloaded,
+        AppendError::Latched(_) | AppendError::Offline(_) => ErrorCode::StorageOffline,
+        AppendError::StaleEpoch { .. } => ErrorCode::NotLeader,
+        AppendError::TooLarge { .. } => ErrorCode::TooLarge,
+        AppendError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequence,
+        AppendError::FencedProducer { .. } => ErrorCode::FencedProducer,
+    }
+}

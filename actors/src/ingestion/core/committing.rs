@@ -1,0 +1,225 @@
+//! Group commit: steps to the poller, and what follows from their completions.
+
+use super::refusals::{refuse, stop};
+use super::{Effects, IngestionCore, IngestionEffect, Now};
+use crate::ingestion::partition::{Held, Leadership, Partition};
+use crate::ingestion::pending::PendingProduce;
+use lance_messages::error_code::ErrorCode;
+use lance_messages::mail::connection::{Answer, Reply};
+use lance_storage::disk::DiskCompletion;
+use lance_storage::log::DiskFailed;
+use std::collections::VecDeque;
+
+impl IngestionCore {
+    /// Hands out a flush step for every partition that has something to write and nothing in flight: group
+    /// commit. The shell calls this once it has emptied its mailbox.
+    pub fn flush(&mut self, now: Now, effects: &mut Effects) {
+        if self.dirty.is_empty() || self.gather.holds(now.elapsed) {
+            return;
+        }
+        let before = effects.len();
+        for _ in 0..self.dirty.len() {
+            let Some(slot) = self.dirty.pop_front() else { break };
+            let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
+                continue;
+            };
+            partition.queued = false;
+            if let Some(epoch) = partition.next_epoch.take() {
+                let id = partition.id;
+                self.start_epoch(id, epoch, effects);
+            }
+            self.flush_one(slot, effects);
+        }
+        if effects.len() > before {
+            self.gather.on_submitted(now.elapsed);
+        }
+    }
+
+    /// Whether the next group waits a moment for more: the shell polls its sockets and flushes again.
+    pub fn is_gathering(&self) -> bool {
+        self.gather.is_waiting()
+    }
+
+    pub(super) fn flush_one(&mut self, slot: u32, effects: &mut Effects) {
+        let sync_always = self.options.sync_always;
+        let sync_bytes = self.options.sync_bytes;
+        let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        if partition.in_flight {
+            return;
+        }
+        let Some(log) = partition.log.as_mut() else { return };
+        // The epoch-start batch is always synced: it is what the high watermark hangs on.
+        let starting = matches!(partition.leadership, Leadership::Starting { .. });
+        let sync = sync_always || starting || partition.sync_due || partition.unsynced_bytes >= sync_bytes;
+        if let Some(step) = log.take_flush(sync) {
+            partition.in_flight = true;
+            effects.push(IngestionEffect::Submit { token: slot, step });
+        }
+    }
+
+    /// Asks for a sync of everything written and not synced yet; the shell calls this at each sync interval.
+    pub fn on_sync_due(&mut self, effects: &mut Effects) {
+        for slot in 0..self.partitions.len() as u32 {
+            let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
+                continue;
+            };
+            let Some(log) = partition.log.as_ref() else { continue };
+            if log.durable_end() < log.written_end() || log.is_dirty() {
+                partition.sync_due = true;
+                self.flush_one(slot, effects);
+            }
+        }
+    }
+
+    /// The poller finished a step of the partition `token`.
+    pub fn on_disk_done(&mut self, token: u32, completion: DiskCompletion, now: Now, effects: &mut Effects) {
+        let sync_always = self.options.sync_always;
+        let before = effects.len();
+        let Self {
+            partitions,
+            pool,
+            dirty,
+            ..
+        } = self;
+        let Some(partition) = partitions.get_mut(token as usize).and_then(Option::as_mut) else {
+            completion.chunks.into_iter().for_each(|chunk| pool.put(chunk.slot));
+            self.retry_stalled(now, effects);
+            return;
+        };
+        partition.in_flight = false;
+        let Some(log) = partition.log.as_mut() else { return };
+        match log.complete(completion, pool) {
+            Ok(completed) => {
+                partition.no_space = false;
+                partition.unsynced_bytes = completed.written_end - completed.durable_end;
+                partition.sync_due &= log.is_dirty();
+                effects.push(IngestionEffect::Flushed(partition.id, completed.durable_end));
+                let committed = if sync_always {
+                    completed.durable_end
+                } else {
+                    completed.written_end
+                };
+                advance(partition, committed, effects);
+            }
+            Err(DiskFailed::NoSpace { .. }) => {
+                partition.no_space = true;
+                effects.push(IngestionEffect::NoSpace(partition.id));
+                let waiting: Vec<PendingProduce> = partition.pending.drain().collect();
+                for pending in waiting {
+                    refuse(effects, pending.connection, pending.request, ErrorCode::NoSpace);
+                }
+            }
+            Err(DiskFailed::Latched(latch)) => stop(partition, latch.to_string(), Some(latch), effects),
+        }
+        if !partition.no_space
+            && partition
+                .log
+                .as_ref()
+                .is_some_and(|log| log.wants_flush(sync_always || partition.sync_due))
+        {
+            queue(dirty, partition, token);
+        }
+        let released = effects[before..]
+            .iter()
+            .filter(|effect| matches!(effect, IngestionEffect::Reply(..)))
+            .count();
+        if released > 0 {
+            self.gather.on_completed(released as u32, now.elapsed);
+        }
+        self.serve_ready(token, now, effects);
+        self.retry_stalled(now, effects);
+    }
+
+    /// Space may be there again: partitions that found none try their write once more.
+    pub fn on_space_retry(&mut self, effects: &mut Effects) {
+        for slot in 0..self.partitions.len() as u32 {
+            let no_space = self
+                .partitions
+                .get(slot as usize)
+                .and_then(Option::as_ref)
+                .is_some_and(|p| p.no_space);
+            if no_space {
+                self.flush_one(slot, effects);
+            }
+        }
+    }
+
+    /// Requests that waited for the epoch, and fetches that now have something to read.
+    fn serve_ready(&mut self, slot: u32, now: Now, effects: &mut Effects) {
+        loop {
+            let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
+                return;
+            };
+            if partition.leading_epoch().is_none() {
+                return;
+            }
+            match partition.held.pop_front() {
+                Some(Held::Produce(connection, request)) => self.on_produce(connection, request, now, effects),
+                Some(Held::Fetch(fetch)) => self.on_fetch(fetch, now, effects),
+                Some(Held::LookUp(look_up)) => self.on_look_up(look_up, now, effects),
+                None => break,
+            }
+        }
+        loop {
+            let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
+                return;
+            };
+            let Some(log) = partition.log.as_ref() else { return };
+            let Some(fetch) = partition.waiters.take_readable(log.high_watermark().offset) else {
+                return;
+            };
+            self.on_fetch(fetch, now, effects);
+        }
+    }
+
+    pub(super) fn retry_stalled(&mut self, now: Now, effects: &mut Effects) {
+        while let Some((connection, request)) = self.stalled.pop_front() {
+            if let Some(request) = self.try_produce(connection, request, now, effects) {
+                self.stalled.push_front((connection, request));
+                return;
+            }
+        }
+    }
+}
+
+pub(super) fn queue(dirty: &mut VecDeque<u32>, partition: &mut Partition, slot: u32) {
+    if !partition.queued {
+        partition.queued = true;
+        dirty.push_back(slot);
+    }
+}
+
+/// Moves the high watermark to `committed`, when the epoch allows, and releases who waited for it.
+fn advance(partition: &mut Partition, committed: u64, effects: &mut Effects) {
+    if let Leadership::Starting { epoch, start_end } = partition.leadership {
+        // Nothing of older epochs is committed before the epoch-start batch is.
+        if committed < start_end {
+            return;
+        }
+        partition.leadership = Leadership::Leading { epoch };
+        effects.push(IngestionEffect::Leading(partition.id, epoch));
+    }
+    if partition.leading_epoch().is_some()
+        && let Some(log) = partition.log.as_mut()
+    {
+        log.advance_high_watermark(committed);
+        release(partition, effects);
+    }
+}
+
+pub(super) fn release(partition: &mut Partition, effects: &mut Effects) {
+    let Some(log) = partition.log.as_ref() else { return };
+    let position = log.high_watermark().position;
+    while let Some(pending) = partition.pending.release_through(position) {
+        let answer = Answer::Produced(Ok(pending.produced));
+        effects.push(IngestionEffect::Reply(
+            pending.connection,
+            Reply {
+                request: pending.request,
+                answer,
+            },
+        ));
+    }
+}

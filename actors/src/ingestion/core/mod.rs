@@ -1,0 +1,316 @@
+//! `IngestionCore`: appends, commits and reads for the partitions of one shard. No clock, file or socket inside.
+
+mod appending;
+mod committing;
+mod reading;
+mod refusals;
+
+use self::committing::queue;
+use self::refusals::{fail_all, stop};
+use super::gather::Gather;
+use super::partition::{Leadership, Partition};
+use crate::network::readers::SegmentRead;
+use bytes::BytesMut;
+use hashbrown::HashMap;
+use lance_messages::batch::{BatchFlags, ControlBatch};
+use lance_messages::error_code::ErrorCode;
+use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, TopicPartition};
+use lance_messages::mail::connection::Reply;
+use lance_messages::mail::ingestion::ProduceRequest;
+use lance_messages::sort_key::HybridClock;
+use lance_storage::disk::{DiskCompletion, SlotPool};
+use lance_storage::flush::FlushStep;
+use lance_storage::log::{AppendError, Latch, Log, NewBatch};
+use lance_storage::tail::TailRing;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Most bytes of a fetch that are copied from the tail into a connection's buffer.
+pub const TAIL_COPY_BYTES: usize = 256 * 1024;
+
+/// The two clocks, read once by the shell for each message.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Now {
+    /// Nanoseconds since the Unix epoch.
+    pub wall_ns: u64,
+    /// Time since the process started; never goes back.
+    pub elapsed: Duration,
+}
+
+/// What an ingestion core wants done.
+#[derive(Debug)]
+pub enum IngestionEffect {
+    /// Carry out a step of a log; `token` names the partition.
+    Submit {
+        /// The partition's slot in this core.
+        token: u32,
+        /// The step.
+        step: FlushStep,
+    },
+    /// Answer a connection.
+    Reply(ConnectionId, Reply<SegmentRead>),
+    /// The partition serves in this epoch.
+    Leading(TopicPartition, LeaderEpoch),
+    /// The partition stopped acking; the reason is for operators, the latch stays until the process restarts.
+    Stopped(TopicPartition, String, Option<Latch>),
+    /// The partition's log is durable up to here.
+    Flushed(TopicPartition, u64),
+    /// The disk is full: release the reserve.
+    NoSpace(TopicPartition),
+}
+
+/// How a core is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct IngestionOptions {
+    /// This node.
+    pub node: NodeId,
+    /// The shard's index; also the actor id in sort keys.
+    pub shard: u16,
+    /// Whether an ack waits for the sync.
+    pub sync_always: bool,
+    /// In interval mode: sync once this many bytes are written.
+    pub sync_bytes: u64,
+}
+
+/// Figures of one core, for metrics.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct IngestionCounts {
+    /// Batches appended.
+    pub batches: u64,
+    /// Record bytes appended.
+    pub bytes: u64,
+    /// Records appended.
+    pub records: u64,
+    /// Batches recognised as retries.
+    pub duplicates: u64,
+    /// Fetches answered from the tail.
+    pub tail_fetches: u64,
+    /// Fetches handed to reader threads.
+    pub segment_fetches: u64,
+    /// Appends that had to wait for a slot of the pool.
+    pub pool_waits: u64,
+}
+
+/// The ingestion core of one shard.
+pub struct IngestionCore {
+    options: IngestionOptions,
+    clock: HybridClock,
+    pool: SlotPool,
+    tail: TailRing,
+    index: HashMap<TopicPartition, u32>,
+    partitions: Vec<Option<Partition>>,
+    dirty: VecDeque<u32>,
+    stalled: VecDeque<(ConnectionId, ProduceRequest)>,
+    scratch: BytesMut,
+    counts: IngestionCounts,
+    next_deadline: Option<Duration>,
+    gather: Gather,
+    appends_refused: bool,
+}
+
+type Effects = Vec<IngestionEffect>;
+
+impl IngestionCore {
+    /// A core with no partitions.
+    pub fn new(options: IngestionOptions, pool: SlotPool, tail: TailRing) -> Self {
+        let actor = u8::try_from(options.shard).unwrap_or(u8::MAX);
+        Self {
+            clock: HybridClock::new(options.node, actor),
+            options,
+            pool,
+            tail,
+            index: HashMap::new(),
+            partitions: Vec::new(),
+            dirty: VecDeque::new(),
+            stalled: VecDeque::new(),
+            scratch: BytesMut::new(),
+            counts: IngestionCounts::default(),
+            next_deadline: None,
+            gather: Gather::default(),
+            appends_refused: false,
+        }
+    }
+
+    /// Gives the pool back; the rest is dropped.
+    pub fn into_pool(self) -> SlotPool {
+        self.pool
+    }
+
+    /// Figures since the last call.
+    pub fn take_counts(&mut self) -> IngestionCounts {
+        std::mem::take(&mut self.counts)
+    }
+
+    /// Whether requests wait for a free slot of the pool.
+    pub fn is_pressed(&self) -> bool {
+        !self.stalled.is_empty()
+    }
+
+    /// A completion asked for by an earlier life: only its slots are of use.
+    pub fn on_stale_completion(&mut self, completion: DiskCompletion) {
+        completion
+            .chunks
+            .into_iter()
+            .for_each(|chunk| self.pool.put(chunk.slot));
+    }
+
+    /// Free and all slots of the pool.
+    pub fn pool_saturation(&self) -> (usize, usize) {
+        (self.pool.free_count(), self.pool.capacity())
+    }
+
+    /// Partitions whose log was opened, or found impossible to open.
+    pub fn opened_count(&self) -> usize {
+        let settled = |p: &&Partition| p.log.is_some() || matches!(p.leadership, Leadership::Stopped { .. });
+        self.partitions().filter(settled).count()
+    }
+
+    /// Whether there is room for appends; without, producers get a retriable error and everything else goes on.
+    pub fn set_appends_allowed(&mut self, allowed: bool) {
+        self.appends_refused = !allowed;
+    }
+
+    /// The partitions and their states.
+    pub fn partitions(&self) -> impl Iterator<Item = &Partition> {
+        self.partitions.iter().flatten()
+    }
+
+    /// Makes room for a partition whose log is being opened; requests for it are held.
+    pub fn on_assigned(&mut self, id: TopicPartition) {
+        if self.index.contains_key(&id) {
+            return;
+        }
+        let slot = self.partitions.len() as u32;
+        self.partitions.push(Some(Partition::new(id)));
+        self.index.insert(id, slot);
+    }
+
+    /// Forgets a partition; everybody who waits for it is told that it is gone. Gives its log back for closing.
+    pub fn on_unassigned(&mut self, id: TopicPartition, effects: &mut Effects) -> Option<Log> {
+        let slot = self.index.remove(&id)?;
+        let mut partition = self.partitions.get_mut(slot as usize)?.take()?;
+        fail_all(&mut partition, ErrorCode::UnknownTopic, effects);
+        partition.log.take()
+    }
+
+    /// The partition's log was opened.
+    pub fn on_log_opened(&mut self, id: TopicPartition, log: Log, effects: &mut Effects) {
+        self.clock.pass(log.last_sort_key());
+        let Some(partition) = self.partition_mut(id) else {
+            return;
+        };
+        let offline = log.offline().map(ToString::to_string);
+        let latched = log.latched().map(ToString::to_string);
+        partition.log = Some(log);
+        if let Some(reason) = offline.or(latched) {
+            return stop(partition, reason, None, effects);
+        }
+        let next_epoch = partition.next_epoch.take();
+        if let Some(epoch) = next_epoch {
+            self.start_epoch(id, epoch, effects);
+        }
+    }
+
+    /// The partition's log could not be opened, or is damaged.
+    pub fn on_log_failed(&mut self, id: TopicPartition, reason: String, effects: &mut Effects) {
+        let Some(partition) = self.partition_mut(id) else {
+            return;
+        };
+        stop(partition, reason, None, effects);
+    }
+
+    /// This node leads the partition in `epoch` from now on.
+    pub fn on_become_leader(&mut self, id: TopicPartition, epoch: LeaderEpoch, effects: &mut Effects) {
+        let Some(partition) = self.partition_mut(id) else {
+            return;
+        };
+        if partition.log.is_none() {
+            partition.next_epoch = Some(epoch);
+            return;
+        }
+        self.start_epoch(id, epoch, effects);
+    }
+
+    fn start_epoch(&mut self, id: TopicPartition, epoch: LeaderEpoch, effects: &mut Effects) {
+        let node = self.options.node;
+        let Some(slot) = self.index.get(&id).copied() else {
+            return;
+        };
+        let Self {
+            partitions,
+            pool,
+            tail,
+            clock,
+            ..
+        } = self;
+        let Some(partition) = partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        let Some(log) = partition.log.as_mut() else { return };
+        if log.last_epoch() >= epoch || matches!(partition.leadership, Leadership::Stopped { .. }) {
+            return;
+        }
+        let body = ControlBatch::EpochStart { leader: node }.encode();
+        let batch = NewBatch {
+            records: &body,
+            records_crc: crc32fast::hash(&body),
+            plain_len: 0,
+            record_count: 0,
+            flags: BatchFlags::CONTROL,
+            leader_epoch: epoch,
+            committed_through: log.high_watermark().position.min(log.durable_end()),
+            sort_key: clock.tick(0),
+            max_timestamp_ns: 0,
+            producer: None,
+        };
+        match log.append(&batch, pool, tail) {
+            Ok(appended) => {
+                partition.leadership = Leadership::Starting {
+                    epoch,
+                    start_end: appended.end_position,
+                };
+                queue(&mut self.dirty, partition, slot);
+            }
+            // Slots come back with the next completion; the epoch is tried again then.
+            Err(AppendError::PoolExhausted { .. }) => {
+                partition.next_epoch = Some(epoch);
+                partition.queued = true;
+                self.dirty.push_back(slot);
+            }
+            Err(error) => stop(partition, error.to_string(), None, effects),
+        }
+    }
+
+    /// Every waiting request of every partition, answered with `code`; for a drain.
+    pub fn refuse_everything(&mut self, code: ErrorCode, effects: &mut Effects) {
+        for partition in self.partitions.iter_mut().flatten() {
+            fail_all(partition, code, effects);
+        }
+    }
+
+    /// Whether everything appended is durable, as far as it can become so.
+    pub fn is_quiet(&self) -> bool {
+        self.stalled.is_empty() && self.partitions().all(Partition::is_quiet)
+    }
+
+    /// Gives back what logs hold that were not used since the last call.
+    pub fn release_idle(&mut self) {
+        for partition in self.partitions.iter_mut().flatten() {
+            if !std::mem::take(&mut partition.touched)
+                && let Some(log) = partition.log.as_mut().filter(|log| log.has_open_file())
+            {
+                log.release_idle();
+            }
+        }
+    }
+
+    /// A partition's log, for retention.
+    pub fn log_mut(&mut self, id: TopicPartition) -> Option<&mut Log> {
+        self.partition_mut(id)?.log.as_mut()
+    }
+
+    fn partition_mut(&mut self, id: TopicPartition) -> Option<&mut Partition> {
+        let slot = self.index.get(&id).copied()?;
+        self.partitions.get_mut(slot as usize)?.as_mut()
+    }
+}

@@ -1,0 +1,166 @@
+//! Reading: from memory, from segments, or later.
+
+use super::refusals::hold_or_refuse;
+use super::{Effects, IngestionCore, IngestionEffect, Now, TAIL_COPY_BYTES};
+use crate::ingestion::partition::{Held, Leadership, Partition};
+use crate::network::readers::SegmentRead;
+use lance_messages::error_code::ErrorCode;
+use lance_messages::id::LeaderEpoch;
+use lance_messages::mail::connection::{Answer, FetchedData, PartitionBounds, Reply};
+use lance_messages::mail::ingestion::{CancelWait, Fetch, LookUpOffset, OffsetQuery};
+use lance_storage::log::{Log, LogRead, TailRead};
+use std::time::Duration;
+
+impl IngestionCore {
+    /// Reads, or parks the fetch at the high watermark.
+    pub fn on_fetch(&mut self, fetch: Fetch, now: Now, effects: &mut Effects) {
+        let Some(slot) = self.index.get(&fetch.partition).copied() else {
+            return answer_fetch(effects, &fetch, Err(ErrorCode::UnknownTopic));
+        };
+        let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        if matches!(partition.leadership, Leadership::Waiting | Leadership::Starting { .. }) {
+            return hold_or_refuse(partition, Held::Fetch(fetch), effects);
+        }
+        let Some(log) = partition.log.as_ref() else {
+            return answer_fetch(effects, &fetch, Err(ErrorCode::StorageOffline));
+        };
+        let bounds = bounds_of(log, &partition.leadership);
+        let offset = fetch.offset.max(bounds.log_start_offset);
+        let max_bytes = (fetch.max_bytes as usize).min(TAIL_COPY_BYTES);
+        self.scratch.clear();
+        let found = match log.read(offset, max_bytes, &self.tail, &mut self.scratch) {
+            LogRead::Tail(TailRead {
+                next_offset,
+                record_count,
+                crc,
+                ..
+            }) => {
+                self.counts.tail_fetches += 1;
+                let data = self.scratch.split().freeze();
+                FetchedData::Tail {
+                    data,
+                    next_offset,
+                    record_count,
+                    crc,
+                }
+            }
+            LogRead::Segments(slice) => {
+                self.counts.segment_fetches += 1;
+                FetchedData::Segments(SegmentRead::Slice(slice))
+            }
+            LogRead::Empty if !fetch.max_wait.is_zero() => {
+                let deadline = partition.waiters.park(fetch, now.elapsed);
+                self.next_deadline = Some(self.next_deadline.map_or(deadline, |next| next.min(deadline)));
+                return;
+            }
+            LogRead::Empty => FetchedData::Empty,
+            LogRead::OutOfRange { .. } => FetchedData::BeyondEnd,
+        };
+        answer_fetch(effects, &fetch, Ok((bounds, found)));
+    }
+
+    /// Ends the waiting of one part of a request.
+    pub fn on_cancel_wait(&mut self, cancel: CancelWait, effects: &mut Effects) {
+        let Some(partition) = self.partition_mut(cancel.partition) else {
+            return;
+        };
+        while let Some(fetch) = partition.waiters.take_request(cancel.connection, cancel.request) {
+            answer_empty(partition, &fetch, effects);
+        }
+    }
+
+    /// When the first parked fetch is to be answered.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.next_deadline
+    }
+
+    /// Answers the fetches whose time is up.
+    pub fn on_deadline(&mut self, now: Now, effects: &mut Effects) {
+        let mut next: Option<Duration> = None;
+        for partition in self.partitions.iter_mut().flatten() {
+            if partition.waiters.is_empty() {
+                continue;
+            }
+            while let Some(fetch) = partition.waiters.take_expired(now.elapsed) {
+                answer_empty(partition, &fetch, effects);
+            }
+            if let Some(deadline) = partition.waiters.next_deadline() {
+                next = Some(next.map_or(deadline, |next| next.min(deadline)));
+            }
+        }
+        self.next_deadline = next;
+    }
+
+    /// Looks an offset up: the ends from memory, the rest by a reader thread.
+    pub fn on_look_up(&mut self, look_up: LookUpOffset, _now: Now, effects: &mut Effects) {
+        let reply = |answer| {
+            IngestionEffect::Reply(
+                look_up.connection,
+                Reply {
+                    request: look_up.request,
+                    answer,
+                },
+            )
+        };
+        let Some(partition) = self.partition_mut(look_up.partition) else {
+            return effects.push(reply(Answer::LookedUp(Err(ErrorCode::UnknownTopic))));
+        };
+        if matches!(partition.leadership, Leadership::Waiting | Leadership::Starting { .. }) {
+            return hold_or_refuse(partition, Held::LookUp(look_up), effects);
+        }
+        let Some(log) = partition.log.as_ref() else {
+            return effects.push(reply(Answer::LookedUp(Err(ErrorCode::StorageOffline))));
+        };
+        let high_watermark = log.high_watermark();
+        let start = log.log_start();
+        let answer = match look_up.query {
+            OffsetQuery::Earliest => Answer::LookedUp(Ok((start.offset, start.record, 0))),
+            OffsetQuery::Latest => Answer::LookedUp(Ok((high_watermark.offset, high_watermark.record, 0))),
+            OffsetQuery::Timestamp(_) | OffsetQuery::Record(_) => {
+                Answer::LookUpSegments(SegmentRead::View(log.view()), look_up.query)
+            }
+        };
+        effects.push(reply(answer));
+    }
+}
+
+pub(super) fn answer_fetch(
+    effects: &mut Effects,
+    fetch: &Fetch,
+    result: Result<(PartitionBounds, FetchedData<SegmentRead>), ErrorCode>,
+) {
+    let answer = Answer::Fetched {
+        part: fetch.part,
+        partition: fetch.partition,
+        result,
+    };
+    effects.push(IngestionEffect::Reply(
+        fetch.connection,
+        Reply {
+            request: fetch.request,
+            answer,
+        },
+    ));
+}
+
+fn answer_empty(partition: &Partition, fetch: &Fetch, effects: &mut Effects) {
+    let result = match partition.log.as_ref() {
+        Some(log) => Ok((bounds_of(log, &partition.leadership), FetchedData::Empty)),
+        None => Err(ErrorCode::StorageOffline),
+    };
+    answer_fetch(effects, fetch, result);
+}
+
+fn bounds_of(log: &Log, leadership: &Leadership) -> PartitionBounds {
+    let leader_epoch = match leadership {
+        Leadership::Starting { epoch, .. } | Leadership::Leading { epoch } => *epoch,
+        _ => LeaderEpoch(0),
+    };
+    PartitionBounds {
+        leader_epoch,
+        log_start_offset: log.log_start().offset,
+        high_watermark_offset: log.high_watermark().offset,
+    }
+}

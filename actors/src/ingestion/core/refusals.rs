@@ -1,0 +1,61 @@
+//! Answers to requests that come to nothing.
+
+use super::reading::answer_fetch;
+use super::{Effects, IngestionEffect};
+use crate::ingestion::partition::{Held, Leadership, Partition};
+use lance_messages::error_code::ErrorCode;
+use lance_messages::id::ConnectionId;
+use lance_messages::mail::connection::{Answer, Reply};
+use lance_storage::log::Latch;
+
+pub(super) fn stop(partition: &mut Partition, reason: String, latch: Option<Latch>, effects: &mut Effects) {
+    if matches!(partition.leadership, Leadership::Stopped { .. }) {
+        return;
+    }
+    partition.leadership = Leadership::Stopped { reason: reason.clone() };
+    fail_all(partition, ErrorCode::StorageOffline, effects);
+    effects.push(IngestionEffect::Stopped(partition.id, reason, latch));
+}
+
+pub(super) fn fail_all(partition: &mut Partition, code: ErrorCode, effects: &mut Effects) {
+    for pending in partition.pending.drain() {
+        refuse(effects, pending.connection, pending.request, code);
+    }
+    while let Some(held) = partition.held.pop_front() {
+        refuse_held(held, code, effects);
+    }
+    while let Some(fetch) = partition.waiters.take_any() {
+        answer_fetch(effects, &fetch, Err(code));
+    }
+}
+
+pub(super) fn hold_or_refuse(partition: &mut Partition, held: Held, effects: &mut Effects) {
+    match partition.leadership {
+        Leadership::Stopped { .. } => refuse_held(held, ErrorCode::StorageOffline, effects),
+        _ => partition.held.push_back(held),
+    }
+}
+
+fn refuse_held(held: Held, code: ErrorCode, effects: &mut Effects) {
+    match held {
+        Held::Produce(connection, request) => refuse(effects, connection, request.request, code),
+        Held::Fetch(fetch) => answer_fetch(effects, &fetch, Err(code)),
+        Held::LookUp(look_up) => {
+            let reply = Reply {
+                request: look_up.request,
+                answer: Answer::LookedUp(Err(code)),
+            };
+            effects.push(IngestionEffect::Reply(look_up.connection, reply));
+        }
+    }
+}
+
+pub(super) fn refuse(effects: &mut Effects, connection: ConnectionId, request: u64, code: ErrorCode) {
+    effects.push(IngestionEffect::Reply(
+        connection,
+        Reply {
+            request,
+            answer: Answer::Produced(Err(code)),
+        },
+    ));
+}
