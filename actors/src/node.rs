@@ -147,9 +147,8 @@ fn lay_foundations(config: &Config, disk: Arc<dyn Disk>) -> Result<Foundations, 
         ));
     }
     let listener = listen(&config.network.bind)?;
-    let address = listener
-        .local_addr()
-        .map_err(|source| StartError::Listen { address: config.network.bind.clone(), source })?;
+    let address =
+        listener.local_addr().map_err(|source| StartError::Listen { address: config.network.bind.clone(), source })?;
     let mut data_dir = DataDir::open(&disk, &config.node.data_dir, NodeId(config.node.id), rand::random())?;
     if data_dir.record().cluster_id == 0 {
         // Without peers the genesis is one of a single voter, at once.
@@ -236,8 +235,13 @@ pub async fn start(
     for shard in &shards {
         shard.addr().send(ServeReplication(replication.clone())).await.map_err(|_| StartError::Actor("ingestion"))?;
     }
-    let group_setup =
-        GroupSetup { metadata: metadata.clone(), shards: shards.clone(), view: Arc::clone(&view), disk: Arc::clone(&disk), clock };
+    let group_setup = GroupSetup {
+        metadata: metadata.clone(),
+        shards: shards.clone(),
+        view: Arc::clone(&view),
+        disk: Arc::clone(&disk),
+        clock,
+    };
     let group = starter
         .start(&control.handle(), "group".into(), ActorKind::Group, GROUP_MAILBOX, |vitals, policy, parent| {
             GroupActor::new(vitals, policy, parent, group_setup)
@@ -247,14 +251,19 @@ pub async fn start(
     metadata.addr().send(serve).await.map_err(|_| StartError::Actor("metadata"))?;
 
     let network_threads: Vec<Thread> = if plan.own_network_threads {
-        let starts = (0..plan.shards).map(|n| Thread::start(&format!("network-{n}"), plan.cpu(threads.len() + usize::from(n))));
+        let starts =
+            (0..plan.shards).map(|n| Thread::start(&format!("network-{n}"), plan.cpu(threads.len() + usize::from(n))));
         starts.collect::<Result<_, _>>().map_err(StartError::Thread)?
     } else {
         Vec::new()
     };
     let serving = if network_threads.is_empty() { &threads } else { &network_threads };
-    let readers = ReaderPool::start(config.storage.reader_threads as usize, Arc::clone(&disk), config.storage.open_files as usize)
-        .map_err(StartError::Thread)?;
+    let readers = ReaderPool::start(
+        config.storage.reader_threads as usize,
+        Arc::clone(&disk),
+        config.storage.open_files as usize,
+    )
+    .map_err(StartError::Thread)?;
     let network_setup = NetworkSetup {
         listener,
         max_connections: config.limits.max_connections as usize,

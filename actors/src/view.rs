@@ -55,7 +55,8 @@ pub struct ClusterView {
 impl ClusterView {
     /// The view of `state` from `node`.
     pub fn new(state: &MetadataState, node: NodeId, metadata_leader: Option<NodeId>, term: u64) -> Self {
-        let mut view = Self { node: Some(node), metadata_leader, term, applied: state.applied_index(), ..Self::default() };
+        let mut view =
+            Self { node: Some(node), metadata_leader, term, applied: state.applied_index(), ..Self::default() };
         view.nodes = state.nodes().map(|(id, node)| (id, node.address.clone())).collect();
         for (id, topic) in state.topics() {
             let partitions = topic

@@ -111,7 +111,9 @@ impl GroupActor {
     fn load(&mut self, offset: u64) {
         self.stage = Stage::Loading(offset);
         let Some(partition) = self.partition else { return };
-        let Some(shard) = self.shard(partition).cloned() else { return };
+        let Some(shard) = self.shard(partition).cloned() else {
+            return;
+        };
         let fetch = Fetch {
             connection: CONNECTION,
             request: 0,
@@ -185,14 +187,18 @@ impl GroupActor {
     ) {
         let now = self.setup.clock.now();
         let appended = guarded(self, ctx, |actor, _| match actor.core.as_mut() {
-            Some(core) => core
-                .on_commit(commit.partition, commit.consumer_id, commit.offset, now.wall_ns / 1_000_000)
-                .map(Some),
+            Some(core) => {
+                core.on_commit(commit.partition, commit.consumer_id, commit.offset, now.wall_ns / 1_000_000).map(Some)
+            }
             None => Ok(None),
         });
-        let Some(Some((request, record))) = appended else { return };
+        let Some(Some((request, record))) = appended else {
+            return;
+        };
         let Some(partition) = self.partition else { return };
-        let Some(shard) = self.shard(partition).cloned() else { return };
+        let Some(shard) = self.shard(partition).cloned() else {
+            return;
+        };
         self.waiting.insert(request, answer);
         let records = Bytes::from(record);
         let produce = ProduceRequest {
@@ -370,7 +376,9 @@ impl Handler<ListOffsets> for GroupActor {
 
     fn handle(&mut self, _: ListOffsets, _: &mut Self::Context) -> Self::Result {
         self.life.vitals.message_taken();
-        let Some(core) = self.core.as_ref() else { return MessageResult(Vec::new()) };
+        let Some(core) = self.core.as_ref() else {
+            return MessageResult(Vec::new());
+        };
         let rows = core.offsets().iter().map(|(key, committed)| {
             let consumer = match &key.consumer {
                 lance_cluster::group::offsets::ConsumerKey::Id(id) => id.to_string(),

@@ -125,10 +125,7 @@ impl IngestionActor {
             setup,
             core: None,
             assigned: Vec::new(),
-            marks: LogMarks {
-                flushed: marks,
-                latches: HashMap::new(),
-            },
+            marks: LogMarks { flushed: marks, latches: HashMap::new() },
             flushed: Some(flushed),
             marks_moved: false,
             connections: HashMap::new(),
@@ -171,10 +168,7 @@ impl IngestionActor {
                     self.marks_moved = true;
                 }
                 IngestionEffect::Leading(partition, epoch) => {
-                    leadership.push(LeadershipChanged {
-                        partition,
-                        result: Ok(epoch),
-                    });
+                    leadership.push(LeadershipChanged { partition, result: Ok(epoch) });
                 }
                 IngestionEffect::Stopped(partition, reason, latch) => {
                     if let Some(latch) = latch {
@@ -182,10 +176,7 @@ impl IngestionActor {
                     }
                     tracing::error!(%partition, %reason, "partition stopped");
                     self.setup.metrics.partitions_stopped.add(1);
-                    leadership.push(LeadershipChanged {
-                        partition,
-                        result: Err(reason),
-                    });
+                    leadership.push(LeadershipChanged { partition, result: Err(reason) });
                 }
                 IngestionEffect::NoSpace(partition) => {
                     tracing::warn!(%partition, "no space left: appends are refused until there is");
@@ -210,10 +201,7 @@ impl IngestionActor {
         if operations.is_empty() {
             return;
         }
-        let message = Submit {
-            ingestion_life: self.lives,
-            operations,
-        };
+        let message = Submit { ingestion_life: self.lives, operations };
         match self.setup.poller.try_send(message) {
             Ok(()) => {}
             Err(SendError::Full(message)) => {
@@ -232,15 +220,8 @@ impl IngestionActor {
                 continue;
             };
             // A reply's room was reserved when its request was sent, so only a closed connection refuses it.
-            if let Err(SendError::Full(_)) = reply_to.replies.try_send(Replies {
-                shard,
-                replies,
-                pressed,
-            }) {
-                tracing::error!(
-                    connection = connection.0,
-                    "a connection's mailbox had no room for its reply"
-                );
+            if let Err(SendError::Full(_)) = reply_to.replies.try_send(Replies { shard, replies, pressed }) {
+                tracing::error!(connection = connection.0, "a connection's mailbox had no room for its reply");
                 self.setup.metrics.errors.add(1);
             }
         }
@@ -263,10 +244,7 @@ impl IngestionActor {
 
     /// Opens logs away from this thread and hands them to the core; then asks for epochs.
     pub(super) fn open_logs(&mut self, partitions: Vec<TopicPartition>, ctx: &mut Context<Self>, wait: bool) {
-        let requests: Vec<OpenRequest> = partitions
-            .iter()
-            .map(|partition| self.marks.request(*partition))
-            .collect();
+        let requests: Vec<OpenRequest> = partitions.iter().map(|partition| self.marks.request(*partition)).collect();
         let opener = Arc::clone(&self.setup.opener);
         let now_ns = self.setup.clock.now().wall_ns;
         let opening = async move { opener.open_all(requests, now_ns).await };
@@ -284,12 +262,7 @@ impl IngestionActor {
         let mut wanted = Vec::with_capacity(opened.len());
         let metrics = Arc::clone(&self.setup.metrics);
         self.with_core(ctx, |core, _, effects| {
-            for Opened {
-                partition,
-                result,
-                truncated_bytes,
-            } in opened
-            {
+            for Opened { partition, result, truncated_bytes } in opened {
                 metrics.recovery_truncated_bytes.add(truncated_bytes);
                 match result {
                     Ok(log) => {
@@ -301,10 +274,7 @@ impl IngestionActor {
             }
         });
         let counted: u64 = self.core.as_ref().map_or(0, |core| core.opened_count() as u64);
-        self.setup
-            .metrics
-            .partitions_open
-            .add(counted.saturating_sub(self.counted_open));
+        self.setup.metrics.partitions_open.add(counted.saturating_sub(self.counted_open));
         self.counted_open = self.counted_open.max(counted);
         self.want_epochs(wanted);
     }
@@ -535,11 +505,7 @@ impl Handler<PollerFailed> for IngestionActor {
 
     fn handle(&mut self, _: PollerFailed, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
-        fail(
-            self,
-            ctx,
-            "the poller failed: logs are opened again through recovery".to_owned(),
-        );
+        fail(self, ctx, "the poller failed: logs are opened again through recovery".to_owned());
     }
 }
 
@@ -548,10 +514,8 @@ impl Handler<AssignPartitions> for IngestionActor {
 
     fn handle(&mut self, message: AssignPartitions, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
-        let (before, after): (HashSet<_>, HashSet<_>) = (
-            self.assigned.iter().copied().collect(),
-            message.partitions.iter().copied().collect(),
-        );
+        let (before, after): (HashSet<_>, HashSet<_>) =
+            (self.assigned.iter().copied().collect(), message.partitions.iter().copied().collect());
         let added: Vec<TopicPartition> = after.difference(&before).copied().collect();
         let gone: Vec<TopicPartition> = before.difference(&after).copied().collect();
         self.assigned = message.partitions;

@@ -47,9 +47,7 @@ impl Gather {
         let took = now.saturating_sub(self.submitted_at);
         self.sync_time = (self.sync_time * 7 + took) / 8;
         // Half of what was seen before is remembered: groups that alternate in size count together.
-        self.expected = released
-            .max((self.expected + released).div_ceil(2))
-            .min(ENOUGH_REQUESTS);
+        self.expected = released.max((self.expected + released).div_ceil(2)).min(ENOUGH_REQUESTS);
         self.completed_at = now;
     }
 

@@ -60,10 +60,7 @@ impl LogOpener {
     /// Opens one log; may wait for the disk.
     pub fn open(&self, request: &OpenRequest, now_ns: u64) -> Opened {
         let partition = request.partition;
-        let context = OpenContext {
-            flushed_position: request.flushed,
-            now_ns,
-        };
+        let context = OpenContext { flushed_position: request.flushed, now_ns };
         let opening = std::panic::AssertUnwindSafe(|| Log::open(&self.disk, self.options(partition), context));
         match std::panic::catch_unwind(opening) {
             Ok(Ok((mut log, report))) => {
@@ -74,34 +71,19 @@ impl LogOpener {
                     let bytes = report.truncated_bytes;
                     tracing::warn!(%partition, bytes, "cut a torn tail that nobody was told of");
                 }
-                Opened {
-                    partition,
-                    result: Ok(log),
-                    truncated_bytes: report.truncated_bytes,
-                }
+                Opened { partition, result: Ok(log), truncated_bytes: report.truncated_bytes }
             }
-            Ok(Err(error)) => Opened {
-                partition,
-                result: Err(error.to_string()),
-                truncated_bytes: 0,
-            },
+            Ok(Err(error)) => Opened { partition, result: Err(error.to_string()), truncated_bytes: 0 },
             Err(_) => {
                 let reason = "recovery panicked over this log".to_owned();
-                Opened {
-                    partition,
-                    result: Err(reason),
-                    truncated_bytes: 0,
-                }
+                Opened { partition, result: Err(reason), truncated_bytes: 0 }
             }
         }
     }
 
     /// Opens many logs, several at a time.
     pub async fn open_all(self: Arc<Self>, requests: Vec<OpenRequest>, now_ns: u64) -> Vec<Opened> {
-        let share = requests
-            .len()
-            .div_ceil(MAX_THREADS)
-            .clamp(1, LOGS_PER_THREAD.max(requests.len() / MAX_THREADS));
+        let share = requests.len().div_ceil(MAX_THREADS).clamp(1, LOGS_PER_THREAD.max(requests.len() / MAX_THREADS));
         let tasks: Vec<_> = requests
             .chunks(share)
             .map(|chunk| {

@@ -62,17 +62,8 @@ mod tests {
     use super::*;
 
     fn pending(request: u64, end_position: u64) -> PendingProduce {
-        let produced = Produced {
-            base_offset: 0,
-            record_count: 1,
-            duplicate: false,
-        };
-        PendingProduce {
-            connection: ConnectionId(1),
-            request,
-            end_position,
-            produced,
-        }
+        let produced = Produced { base_offset: 0, record_count: 1, duplicate: false };
+        PendingProduce { connection: ConnectionId(1), request, end_position, produced }
     }
 
     #[test]

@@ -147,7 +147,9 @@ impl MetadataActor {
         work: impl FnOnce(&mut MetadataCore, &mut Vec<MetadataEffect>) -> Result<(), MetadataError>,
     ) {
         guarded(self, ctx, |actor, ctx| -> Result<(), String> {
-            let Some(running) = actor.running.as_mut() else { return Ok(()) };
+            let Some(running) = actor.running.as_mut() else {
+                return Ok(());
+            };
             let mut effects = Vec::new();
             match work(&mut running.core, &mut effects) {
                 Err(error) if error.is_fatal() => return Err(error.to_string()),
@@ -174,7 +176,9 @@ impl MetadataActor {
     }
 
     fn obey_one(&mut self, effect: MetadataEffect, more: &mut Vec<MetadataEffect>) -> Result<(), String> {
-        let Some(running) = self.running.as_mut() else { return Ok(()) };
+        let Some(running) = self.running.as_mut() else {
+            return Ok(());
+        };
         match effect {
             MetadataEffect::Persist(persist) => {
                 if let Some(hard_state) = persist.hard_state {

@@ -39,8 +39,7 @@ pub struct MetadataStore {
 impl MetadataStore {
     /// Opens what is in `dir`; `genesis` are the members before any snapshot says otherwise.
     pub fn open(disk: &Arc<dyn Disk>, dir: &Path, genesis: RaftConf) -> Result<(Self, PersistedRaft), StoreError> {
-        let options =
-            SyncLogOptions { dir: dir.to_path_buf(), partition: RAFT_LOG, segment_bytes: SEGMENT_BYTES };
+        let options = SyncLogOptions { dir: dir.to_path_buf(), partition: RAFT_LOG, segment_bytes: SEGMENT_BYTES };
         let (log, entries, _) = SyncLog::open(disk, options)?;
         let hard_state = Checkpoint::new(disk, dir.join("hard_state"), BODY_VERSION);
         let snapshot = Checkpoint::new(disk, dir.join("snapshot"), BODY_VERSION);

@@ -115,11 +115,7 @@ impl NetworkActor {
         let id = ConnectionId(self.next_connection);
         self.next_connection += 1;
         self.connections.insert(id, None);
-        self.setup
-            .connection
-            .metrics
-            .connections
-            .set(self.connections.len() as u64);
+        self.setup.connection.metrics.connections.set(self.connections.len() as u64);
         let capacity = self.setup.connection.limits.max_requests + super::connection::CONNECTION_MAILBOX_SPARE;
         let vitals = Vitals::new(format!("connection-{}", id.0), ActorKind::Connection, capacity);
         let setup = self.setup.connection.clone();
@@ -135,11 +131,7 @@ impl NetworkActor {
             };
             let actor = ConnectionActor::new(id, Arc::clone(&vitals), setup, network.clone(), stream);
             let address = actor.start();
-            let started = ActorStarted {
-                vitals,
-                parent,
-                panic: address.clone().recipient(),
-            };
+            let started = ActorStarted { vitals, parent, panic: address.clone().recipient() };
             actix_rt::spawn(async move {
                 // Both are gone only when the process goes down.
                 let _ = supervisor.send(started).await;
@@ -157,11 +149,7 @@ fn refuse(stream: TcpStream) {
         "Limit reached: too many connections to this server",
     );
     let mut frame = BytesMut::new();
-    ResponseFrame {
-        correlation: 0,
-        response: Response::Error(error),
-    }
-    .encode(&mut frame, None);
+    ResponseFrame { correlation: 0, response: Response::Error(error) }.encode(&mut frame, None);
     if let Ok(mut stream) = stream.into_std() {
         // A fresh socket takes these few bytes; if not, the close says enough.
         let _ = stream.write_all(&frame);
@@ -171,10 +159,7 @@ fn refuse(stream: TcpStream) {
 fn configure(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(3);
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(3);
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
@@ -266,15 +251,9 @@ impl Handler<ConnectionClosed> for NetworkActor {
 
     fn handle(&mut self, message: ConnectionClosed, _: &mut Self::Context) {
         self.connections.remove(&message.0);
-        self.setup
-            .connection
-            .metrics
-            .connections
-            .set(self.connections.len() as u64);
+        self.setup.connection.metrics.connections.set(self.connections.len() as u64);
         let supervisor = self.setup.supervisor.clone();
-        let stopped = ActorStopped {
-            name: format!("connection-{}", message.0.0),
-        };
+        let stopped = ActorStopped { name: format!("connection-{}", message.0.0) };
         actix_rt::spawn(async move {
             let _ = supervisor.send(stopped).await;
         });

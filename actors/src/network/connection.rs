@@ -231,9 +231,8 @@ impl ConnectionActor {
                 let answer = actix::fut::wrap_future::<_, Self>(self.setup.group.send(commit));
                 ctx.spawn(answer.map(move |answer, actor, ctx| {
                     let result = answer.unwrap_or(Err(ErrorCode::OutcomeUnknown));
-                    actor.with_core_later(ctx, |core, _, now, effects| {
-                        core.on_committed(request, result, now, effects)
-                    });
+                    actor
+                        .with_core_later(ctx, |core, _, now, effects| core.on_committed(request, result, now, effects));
                 }));
             }
             SessionEffect::Committed(request, asked) => {
@@ -245,37 +244,13 @@ impl ConnectionActor {
                     });
                 }));
             }
-            SessionEffect::Plan {
-                request,
-                part,
-                read,
-                offset,
-                max_bytes,
-            } => {
+            SessionEffect::Plan { request, part, read, offset, max_bytes } => {
                 let reply = ctx.address().recipient();
-                self.read(
-                    Box::new(ReaderJob::Plan {
-                        request,
-                        part,
-                        read,
-                        offset,
-                        max_bytes,
-                        reply,
-                    }),
-                    ctx,
-                );
+                self.read(Box::new(ReaderJob::Plan { request, part, read, offset, max_bytes, reply }), ctx);
             }
             SessionEffect::PlanLookUp { request, read, query } => {
                 let reply = ctx.address().recipient();
-                self.read(
-                    Box::new(ReaderJob::LookUp {
-                        request,
-                        read,
-                        query,
-                        reply,
-                    }),
-                    ctx,
-                );
+                self.read(Box::new(ReaderJob::LookUp { request, read, query, reply }), ctx);
             }
             SessionEffect::ProduceDone(took) => self.setup.metrics.produce_latency.observe(took),
             SessionEffect::FetchDone(took, bytes) => {
@@ -340,9 +315,7 @@ impl ConnectionActor {
             }
             Poll::Ready(Ok(())) => {}
         }
-        let wanted = self
-            .read_bytes
-            .max(missing_bytes(&self.input).min(*READ_BYTES.end() * 4));
+        let wanted = self.read_bytes.max(missing_bytes(&self.input).min(*READ_BYTES.end() * 4));
         if self.input.capacity() - self.input.len() < wanted.min(*READ_BYTES.start()) || wanted > self.read_bytes {
             self.input.reserve(wanted);
         }
@@ -370,9 +343,7 @@ impl ConnectionActor {
 
     fn take_input(&mut self, ctx: &mut Context<Self>) {
         let mut input = std::mem::take(&mut self.input);
-        self.with_core(ctx, |core, view, now, effects| {
-            core.on_input(&mut input, view, now, effects)
-        });
+        self.with_core(ctx, |core, view, now, effects| core.on_input(&mut input, view, now, effects));
         self.input = input;
     }
 
@@ -460,14 +431,8 @@ impl Actor for ConnectionActor {
             .iter()
             .map(|shard| {
                 let address = ctx.address();
-                let reply_to = ReplyTo {
-                    replies: address.clone().recipient(),
-                    restarted: address.recipient(),
-                };
-                shard.addr().send(RegisterConnection {
-                    connection: self.id,
-                    reply_to,
-                })
+                let reply_to = ReplyTo { replies: address.clone().recipient(), restarted: address.recipient() };
+                shard.addr().send(RegisterConnection { connection: self.id, reply_to })
             })
             .collect();
         let register = async move {
@@ -531,9 +496,7 @@ impl Handler<Replies<SegmentRead>> for ConnectionActor {
     type Result = ();
 
     fn handle(&mut self, message: Replies<SegmentRead>, ctx: &mut Self::Context) {
-        self.with_core(ctx, |core, _, now, effects| {
-            core.on_replies(message.replies, message.pressed, now, effects)
-        });
+        self.with_core(ctx, |core, _, now, effects| core.on_replies(message.replies, message.pressed, now, effects));
     }
 }
 
@@ -541,9 +504,7 @@ impl Handler<ShardRestarted> for ConnectionActor {
     type Result = ();
 
     fn handle(&mut self, message: ShardRestarted, ctx: &mut Self::Context) {
-        self.with_core(ctx, |core, _, now, effects| {
-            core.on_shard_restarted(message.shard, now, effects)
-        });
+        self.with_core(ctx, |core, _, now, effects| core.on_shard_restarted(message.shard, now, effects));
     }
 }
 
@@ -583,12 +544,10 @@ impl Handler<FileSent> for ConnectionActor {
         }
         if message.blocked {
             // Asks the socket once more: the runtime may only be told that it is full while it really is.
-            let full = self
-                .stream
-                .try_io(Interest::WRITABLE, || match is_writable(&self.stream) {
-                    true => Ok(()),
-                    false => Err(ErrorKind::WouldBlock.into()),
-                });
+            let full = self.stream.try_io(Interest::WRITABLE, || match is_writable(&self.stream) {
+                true => Ok(()),
+                false => Err(ErrorKind::WouldBlock.into()),
+            });
             self.file_blocked = full.is_err();
         }
     }

@@ -101,9 +101,7 @@ impl ReaderPool {
         for number in 0..threads.max(1) {
             let (queue, disk) = (queue.clone(), Arc::clone(&disk));
             let work = move || work(&queue, &disk, open_files.div_ceil(threads.max(1)));
-            std::thread::Builder::new()
-                .name(format!("reader-{number}"))
-                .spawn(work)?;
+            std::thread::Builder::new().name(format!("reader-{number}")).spawn(work)?;
         }
         Ok(Self { jobs })
     }
@@ -137,30 +135,12 @@ fn work(queue: &Receiver<Box<ReaderJob>>, disk: &Arc<dyn Disk>, open_files: usiz
 
 fn run(job: ReaderJob, reader: &mut Reader) {
     match job {
-        ReaderJob::Plan {
-            request,
-            part,
-            read,
-            offset,
-            max_bytes,
-            reply,
-        } => {
+        ReaderJob::Plan { request, part, read, offset, max_bytes, reply } => {
             let plan = reader.plan(read.slices(), offset, max_bytes);
             answer(&reply, PlanDone { request, part, plan });
         }
-        ReaderJob::LookUp {
-            request,
-            read,
-            query,
-            reply,
-        } => {
-            answer(
-                &reply,
-                LookUpDone {
-                    request,
-                    result: look_up(&read, query, reader),
-                },
-            );
+        ReaderJob::LookUp { request, read, query, reply } => {
+            answer(&reply, LookUpDone { request, result: look_up(&read, query, reader) });
         }
         ReaderJob::SendFiles { socket, ranges, reply } => answer(&reply, send_files(&socket, &ranges)),
     }
@@ -231,30 +211,19 @@ pub fn read_committed(
 }
 
 fn send_files(socket: &OwnedFd, ranges: &[FileRange]) -> FileSent {
-    let mut total = FileSent {
-        sent: 0,
-        blocked: false,
-        error: None,
-    };
+    let mut total = FileSent { sent: 0, blocked: false, error: None };
     for range in ranges {
         let part = send_file(socket, range);
         total.sent += part.sent;
         if part.blocked || part.error.is_some() {
-            return FileSent {
-                sent: total.sent,
-                ..part
-            };
+            return FileSent { sent: total.sent, ..part };
         }
     }
     total
 }
 
 fn send_file(socket: &OwnedFd, range: &FileRange) -> FileSent {
-    let failed = |sent, error: String| FileSent {
-        sent,
-        blocked: false,
-        error: Some(error),
-    };
+    let failed = |sent, error: String| FileSent { sent, blocked: false, error: Some(error) };
     let Some(from) = range.file.raw_fd() else {
         return failed(0, "this disk has no descriptors".to_owned());
     };
@@ -278,21 +247,13 @@ fn send_file(socket: &OwnedFd, range: &FileRange) -> FileSent {
             std::io::ErrorKind::Interrupted => {}
             std::io::ErrorKind::WouldBlock => {
                 if !wait_writable(socket.as_raw_fd(), SOCKET_WAIT_MS) {
-                    return FileSent {
-                        sent,
-                        blocked: true,
-                        error: None,
-                    };
+                    return FileSent { sent, blocked: true, error: None };
                 }
             }
             _ => return failed(sent, error.to_string()),
         }
     }
-    FileSent {
-        sent,
-        blocked: false,
-        error: None,
-    }
+    FileSent { sent, blocked: false, error: None }
 }
 
 /// Whether a write to the socket would be taken now.
@@ -301,11 +262,7 @@ pub fn is_writable(socket: &impl AsRawFd) -> bool {
 }
 
 fn wait_writable(socket: RawFd, timeout_ms: i32) -> bool {
-    let mut poll = libc::pollfd {
-        fd: socket,
-        events: libc::POLLOUT,
-        revents: 0,
-    };
+    let mut poll = libc::pollfd { fd: socket, events: libc::POLLOUT, revents: 0 };
     // SAFETY: one pollfd, owned by this frame, for a descriptor the caller keeps open.
     unsafe { libc::poll(&mut poll, 1, timeout_ms) > 0 }
 }

@@ -4,12 +4,12 @@
 //! disk's notification descriptor wakes the actor when completions are there.
 
 use super::core::PollerCore;
+use crate::ingestion::actor::IngestionActor;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell, fail, guarded};
 use crate::supervision::{ActorState, Escalated, RestartPolicy, Vitals};
-use crate::ingestion::actor::IngestionActor;
 use actix::fut::ActorFuture;
 use actix::prelude::*;
 use lance_messages::mail::ingestion::{DiskDone, PollerFailed};
@@ -85,7 +85,9 @@ impl PollerActor {
 
     /// Hands waiting operations to the disk and collects what it finished.
     fn turn(&mut self, task: &mut TaskContext<'_>) -> Result<(), DiskError> {
-        let Some(running) = self.running.as_mut() else { return Ok(()) };
+        let Some(running) = self.running.as_mut() else {
+            return Ok(());
+        };
         loop {
             let mut submitted = false;
             while let Some(operation) = running.core.next_operation() {

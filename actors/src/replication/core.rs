@@ -119,8 +119,12 @@ impl ReplicationCore {
         let mut raised = false;
         let mut answers = Vec::with_capacity(asked.len());
         for &(partition, epoch) in asked {
-            let Some(replica) = self.replicas.get_mut(&partition) else { continue };
-            let Some((last_epoch, durable_end)) = replica.log else { continue };
+            let Some(replica) = self.replicas.get_mut(&partition) else {
+                continue;
+            };
+            let Some((last_epoch, durable_end)) = replica.log else {
+                continue;
+            };
             let outcome = if epoch.0 < replica.promised {
                 PromiseOutcome::Promised { epoch: LeaderEpoch(replica.promised) }
             } else {
@@ -145,7 +149,9 @@ impl ReplicationCore {
     pub fn on_leaders_chosen(&mut self, chosen: &[(TopicPartition, LeaderEpoch)], effects: &mut Effects) {
         let mut lead = Vec::new();
         for &(partition, epoch) in chosen {
-            let Some(replica) = self.replicas.get_mut(&partition) else { continue };
+            let Some(replica) = self.replicas.get_mut(&partition) else {
+                continue;
+            };
             // A choice of an epoch this process did not promise was made for an earlier start.
             if replica.log.is_none() || replica.promised != epoch.0 {
                 continue;
@@ -165,7 +171,9 @@ impl ReplicationCore {
         result: &Result<LeaderEpoch, String>,
         effects: &mut Effects,
     ) {
-        let Some(replica) = self.replicas.get_mut(&partition) else { return };
+        let Some(replica) = self.replicas.get_mut(&partition) else {
+            return;
+        };
         match result {
             Ok(epoch) if replica.chosen == Some(*epoch) => {
                 replica.leading = true;

@@ -36,14 +36,7 @@ impl IngestionCore {
             refuse(effects, connection, request.request, ErrorCode::UnknownTopic);
             return None;
         };
-        let Self {
-            partitions,
-            pool,
-            tail,
-            clock,
-            appends_refused,
-            ..
-        } = self;
+        let Self { partitions, pool, tail, clock, appends_refused, .. } = self;
         let partition = partitions.get_mut(slot as usize).and_then(Option::as_mut)?;
         let Leadership::Leading { epoch } = partition.leadership else {
             hold_or_refuse(partition, Held::Produce(connection, request), effects);
@@ -54,11 +47,7 @@ impl IngestionCore {
             refuse(effects, connection, request.request, ErrorCode::NoSpace);
             return None;
         }
-        let timestamp = if request.timestamp_ns == 0 {
-            now.wall_ns
-        } else {
-            request.timestamp_ns
-        };
+        let timestamp = if request.timestamp_ns == 0 { now.wall_ns } else { request.timestamp_ns };
         let batch = NewBatch {
             records: &request.records,
             records_crc: request.records_crc,

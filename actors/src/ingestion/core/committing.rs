@@ -77,12 +77,7 @@ impl IngestionCore {
     pub fn on_disk_done(&mut self, token: u32, completion: DiskCompletion, now: Now, effects: &mut Effects) {
         let sync_always = self.options.sync_always;
         let before = effects.len();
-        let Self {
-            partitions,
-            pool,
-            dirty,
-            ..
-        } = self;
+        let Self { partitions, pool, dirty, .. } = self;
         let Some(partition) = partitions.get_mut(token as usize).and_then(Option::as_mut) else {
             completion.chunks.into_iter().for_each(|chunk| pool.put(chunk.slot));
             self.retry_stalled(now, effects);
@@ -96,11 +91,7 @@ impl IngestionCore {
                 partition.unsynced_bytes = completed.written_end - completed.durable_end;
                 partition.sync_due &= log.is_dirty();
                 effects.push(IngestionEffect::Flushed(partition.id, completed.durable_end));
-                let committed = if sync_always {
-                    completed.durable_end
-                } else {
-                    completed.written_end
-                };
+                let committed = if sync_always { completed.durable_end } else { completed.written_end };
                 advance(partition, committed, effects);
             }
             Err(DiskFailed::NoSpace { .. }) => {
@@ -114,17 +105,11 @@ impl IngestionCore {
             Err(DiskFailed::Latched(latch)) => stop(partition, latch.to_string(), Some(latch), effects),
         }
         if !partition.no_space
-            && partition
-                .log
-                .as_ref()
-                .is_some_and(|log| log.wants_flush(sync_always || partition.sync_due))
+            && partition.log.as_ref().is_some_and(|log| log.wants_flush(sync_always || partition.sync_due))
         {
             queue(dirty, partition, token);
         }
-        let released = effects[before..]
-            .iter()
-            .filter(|effect| matches!(effect, IngestionEffect::Reply(..)))
-            .count();
+        let released = effects[before..].iter().filter(|effect| matches!(effect, IngestionEffect::Reply(..))).count();
         if released > 0 {
             self.gather.on_completed(released as u32, now.elapsed);
         }
@@ -135,11 +120,7 @@ impl IngestionCore {
     /// Space may be there again: partitions that found none try their write once more.
     pub fn on_space_retry(&mut self, effects: &mut Effects) {
         for slot in 0..self.partitions.len() as u32 {
-            let no_space = self
-                .partitions
-                .get(slot as usize)
-                .and_then(Option::as_ref)
-                .is_some_and(|p| p.no_space);
+            let no_space = self.partitions.get(slot as usize).and_then(Option::as_ref).is_some_and(|p| p.no_space);
             if no_space {
                 self.flush_one(slot, effects);
             }
@@ -214,12 +195,6 @@ pub(super) fn release(partition: &mut Partition, effects: &mut Effects) {
     let position = log.high_watermark().position;
     while let Some(pending) = partition.pending.release_through(position) {
         let answer = Answer::Produced(Ok(pending.produced));
-        effects.push(IngestionEffect::Reply(
-            pending.connection,
-            Reply {
-                request: pending.request,
-                answer,
-            },
-        ));
+        effects.push(IngestionEffect::Reply(pending.connection, Reply { request: pending.request, answer }));
     }
 }

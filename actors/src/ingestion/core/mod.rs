@@ -148,10 +148,7 @@ impl IngestionCore {
 
     /// A completion asked for by an earlier life: only its slots are of use.
     pub fn on_stale_completion(&mut self, completion: DiskCompletion) {
-        completion
-            .chunks
-            .into_iter()
-            .for_each(|chunk| self.pool.put(chunk.slot));
+        completion.chunks.into_iter().for_each(|chunk| self.pool.put(chunk.slot));
     }
 
     /// Free and all slots of the pool.
@@ -236,13 +233,7 @@ impl IngestionCore {
         let Some(slot) = self.index.get(&id).copied() else {
             return;
         };
-        let Self {
-            partitions,
-            pool,
-            tail,
-            clock,
-            ..
-        } = self;
+        let Self { partitions, pool, tail, clock, .. } = self;
         let Some(partition) = partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
             return;
         };
@@ -265,10 +256,7 @@ impl IngestionCore {
         };
         match log.append(&batch, pool, tail) {
             Ok(appended) => {
-                partition.leadership = Leadership::Starting {
-                    epoch,
-                    start_end: appended.end_position,
-                };
+                partition.leadership = Leadership::Starting { epoch, start_end: appended.end_position };
                 queue(&mut self.dirty, partition, slot);
             }
             // Slots come back with the next completion; the epoch is tried again then.

@@ -31,20 +31,10 @@ impl IngestionCore {
         let max_bytes = (fetch.max_bytes as usize).min(TAIL_COPY_BYTES);
         self.scratch.clear();
         let found = match log.read(offset, max_bytes, &self.tail, &mut self.scratch) {
-            LogRead::Tail(TailRead {
-                next_offset,
-                record_count,
-                crc,
-                ..
-            }) => {
+            LogRead::Tail(TailRead { next_offset, record_count, crc, .. }) => {
                 self.counts.tail_fetches += 1;
                 let data = self.scratch.split().freeze();
-                FetchedData::Tail {
-                    data,
-                    next_offset,
-                    record_count,
-                    crc,
-                }
+                FetchedData::Tail { data, next_offset, record_count, crc }
             }
             LogRead::Segments(slice) => {
                 self.counts.segment_fetches += 1;
@@ -95,15 +85,7 @@ impl IngestionCore {
 
     /// Looks an offset up: the ends from memory, the rest by a reader thread.
     pub fn on_look_up(&mut self, look_up: LookUpOffset, _now: Now, effects: &mut Effects) {
-        let reply = |answer| {
-            IngestionEffect::Reply(
-                look_up.connection,
-                Reply {
-                    request: look_up.request,
-                    answer,
-                },
-            )
-        };
+        let reply = |answer| IngestionEffect::Reply(look_up.connection, Reply { request: look_up.request, answer });
         let Some(partition) = self.partition_mut(look_up.partition) else {
             return effects.push(reply(Answer::LookedUp(Err(ErrorCode::UnknownTopic))));
         };
@@ -131,18 +113,8 @@ pub(super) fn answer_fetch(
     fetch: &Fetch,
     result: Result<(PartitionBounds, FetchedData<SegmentRead>), ErrorCode>,
 ) {
-    let answer = Answer::Fetched {
-        part: fetch.part,
-        partition: fetch.partition,
-        result,
-    };
-    effects.push(IngestionEffect::Reply(
-        fetch.connection,
-        Reply {
-            request: fetch.request,
-            answer,
-        },
-    ));
+    let answer = Answer::Fetched { part: fetch.part, partition: fetch.partition, result };
+    effects.push(IngestionEffect::Reply(fetch.connection, Reply { request: fetch.request, answer }));
 }
 
 fn answer_empty(partition: &Partition, fetch: &Fetch, effects: &mut Effects) {

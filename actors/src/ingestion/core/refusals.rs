@@ -41,21 +41,12 @@ fn refuse_held(held: Held, code: ErrorCode, effects: &mut Effects) {
         Held::Produce(connection, request) => refuse(effects, connection, request.request, code),
         Held::Fetch(fetch) => answer_fetch(effects, &fetch, Err(code)),
         Held::LookUp(look_up) => {
-            let reply = Reply {
-                request: look_up.request,
-                answer: Answer::LookedUp(Err(code)),
-            };
+            let reply = Reply { request: look_up.request, answer: Answer::LookedUp(Err(code)) };
             effects.push(IngestionEffect::Reply(look_up.connection, reply));
         }
     }
 }
 
 pub(super) fn refuse(effects: &mut Effects, connection: ConnectionId, request: u64, code: ErrorCode) {
-    effects.push(IngestionEffect::Reply(
-        connection,
-        Reply {
-            request,
-            answer: Answer::Produced(Err(code)),
-        },
-    ));
+    effects.push(IngestionEffect::Reply(connection, Reply { request, answer: Answer::Produced(Err(code)) }));
 }

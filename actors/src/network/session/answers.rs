@@ -73,11 +73,7 @@ impl SessionCore {
 
     fn on_looked_up(&mut self, request: u64, result: Result<(u64, u64, u64), ErrorCode>) {
         let response = result.map(|(offset, record_number, timestamp)| {
-            Response::LookupOffset(LookupOffsetResponse {
-                offset,
-                record_number,
-                timestamp,
-            })
+            Response::LookupOffset(LookupOffsetResponse { offset, record_number, timestamp })
         });
         self.finish_control(request, |_| response.map_err(|code| (code, None)));
     }
@@ -91,17 +87,10 @@ impl SessionCore {
         now: Duration,
         effects: &mut Effects,
     ) {
-        if let Some(ReplySlot::Control {
-            kind: ControlKind::Metadata(wanted),
-            ..
-        }) = self.slot_mut(request)
-        {
+        if let Some(ReplySlot::Control { kind: ControlKind::Metadata(wanted), .. }) = self.slot_mut(request) {
             let wanted = wanted.clone();
             // Somebody else may have created it meanwhile; what cannot be created is reported as missing.
-            let created = matches!(
-                &result,
-                Ok(_) | Err(CallFailure::Refused(MetadataRefusal::TopicExists { .. }))
-            );
+            let created = matches!(&result, Ok(_) | Err(CallFailure::Refused(MetadataRefusal::TopicExists { .. })));
             if created && let Some(next) = self.next_missing(&wanted, view) {
                 return effects.push(SessionEffect::Metadata(request, next));
             }
@@ -131,10 +120,9 @@ impl SessionCore {
     /// An offset was stored, or not.
     pub fn on_committed(&mut self, request: u64, result: Result<(), ErrorCode>, now: Duration, effects: &mut Effects) {
         self.finish_control(request, |kind| match (result, kind) {
-            (Ok(()), ControlKind::Commit { consumer_id, offset }) => Ok(Response::CommitAck {
-                consumer_id: *consumer_id,
-                offset: *offset,
-            }),
+            (Ok(()), ControlKind::Commit { consumer_id, offset }) => {
+                Ok(Response::CommitAck { consumer_id: *consumer_id, offset: *offset })
+            }
             (Err(code), _) => Err((code, None)),
             (Ok(()), _) => Err((ErrorCode::Internal, None)),
         });
@@ -150,10 +138,9 @@ impl SessionCore {
         effects: &mut Effects,
     ) {
         self.finish_control(request, |kind| match (result, kind) {
-            (Ok(offset), ControlKind::Subscribe { consumer_id }) => Ok(Response::SubscribeAck {
-                consumer_id: *consumer_id,
-                offset: offset.unwrap_or(0),
-            }),
+            (Ok(offset), ControlKind::Subscribe { consumer_id }) => {
+                Ok(Response::SubscribeAck { consumer_id: *consumer_id, offset: offset.unwrap_or(0) })
+            }
             (Err(code), _) => Err((code, None)),
             (Ok(_), _) => Err((ErrorCode::Internal, None)),
         });
@@ -166,12 +153,7 @@ impl SessionCore {
         respond: impl FnOnce(&ControlKind) -> Result<Response, (ErrorCode, Option<String>)>,
     ) {
         let Some(slot) = self.slot_mut(request) else { return };
-        let ReplySlot::Control {
-            correlation,
-            command,
-            kind,
-        } = slot
-        else {
+        let ReplySlot::Control { correlation, command, kind } = slot else {
             return;
         };
         let response = respond(kind).unwrap_or_else(|(code, text)| {
@@ -193,21 +175,13 @@ impl SessionCore {
                     record_count: produced.record_count,
                     duplicate: produced.duplicate,
                 };
-                put_ack(
-                    &mut self.output.tail,
-                    produce.batch_id,
-                    &offsets,
-                    features.unwrap_or_default(),
-                );
+                put_ack(&mut self.output.tail, produce.batch_id, &offsets, features.unwrap_or_default());
                 effects.push(SessionEffect::ProduceDone(now.saturating_sub(produce.since)));
             }
             ReplySlot::Produced(produce, Err(code)) => {
                 let error = TypedError::new(code, Answers::Ingest(produce.batch_id));
-                ResponseFrame {
-                    correlation: 0,
-                    response: Response::Error(error),
-                }
-                .encode(&mut self.output.tail, features);
+                ResponseFrame { correlation: 0, response: Response::Error(error) }
+                    .encode(&mut self.output.tail, features);
             }
             ReplySlot::Ready(frame) => frame.encode(&mut self.output.tail, features),
             ReplySlot::Fetch(fetch) => self.write_fetch(*fetch, now, effects),
@@ -235,27 +209,19 @@ fn metadata_response(
             body.max_bytes = retention.map(|(_, bytes)| bytes);
             Ok(Response::Topic(to_json(&body).into()))
         }
-        ControlKind::CreateTopicWithConfig => configured(view, topic_id)
-            .map(Response::CreateTopicWithConfig)
-            .ok_or(gone),
+        ControlKind::CreateTopicWithConfig => {
+            configured(view, topic_id).map(Response::CreateTopicWithConfig).ok_or(gone)
+        }
         ControlKind::AlterTopic => configured(view, topic_id).map(Response::AlterTopic).ok_or(gone),
         ControlKind::DeleteTopic => Ok(Response::Topic(to_json(&DeletedBody { deleted: topic_id.0 }).into())),
-        ControlKind::SetRetention {
-            max_age_secs,
-            max_bytes,
-        } => {
-            let body = RetentionBody {
-                max_age_secs: *max_age_secs,
-                max_bytes: *max_bytes,
-                topic_id: topic_id.0,
-            };
+        ControlKind::SetRetention { max_age_secs, max_bytes } => {
+            let body = RetentionBody { max_age_secs: *max_age_secs, max_bytes: *max_bytes, topic_id: topic_id.0 };
             Ok(Response::Topic(to_json(&body).into()))
         }
         ControlKind::InitProducer => match answer {
-            MetadataAnswer::Producer { producer, epoch } => Ok(Response::InitProducer(ProducerEpoch {
-                id: *producer,
-                epoch: *epoch,
-            })),
+            MetadataAnswer::Producer { producer, epoch } => {
+                Ok(Response::InitProducer(ProducerEpoch { id: *producer, epoch: *epoch }))
+            }
             _ => Err((ErrorCode::Internal, None)),
         },
         ControlKind::Subscribe { .. }

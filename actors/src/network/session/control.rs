@@ -50,17 +50,11 @@ impl SessionCore {
         if self.features.is_some() || !self.lanes.is_empty() {
             let message = "Hello must be the first frame of a connection";
             let error = TypedError::with_message(ErrorCode::InvalidRequest, Answers::Control(0x40), message);
-            self.lanes.reserve(
-                self.control_lane(),
-                ReplySlot::ready(correlation, Response::Error(error)),
-            );
+            self.lanes.reserve(self.control_lane(), ReplySlot::ready(correlation, Response::Error(error)));
             return;
         }
-        lance_messages::wire::ResponseFrame {
-            correlation,
-            response: Response::Hello(response),
-        }
-        .encode(&mut self.output.tail, None);
+        lance_messages::wire::ResponseFrame { correlation, response: Response::Hello(response) }
+            .encode(&mut self.output.tail, None);
         self.features = Some(granted);
     }
 
@@ -100,20 +94,10 @@ impl SessionCore {
                     effects,
                 );
             }
-            Request::CreateTopicWithRetention {
-                name,
-                max_age_secs,
-                max_bytes,
-            } => {
+            Request::CreateTopicWithRetention { name, max_age_secs, max_bytes } => {
                 let retention = Some((max_age_secs, max_bytes));
                 let call = MetadataCall::CreateTopic(create_named(name.clone(), retention));
-                return self.ask(
-                    correlation,
-                    command,
-                    ControlKind::CreateTopic { name, retention },
-                    call,
-                    effects,
-                );
+                return self.ask(correlation, command, ControlKind::CreateTopic { name, retention }, call, effects);
             }
             Request::CreateTopicWithConfig(create) => {
                 let call = MetadataCall::CreateTopic(create);
@@ -137,21 +121,14 @@ impl SessionCore {
                     effects,
                 );
             }
-            Request::SetRetention {
-                topic,
-                max_age_secs,
-                max_bytes,
-            } => {
+            Request::SetRetention { topic, max_age_secs, max_bytes } => {
                 let alter = AlterTopic {
                     topic,
                     partitions: None,
                     max_age_secs: Some(max_age_secs),
                     max_bytes: Some(max_bytes),
                 };
-                let kind = ControlKind::SetRetention {
-                    max_age_secs,
-                    max_bytes,
-                };
+                let kind = ControlKind::SetRetention { max_age_secs, max_bytes };
                 return self.ask(correlation, command, kind, MetadataCall::AlterTopic(alter), effects);
             }
             Request::InitProducer(init) => {
@@ -164,59 +141,33 @@ impl SessionCore {
                 None => refuse(ErrorCode::TopicNotFound),
             },
             Request::GetClusterStatus => Response::ClusterStatus(cluster_status(view)),
-            Request::Authenticate { .. } => Response::Authenticate {
-                ok: true,
-                text: "Authenticated".to_owned(),
-            },
+            Request::Authenticate { .. } => Response::Authenticate { ok: true, text: "Authenticated".to_owned() },
             Request::Subscribe(subscribe) => {
                 let consumer_id = subscribe.consumer_id;
                 if !view.topics.contains_key(&subscribe.topic) {
                     refuse(ErrorCode::UnknownTopic)
                 } else if subscribe.start_offset != 0 {
-                    Response::SubscribeAck {
-                        consumer_id,
-                        offset: subscribe.start_offset,
-                    }
+                    Response::SubscribeAck { consumer_id, offset: subscribe.start_offset }
                 } else {
-                    let slot = ReplySlot::Control {
-                        correlation,
-                        command,
-                        kind: ControlKind::Subscribe { consumer_id },
-                    };
+                    let slot =
+                        ReplySlot::Control { correlation, command, kind: ControlKind::Subscribe { consumer_id } };
                     let request = self.lanes.reserve(self.control_lane(), slot);
                     let partition = TopicPartition::new(subscribe.topic, partition);
-                    effects.push(SessionEffect::Committed(
-                        request.0,
-                        CommittedOffset { partition, consumer_id },
-                    ));
+                    effects.push(SessionEffect::Committed(request.0, CommittedOffset { partition, consumer_id }));
                     return;
                 }
             }
-            Request::Unsubscribe { consumer_id, .. } => Response::Ack {
-                batch_id: consumer_id,
-                offsets: None,
-            },
+            Request::Unsubscribe { consumer_id, .. } => Response::Ack { batch_id: consumer_id, offsets: None },
             Request::CommitOffset(commit) => {
                 if !view.topics.contains_key(&commit.topic) {
                     refuse(ErrorCode::UnknownTopic)
                 } else {
                     let (consumer_id, offset) = (commit.consumer_id, commit.offset);
                     let kind = ControlKind::Commit { consumer_id, offset };
-                    let slot = ReplySlot::Control {
-                        correlation,
-                        command,
-                        kind,
-                    };
+                    let slot = ReplySlot::Control { correlation, command, kind };
                     let request = self.lanes.reserve(self.control_lane(), slot);
                     let partition = TopicPartition::new(commit.topic, partition);
-                    effects.push(SessionEffect::Commit(
-                        request.0,
-                        CommitOffset {
-                            partition,
-                            consumer_id,
-                            offset,
-                        },
-                    ));
+                    effects.push(SessionEffect::Commit(request.0, CommitOffset { partition, consumer_id, offset }));
                     return;
                 }
             }
@@ -235,8 +186,7 @@ impl SessionCore {
             }
             Request::Ignored | Request::Keepalive | Request::Produce(_) | Request::Hello(_) => return,
         };
-        self.lanes
-            .reserve(self.control_lane(), ReplySlot::ready(correlation, response));
+        self.lanes.reserve(self.control_lane(), ReplySlot::ready(correlation, response));
     }
 
     /// The first topic that a metadata request would have created, if this server does that.
@@ -250,11 +200,7 @@ impl SessionCore {
     }
 
     fn ask(&mut self, correlation: u64, command: u8, kind: ControlKind, call: MetadataCall, effects: &mut Effects) {
-        let slot = ReplySlot::Control {
-            correlation,
-            command,
-            kind,
-        };
+        let slot = ReplySlot::Control { correlation, command, kind };
         let request = self.lanes.reserve(self.control_lane(), slot);
         effects.push(SessionEffect::Metadata(request.0, call));
     }
@@ -267,11 +213,7 @@ impl SessionCore {
         effects: &mut Effects,
     ) {
         let shard = shard_of(look_up.partition, self.limits.shards);
-        let slot = ReplySlot::Control {
-            correlation,
-            command,
-            kind: ControlKind::LookUp { shard },
-        };
+        let slot = ReplySlot::Control { correlation, command, kind: ControlKind::LookUp { shard } };
         let request = self.lanes.reserve(self.control_lane(), slot).0;
         let query = match look_up.target {
             LookupTarget::Earliest => OffsetQuery::Earliest,
@@ -279,12 +221,7 @@ impl SessionCore {
             LookupTarget::Timestamp(at) => OffsetQuery::Timestamp(at),
             LookupTarget::RecordNumber(number) => OffsetQuery::Record(number),
         };
-        let look_up = LookUpOffset {
-            connection: self.id,
-            request,
-            partition: look_up.partition,
-            query,
-        };
+        let look_up = LookUpOffset { connection: self.id, request, partition: look_up.partition, query };
         effects.push(SessionEffect::LookUp(shard, look_up));
     }
 }
@@ -301,9 +238,7 @@ fn create_named(name: String, retention: Option<(u64, u64)>) -> CreateTopicWithC
 }
 
 pub(super) fn has_partition(view: &ClusterView, partition: TopicPartition) -> bool {
-    view.topics
-        .get(&partition.topic)
-        .is_some_and(|topic| usize::from(partition.partition) < topic.partitions.len())
+    view.topics.get(&partition.topic).is_some_and(|topic| usize::from(partition.partition) < topic.partitions.len())
 }
 
 pub(super) fn topic_body(topic: &TopicView) -> TopicBody {
@@ -349,19 +284,8 @@ pub(super) fn metadata(view: &ClusterView, wanted: &MetadataRequest) -> Metadata
         };
         wanted.topics.iter().map(by_name).collect()
     };
-    let nodes = view
-        .nodes
-        .iter()
-        .map(|(id, address)| NodeMetadata {
-            id: *id,
-            address: address.clone(),
-        })
-        .collect();
-    MetadataResponse {
-        controller: view.metadata_leader,
-        nodes,
-        topics,
-    }
+    let nodes = view.nodes.iter().map(|(id, address)| NodeMetadata { id: *id, address: address.clone() }).collect();
+    MetadataResponse { controller: view.metadata_leader, nodes, topics }
 }
 
 fn topic_metadata(topic: &TopicView) -> TopicMetadata {

@@ -37,19 +37,12 @@ impl SessionCore {
         if !has_partition(view, partition) {
             let error = TypedError::new(ErrorCode::UnknownTopic, Answers::Control(Command::FETCH.0));
             let lane = self.control_lane();
-            self.lanes
-                .reserve(lane, ReplySlot::ready(correlation, Response::Error(error)));
+            self.lanes.reserve(lane, ReplySlot::ready(correlation, Response::Error(error)));
             return;
         }
         let part = self.part(partition, fetch.offset, fetch.max_bytes);
-        let slot = FetchSlot {
-            legacy: true,
-            correlation,
-            parts: vec![part],
-            cancelled: false,
-            since: now,
-            may_wait: false,
-        };
+        let slot =
+            FetchSlot { legacy: true, correlation, parts: vec![part], cancelled: false, since: now, may_wait: false };
         self.start_fetch(slot, Duration::ZERO, effects);
     }
 
@@ -66,8 +59,7 @@ impl SessionCore {
             let answers = Answers::Control(Command::FETCH_PARTITIONS.0);
             let error = TypedError::with_message(ErrorCode::InvalidRequest, answers, message);
             let lane = self.control_lane();
-            self.lanes
-                .reserve(lane, ReplySlot::ready(correlation, Response::Error(error)));
+            self.lanes.reserve(lane, ReplySlot::ready(correlation, Response::Error(error)));
             return;
         }
         let share = (fetch.max_bytes / fetch.partitions.len() as u32).max(MIN_PART_BYTES);
@@ -86,14 +78,7 @@ impl SessionCore {
             .collect();
         let wait = if fetch.min_bytes == 0 { 0 } else { fetch.max_wait_ms };
         let may_wait = wait > 0;
-        let slot = FetchSlot {
-            legacy: false,
-            correlation,
-            parts,
-            cancelled: false,
-            since: now,
-            may_wait,
-        };
+        let slot = FetchSlot { legacy: false, correlation, parts, cancelled: false, since: now, may_wait };
         self.start_fetch(slot, Duration::from_millis(u64::from(wait)), effects);
     }
 
@@ -125,16 +110,7 @@ impl SessionCore {
         for (part, partition, offset, max_bytes, shard) in asked {
             let Some(shard) = shard else { continue };
             let connection = self.id;
-            let fetch = Fetch {
-                connection,
-                request,
-                part,
-                partition,
-                offset,
-                max_bytes,
-                max_wait,
-                compressed: false,
-            };
+            let fetch = Fetch { connection, request, part, partition, offset, max_bytes, max_wait, compressed: false };
             effects.push(SessionEffect::Fetch(shard, fetch));
         }
     }
@@ -163,12 +139,7 @@ impl SessionCore {
             Ok((bounds, data)) => {
                 part.bounds = Some(bounds);
                 match data {
-                    FetchedData::Tail {
-                        data,
-                        next_offset,
-                        record_count,
-                        crc,
-                    } => {
+                    FetchedData::Tail { data, next_offset, record_count, crc } => {
                         part.data_crc = crc;
                         let len = data.len() as u32;
                         part.data = PartData::Memory(data);
@@ -177,13 +148,7 @@ impl SessionCore {
                     FetchedData::Segments(read) => {
                         let offset = part.offset.max(bounds.log_start_offset);
                         let max_bytes = part.max_bytes;
-                        effects.push(SessionEffect::Plan {
-                            request,
-                            part: number,
-                            read,
-                            offset,
-                            max_bytes,
-                        });
+                        effects.push(SessionEffect::Plan { request, part: number, read, offset, max_bytes });
                     }
                     FetchedData::Empty => answer_part(part, None, part.offset.max(bounds.log_start_offset), 0, 0),
                     FetchedData::BeyondEnd if part.offset == END_OFFSET || legacy => {
@@ -198,11 +163,7 @@ impl SessionCore {
             fetch.cancelled = true;
             for part in fetch.parts.iter().filter(|part| part.answer.is_none()) {
                 let Some(shard) = part.waiting_for else { continue };
-                let cancel = CancelWait {
-                    connection,
-                    request,
-                    partition: part.partition,
-                };
+                let cancel = CancelWait { connection, request, partition: part.partition };
                 effects.push(SessionEffect::CancelWait(shard, cancel));
             }
         }
@@ -239,12 +200,8 @@ impl SessionCore {
 
     pub(super) fn write_fetch(&mut self, fetch: FetchSlot, now: Duration, effects: &mut Effects) {
         self.fetches = self.fetches.saturating_sub(1);
-        let bytes: u64 = fetch
-            .parts
-            .iter()
-            .filter_map(|part| part.answer)
-            .map(|answer| u64::from(answer.data_len))
-            .sum();
+        let bytes: u64 =
+            fetch.parts.iter().filter_map(|part| part.answer).map(|answer| u64::from(answer.data_len)).sum();
         let took = (!fetch.may_wait).then(|| now.saturating_sub(fetch.since));
         effects.push(SessionEffect::FetchDone(took, bytes));
         if fetch.legacy {
@@ -263,16 +220,10 @@ impl SessionCore {
         let Some(answer) = part.answer else { return };
         if let Some(code) = answer.error {
             let error = TypedError::new(code, Answers::Control(Command::FETCH.0));
-            ResponseFrame {
-                correlation,
-                response: Response::Error(error),
-            }
-            .encode(&mut self.output.tail, features);
+            ResponseFrame { correlation, response: Response::Error(error) }.encode(&mut self.output.tail, features);
             return;
         }
-        let end = part
-            .bounds
-            .map_or(answer.next_offset, |bounds| bounds.high_watermark_offset);
+        let end = part.bounds.map_or(answer.next_offset, |bounds| bounds.high_watermark_offset);
         if answer.data_len == 0 && part.offset > end && part.offset != END_OFFSET {
             let response = Response::CatchingUp { end_offset: end };
             ResponseFrame { correlation, response }.encode(&mut self.output.tail, features);
@@ -293,16 +244,9 @@ impl SessionCore {
 
     fn write_fetch_partitions(&mut self, fetch: FetchSlot) {
         let crc = self.features.unwrap_or_default().header_crc();
-        let answers: Vec<(FetchedPartition, u32)> = fetch
-            .parts
-            .iter()
-            .filter_map(|part| Some((part.answer?, part.data_crc)))
-            .collect();
-        let head = fetch_partitions_head(
-            answers.iter().map(|(answer, crc)| (answer, *crc)),
-            fetch.correlation,
-            crc,
-        );
+        let answers: Vec<(FetchedPartition, u32)> =
+            fetch.parts.iter().filter_map(|part| Some((part.answer?, part.data_crc))).collect();
+        let head = fetch_partitions_head(answers.iter().map(|(answer, crc)| (answer, *crc)), fetch.correlation, crc);
         self.output.tail.extend_from_slice(&head);
         for part in fetch.parts {
             let Some(answer) = part.answer else { continue };
@@ -329,11 +273,7 @@ impl SessionCore {
 
 /// The parts that this shard was asked for are answered "outcome unknown".
 pub(super) fn fail_parts_of(fetch: &mut FetchSlot, shard: u16) {
-    for part in fetch
-        .parts
-        .iter_mut()
-        .filter(|part| part.waiting_for == Some(shard) && part.answer.is_none())
-    {
+    for part in fetch.parts.iter_mut().filter(|part| part.waiting_for == Some(shard) && part.answer.is_none()) {
         finish_part(part, Some(ErrorCode::OutcomeUnknown));
     }
 }

@@ -18,10 +18,7 @@ struct Lane<S> {
 
 impl<S> Default for Lane<S> {
     fn default() -> Self {
-        Self {
-            first: 0,
-            slots: VecDeque::new(),
-        }
+        Self { first: 0, slots: VecDeque::new() }
     }
 }
 
@@ -33,9 +30,7 @@ pub struct Lanes<S> {
 
 impl<S> Default for Lanes<S> {
     fn default() -> Self {
-        Self {
-            lanes: [Lane::default(), Lane::default()],
-        }
+        Self { lanes: [Lane::default(), Lane::default()] }
     }
 }
 

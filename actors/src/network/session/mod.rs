@@ -195,11 +195,8 @@ impl SessionCore {
     /// Sends a keepalive to a client that said Hello.
     pub fn keepalive(&mut self) {
         if let Some(features) = self.features {
-            ResponseFrame {
-                correlation: 0,
-                response: Response::Keepalive,
-            }
-            .encode(&mut self.output.tail, Some(features));
+            ResponseFrame { correlation: 0, response: Response::Keepalive }
+                .encode(&mut self.output.tail, Some(features));
         }
     }
 
@@ -207,10 +204,8 @@ impl SessionCore {
     pub fn on_input(&mut self, input: &mut BytesMut, view: &ClusterView, now: Duration, effects: &mut Effects) {
         while self.wants_input() {
             let features = self.features.unwrap_or_default();
-            let limits = FrameLimits {
-                max_payload_bytes: self.limits.max_payload_bytes,
-                header_crc: features.header_crc(),
-            };
+            let limits =
+                FrameLimits { max_payload_bytes: self.limits.max_payload_bytes, header_crc: features.header_crc() };
             match next_frame(input, &limits) {
                 Ok(Some(frame)) => self.on_frame(frame, view, now, effects),
                 Ok(None) => break,
@@ -235,10 +230,7 @@ impl SessionCore {
 
     fn send_backpressure(&mut self) {
         if let Some(features) = self.features {
-            let frame = ResponseFrame {
-                correlation: 0,
-                response: Response::Backpressure,
-            };
+            let frame = ResponseFrame { correlation: 0, response: Response::Backpressure };
             frame.encode(&mut self.output.tail, Some(features));
         }
     }
@@ -246,58 +238,42 @@ impl SessionCore {
     fn on_bad_frame(&mut self, error: FrameError, effects: &mut Effects) {
         let refusal = TypedError::with_message(ErrorCode::MalformedFrame, Answers::Control(0), error.to_string());
         // In order behind everything asked for before, so that acks are not lost.
-        self.lanes
-            .reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(refusal)));
+        self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(refusal)));
         self.closing = true;
         effects.push(SessionEffect::Close(error));
     }
 
     fn control_lane(&self) -> usize {
-        if self.features.is_some() {
-            CONTROL_LANE
-        } else {
-            INGEST_LANE
-        }
+        if self.features.is_some() { CONTROL_LANE } else { INGEST_LANE }
     }
 
     /// One frame of the client.
     fn on_frame(&mut self, frame: Frame, view: &ClusterView, now: Duration, effects: &mut Effects) {
         let kept = frame.clone();
-        let RequestFrame {
-            correlation,
-            partition,
-            trace: _,
-            request,
-        } = match RequestFrame::decode(frame, self.features) {
-            Ok(request) => request,
-            Err(refused) => {
-                let lane = match refused.error.answers {
-                    Answers::Ingest(_) => INGEST_LANE,
-                    Answers::Control(_) => self.control_lane(),
-                };
-                self.lanes.reserve(
-                    lane,
-                    ReplySlot::ready(refused.correlation, Response::Error(refused.error)),
-                );
-                return;
-            }
-        };
+        let RequestFrame { correlation, partition, trace: _, request } =
+            match RequestFrame::decode(frame, self.features) {
+                Ok(request) => request,
+                Err(refused) => {
+                    let lane = match refused.error.answers {
+                        Answers::Ingest(_) => INGEST_LANE,
+                        Answers::Control(_) => self.control_lane(),
+                    };
+                    self.lanes.reserve(lane, ReplySlot::ready(refused.correlation, Response::Error(refused.error)));
+                    return;
+                }
+            };
         match request {
             Request::Ignored => {}
             Request::Keepalive => {
                 // The answer to our own keepalive is not answered again.
                 if self.features.is_none() {
-                    self.lanes
-                        .reserve(INGEST_LANE, ReplySlot::ready(0, Response::Keepalive));
+                    self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Keepalive));
                 }
             }
             Request::Produce(produce) => {
                 if produce.topic == TopicId(0) && !view.topics.contains_key(&TopicId(0)) {
                     self.blocked = Some(kept);
-                    effects.push(SessionEffect::Metadata(
-                        DEFAULT_TOPIC_REQUEST,
-                        MetadataCall::EnsureDefaultTopic,
-                    ));
+                    effects.push(SessionEffect::Metadata(DEFAULT_TOPIC_REQUEST, MetadataCall::EnsureDefaultTopic));
                     return;
                 }
                 self.on_produce(produce, partition, view, now, effects);
@@ -316,10 +292,7 @@ impl SessionCore {
         effects: &mut Effects,
     ) {
         let answers = Answers::Ingest(produce.batch_id);
-        let known = view
-            .topics
-            .get(&produce.topic)
-            .map(|topic| usize::from(partition) < topic.partitions.len());
+        let known = view.topics.get(&produce.topic).map(|topic| usize::from(partition) < topic.partitions.len());
         let refusal = match known {
             None => Some(ErrorCode::UnknownTopic),
             Some(false) => Some(ErrorCode::UnknownPartition),
@@ -327,23 +300,12 @@ impl SessionCore {
             Some(true) => None,
         };
         if let Some(code) = refusal {
-            self.lanes.reserve(
-                INGEST_LANE,
-                ReplySlot::ready(0, Response::Error(TypedError::new(code, answers))),
-            );
+            self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(TypedError::new(code, answers))));
             return;
         }
         if produce.records.is_empty() {
-            self.lanes.reserve(
-                INGEST_LANE,
-                ReplySlot::ready(
-                    0,
-                    Response::Ack {
-                        batch_id: produce.batch_id,
-                        offsets: None,
-                    },
-                ),
-            );
+            self.lanes
+                .reserve(INGEST_LANE, ReplySlot::ready(0, Response::Ack { batch_id: produce.batch_id, offsets: None }));
             return;
         }
         let producer = self.producer.map(|producer| ProducerSequence {
@@ -354,8 +316,7 @@ impl SessionCore {
         let batch_id = produce.batch_id;
         let Some(plain) = plain_records(produce.compression, produce.records, produce.records_crc, &self.limits) else {
             let error = TypedError::new(ErrorCode::UndecodableRecords, answers);
-            self.lanes
-                .reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(error)));
+            self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(error)));
             return;
         };
         let (records, records_crc) = plain;
@@ -366,19 +327,11 @@ impl SessionCore {
         };
         let partition = TopicPartition::new(produce.topic, partition);
         let shard = shard_of(partition, self.limits.shards);
-        let slot = ProduceSlot {
-            batch_id,
-            shard,
-            bytes,
-            since: now,
-        };
+        let slot = ProduceSlot { batch_id, shard, bytes, since: now };
         let request = self.lanes.reserve(INGEST_LANE, ReplySlot::Produce(slot));
         self.in_flight_bytes += bytes;
-        let timestamp_ns = if produce.timestamp != 0 {
-            produce.timestamp
-        } else {
-            max_timestamp_ns(&records).unwrap_or(0)
-        };
+        let timestamp_ns =
+            if produce.timestamp != 0 { produce.timestamp } else { max_timestamp_ns(&records).unwrap_or(0) };
         let request = ProduceRequest {
             request: request.0,
             partition,
@@ -400,8 +353,7 @@ impl SessionCore {
             self.on_frame(frame, view, now, effects);
         } else {
             let error = TypedError::new(ErrorCode::Unavailable, Answers::Ingest(frame.header.batch_id));
-            self.lanes
-                .reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(error)));
+            self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(error)));
         }
         self.advance(effects, now);
     }
@@ -416,11 +368,9 @@ impl SessionCore {
                     *slot = ReplySlot::Produced(*produce, Err(ErrorCode::OutcomeUnknown));
                 }
                 ReplySlot::Fetch(fetch) => fetching::fail_parts_of(fetch, shard),
-                ReplySlot::Control {
-                    correlation,
-                    command,
-                    kind: ControlKind::LookUp { shard: asked },
-                } if *asked == shard => {
+                ReplySlot::Control { correlation, command, kind: ControlKind::LookUp { shard: asked } }
+                    if *asked == shard =>
+                {
                     let error = TypedError::new(ErrorCode::OutcomeUnknown, Answers::Control(*command));
                     *slot = ReplySlot::ready(*correlation, Response::Error(error));
                 }

@@ -78,11 +78,9 @@ impl Output {
     /// The ranges of files at the front, up to the next piece of memory.
     pub fn file_ranges(&self) -> Vec<FileRange> {
         let ranges = self.items.iter().map_while(|item| match item {
-            OutputItem::File { file, file_offset, len } => Some(FileRange {
-                file: Arc::clone(file),
-                file_offset: *file_offset,
-                len: *len,
-            }),
+            OutputItem::File { file, file_offset, len } => {
+                Some(FileRange { file: Arc::clone(file), file_offset: *file_offset, len: *len })
+            }
             OutputItem::Bytes(_) => None,
         });
         ranges.collect()
