@@ -135,7 +135,8 @@ impl Log {
             plain_len: if control { 0 } else { batch.plain_len },
             record_count: if control { 0 } else { batch.record_count },
             leader_epoch: batch.leader_epoch,
-            committed_through: batch.committed_through,
+            // Recovery takes it for proof of what was durable, so it must not speak of more, however acks are given.
+            committed_through: batch.committed_through.min(self.durable.position),
             sort_key: batch.sort_key,
             max_timestamp_ns: batch.max_timestamp_ns,
             producer: batch.producer,

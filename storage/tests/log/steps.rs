@@ -283,3 +283,18 @@ fn an_opaque_batch_is_kept_byte_for_byte() {
     rig.reopen().unwrap();
     rig.check();
 }
+
+#[test]
+fn a_header_never_speaks_of_more_than_was_durable() {
+    let mut rig = Rig::new();
+    let bytes = records(1, 10, 1);
+    for expected in [0, 119] {
+        let batch = NewBatch { committed_through: u64::MAX, ..rig.batch(&bytes, 1) };
+        let appended = rig.try_append(&batch).unwrap();
+        rig.settle();
+        let file = rig.memory.read_file(&dir().join(file_name(0))).unwrap();
+        let seed = lance_messages::batch::BatchSeed::new(crate::rig::partition());
+        let header = lance_messages::batch::BatchHeader::decode(&file[appended.position as usize..], seed).unwrap();
+        assert_eq!(header.committed_through, expected);
+    }
+}
