@@ -14,15 +14,9 @@ fn offsets_positions_and_records_follow_each_other() {
     let mut rig = Rig::new();
     let first = rig.append(&records(2, 10, 1));
     let second = rig.append(&records(1, 5, 2));
-    assert_eq!(
-        (first.position, first.base_offset, first.base_record, first.record_count),
-        (0, 0, 0, 2)
-    );
+    assert_eq!((first.position, first.base_offset, first.base_record, first.record_count), (0, 0, 0, 2));
     assert_eq!((second.position, second.base_offset, second.base_record), (134, 30, 2));
-    assert_eq!(
-        (rig.log.log_end(), rig.log.end_offset(), rig.log.end_record()),
-        (248, 40, 3)
-    );
+    assert_eq!((rig.log.log_end(), rig.log.end_offset(), rig.log.end_record()), (248, 40, 3));
     assert_eq!(rig.log.durable_end(), 0);
     rig.settle();
     assert_eq!(rig.log.durable_end(), 248);
@@ -101,10 +95,7 @@ fn a_full_segment_is_closed_indexed_and_cut_to_length() {
     assert_eq!(closed.len(), 1);
     let end = closed[0].end().unwrap().mark;
     assert!(end.position <= MIN_SEGMENT_BYTES);
-    assert_eq!(
-        rig.memory.read_file(closed[0].path()).unwrap().len() as u64,
-        end.position
-    );
+    assert_eq!(rig.memory.read_file(closed[0].path()).unwrap().len() as u64, end.position);
     let index = Index::load(&*rig.disk, &closed[0]).unwrap();
     let file = closed[0].open(&*rig.disk).unwrap();
     let rebuilt = Index::rebuild(&closed[0], &*file).unwrap();
@@ -157,18 +148,12 @@ fn a_retry_is_stored_once_and_gets_the_first_answer() {
     assert!(retried.duplicate && retried.base_offset == first.end_offset);
     let forgotten = rig.append_as(&records(1, 10, 1), 0).unwrap();
     assert!(forgotten.duplicate && forgotten.base_offset == UNKNOWN_OFFSET);
-    assert_eq!(
-        rig.append_as(&records(1, 10, 1), 9),
-        Err(AppendError::OutOfOrderSequence { expected: 6, got: 9 })
-    );
+    assert_eq!(rig.append_as(&records(1, 10, 1), 9), Err(AppendError::OutOfOrderSequence { expected: 6, got: 9 }));
     assert_eq!(rig.log.log_end(), end);
     rig.settle();
     rig.reopen().unwrap();
     let retried = rig.append_as(&records(1, 10, 2), 1).unwrap();
-    assert!(
-        retried.duplicate && retried.base_offset == first.end_offset,
-        "also after a restart"
-    );
+    assert!(retried.duplicate && retried.base_offset == first.end_offset, "also after a restart");
 }
 
 #[test]
@@ -177,10 +162,7 @@ fn a_batch_of_an_older_epoch_is_refused() {
     rig.append_control(3);
     let bytes = records(1, 1, 1);
     let batch = rig.batch(&bytes, 2);
-    let refused = AppendError::StaleEpoch {
-        last: LeaderEpoch(3),
-        got: LeaderEpoch(2),
-    };
+    let refused = AppendError::StaleEpoch { last: LeaderEpoch(3), got: LeaderEpoch(2) };
     assert_eq!(rig.try_append(&batch), Err(refused));
 }
 
@@ -235,17 +217,8 @@ fn retention_drops_closed_segments_below_the_high_watermark() {
     let start = rig.log.log_start();
     rig.reopen().unwrap();
     assert_eq!(rig.log.log_start(), start);
-    assert_eq!(
-        rig.log.end_offset(),
-        rig.known
-            .last()
-            .map(|last| last.base_offset + last.bytes.len() as u64)
-            .unwrap()
-    );
-    assert!(
-        rig.log.remove_segments_before(u64::MAX).is_empty(),
-        "the high watermark is not known yet"
-    );
+    assert_eq!(rig.log.end_offset(), rig.known.last().map(|last| last.base_offset + last.bytes.len() as u64).unwrap());
+    assert!(rig.log.remove_segments_before(u64::MAX).is_empty(), "the high watermark is not known yet");
     rig.log.advance_high_watermark(u64::MAX);
     rig.log.remove_segments_before(u64::MAX);
     assert!(rig.log.segments().len() <= 2);
@@ -259,10 +232,7 @@ fn the_high_watermark_never_moves_back_nor_past_what_is_durable() {
     assert_eq!(rig.log.advance_high_watermark(u64::MAX).position, 0);
     rig.step(true);
     assert_eq!(rig.log.high_watermark().position, rig.log.durable_end());
-    assert_eq!(
-        rig.log.advance_high_watermark(first.end_position).position,
-        rig.log.durable_end()
-    );
+    assert_eq!(rig.log.advance_high_watermark(first.end_position).position, rig.log.durable_end());
     assert_eq!(rig.log.mark_at(rig.log.log_end()).unwrap().record, 2);
     assert_eq!(rig.log.mark_at(77), None);
 }
@@ -272,11 +242,7 @@ fn an_opaque_batch_is_kept_byte_for_byte() {
     let mut rig = Rig::new();
     let bytes = b"not a record at all".to_vec();
     let flags = lance_messages::batch::BatchFlags::OPAQUE;
-    let batch = NewBatch {
-        flags,
-        record_count: 1,
-        ..rig.batch(&bytes, 1)
-    };
+    let batch = NewBatch { flags, record_count: 1, ..rig.batch(&bytes, 1) };
     let appended = rig.try_append(&batch).unwrap();
     assert_eq!(appended.end_offset, bytes.len() as u64);
     rig.settle();
