@@ -1,1 +1,3 @@
-//! Placeholder.
+//! End-to-end tests, simulator and benches of LANCE; nothing depends on this crate.
+
+pub mod harness;

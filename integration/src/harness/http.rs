@@ -1,0 +1,69 @@
+//! As much HTTP as the admin interface needs.
+
+use super::PATIENCE;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+/// What came back.
+#[derive(Debug)]
+pub struct Reply {
+    /// Status code.
+    pub status: u16,
+    /// Header lines, as they came.
+    pub head: String,
+    /// Body.
+    pub body: String,
+}
+
+impl Reply {
+    /// The body as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// GET.
+pub fn get(address: &str, path: &str) -> Reply {
+    request(address, "GET", path, "")
+}
+
+/// POST of a JSON body.
+pub fn post(address: &str, path: &str, body: &str) -> Reply {
+    request(address, "POST", path, body)
+}
+
+/// Any request.
+pub fn request(address: &str, method: &str, path: &str, body: &str) -> Reply {
+    try_request(address, method, path, body).unwrap_or_else(|error| panic!("{method} http://{address}{path}: {error}"))
+}
+
+/// Any request, to a server that may not be there.
+pub fn try_request(address: &str, method: &str, path: &str, body: &str) -> std::io::Result<Reply> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text)?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let bad = || std::io::Error::other(format!("no HTTP: {text:?}"));
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(bad)?;
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(bad)?;
+    Ok(Reply { status, head: head.to_owned(), body: body.to_owned() })
+}
+
+/// The value of a sample of `/metrics` whose line starts with `name` and contains all of `labels`; several are added up.
+pub fn metric(address: &str, name: &str, labels: &[&str]) -> Option<f64> {
+    let text = get(address, "/metrics").body;
+    let is_sample = |line: &&str| {
+        line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']))
+            && labels.iter().all(|label| line.contains(label))
+    };
+    let values: Vec<f64> =
+        text.lines().filter(is_sample).filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
+    (!values.is_empty()).then(|| values.iter().sum())
+}

@@ -1,0 +1,47 @@
+//! Real processes for the end-to-end tests: servers that can be killed and started again, sockets that speak LWP byte
+//! by byte, load whose every ack is remembered, and files to damage.
+//!
+//! Nothing here uses the server's own code for the wire or the files: what is wrong on both sides would look right.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "part of tests: what fails ends the test and says why"
+)]
+
+pub mod http;
+pub mod load;
+pub mod process;
+pub mod programs;
+pub mod python;
+pub mod raw;
+pub mod records;
+pub mod seccomp;
+pub mod segments;
+pub mod server;
+
+pub use load::Load;
+pub use raw::{Frame, Raw};
+pub use server::{Server, ServerSpec};
+
+use std::time::{Duration, Instant};
+
+/// Longest wait for anything that should happen soon: generous, since machines that test are busy.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whether the long variants were asked for, with `LANCE_LONG_TESTS=1`.
+pub fn is_long() -> bool {
+    std::env::var("LANCE_LONG_TESTS").is_ok_and(|value| value == "1")
+}
+
+/// Asks again and again until there is an answer; fails when [`PATIENCE`] is over.
+pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
