@@ -165,10 +165,7 @@ pub struct VerifyReport {
 }
 
 /// Shows every batch below `path` to `visit`, in log order, until it breaks off; records are not read.
-pub fn inspect(
-    path: &Path,
-    visit: &mut dyn FnMut(&LogRow) -> ControlFlow<()>,
-) -> Result<LogSummary, LogToolError> {
+pub fn inspect(path: &Path, visit: &mut dyn FnMut(&LogRow) -> ControlFlow<()>) -> Result<LogSummary, LogToolError> {
     walk(path, false, visit)
 }
 

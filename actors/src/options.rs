@@ -3,8 +3,9 @@
 use crate::ingestion::core::IngestionOptions;
 use crate::network::session::SessionLimits;
 use crate::supervision::RestartPolicy;
+use crate::telemetry::TelemetryOptions;
 use lance_cluster::metadata::{ReplicationMode, TopicConfig};
-use lance_config::model::{Config, IoBackend, Placement, ReplicationMode as ConfiguredMode, SyncPolicy};
+use lance_config::model::{Config, IoBackend, LogFormat, Placement, ReplicationMode as ConfiguredMode, SyncPolicy};
 use lance_messages::id::NodeId;
 use lance_storage::disk::{BackendChoice, DiskOptions, QueueOptions};
 use std::time::Duration;
@@ -96,6 +97,14 @@ pub fn topic_defaults(config: &Config) -> TopicConfig {
         },
         max_age_secs: config.topics.default_retention_age.as_secs(),
         max_bytes: config.topics.default_retention_bytes,
+    }
+}
+
+/// Which log lines are written, and how.
+pub fn telemetry_options(config: &Config) -> TelemetryOptions {
+    TelemetryOptions {
+        filter: config.telemetry.log_level.clone(),
+        json: config.telemetry.log_format == LogFormat::Json,
     }
 }
 

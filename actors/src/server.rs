@@ -1,16 +1,19 @@
 //! A node as a process: start, readiness, signals, graceful drain, exit code.
 
+use crate::admin::health::Health;
 use crate::ingestion::actor::SyncEverything;
 use crate::network::actor::{CloseConnections, StopAccepting};
+use crate::node::side::SideParts;
 use crate::node::{self, Node, StartError};
 use crate::options;
 use crate::replication::actor::CountUnsettled;
 use crate::supervision::{Escalated, NodeSupervisor};
+use crate::telemetry::LogLevel;
 use crate::view::ClusterView;
 use actix::prelude::*;
 use arc_swap::ArcSwap;
 use lance_config::model::Config;
-use lance_storage::disk::{Disk, open_disk};
+use lance_storage::disk::{Disk, FaultSwitch, FaultyDisk, open_disk};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -27,16 +30,16 @@ const READY_POLL: Duration = Duration::from_millis(5);
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
 enum End {
-    Signal,
-    Drained,
+    /// By a signal or through the admin API.
+    Ordered,
     Escalated(Escalated),
 }
 
 /// Runs a node until it is told to stop; gives the exit code. `welcome` is called once it serves.
-pub fn run(config: &Config, welcome: impl FnOnce(&Node)) -> i32 {
+pub fn run(config: &Config, log_level: Option<LogLevel>, welcome: impl FnOnce(&Node)) -> i32 {
     let system = System::new();
     system.block_on(async move {
-        match serve(config, welcome).await {
+        match serve(config, log_level, welcome).await {
             Ok(code) => code,
             Err(error) => {
                 tracing::error!(%error, "the node does not start");
@@ -46,26 +49,38 @@ pub fn run(config: &Config, welcome: impl FnOnce(&Node)) -> i32 {
     })
 }
 
-async fn serve(config: &Config, welcome: impl FnOnce(&Node)) -> Result<i32, StartError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Thread)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Thread)?;
-    let (fatal, mut on_fatal) = mpsc::unbounded_channel();
+async fn serve(config: &Config, log_level: Option<LogLevel>, welcome: impl FnOnce(&Node)) -> Result<i32, StartError> {
+    let terminate = signal(SignalKind::terminate()).map_err(StartError::Thread)?;
+    let interrupt = signal(SignalKind::interrupt()).map_err(StartError::Thread)?;
+    let (fatal, on_fatal) = mpsc::unbounded_channel();
     let supervisor = NodeSupervisor::start(options::restart_policy(config), move |escalated| {
         // The receiver lives as long as the node does.
         let _ = fatal.send(escalated);
     });
-    let disk: Arc<dyn Disk> = open_disk(options::disk_options(config))?;
+    let mut disk: Arc<dyn Disk> = open_disk(options::disk_options(config))?;
+    let faults = config.admin.fault_injection.then(|| Arc::new(FaultSwitch::new(config.node.data_dir.clone())));
+    if let Some(faults) = &faults {
+        disk = Arc::new(FaultyDisk::new(disk, Arc::clone(faults)));
+    }
+    let health = Arc::new(Health::new());
+    health.set_reason("starting");
+    let (drain_order, drain_orders) = mpsc::channel(1);
+    let side = SideParts { health: Arc::clone(&health), drain: drain_order, faults, log_level };
     let view = Arc::new(ArcSwap::from_pointee(ClusterView::default()));
-    let node = node::start(config, disk, supervisor, Arc::default(), view).await?;
+    let node = node::start(config, disk, supervisor, Arc::default(), view, side).await?;
+    health.set_started();
+    health.set_reason("recovering logs");
+    let mut ends = Ends { terminate, interrupt, on_fatal, drain_orders };
     let end = tokio::select! {
         () = wait_until_ready(&node) => None,
-        end = wait_for_end(&mut terminate, &mut interrupt, &mut on_fatal) => Some(end),
+        end = ends.next() => Some(end),
     };
     let end = match end {
         Some(end) => end,
         None => {
+            health.set_serving(true);
             welcome(&node);
-            wait_for_end(&mut terminate, &mut interrupt, &mut on_fatal).await
+            ends.next().await
         }
     };
     match end {
@@ -73,11 +88,12 @@ async fn serve(config: &Config, welcome: impl FnOnce(&Node)) -> Result<i32, Star
             tracing::error!(actor = %escalated.name, reason = %escalated.reason, "giving up");
             Ok(EXIT_ESCALATED)
         }
-        End::Signal | End::Drained => {
+        End::Ordered => {
             tracing::info!("draining");
+            health.set_draining();
             tokio::select! {
                 drained = drain(&node, config.shutdown.drain_timeout) => Ok(if drained { EXIT_OK } else { EXIT_FAILED }),
-                _ = wait_for_end(&mut terminate, &mut interrupt, &mut on_fatal) => {
+                _ = ends.next() => {
                     tracing::warn!("stopping at once");
                     Ok(EXIT_OK)
                 }
@@ -86,15 +102,22 @@ async fn serve(config: &Config, welcome: impl FnOnce(&Node)) -> Result<i32, Star
     }
 }
 
-async fn wait_for_end(
-    terminate: &mut Signal,
-    interrupt: &mut Signal,
-    on_fatal: &mut mpsc::UnboundedReceiver<Escalated>,
-) -> End {
-    tokio::select! {
-        _ = terminate.recv() => End::Signal,
-        _ = interrupt.recv() => End::Signal,
-        escalated = on_fatal.recv() => escalated.map_or(End::Drained, End::Escalated),
+/// What ends a node.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+    on_fatal: mpsc::UnboundedReceiver<Escalated>,
+    drain_orders: mpsc::Receiver<()>,
+}
+
+impl Ends {
+    async fn next(&mut self) -> End {
+        tokio::select! {
+            _ = self.terminate.recv() => End::Ordered,
+            _ = self.interrupt.recv() => End::Ordered,
+            Some(()) = self.drain_orders.recv() => End::Ordered,
+            Some(escalated) = self.on_fatal.recv() => End::Escalated(escalated),
+        }
     }
 }
 

@@ -46,7 +46,8 @@ impl Collector for Scrape {
         self.gauges(&mut encoder)?;
         self.actors(&mut encoder)?;
         let backend = [("backend", self.backend.as_str())];
-        let mut family = encoder.encode_descriptor("io_backend", "The disk backend that runs", None, MetricType::Gauge)?;
+        let mut family =
+            encoder.encode_descriptor("io_backend", "The disk backend that runs", None, MetricType::Gauge)?;
         sample(&mut family, &backend, 1)?;
         let build = [("version", env!("CARGO_PKG_VERSION"))];
         let mut family = encoder.encode_descriptor("build", "What was built", None, MetricType::Info)?;
@@ -58,7 +59,11 @@ impl Scrape {
     fn histograms(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
         let metrics = &self.metrics;
         let histograms: [(&str, &str, &LatencyHistogram); 3] = [
-            ("produce_latency_seconds", "Produce request until its ack is handed to the socket", &metrics.produce_latency),
+            (
+                "produce_latency_seconds",
+                "Produce request until its ack is handed to the socket",
+                &metrics.produce_latency,
+            ),
             (
                 "fetch_latency_seconds",
                 "Fetch request until its answer is handed to the socket, without waiting at the end",
@@ -94,7 +99,11 @@ impl Scrape {
             ("request_errors", "Requests answered with an error", &metrics.errors),
             ("damaged_batches", "Damaged ranges found by the scrubber or by readers", &metrics.damaged_batches),
             ("scrubbed_bytes", "Bytes of closed segments read again and checked", &metrics.scrubbed_bytes),
-            ("retention_removed_bytes", "Bytes removed because their topic no longer keeps them", &metrics.retention_removed_bytes),
+            (
+                "retention_removed_bytes",
+                "Bytes removed because their topic no longer keeps them",
+                &metrics.retention_removed_bytes,
+            ),
         ];
         for (name, help, figure) in counters {
             let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -109,7 +118,11 @@ impl Scrape {
             ("ready", "1 while the node serves", u64::from(self.is_ready)),
             ("connections", "Open client connections", metrics.connections.get()),
             ("partitions", "Partitions on this node", metrics.partitions.get()),
-            ("partitions_open", "Partitions whose log was opened, or found impossible to open", metrics.partitions_open.get()),
+            (
+                "partitions_open",
+                "Partitions whose log was opened, or found impossible to open",
+                metrics.partitions_open.get(),
+            ),
             (
                 "partitions_stopped",
                 "Partitions that take nothing because of damage or a failed sync",

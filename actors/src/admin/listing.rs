@@ -171,7 +171,8 @@ impl TopicsListing {
 
 impl TopicListing {
     fn new(topic: &TopicView) -> Self {
-        let partitions = numbered(topic).map(|(partition, leader, epoch)| TopicPartitionListing { partition, leader, epoch });
+        let partitions =
+            numbered(topic).map(|(partition, leader, epoch)| TopicPartitionListing { partition, leader, epoch });
         Self {
             id: topic.id.0,
             name: topic.name.clone(),

@@ -51,7 +51,9 @@ pub fn router(setup: Arc<AdminSetup>) -> Router {
     }
     router
         .fallback(|| async { ApiError::not_found("no such path: see /health/ready, /metrics and /v1/actors") })
-        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed("another method is served under this path") })
+        .method_not_allowed_fallback(|| async {
+            ApiError::method_not_allowed("another method is served under this path")
+        })
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .with_state(setup)
 }
@@ -67,7 +69,8 @@ async fn ask<T, E>(part: &str, asked: impl Future<Output = Result<T, E>>) -> Res
 
 fn parse<T: DeserializeOwned>(body: Body) -> Result<T, ApiError> {
     let body = body.map_err(|rejection| ApiError::invalid(rejection.body_text()))?;
-    serde_json::from_slice(&body).map_err(|error| ApiError::invalid(format!("the body is not what is expected: {error}")))
+    serde_json::from_slice(&body)
+        .map_err(|error| ApiError::invalid(format!("the body is not what is expected: {error}")))
 }
 
 fn ok() -> Json<Value> {

@@ -181,7 +181,8 @@ impl Handler<RemoveSegments> for IngestionActor {
             if segments.is_empty() {
                 return Ok(RemovedSegments::default());
             }
-            let bytes = segments.iter().filter_map(|segment| Some(segment.end()?.mark.position - segment.base().position));
+            let bytes =
+                segments.iter().filter_map(|segment| Some(segment.end()?.mark.position - segment.base().position));
             let done = RemovedSegments { segments: segments.len(), bytes: bytes.sum() };
             // The files are deleted away from the shard's thread, and to the end whoever still waits for it.
             let removal = actix_rt::task::spawn_blocking(move || segment::remove(&*disk, &segments));

@@ -3,6 +3,7 @@
 pub mod actor;
 pub mod core;
 pub mod gather;
+pub mod maintenance;
 pub mod opener;
 pub mod partition;
 pub mod pending;

@@ -97,7 +97,10 @@ fn a_sound_log_is_found_from_any_of_its_folders() {
         "position 4416 offset 4000 record 40 records 10 bytes 1000 records epoch 1 key 5.1.0.0 committed 0"
     );
     let json = serde_json::to_value(&rows[0]).unwrap();
-    assert_eq!((&json["type"], &json["position"], &json["starts_segment"]), (&"batch".into(), &3312.into(), &true.into()));
+    assert_eq!(
+        (&json["type"], &json["position"], &json["starts_segment"]),
+        (&"batch".into(), &3312.into(), &true.into())
+    );
 }
 
 #[test]
@@ -122,7 +125,10 @@ fn a_flipped_bit_in_records_is_named_and_the_next_batch_is_read() {
     assert_eq!((report.summary.batches, report.summary.damages, report.summary.torn_tails), (2, 1, 0));
     assert!(!report.summary.is_sound());
     let damage = &report.damages[0];
-    assert_eq!((damage.file_offset, damage.end_file_offset, damage.position), (BATCH_BYTES, 2 * BATCH_BYTES, BATCH_BYTES));
+    assert_eq!(
+        (damage.file_offset, damage.end_file_offset, damage.position),
+        (BATCH_BYTES, 2 * BATCH_BYTES, BATCH_BYTES)
+    );
     assert!(damage.flaw.contains("records checksum"), "{}", damage.flaw);
     assert_eq!(rows(&path).len(), 3, "inspection does not read records");
 }

@@ -4,7 +4,9 @@ use super::core::{SpaceCore, SpaceEffect, SpaceLimits, SpaceSeen, limited_partit
 use crate::background::{run_guarded_interval, spawn_guarded};
 use crate::clock::NodeClock;
 use crate::ingestion::actor::IngestionActor;
-use crate::ingestion::maintenance::{ListSegments, PartitionSegments, RemoveSegments, SetAppendsAllowed};
+use crate::ingestion::maintenance::{
+    ListSegments, PartitionSegments, RemoveSegments, RemovedSegments, SetAppendsAllowed,
+};
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::network::session::shard_of;
@@ -70,7 +72,12 @@ pub struct RetentionActor {
 
 impl RetentionActor {
     /// A retention actor.
-    pub fn new(vitals: Arc<Vitals>, policy: RestartPolicy, parent: Recipient<Escalated>, setup: RetentionSetup) -> Self {
+    pub fn new(
+        vitals: Arc<Vitals>,
+        policy: RestartPolicy,
+        parent: Recipient<Escalated>,
+        setup: RetentionSetup,
+    ) -> Self {
         let space = SpaceCore::new(limits(&setup));
         Self { life: Life::new(vitals, policy, parent), setup, space, reserve: None, passing: false, looking: false }
     }
@@ -148,7 +155,8 @@ impl RetentionActor {
                 SpaceEffect::WarnLow => tracing::warn!(%data_dir, free_bytes, "disk space runs low"),
                 SpaceEffect::SayPlenty => tracing::info!(%data_dir, free_bytes, "there is enough disk space again"),
                 SpaceEffect::Refuse => {
-                    tracing::error!(%data_dir, free_bytes, min_free_bytes = self.setup.min_free_bytes, "appends are refused: the disk is almost full");
+                    let min_free_bytes = self.setup.min_free_bytes;
+                    tracing::error!(%data_dir, free_bytes, min_free_bytes, "the disk is almost full: appends are refused");
                     self.tell_shards_at_once(ctx);
                 }
                 SpaceEffect::Allow => {
@@ -235,11 +243,12 @@ impl Pass {
     }
 
     async fn remove(&self, shard: &Mailbox<IngestionActor>, remove: RemoveSegments) {
-        let partition = remove.partition;
+        let RemoveSegments { partition, before: log_start } = remove;
         match shard.send(remove).await {
             Ok(Ok(removed)) if removed.segments > 0 => {
                 self.metrics.retention_removed_bytes.add(removed.bytes);
-                tracing::info!(%partition, segments = removed.segments, bytes = removed.bytes, log_start = remove.before, "removed what the topic no longer keeps");
+                let RemovedSegments { segments, bytes } = removed;
+                tracing::info!(%partition, segments, bytes, log_start, "removed what the topic no longer keeps");
             }
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::warn!(%partition, %error, "expired segments could not be removed"),

@@ -24,7 +24,14 @@ impl<T> ScrubCore<T> {
     /// A scrubber whose first pass is due at `first_pass`.
     pub fn new(interval: Duration, max_bytes_per_second: u64, first_pass: Duration) -> Self {
         let pace = ScrubPace::new(0, 0);
-        Self { interval, max_bytes_per_second, queue: VecDeque::new(), pace, step_bytes: STEP_BYTES, next_pass: first_pass }
+        Self {
+            interval,
+            max_bytes_per_second,
+            queue: VecDeque::new(),
+            pace,
+            step_bytes: STEP_BYTES,
+            next_pass: first_pass,
+        }
     }
 
     /// Whether a new pass has to begin.

@@ -2,10 +2,10 @@
 
 use clap::Parser;
 use lance_actors::node::Node;
-use lance_actors::server;
+use lance_actors::{options, server, telemetry};
 use lance_config::LoadRequest;
 use lance_config::model::Config;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const USAGE: u8 = 2;
@@ -45,7 +45,17 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let config = loaded.config;
-    let code = server::run(&config, |node| welcome(&config, node));
+    for warning in lance_config::machine::warnings(&config, Path::new("/sys"), false) {
+        eprintln!("lance: warning: {warning}");
+    }
+    let log_level = match telemetry::start(&options::telemetry_options(&config)) {
+        Ok(log_level) => log_level,
+        Err(error) => {
+            eprintln!("lance: {error}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    let code = server::run(&config, Some(log_level), |node| welcome(&config, node));
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 

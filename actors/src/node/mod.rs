@@ -1,5 +1,8 @@
 //! A node: every actor, started sink first and wired together.
 
+pub mod side;
+
+use self::side::SideParts;
 use crate::clock::NodeClock;
 use crate::group::actor::{GROUP_MAILBOX, GroupActor, GroupSetup};
 use crate::ingestion::actor::{INGESTION_MAILBOX, IngestionActor, IngestionSetup, ServeReplication};
@@ -173,6 +176,7 @@ pub async fn start(
     supervisor: Addr<NodeSupervisor>,
     metrics: Arc<Metrics>,
     view: Arc<ArcSwap<ClusterView>>,
+    side: SideParts,
 ) -> Result<Node, StartError> {
     let Foundations { disk, data_dir, flushed, marks, listener, address } = lay_foundations(config, disk)?;
     let clock = NodeClock::start();
@@ -288,8 +292,7 @@ pub async fn start(
         })
         .await;
     threads.extend(network_threads);
-    threads.extend([control, durable]);
-    Ok(Node {
+    let mut node = Node {
         address,
         admin_address: address,
         backend: disk.backend().to_string(),
@@ -303,7 +306,10 @@ pub async fn start(
         view,
         data_dir,
         threads,
-    })
+    };
+    side::start(config, &starter, &control.handle(), disk, clock, side, &mut node).await?;
+    node.threads.extend([control, durable]);
+    Ok(node)
 }
 
 struct ShardParts {

@@ -1,0 +1,93 @@
+//! The actors beside the data path: retention, scrubber, admin API.
+
+use super::{Node, StartError, Starter, listen};
+use crate::admin::actor::{ADMIN_MAILBOX, AdminActor, AdminSetup};
+use crate::admin::health::Health;
+use crate::clock::NodeClock;
+use crate::retention::actor::{RETENTION_MAILBOX, RetentionActor, RetentionSetup};
+use crate::scrub::actor::{SCRUB_MAILBOX, ScrubActor, ScrubSetup};
+use crate::supervision::ActorKind;
+use crate::telemetry::LogLevel;
+use actix::prelude::*;
+use lance_config::model::Config;
+use lance_storage::disk::{Disk, FaultSwitch};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// What only the side actors need.
+pub struct SideParts {
+    /// How far the node is.
+    pub health: Arc<Health>,
+    /// Orders a drain.
+    pub drain: mpsc::Sender<()>,
+    /// The switch of disk faults, when fault injection is on.
+    pub faults: Option<Arc<FaultSwitch>>,
+    /// Changes the log level.
+    pub log_level: Option<LogLevel>,
+}
+
+/// Starts the actors beside the data path.
+pub(super) async fn start(
+    config: &Config,
+    starter: &Starter,
+    thread: &ArbiterHandle,
+    disk: Arc<dyn Disk>,
+    clock: NodeClock,
+    parts: SideParts,
+    node: &mut Node,
+) -> Result<(), StartError> {
+    let listener = listen(&config.admin.bind)?;
+    node.admin_address =
+        listener.local_addr().map_err(|source| StartError::Listen { address: config.admin.bind.clone(), source })?;
+    let retention = RetentionSetup {
+        shards: node.shards.clone(),
+        view: Arc::clone(&node.view),
+        metrics: Arc::clone(&node.metrics),
+        disk: Arc::clone(&disk),
+        data_dir: config.node.data_dir.clone(),
+        reserve_path: node.data_dir.reserve_path(),
+        reserve_bytes: config.storage.reserve_bytes,
+        interval: config.storage.retention_interval,
+        low_free_bytes: config.storage.disk_low_free_bytes,
+        min_free_bytes: config.storage.disk_min_free_bytes,
+        clock,
+    };
+    starter
+        .start(thread, "retention".into(), ActorKind::Retention, RETENTION_MAILBOX, |vitals, policy, parent| {
+            RetentionActor::new(vitals, policy, parent, retention)
+        })
+        .await;
+    let scrub = ScrubSetup {
+        shards: node.shards.clone(),
+        view: Arc::clone(&node.view),
+        metrics: Arc::clone(&node.metrics),
+        disk,
+        interval: config.storage.scrub_interval,
+        bytes_per_second: config.storage.scrub_bytes_per_second,
+        clock,
+    };
+    starter
+        .start(thread, "scrub".into(), ActorKind::Scrub, SCRUB_MAILBOX, |vitals, policy, parent| {
+            ScrubActor::new(vitals, policy, parent, scrub)
+        })
+        .await;
+    let admin = AdminSetup {
+        listener,
+        supervisor: node.supervisor.clone(),
+        view: Arc::clone(&node.view),
+        metrics: Arc::clone(&node.metrics),
+        health: parts.health,
+        shards: node.shards.clone(),
+        backend: node.backend.clone(),
+        drain: parts.drain,
+        faults: parts.faults,
+        log_level: parts.log_level,
+        groups: crate::admin::groups::list_offsets(node.group.clone()),
+    };
+    starter
+        .start(thread, "admin".into(), ActorKind::Admin, ADMIN_MAILBOX, |vitals, policy, parent| {
+            AdminActor::new(vitals, policy, parent, admin)
+        })
+        .await;
+    Ok(())
+}
