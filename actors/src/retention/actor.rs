@@ -156,7 +156,7 @@ impl RetentionActor {
                 SpaceEffect::SayPlenty => tracing::info!(%data_dir, free_bytes, "there is enough disk space again"),
                 SpaceEffect::Refuse => {
                     let min_free_bytes = self.setup.min_free_bytes;
-                    tracing::error!(%data_dir, free_bytes, min_free_bytes, "the disk is almost full: appends are refused");
+                    tracing::error!(%data_dir, free_bytes, min_free_bytes, "disk almost full: appends are refused");
                     self.tell_shards_at_once(ctx);
                 }
                 SpaceEffect::Allow => {

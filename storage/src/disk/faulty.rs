@@ -126,10 +126,7 @@ pub struct FaultSwitch {
 impl FaultSwitch {
     /// A switch without faults; `root` is the folder that paths are looked at below.
     pub fn new(root: PathBuf) -> Self {
-        Self {
-            root,
-            rules: ArcSwap::default(),
-        }
+        Self { root, rules: ArcSwap::default() }
     }
 
     /// Carries out a command.

@@ -39,14 +39,7 @@ impl Rig {
         disk.create_dir_all(&root.join("meta")).unwrap();
         let arena = Arena::new(BLOCK, 16).unwrap();
         let queue = disk.write_queue(&QueueOptions { depth: 8, threads }, &arena).unwrap();
-        Some(Self {
-            disk,
-            switch,
-            queue,
-            pool: SlotPool::new(arena),
-            root,
-            _folder: folder,
-        })
+        Some(Self { disk, switch, queue, pool: SlotPool::new(arena), root, _folder: folder })
     }
 
     fn blocking() -> Self {
@@ -64,12 +57,7 @@ impl Rig {
     fn submit(&mut self, token: u64, file: &Arc<dyn DiskFile>, fill: u8) {
         let mut slot = self.pool.take().unwrap();
         slot.fill(fill);
-        let chunks = vec![Chunk {
-            slot,
-            slot_start: 0,
-            len: BLOCK as u32,
-            file_offset: 0,
-        }];
+        let chunks = vec![Chunk { slot, slot_start: 0, len: BLOCK as u32, file_offset: 0 }];
         let kind = OpKind::Write { chunks, sync: true };
         let file = Arc::clone(file);
         self.queue.submit(DiskOp { token, file, kind }).unwrap();
@@ -95,22 +83,15 @@ impl Rig {
 }
 
 fn readable(fd: RawFd) -> bool {
-    let mut poll = libc::pollfd {
-        fd,
-        events: libc::POLLIN,
-        revents: 0,
-    };
+    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     // SAFETY: one pollfd that lives through the call.
     unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
 }
 
 #[test]
 fn without_faults_everything_passes() {
-    for (backend, threads) in [
-        (BackendChoice::Blocking, 2),
-        (BackendChoice::Blocking, 0),
-        (BackendChoice::IoUring, 0),
-    ] {
+    for (backend, threads) in [(BackendChoice::Blocking, 2), (BackendChoice::Blocking, 0), (BackendChoice::IoUring, 0)]
+    {
         let Some(mut rig) = Rig::new(backend, threads) else { continue };
         let file = rig.file("logs/1-0/a");
         rig.submit(7, &file, 1);
@@ -177,11 +158,8 @@ fn a_full_disk_spares_what_a_reserve_would_keep_alive() {
 
 #[test]
 fn a_slow_disk_reports_late_and_wakes_up_whoever_waits() {
-    for (backend, threads) in [
-        (BackendChoice::Blocking, 2),
-        (BackendChoice::Blocking, 0),
-        (BackendChoice::IoUring, 0),
-    ] {
+    for (backend, threads) in [(BackendChoice::Blocking, 2), (BackendChoice::Blocking, 0), (BackendChoice::IoUring, 0)]
+    {
         let Some(mut rig) = Rig::new(backend, threads) else { continue };
         let (slow, fast) = (rig.file("logs/1-0/a"), rig.file("meta/b"));
         rig.command(r#"{"kind":"slow","millis":80,"path":"logs/"}"#);
@@ -238,15 +216,9 @@ fn commands_that_make_no_sense_are_refused() {
         assert!(serde_json::from_str::<FaultCommand>(json).is_err(), "{json}");
     }
     let switch = FaultSwitch::new(PathBuf::from("/data"));
-    let slow = FaultCommand::Slow {
-        millis: 60_001,
-        path: String::new(),
-    };
+    let slow = FaultCommand::Slow { millis: 60_001, path: String::new() };
     assert_eq!(switch.apply(&slow), Err(FaultRefused::TooSlow { millis: 60_001 }));
-    let error = FaultCommand::SyncError {
-        path: String::new(),
-        count: 1,
-    };
+    let error = FaultCommand::SyncError { path: String::new(), count: 1 };
     for _ in 0..MAX_RULES {
         switch.apply(&error).unwrap();
     }

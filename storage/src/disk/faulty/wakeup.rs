@@ -39,20 +39,14 @@ impl Wakeup {
             tv_nsec: libc::c_long::from(after.subsec_nanos() as i32),
         };
         let never = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        let spec = libc::itimerspec {
-            it_interval: never,
-            it_value: value,
-        };
+        let spec = libc::itimerspec { it_interval: never, it_value: value };
         // SAFETY: the descriptor is ours, the structure lives through the call, the old value is not asked for.
         let set = unsafe { libc::timerfd_settime(self.timer.as_raw_fd(), 0, &raw const spec, std::ptr::null_mut()) };
         if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     fn watch(&self, fd: RawFd) -> io::Result<()> {
-        let mut event = libc::epoll_event {
-            events: libc::EPOLLIN as u32,
-            u64: 0,
-        };
+        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
         // SAFETY: both descriptors are open, the structure lives through the call.
         let added = unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) };
         if added < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
