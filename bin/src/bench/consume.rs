@@ -52,10 +52,8 @@ pub fn run(args: &ConsumeArgs, common: &Common) -> Result<Report, Failure> {
     let before = args.load.server_pid.and_then(process_usage);
     let progress = AtomicU64::new(0);
     let parts = thread::scope(|scope| {
-        let handles: Vec<_> = readers
-            .into_iter()
-            .map(|reader| scope.spawn(|| reader.run(start_ns, end_ns, &progress)))
-            .collect();
+        let handles: Vec<_> =
+            readers.into_iter().map(|reader| scope.spawn(|| reader.run(start_ns, end_ns, &progress))).collect();
         let mut shown = Progress::new();
         while !handles.iter().all(|handle| handle.is_finished()) {
             thread::sleep(Duration::from_millis(20));
@@ -82,12 +80,8 @@ fn fill(args: &ConsumeArgs, common: &Common, topic: TopicId) -> Result<(), Failu
     for partition in 0..args.load.partitions {
         let mut connection = RawConnection::open(common, wanted(), false)?;
         let mut missing = args.fill.saturating_sub(end_offset(&mut connection, topic, partition)?);
-        let run = FrameRun::new(
-            topic,
-            partition,
-            batch_records(args.load.record_bytes),
-            args.load.record_bytes as usize,
-        );
+        let run =
+            FrameRun::new(topic, partition, batch_records(args.load.record_bytes), args.load.record_bytes as usize);
         let run = Arc::new(run);
         while missing > 0 {
             let connection = RawConnection::open(common, Features::PARTITIONS, false)?;
@@ -118,22 +112,11 @@ fn wanted() -> Features {
 
 /// The end of a partition, by a fetch past it.
 pub fn end_offset(connection: &mut RawConnection, topic: TopicId, partition: u16) -> Result<u64, Failure> {
-    if connection
-        .features()
-        .is_some_and(|granted| granted.contains(Features::LONG_POLL))
-    {
-        let asked = FetchPartition {
-            partition: TopicPartition::new(topic, partition),
-            offset: END_OFFSET,
-            max_bytes: 1,
-        };
+    if connection.features().is_some_and(|granted| granted.contains(Features::LONG_POLL)) {
+        let asked =
+            FetchPartition { partition: TopicPartition::new(topic, partition), offset: END_OFFSET, max_bytes: 1 };
         let partitions = FetchList::new(&[asked]);
-        let fetch = FetchPartitions {
-            max_wait_ms: 0,
-            min_bytes: 0,
-            max_bytes: 1,
-            partitions,
-        };
+        let fetch = FetchPartitions { max_wait_ms: 0, min_bytes: 0, max_bytes: 1, partitions };
         return match connection.ask(Request::FetchPartitions(fetch), partition)? {
             Response::FetchPartitions(reply) if !reply.partitions.is_empty() => {
                 Ok(reply.partitions[0].0.high_watermark)
@@ -141,14 +124,7 @@ pub fn end_offset(connection: &mut RawConnection, topic: TopicId, partition: u16
             _ => Err(connection.surprised()),
         };
     }
-    match connection.ask(
-        Request::Fetch(Fetch {
-            topic,
-            offset: END_OFFSET,
-            max_bytes: 0,
-        }),
-        partition,
-    )? {
+    match connection.ask(Request::Fetch(Fetch { topic, offset: END_OFFSET, max_bytes: 0 }), partition)? {
         Response::Fetch { next_offset, .. } => Ok(next_offset),
         Response::CatchingUp { end_offset } => Ok(end_offset),
         _ => Err(connection.surprised()),
@@ -190,14 +166,10 @@ impl Reader {
         let mut connection = RawConnection::open(common, wanted(), false)?;
         if end_offset(&mut connection, partition.topic, partition.partition)? == 0 {
             let topic = &args.load.topic;
-            return Err(
-                Failure::failed(format!("partition {} of topic '{topic}' is empty", partition.partition))
-                    .with_hint("fill it with --fill 1GiB"),
-            );
+            return Err(Failure::failed(format!("partition {} of topic '{topic}' is empty", partition.partition))
+                .with_hint("fill it with --fill 1GiB"));
         }
-        let features = connection
-            .features()
-            .filter(|granted| granted.contains(Features::LONG_POLL));
+        let features = connection.features().filter(|granted| granted.contains(Features::LONG_POLL));
         Ok(Self {
             features,
             socket: connection.into_socket(),
@@ -209,13 +181,7 @@ impl Reader {
 
     fn run(mut self, start_ns: u64, end_ns: u64, progress: &AtomicU64) -> Result<ReadPart, Failure> {
         let failed = |error: std::io::Error| Failure::failed(format!("connection lost: {error}"));
-        let mut part = ReadPart {
-            latency: new_histogram()?,
-            bytes: 0,
-            records: 0,
-            fetches: 0,
-            cpu: Duration::ZERO,
-        };
+        let mut part = ReadPart { latency: new_histogram()?, bytes: 0, records: 0, fetches: 0, cpu: Duration::ZERO };
         let mut buffer = vec![0u8; READ_BYTES];
         let mut cpu_at_start = None;
         let mut sent = now_ns();
@@ -254,32 +220,13 @@ impl Reader {
         let request = match self.features {
             Some(_) => {
                 let max_bytes = self.fetch_bytes;
-                let partitions = FetchList::new(&[FetchPartition {
-                    partition: self.partition,
-                    offset,
-                    max_bytes,
-                }]);
-                Request::FetchPartitions(FetchPartitions {
-                    max_wait_ms: 0,
-                    min_bytes: 0,
-                    max_bytes,
-                    partitions,
-                })
+                let partitions = FetchList::new(&[FetchPartition { partition: self.partition, offset, max_bytes }]);
+                Request::FetchPartitions(FetchPartitions { max_wait_ms: 0, min_bytes: 0, max_bytes, partitions })
             }
-            None => Request::Fetch(Fetch {
-                topic: self.partition.topic,
-                offset,
-                max_bytes: self.fetch_bytes,
-            }),
+            None => Request::Fetch(Fetch { topic: self.partition.topic, offset, max_bytes: self.fetch_bytes }),
         };
         let mut frame = BytesMut::new();
-        RequestFrame {
-            correlation: 1,
-            partition: 0,
-            trace: None,
-            request,
-        }
-        .encode(&mut frame, self.features);
+        RequestFrame { correlation: 1, partition: 0, trace: None, request }.encode(&mut frame, self.features);
         self.socket.write_all(&frame)
     }
 
@@ -290,23 +237,12 @@ impl Reader {
         let header = Header::decode(&header, HeaderCrc::Prefix, u32::MAX).map_err(std::io::Error::other)?;
         let length = header.payload_len as usize;
         let expected = if self.features.is_some() { 0xC2 } else { 0x11 };
-        let prefix_len = if self.features.is_some() {
-            4 + FETCHED_PARTITION_LEN
-        } else {
-            16
-        };
+        let prefix_len = if self.features.is_some() { 4 + FETCHED_PARTITION_LEN } else { 16 };
         if header.batch_id != expected || length < prefix_len {
             let text_len = length.min(buffer.len());
             self.socket.read_exact(&mut buffer[..text_len])?;
             let text = String::from_utf8_lossy(&buffer[..text_len]).into_owned();
-            return Ok(Head {
-                next_offset: 0,
-                records: 0,
-                data_len: 0,
-                sent_crc: 0,
-                read_crc: 0,
-                error: Some(text),
-            });
+            return Ok(Head { next_offset: 0, records: 0, data_len: 0, sent_crc: 0, read_crc: 0, error: Some(text) });
         }
         let prefix = &mut buffer[..prefix_len];
         self.socket.read_exact(prefix)?;
@@ -326,14 +262,7 @@ impl Reader {
         }
         let mut next_offset = [0u8; 8];
         next_offset.copy_from_slice(&prefix[..8]);
-        Ok(Head {
-            next_offset: u64::from_le_bytes(next_offset),
-            records: 0,
-            data_len,
-            sent_crc,
-            read_crc,
-            error: None,
-        })
+        Ok(Head { next_offset: u64::from_le_bytes(next_offset), records: 0, data_len, sent_crc, read_crc, error: None })
     }
 
     fn read_data(&mut self, head: &Head, buffer: &mut [u8]) -> std::io::Result<()> {
@@ -361,9 +290,7 @@ fn summarize(args: &ConsumeArgs, parts: &[ReadPart]) -> Result<Report, Failure> 
     let seconds = args.load.duration.as_secs_f64();
     let mut latency = new_histogram()?;
     for part in parts {
-        latency
-            .add(&part.latency)
-            .map_err(|error| Failure::failed(error.to_string()))?;
+        latency.add(&part.latency).map_err(|error| Failure::failed(error.to_string()))?;
     }
     let sum = |of: fn(&ReadPart) -> u64| parts.iter().map(of).sum::<u64>() as f64;
     let mut report = Report {

@@ -43,18 +43,7 @@ pub fn run(args: &EndToEndArgs, common: &Common) -> Result<Report, Failure> {
             return Err(Failure::failed("the server knows no long poll, which end-to-end needs"));
         }
         let offset = end_offset(&mut consumer, topic.id, number)?;
-        pairs.push((
-            run,
-            producer,
-            Arrivals {
-                consumer,
-                partition,
-                offset,
-                schedule,
-                start_ns,
-                end_ns,
-            },
-        ));
+        pairs.push((run, producer, Arrivals { consumer, partition, offset, schedule, start_ns, end_ns }));
     }
     let parts = thread::scope(|scope| {
         let mut senders = Vec::new();
@@ -67,11 +56,9 @@ pub fn run(args: &EndToEndArgs, common: &Common) -> Result<Report, Failure> {
         for sender in senders {
             sender.join().unwrap_or_else(panicked)?;
         }
-        let parts = receivers.into_iter().map(|receiver| {
-            receiver
-                .join()
-                .unwrap_or_else(|_| Err(Failure::failed("a thread panicked")))
-        });
+        let parts = receivers
+            .into_iter()
+            .map(|receiver| receiver.join().unwrap_or_else(|_| Err(Failure::failed("a thread panicked"))));
         parts.collect::<Result<Vec<_>, _>>()
     })?;
     summarize(args, &parts)
@@ -93,9 +80,7 @@ fn send(mut socket: TcpStream, run: &FrameRun, mut schedule: Schedule, end_ns: u
                 break Ok(());
             }
             if schedule.take(now).is_none() {
-                thread::sleep(Duration::from_nanos(
-                    schedule.next_due_ns().min(end_ns).saturating_sub(now),
-                ));
+                thread::sleep(Duration::from_nanos(schedule.next_due_ns().min(end_ns).saturating_sub(now)));
                 continue;
             }
             if let Err(error) = socket.write_all(run.slice(0, run.frame_len() as u64)) {
@@ -126,11 +111,7 @@ struct Arrived {
 
 impl Arrivals {
     fn measure(mut self) -> Result<Arrived, Failure> {
-        let mut arrived = Arrived {
-            latency: new_histogram()?,
-            records: 0,
-            missing: 0,
-        };
+        let mut arrived = Arrived { latency: new_histogram()?, records: 0, missing: 0 };
         let mut number = 0;
         loop {
             let last_is_here = self.schedule.due_ns(number) >= self.end_ns;
@@ -142,18 +123,9 @@ impl Arrivals {
                 }
                 return Ok(arrived);
             }
-            let asked = FetchPartition {
-                partition: self.partition,
-                offset: self.offset,
-                max_bytes: 1 << 20,
-            };
+            let asked = FetchPartition { partition: self.partition, offset: self.offset, max_bytes: 1 << 20 };
             let partitions = FetchList::new(&[asked]);
-            let fetch = FetchPartitions {
-                max_wait_ms: POLL_MS,
-                min_bytes: 1,
-                max_bytes: 1 << 20,
-                partitions,
-            };
+            let fetch = FetchPartitions { max_wait_ms: POLL_MS, min_bytes: 1, max_bytes: 1 << 20, partitions };
             let Response::FetchPartitions(reply) = self.consumer.ask(Request::FetchPartitions(fetch), 0)? else {
                 return Err(self.consumer.surprised());
             };
@@ -179,9 +151,7 @@ impl Arrivals {
 fn summarize(args: &EndToEndArgs, parts: &[Arrived]) -> Result<Report, Failure> {
     let mut latency = new_histogram()?;
     for part in parts {
-        latency
-            .add(&part.latency)
-            .map_err(|error| Failure::failed(error.to_string()))?;
+        latency.add(&part.latency).map_err(|error| Failure::failed(error.to_string()))?;
     }
     let seconds = args.load.duration.as_secs_f64();
     let mut report = Report {
@@ -198,17 +168,9 @@ fn summarize(args: &EndToEndArgs, parts: &[Arrived]) -> Result<Report, Failure> 
         "seconds": seconds,
     });
     report.setup = setup.as_object().cloned().unwrap_or_default();
-    report.add(
-        "records",
-        parts.iter().map(|part| part.records).sum::<u64>() as f64 / seconds,
-        "per_s",
-    );
+    report.add("records", parts.iter().map(|part| part.records).sum::<u64>() as f64 / seconds, "per_s");
     report.add_latency("end_to_end", &latency);
-    report.add(
-        "missing",
-        parts.iter().map(|part| part.missing).sum::<u64>() as f64,
-        "records",
-    );
+    report.add("missing", parts.iter().map(|part| part.missing).sum::<u64>() as f64, "records");
     if args.load.floors {
         floors::add_all(&mut report, &args.load.floor)?;
         report.compare("end_to_end_p50", &["tcp_echo_p50", "direct_dsync_4k_p50"]);

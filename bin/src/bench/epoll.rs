@@ -21,33 +21,17 @@ impl Epoll {
         }
         // SAFETY: fd was just opened and belongs to nobody else.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self {
-            fd,
-            events: vec![libc::epoll_event { events: 0, u64: 0 }; capacity.max(1)],
-        })
+        Ok(Self { fd, events: vec![libc::epoll_event { events: 0, u64: 0 }; capacity.max(1)] })
     }
 
     /// Reports changes of readability and writability of `socket` under `token`.
     pub fn add(&self, socket: &impl AsRawFd, token: usize) -> io::Result<()> {
         let interest = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
-        let mut event = libc::epoll_event {
-            events: interest as u32,
-            u64: token as u64,
-        };
+        let mut event = libc::epoll_event { events: interest as u32, u64: token as u64 };
         // SAFETY: both descriptors are open for the duration of the call; `event` is a valid pointer that is only read.
-        let added = unsafe {
-            libc::epoll_ctl(
-                self.fd.as_raw_fd(),
-                libc::EPOLL_CTL_ADD,
-                socket.as_raw_fd(),
-                &raw mut event,
-            )
-        };
-        if added < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
-        }
+        let added =
+            unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_ADD, socket.as_raw_fd(), &raw mut event) };
+        if added < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// Waits until something changes or `timeout` has passed, and gives the tokens of what changed.

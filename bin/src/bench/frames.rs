@@ -54,11 +54,7 @@ impl FrameRun {
             bytes.extend_from_slice(&header);
             bytes.extend_from_slice(&payload);
         }
-        Self {
-            bytes,
-            frame_len,
-            records,
-        }
+        Self { bytes, frame_len, records }
     }
 
     /// Bytes of one frame.

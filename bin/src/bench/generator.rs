@@ -100,11 +100,7 @@ pub fn drive(mut lanes: Vec<Lane>, window: Window, progress: &AtomicU64) -> Resu
             _ => window.end_ns.max(now),
         };
         ready.clear();
-        ready.extend(
-            epoll
-                .wait(Duration::from_nanos(wake.saturating_sub(now)))
-                .map_err(failed)?,
-        );
+        ready.extend(epoll.wait(Duration::from_nanos(wake.saturating_sub(now))).map_err(failed)?);
         for &token in &ready {
             let lane = &mut lanes[token];
             lane.unblock();

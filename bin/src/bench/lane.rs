@@ -153,13 +153,8 @@ impl Lane {
     }
 
     fn lost(&self, error: io::Error) -> Failure {
-        let peer = self
-            .socket
-            .peer_addr()
-            .map_or_else(|_| "the server".to_owned(), |peer| peer.to_string());
-        let said = self
-            .complaint()
-            .map_or_else(String::new, |text| format!("; before, it said: {text}"));
+        let peer = self.socket.peer_addr().map_or_else(|_| "the server".to_owned(), |peer| peer.to_string());
+        let said = self.complaint().map_or_else(String::new, |text| format!("; before, it said: {text}"));
         Failure::failed(format!("connection to {peer} lost: {error}{said}"))
     }
 }

@@ -68,15 +68,10 @@ pub fn run(args: &ProduceArgs, common: &Common) -> Result<Report, Failure> {
 fn check(args: &ProduceArgs) -> Result<(), Failure> {
     let payload = u64::from(args.batch_records) * (args.load.record_bytes + 5);
     if payload > 16 * 1024 * 1024 {
-        return Err(Failure::usage(format!(
-            "a frame of {} is over 16 MiB",
-            show_bytes(payload)
-        )));
+        return Err(Failure::usage(format!("a frame of {} is over 16 MiB", show_bytes(payload))));
     }
     if args.connections == 0 || args.in_flight == 0 || args.batch_records == 0 || args.threads == 0 {
-        return Err(Failure::usage(
-            "--connections, --in-flight, --batch-records and --threads start at 1",
-        ));
+        return Err(Failure::usage("--connections, --in-flight, --batch-records and --threads start at 1"));
     }
     Ok(())
 }
@@ -108,11 +103,7 @@ pub fn load(pace: &Pace, sockets: Vec<TcpStream>, runs: &[Arc<FrameRun>]) -> Res
     let start_ns = now_ns() + 10_000_000 + pace.warm_up.as_nanos() as u64;
     let end_ns = start_ns + pace.duration.as_nanos() as u64;
     let frames_per_second = pace.frames_per_second.map(|rate| rate / threads as f64);
-    let window = Window {
-        start_ns,
-        end_ns,
-        frames_per_second,
-    };
+    let window = Window { start_ns, end_ns, frames_per_second };
     let counters: Vec<AtomicU64> = (0..threads).map(|_| AtomicU64::new(0)).collect();
     let parts = thread::scope(|scope| {
         let handles: Vec<_> = by_thread
@@ -123,11 +114,7 @@ pub fn load(pace: &Pace, sockets: Vec<TcpStream>, runs: &[Arc<FrameRun>]) -> Res
         show_progress(&counters, end_ns, || handles.iter().all(|handle| handle.is_finished()));
         handles
             .into_iter()
-            .map(|handle| {
-                handle
-                    .join()
-                    .map_err(|_| Failure::failed("a generator thread panicked"))
-            })
+            .map(|handle| handle.join().map_err(|_| Failure::failed("a generator thread panicked")))
             .collect::<Result<Result<Vec<_>, _>, _>>()
     })??;
     merge(parts)
@@ -139,21 +126,11 @@ fn show_progress(counters: &[AtomicU64], end_ns: u64, done: impl Fn() -> bool) {
     while !done() {
         thread::sleep(Duration::from_millis(20));
         progress.show(|| {
-            let (bytes, now) = (
-                counters
-                    .iter()
-                    .map(|counter| counter.load(Ordering::Relaxed))
-                    .sum::<u64>(),
-                now_ns(),
-            );
+            let (bytes, now) = (counters.iter().map(|counter| counter.load(Ordering::Relaxed)).sum::<u64>(), now_ns());
             let rate = (bytes - seen) as f64 / (now - seen_at).max(1) as f64 * 1e9;
             (seen, seen_at) = (bytes, now);
             let left = end_ns.saturating_sub(now) / 1_000_000_000;
-            format!(
-                "{}/s, {} acked, {left} s left",
-                show_bytes(rate as u64),
-                show_bytes(bytes)
-            )
+            format!("{}/s, {} acked, {left} s left", show_bytes(rate as u64), show_bytes(bytes))
         });
     }
 }
@@ -169,9 +146,7 @@ fn merge(parts: Vec<Measured>) -> Result<Measured, Failure> {
         cpu: Duration::ZERO,
     };
     for part in parts {
-        sum.latency
-            .add(&part.latency)
-            .map_err(|error| Failure::failed(error.to_string()))?;
+        sum.latency.add(&part.latency).map_err(|error| Failure::failed(error.to_string()))?;
         sum.frames += part.frames;
         sum.payload_bytes += part.payload_bytes;
         sum.records += part.records;
@@ -240,11 +215,7 @@ pub fn add_server(
         return;
     };
     let cpu = (after.cpu.saturating_sub(before.cpu)).as_secs_f64();
-    report.add(
-        "server_cpu",
-        cpu / (load.duration + load.warm_up).as_secs_f64(),
-        "cores",
-    );
+    report.add("server_cpu", cpu / (load.duration + load.warm_up).as_secs_f64(), "cores");
     if bytes > 0 {
         let share = load.duration.as_secs_f64() / (load.duration + load.warm_up).as_secs_f64();
         report.add("server_cpu_per_gb", cpu * share / (bytes as f64 / 1e9), "s_per_GB");

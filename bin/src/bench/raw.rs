@@ -38,10 +38,8 @@ pub fn prepare_topic(common: &Common, name: &str, partitions: u16) -> Result<Top
         let described = described.map_err(|error| Failure::of(format!("cannot describe topic '{name}'"), &error))?;
         if described.partitions.len() < usize::from(partitions) {
             let has = described.partitions.len();
-            return Err(Failure::failed(format!(
-                "topic '{name}' has {has} partitions, {partitions} are asked for"
-            ))
-            .with_hint("name another --topic, or delete this one"));
+            return Err(Failure::failed(format!("topic '{name}' has {has} partitions, {partitions} are asked for"))
+                .with_hint("name another --topic, or delete this one"));
         }
         Ok(described)
     })
@@ -66,19 +64,11 @@ impl RawConnection {
         let socket = TcpStream::connect(&address).map_err(failed)?;
         socket.set_nodelay(true).map_err(failed)?;
         socket.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(failed)?;
-        let mut connection = Self {
-            socket,
-            input: BytesMut::with_capacity(64 * 1024),
-            features: None,
-            address: address.clone(),
-        };
+        let mut connection =
+            Self { socket, input: BytesMut::with_capacity(64 * 1024), features: None, address: address.clone() };
         if !plain {
             let client_name = concat!("lnc-bench/", env!("CARGO_PKG_VERSION")).to_owned();
-            let hello = Hello {
-                minor_version: MINOR_VERSION,
-                features: wanted,
-                client_name,
-            };
+            let hello = Hello { minor_version: MINOR_VERSION, features: wanted, client_name };
             match connection.ask(Request::Hello(hello), 0)? {
                 Response::Hello(granted) => connection.features = Some(granted.features & wanted),
                 Response::ErrorText(_) => {}
@@ -109,28 +99,16 @@ impl RawConnection {
     /// Sends one request and waits for its answer.
     pub fn ask(&mut self, request: Request, partition: u16) -> Result<Response, Failure> {
         let mut frame = BytesMut::new();
-        RequestFrame {
-            correlation: 1,
-            partition,
-            trace: None,
-            request,
-        }
-        .encode(&mut frame, self.features);
+        RequestFrame { correlation: 1, partition, trace: None, request }.encode(&mut frame, self.features);
         self.socket.write_all(&frame).map_err(|error| self.lost(&error))?;
         let header_crc = self.features.unwrap_or_default().header_crc();
-        let limits = FrameLimits {
-            header_crc,
-            ..FrameLimits::default()
-        };
+        let limits = FrameLimits { header_crc, ..FrameLimits::default() };
         let mut buffer = [0u8; 64 * 1024];
         loop {
             let next = next_frame(&mut self.input, &limits);
             if let Some(frame) = next.map_err(|error| Failure::failed(format!("{}: {error}", self.address)))? {
                 let reply = ResponseFrame::decode(frame, self.features);
-                return match reply
-                    .map_err(|error| Failure::failed(format!("{}: {error}", self.address)))?
-                    .response
-                {
+                return match reply.map_err(|error| Failure::failed(format!("{}: {error}", self.address)))?.response {
                     Response::Error(error) => Err(Failure::failed(format!("{}: {}", self.address, error.message))),
                     Response::Keepalive | Response::Backpressure => continue,
                     response => Ok(response),

@@ -105,26 +105,14 @@ mod tests {
     #[test]
     fn acks_and_errors_are_counted_over_every_cut() {
         let mut stream = BytesMut::new();
-        let offsets = AckOffsets {
-            base_offset: 1,
-            record_count: 1,
-            duplicate: false,
-        };
+        let offsets = AckOffsets { base_offset: 1, record_count: 1, duplicate: false };
         for batch_id in 0..7 {
             put_ack(&mut stream, batch_id, &offsets, Features::ACK_OFFSETS);
             put_ack(&mut stream, batch_id, &offsets, Features::NONE);
         }
         let error = Response::ErrorText("Unknown topic".into());
-        ResponseFrame {
-            correlation: 0,
-            response: error,
-        }
-        .encode(&mut stream, None);
-        ResponseFrame {
-            correlation: 0,
-            response: Response::Keepalive,
-        }
-        .encode(&mut stream, None);
+        ResponseFrame { correlation: 0, response: error }.encode(&mut stream, None);
+        ResponseFrame { correlation: 0, response: Response::Keepalive }.encode(&mut stream, None);
         for step in 1..stream.len() {
             let mut counter = ReplyCounter::default();
             let mut sum = Counted::default();

@@ -37,23 +37,14 @@ pub struct Report {
 impl Report {
     /// Adds a figure without a floor.
     pub fn add(&mut self, name: &str, value: f64, unit: &'static str) {
-        self.figures.push(Figure {
-            name: name.to_owned(),
-            value,
-            unit,
-            floor: None,
-        });
+        self.figures.push(Figure { name: name.to_owned(), value, unit, floor: None });
     }
 
     /// Adds the usual percentiles of a histogram of nanoseconds, in microseconds.
     pub fn add_latency(&mut self, name: &str, latency: &Histogram<u64>) {
         let points = [("p50", 0.5), ("p99", 0.99), ("p99_9", 0.999)];
         for (point, quantile) in points {
-            self.add(
-                &format!("{name}_{point}"),
-                latency.value_at_quantile(quantile) as f64 / 1e3,
-                "us",
-            );
+            self.add(&format!("{name}_{point}"), latency.value_at_quantile(quantile) as f64 / 1e3, "us");
         }
         self.add(&format!("{name}_max"), latency.max() as f64 / 1e3, "us");
     }
@@ -87,20 +78,14 @@ impl Report {
             .iter()
             .map(|figure| (format!("{}_{}", figure.name, figure.unit), json!(figure.value)))
             .collect();
-        let floors: Map<String, Value> = self
-            .floors
-            .iter()
-            .map(|floor| (format!("{}_{}", floor.name, floor.unit), json!(floor.value)))
-            .collect();
+        let floors: Map<String, Value> =
+            self.floors.iter().map(|floor| (format!("{}_{}", floor.name, floor.unit), json!(floor.value))).collect();
         let ratios: Map<String, Value> = self
             .figures
             .iter()
             .filter_map(|figure| {
                 let (floor, value) = figure.floor.as_ref()?;
-                Some((
-                    figure.name.clone(),
-                    json!({ "floor": floor, "ratio": figure.value / value }),
-                ))
+                Some((figure.name.clone(), json!({ "floor": floor, "ratio": figure.value / value })))
             })
             .collect();
         json!({
@@ -118,12 +103,7 @@ impl Report {
         for figure in &self.figures {
             let mut line = format!("  {:<26} {:>14} {:<10}", figure.name, show(figure.value), figure.unit);
             if let Some((floor, value)) = &figure.floor {
-                line += &format!(
-                    " {:>7.2} x {floor} ({} {})",
-                    figure.value / value,
-                    show(*value),
-                    figure.unit
-                );
+                line += &format!(" {:>7.2} x {floor} ({} {})", figure.value / value, show(*value), figure.unit);
             }
             lines.push(line.trim_end().to_owned());
         }
@@ -163,18 +143,10 @@ mod tests {
 
     #[test]
     fn figures_are_shown_with_their_ratio_to_the_floor() {
-        let mut report = Report {
-            title: "run".to_owned(),
-            ..Report::default()
-        };
+        let mut report = Report { title: "run".to_owned(), ..Report::default() };
         report.add("ack_p50", 150.0, "us");
         for (name, value) in [("echo", 50.0), ("sync", 70.0)] {
-            report.floors.push(Figure {
-                name: name.to_owned(),
-                value,
-                unit: "us",
-                floor: None,
-            });
+            report.floors.push(Figure { name: name.to_owned(), value, unit: "us", floor: None });
         }
         report.compare("ack_p50", &["echo", "sync"]);
         assert!(report.text().contains("1.25 x echo + sync"));

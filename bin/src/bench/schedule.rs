@@ -12,11 +12,7 @@ pub struct Schedule {
 impl Schedule {
     /// Frames from `start_ns` on, `frames_per_second` of them each second.
     pub fn new(start_ns: u64, frames_per_second: f64) -> Self {
-        Self {
-            start_ns,
-            interval_ns: 1e9 / frames_per_second.max(1e-3),
-            next: 0,
-        }
+        Self { start_ns, interval_ns: 1e9 / frames_per_second.max(1e-3), next: 0 }
     }
 
     /// When frame `number` is due.

@@ -34,10 +34,7 @@ pub fn process_usage(pid: u32) -> Option<ProcessUsage> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: u64 = peak.trim().trim_end_matches(" kB").parse().ok()?;
-    Some(ProcessUsage {
-        cpu: Duration::from_secs_f64(ticks as f64 / per_second),
-        peak_rss_bytes: kib * 1024,
-    })
+    Some(ProcessUsage { cpu: Duration::from_secs_f64(ticks as f64 / per_second), peak_rss_bytes: kib * 1024 })
 }
 
 #[cfg(test)]

@@ -63,19 +63,13 @@ pub async fn run(args: &ConsumeArgs, common: &Common) -> Result<(), Failure> {
     if args.exit_at_end {
         let mut ends = HashMap::new();
         for &partition in &partitions {
-            ends.insert(
-                partition,
-                consumer.end_offset(&args.topic, partition).await.map_err(fail)?,
-            );
+            ends.insert(partition, consumer.end_offset(&args.topic, partition).await.map_err(fail)?);
         }
         reading.ends = Some(ends);
     }
     reading.assign(args, &mut consumer, &partitions).await.map_err(fail)?;
     let outcome = reading.follow(&mut consumer).await;
-    reading
-        .commit()
-        .await
-        .map_err(|error| Failure::of("cannot commit", &error))?;
+    reading.commit().await.map_err(|error| Failure::of("cannot commit", &error))?;
     outcome
 }
 
@@ -98,11 +92,7 @@ impl Reading {
                 elsewhere.push(partition);
             } else {
                 let topic = self.topic.as_str().into();
-                resumed.push(Position {
-                    topic,
-                    partition,
-                    offset: committed,
-                });
+                resumed.push(Position { topic, partition, offset: committed });
             }
         }
         consumer.assign_at(&resumed);
@@ -136,19 +126,13 @@ impl Reading {
 
     fn is_done(&self) -> bool {
         let at_end = self.ends.as_ref().is_some_and(|ends| {
-            ends.iter()
-                .all(|(partition, end)| self.positions.get(partition).is_some_and(|position| position >= end))
+            ends.iter().all(|(partition, end)| self.positions.get(partition).is_some_and(|position| position >= end))
         });
         self.left == 0 || at_end
     }
 
     fn print(&mut self, chunk: &ConsumedChunk) -> Result<(), Failure> {
-        let end = self
-            .ends
-            .as_ref()
-            .and_then(|ends| ends.get(&chunk.partition))
-            .copied()
-            .unwrap_or(u64::MAX);
+        let end = self.ends.as_ref().and_then(|ends| ends.get(&chunk.partition)).copied().unwrap_or(u64::MAX);
         for record in &chunk.records {
             if self.left == 0 || record.offset >= end {
                 // Not printed: the next run begins with it.
@@ -157,8 +141,7 @@ impl Reading {
             }
             match &self.format {
                 Some(format) => {
-                    self.out
-                        .write(|mut out| format.write(&mut out, &chunk.topic, chunk.partition, record))?;
+                    self.out.write(|mut out| format.write(&mut out, &chunk.topic, chunk.partition, record))?;
                 }
                 None => self.out.json(&record_json(&chunk.topic, chunk.partition, record))?,
             }

@@ -14,29 +14,17 @@ pub struct Failure {
 impl Failure {
     /// Something went wrong: exit code 1.
     pub fn failed(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            hint: None,
-            usage: false,
-        }
+        Self { message: message.into(), hint: None, usage: false }
     }
 
     /// The arguments make no sense: exit code 2.
     pub fn usage(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            hint: None,
-            usage: true,
-        }
+        Self { message: message.into(), hint: None, usage: true }
     }
 
     /// An operation failed.
     pub fn of(what: impl std::fmt::Display, error: &ClientError) -> Self {
-        Self {
-            message: format!("{what}: {error}"),
-            hint: hint_of(error),
-            usage: false,
-        }
+        Self { message: format!("{what}: {error}"), hint: hint_of(error), usage: false }
     }
 
     /// What to do about it.

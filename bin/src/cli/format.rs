@@ -122,10 +122,7 @@ mod tests {
 
     fn printed(format: &str) -> String {
         let mut out = Vec::new();
-        RecordFormat::parse(format)
-            .unwrap()
-            .write(&mut out, "events", 3, &record(b"hello"))
-            .unwrap();
+        RecordFormat::parse(format).unwrap().write(&mut out, "events", 3, &record(b"hello")).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -140,10 +137,7 @@ mod tests {
     #[test]
     fn json_keeps_text_and_encodes_bytes() {
         let text = record_json("t", 0, &record(b"{\"a\":1}")).to_string();
-        assert_eq!(
-            text,
-            r#"{"key":"k","offset":7,"partition":0,"timestamp":5,"topic":"t","value":"{\"a\":1}"}"#
-        );
+        assert_eq!(text, r#"{"key":"k","offset":7,"partition":0,"timestamp":5,"topic":"t","value":"{\"a\":1}"}"#);
         let bytes = record_json("t", 0, &record(b"\xFF\x00"));
         assert_eq!(bytes["value_base64"], "/wA=");
         assert!(bytes.get("value").is_none());

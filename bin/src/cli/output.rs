@@ -13,9 +13,7 @@ pub struct Out {
 impl Out {
     /// Takes standard output.
     pub fn stdout() -> Self {
-        Self {
-            writer: BufWriter::with_capacity(64 * 1024, io::stdout().lock()),
-        }
+        Self { writer: BufWriter::with_capacity(64 * 1024, io::stdout().lock()) }
     }
 
     /// Prints a line.
@@ -30,9 +28,7 @@ impl Out {
 
     /// Prints whatever `print` writes, and flushes it.
     pub fn write(&mut self, print: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
-        print(&mut self.writer)
-            .and_then(|()| self.writer.flush())
-            .map_err(closed)
+        print(&mut self.writer).and_then(|()| self.writer.flush()).map_err(closed)
     }
 }
 
@@ -63,11 +59,7 @@ impl Progress {
 
     /// Shows itself only when standard error is a terminal.
     pub fn new() -> Self {
-        Self {
-            shown: false,
-            next: Instant::now() + Self::EVERY,
-            enabled: io::stderr().is_terminal(),
-        }
+        Self { shown: false, next: Instant::now() + Self::EVERY, enabled: io::stderr().is_terminal() }
     }
 
     /// Shows `text`, at most twice a second.

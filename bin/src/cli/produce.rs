@@ -25,17 +25,8 @@ struct Totals {
 
 /// Sends what the arguments or standard input give.
 pub async fn run(args: &ProduceArgs, common: &Common) -> Result<(), Failure> {
-    let delimiter = if args.null_delimited {
-        vec![0]
-    } else {
-        unescape(&args.delimiter).map_err(Failure::usage)?
-    };
-    let key_delimiter = args
-        .key_delimiter
-        .as_deref()
-        .map(unescape)
-        .transpose()
-        .map_err(Failure::usage)?;
+    let delimiter = if args.null_delimited { vec![0] } else { unescape(&args.delimiter).map_err(Failure::usage)? };
+    let key_delimiter = args.key_delimiter.as_deref().map(unescape).transpose().map_err(Failure::usage)?;
     if key_delimiter.as_ref().is_some_and(Vec::is_empty) {
         return Err(Failure::usage("--key-delimiter is empty"));
     }
@@ -69,15 +60,7 @@ async fn send_all(
     reports: mpsc::Sender<(DeliveryFuture, u64)>,
 ) -> Result<(), Failure> {
     if let Some(data) = &args.data {
-        return send_one(
-            args,
-            producer,
-            data.clone().into_bytes(),
-            key_delimiter.as_deref(),
-            &reports,
-        )
-        .await
-        .map(drop);
+        return send_one(args, producer, data.clone().into_bytes(), key_delimiter.as_deref(), &reports).await.map(drop);
     }
     let mut records = read_records(delimiter);
     while let Some(record) = records.recv().await {
@@ -103,26 +86,18 @@ async fn send_one(
         Some(delimiter) => split_key(bytes, delimiter)?,
         None => (args.key.clone().map(Bytes::from), bytes),
     };
-    let record = ProducerRecord {
-        topic: args.topic.clone(),
-        partition: args.partition,
-        key,
-        value,
-        timestamp_ns: None,
-    };
+    let record =
+        ProducerRecord { topic: args.topic.clone(), partition: args.partition, key, value, timestamp_ns: None };
     let sent = producer.send(record).await;
     let delivery = sent.map_err(|error| Failure::of(format!("cannot produce to topic '{}'", args.topic), &error))?;
     Ok(reports.send((delivery, length)).await.is_ok())
 }
 
 fn split_key(record: Bytes, delimiter: &[u8]) -> Result<(Option<Bytes>, Bytes), Failure> {
-    let at = record
-        .windows(delimiter.len())
-        .position(|window| window == delimiter)
-        .ok_or_else(|| {
-            let shown = String::from_utf8_lossy(&record[..record.len().min(60)]).into_owned();
-            Failure::failed(format!("record without the key delimiter: '{shown}'"))
-        })?;
+    let at = record.windows(delimiter.len()).position(|window| window == delimiter).ok_or_else(|| {
+        let shown = String::from_utf8_lossy(&record[..record.len().min(60)]).into_owned();
+        Failure::failed(format!("record without the key delimiter: '{shown}'"))
+    })?;
     Ok((Some(record.slice(..at)), record.slice(at + delimiter.len()..)))
 }
 
@@ -138,11 +113,8 @@ async fn report(
     while let Some((mut delivery, bytes)) = waiting.recv().await {
         let delivered = delivery.wait().await;
         let delivered = delivered.map_err(|error| {
-            Failure::of(
-                format!("cannot produce to topic '{topic}' (partition {})", delivery.partition()),
-                &error,
-            )
-            .with_hint(format!("{} records were stored before", totals.records))
+            Failure::of(format!("cannot produce to topic '{topic}' (partition {})", delivery.partition()), &error)
+                .with_hint(format!("{} records were stored before", totals.records))
         })?;
         totals.records += 1;
         totals.bytes += bytes;
@@ -155,34 +127,20 @@ async fn report(
         progress.show(|| {
             let seconds = started.elapsed().as_secs_f64().max(0.001);
             let rate = totals.bytes as f64 / seconds;
-            format!(
-                "{} records, {}, {}/s",
-                totals.records,
-                show_bytes(totals.bytes),
-                show_bytes(rate as u64)
-            )
+            format!("{} records, {}, {}/s", totals.records, show_bytes(totals.bytes), show_bytes(rate as u64))
         });
     }
     Ok(totals)
 }
 
 fn batch_json(topic: &str, delivered: &Delivery) -> serde_json::Value {
-    let Delivery {
-        partition,
-        offset,
-        batch_records,
-        ..
-    } = delivered;
+    let Delivery { partition, offset, batch_records, .. } = delivered;
     json!({ "topic": topic, "partition": partition, "offset": offset, "records": batch_records })
 }
 
 fn finish(topic: &str, output: OutputFormat, totals: Totals, took: Duration) -> Result<(), Failure> {
     let mut out = Out::stdout();
-    let Totals {
-        records,
-        bytes,
-        batches,
-    } = totals;
+    let Totals { records, bytes, batches } = totals;
     match output {
         OutputFormat::Json => out.json(&json!({
             "topic": topic,
@@ -193,10 +151,7 @@ fn finish(topic: &str, output: OutputFormat, totals: Totals, took: Duration) -> 
         })),
         OutputFormat::Text => {
             let plural = if records == 1 { "" } else { "s" };
-            out.line(&format!(
-                "{records} record{plural} stored in topic {topic} ({}, {took:.1?})",
-                show_bytes(bytes)
-            ))
+            out.line(&format!("{records} record{plural} stored in topic {topic} ({}, {took:.1?})", show_bytes(bytes)))
         }
     }
 }

@@ -17,7 +17,5 @@ pub async fn connect(common: &Common) -> Result<Client, Failure> {
         token: common.token.clone(),
         ..options
     };
-    Client::connect(options)
-        .await
-        .map_err(|error| Failure::of("no connection", &error))
+    Client::connect(options).await.map_err(|error| Failure::of("no connection", &error))
 }

@@ -48,9 +48,7 @@ fn next_record(input: &mut impl BufRead, delimiter: &[u8]) -> io::Result<Option<
             return Ok(Some(record));
         }
         if record.len() > MAX_RECORD_BYTES {
-            return Err(io::Error::other(format!(
-                "a record is over {MAX_RECORD_BYTES} bytes: wrong --delimiter?"
-            )));
+            return Err(io::Error::other(format!("a record is over {MAX_RECORD_BYTES} bytes: wrong --delimiter?")));
         }
     }
 }

@@ -26,12 +26,7 @@ pub async fn run(command: &TopicCommand, common: &Common) -> Result<(), Failure>
             let deleted = admin.delete_topic(name).await;
             let id = deleted.map_err(|error| Failure::of(format!("cannot delete topic '{name}'"), &error))?;
             let text = format!("deleted topic {name}");
-            say(
-                &mut out,
-                json,
-                || json!({ "topic": name, "id": id.0, "deleted": true }),
-                &text,
-            )
+            say(&mut out, json, || json!({ "topic": name, "id": id.0, "deleted": true }), &text)
         }
     }
 }
@@ -62,28 +57,17 @@ async fn create(admin: &Admin, args: &CreateArgs, out: &mut Out, json: bool) -> 
                     "created": true,
                 })
             };
-            say(
-                out,
-                json,
-                value,
-                &format!("created topic {name} with {}", partitions(created.partitions.into())),
-            )
+            say(out, json, value, &format!("created topic {name} with {}", partitions(created.partitions.into())))
         }
-        Err(error) if args.if_not_exists && exists_already(&error) => say(
-            out,
-            json,
-            || json!({ "topic": name, "created": false }),
-            &format!("topic {name} exists"),
-        ),
+        Err(error) if args.if_not_exists && exists_already(&error) => {
+            say(out, json, || json!({ "topic": name, "created": false }), &format!("topic {name} exists"))
+        }
         Err(error) => Err(Failure::of(format!("cannot create topic '{name}'"), &error)),
     }
 }
 
 async fn list(admin: &Admin, out: &mut Out, json: bool) -> Result<(), Failure> {
-    let topics = admin
-        .list_topics()
-        .await
-        .map_err(|error| Failure::of("cannot list topics", &error))?;
+    let topics = admin.list_topics().await.map_err(|error| Failure::of("cannot list topics", &error))?;
     if json {
         let topics: Vec<Value> = topics.iter().map(topic_json).collect();
         return out.json(&json!({ "topics": topics }));
@@ -92,10 +76,7 @@ async fn list(admin: &Admin, out: &mut Out, json: bool) -> Result<(), Failure> {
         return out.line("no topics; create one with `lnc topic create NAME`");
     }
     let width = topics.iter().map(|topic| topic.name.len()).max().unwrap_or(0).max(4);
-    out.line(&format!(
-        "{:<width$}  {:>6}  {:>10}  {:>4}  {:>6}  KEEPS",
-        "NAME", "ID", "PARTITIONS", "MODE", "COPIES"
-    ))?;
+    out.line(&format!("{:<width$}  {:>6}  {:>10}  {:>4}  {:>6}  KEEPS", "NAME", "ID", "PARTITIONS", "MODE", "COPIES"))?;
     for topic in &topics {
         out.line(&format!(
             "{:<width$}  {:>6}  {:>10}  {:>4}  {:>6}  {}",
@@ -120,11 +101,7 @@ async fn describe(admin: &Admin, name: &str, out: &mut Out, json: bool) -> Resul
     out.line(&format!("id           {}", topic.id.0))?;
     let created = std::time::UNIX_EPOCH + Duration::from_secs(topic.created_at);
     out.line(&format!("created      {}", humantime::format_rfc3339_seconds(created)))?;
-    out.line(&format!(
-        "mode         {}, {} of each partition",
-        topic.mode.name(),
-        copies(topic.replication_factor)
-    ))?;
+    out.line(&format!("mode         {}, {} of each partition", topic.mode.name(), copies(topic.replication_factor)))?;
     out.line(&format!("keeps        {}", keeps(topic.max_age_secs, topic.max_bytes)))?;
     for (number, partition) in topic.partitions.iter().enumerate() {
         let leader = match (partition.leader, partition.error) {
@@ -139,42 +116,23 @@ async fn describe(admin: &Admin, name: &str, out: &mut Out, json: bool) -> Resul
 
 async fn alter(admin: &Admin, args: &AlterArgs, out: &mut Out, json: bool) -> Result<(), Failure> {
     let name = &args.name;
-    let change = TopicChange {
-        partitions: args.partitions,
-        max_age_secs: args.retention_age,
-        max_bytes: args.retention_bytes,
-    };
+    let change =
+        TopicChange { partitions: args.partitions, max_age_secs: args.retention_age, max_bytes: args.retention_bytes };
     if change == TopicChange::default() {
-        return Err(Failure::usage(
-            "nothing to change: give --partitions, --retention-age or --retention-bytes",
-        ));
+        return Err(Failure::usage("nothing to change: give --partitions, --retention-age or --retention-bytes"));
     }
     let altered = admin.alter_topic(name, change).await;
     let altered = altered.map_err(|error| Failure::of(format!("cannot alter topic '{name}'"), &error))?;
     let value = || json!({ "topic": name, "id": altered.topic.0, "partitions": altered.partitions, "altered": true });
-    say(
-        out,
-        json,
-        value,
-        &format!("altered topic {name}: {}", partitions(altered.partitions.into())),
-    )
+    say(out, json, value, &format!("altered topic {name}: {}", partitions(altered.partitions.into())))
 }
 
 async fn set_retention(admin: &Admin, args: &RetentionArgs, out: &mut Out, json: bool) -> Result<(), Failure> {
-    let RetentionArgs {
-        name,
-        retention_age,
-        retention_bytes,
-    } = args;
+    let RetentionArgs { name, retention_age, retention_bytes } = args;
     let set = admin.set_retention(name, *retention_age, *retention_bytes).await;
     set.map_err(|error| Failure::of(format!("cannot set retention of topic '{name}'"), &error))?;
     let value = || json!({ "topic": name, "retention_age_secs": retention_age, "retention_bytes": retention_bytes });
-    say(
-        out,
-        json,
-        value,
-        &format!("topic {name} keeps {}", keeps(*retention_age, *retention_bytes)),
-    )
+    say(out, json, value, &format!("topic {name} keeps {}", keeps(*retention_age, *retention_bytes)))
 }
 
 fn topic_json(topic: &TopicDescription) -> Value {
@@ -214,17 +172,9 @@ fn keeps(max_age_secs: u64, max_bytes: u64) -> String {
 }
 
 fn partitions(count: usize) -> String {
-    if count == 1 {
-        "1 partition".to_owned()
-    } else {
-        format!("{count} partitions")
-    }
+    if count == 1 { "1 partition".to_owned() } else { format!("{count} partitions") }
 }
 
 fn copies(count: u8) -> String {
-    if count == 1 {
-        "1 copy".to_owned()
-    } else {
-        format!("{count} copies")
-    }
+    if count == 1 { "1 copy".to_owned() } else { format!("{count} copies") }
 }

@@ -142,10 +142,7 @@ mod tests {
     fn offsets_are_names_numbers_or_times() {
         assert_eq!("earliest".parse(), Ok(OffsetArg(StartOffset::Earliest)));
         assert_eq!("12".parse(), Ok(OffsetArg(StartOffset::At(12))));
-        assert_eq!(
-            "@1970-01-01T00:00:01Z".parse(),
-            Ok(OffsetArg(StartOffset::Timestamp(1_000_000_000)))
-        );
+        assert_eq!("@1970-01-01T00:00:01Z".parse(), Ok(OffsetArg(StartOffset::Timestamp(1_000_000_000))));
         assert!("@yesterday".parse::<OffsetArg>().is_err());
         assert!("-1".parse::<OffsetArg>().is_err());
     }

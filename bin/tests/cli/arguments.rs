@@ -29,11 +29,7 @@ fn no_server_is_a_failure_that_names_it() {
     let address = free_address();
     let ran = lnc(&["topic", "list", "--server", &address]);
     assert_eq!(ran.code, Some(1));
-    assert!(
-        ran.err.contains(&address) && ran.err.contains("is the server running?"),
-        "{}",
-        ran.err
-    );
+    assert!(ran.err.contains(&address) && ran.err.contains("is the server running?"), "{}", ran.err);
 }
 
 #[test]

@@ -11,10 +11,7 @@ fn run(server: &Server, arguments: &[&str]) -> serde_json::Value {
 #[test]
 fn produce_counts_records_flat_out_and_at_a_rate() {
     let server = Server::start();
-    let flat_out = run(
-        &server,
-        &["produce", "-c", "2", "-i", "8", "--partitions", "2", "-b", "3"],
-    );
+    let flat_out = run(&server, &["produce", "-c", "2", "-i", "8", "--partitions", "2", "-b", "3"]);
     assert!(flat_out["figures"]["records_per_s"].as_f64().unwrap() > 0.0);
     assert!(flat_out["figures"]["ack_p99_us"].as_f64().unwrap() > 0.0);
     assert_eq!(flat_out["figures"]["errors_frames"], 0.0);
@@ -28,10 +25,7 @@ fn produce_counts_records_flat_out_and_at_a_rate() {
 #[test]
 fn consume_reads_what_it_filled() {
     let server = Server::start();
-    let report = run(
-        &server,
-        &["consume", "--fill", "1MiB", "--fetch-bytes", "256KiB", "--verify"],
-    );
+    let report = run(&server, &["consume", "--fill", "1MiB", "--fetch-bytes", "256KiB", "--verify"]);
     assert!(report["figures"]["throughput_MB_per_s"].as_f64().unwrap() > 0.0);
 }
 

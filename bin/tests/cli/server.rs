@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 pub struct Server {
     process: Child,
     pub address: String,
-    _data: TempDir,
+    data: TempDir,
 }
 
 /// What a command printed, and how it ended.
@@ -30,20 +31,11 @@ impl Server {
         let data = tempfile::tempdir().unwrap();
         let (client, admin) = (free_address(), free_address());
         let mut command = Command::new(env!("CARGO_BIN_EXE_lance"));
-        command
-            .current_dir(data.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        for setting in [&format!("network.bind={client}")[..], &format!("admin.bind={admin}")]
-            .iter()
-            .chain(settings)
-        {
+        command.current_dir(data.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        for setting in [&format!("network.bind={client}")[..], &format!("admin.bind={admin}")].iter().chain(settings) {
             command.args(["--set", setting]);
         }
-        command.args([
-            "--set",
-            &format!("node.data_dir={}", data.path().join("data").display()),
-        ]);
+        command.args(["--set", &format!("node.data_dir={}", data.path().join("data").display())]);
         let mut process = command.spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect(&client).is_err() {
@@ -51,11 +43,12 @@ impl Server {
             assert!(Instant::now() < deadline, "the server does not listen");
             std::thread::yield_now();
         }
-        Server {
-            process,
-            address: client,
-            _data: data,
-        }
+        Server { process, address: client, data }
+    }
+
+    /// The server's data directory.
+    pub fn data(&self) -> PathBuf {
+        self.data.path().join("data")
     }
 
     /// Runs `lnc` with these arguments.
@@ -82,11 +75,7 @@ impl Drop for Server {
 /// Runs a program to its end.
 pub fn run(program: &str, arguments: &[&str], server: Option<&str>, input: &str) -> Ran {
     let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.env_remove("LNC_SERVER").env_remove("RUST_LOG");
     if let Some(server) = server {
         command.env("LNC_SERVER", server);
@@ -95,11 +84,7 @@ pub fn run(program: &str, arguments: &[&str], server: Option<&str>, input: &str)
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    Ran {
-        code: status.code(),
-        out: text(stdout),
-        err: text(stderr),
-    }
+    Ran { code: status.code(), out: text(stdout), err: text(stderr) }
 }
 
 impl Ran {
@@ -111,18 +96,11 @@ impl Ran {
 
     /// The JSON objects of the output.
     pub fn json(self) -> Vec<serde_json::Value> {
-        self.ok()
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+        self.ok().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
 /// An address nobody listens on at the moment.
 pub fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string()
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }

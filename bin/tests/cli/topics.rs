@@ -5,17 +5,8 @@ use crate::server::Server;
 #[test]
 fn a_topic_lives_from_create_to_delete() {
     let server = Server::start();
-    let create = [
-        "topic",
-        "create",
-        "life",
-        "--partitions",
-        "2",
-        "--retention-age",
-        "7d",
-        "--retention-bytes",
-        "10GiB",
-    ];
+    let create =
+        ["topic", "create", "life", "--partitions", "2", "--retention-age", "7d", "--retention-bytes", "10GiB"];
     let created = &server.lnc(&[&create[..], &["--output", "json"]].concat()).json()[0];
     assert_eq!((&created["topic"], &created["partitions"]), (&"life".into(), &2.into()));
     let described = &server.lnc(&["topic", "describe", "life", "--output", "json"]).json()[0];
@@ -23,21 +14,11 @@ fn a_topic_lives_from_create_to_delete() {
     assert_eq!(described["retention_bytes"], 10_u64 << 30);
     assert_eq!(described["partitions"].as_array().unwrap().len(), 2);
     server.lnc(&["topic", "alter", "life", "--partitions", "5"]).ok();
-    server
-        .lnc(&["topic", "set-retention", "life", "--retention-bytes", "1MiB"])
-        .ok();
+    server.lnc(&["topic", "set-retention", "life", "--retention-bytes", "1MiB"]).ok();
     let listed = &server.lnc(&["topic", "list", "--output", "json"]).json()[0]["topics"];
-    let life = listed
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|topic| topic["topic"] == "life")
-        .unwrap();
+    let life = listed.as_array().unwrap().iter().find(|topic| topic["topic"] == "life").unwrap();
     assert_eq!(life["partitions"].as_array().unwrap().len(), 5);
-    assert_eq!(
-        (&life["retention_age_secs"], &life["retention_bytes"]),
-        (&0.into(), &1_048_576.into())
-    );
+    assert_eq!((&life["retention_age_secs"], &life["retention_bytes"]), (&0.into(), &1_048_576.into()));
     assert!(server.lnc(&["topic", "list"]).ok().contains("life"));
     server.lnc(&["topic", "delete", "life"]).ok();
     assert_eq!(server.lnc(&["topic", "describe", "life"]).code, Some(1));
@@ -64,12 +45,9 @@ fn a_server_that_creates_no_topics_says_so() {
 #[test]
 fn a_bad_name_is_explained() {
     let server = Server::start();
-    for arguments in [
-        &["topic", "create", "bad name"][..],
-        &["produce", "--topic", "bad name", "--data", "x"],
-    ] {
+    for arguments in [&["topic", "create", "bad name"][..], &["produce", "--topic", "bad name", "--data", "x"]] {
         let refused = server.lnc(arguments);
         assert_eq!(refused.code, Some(1));
-        assert!(refused.err.contains("Invalid topic name"), "{refused:?}");
+        assert!(refused.err.contains("A-Z a-z 0-9 . _ -"), "{refused:?}");
     }
 }

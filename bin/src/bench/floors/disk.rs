@@ -32,12 +32,7 @@ pub(super) fn scratch_file(dir: &Path, name: &str) -> io::Result<File> {
 
 fn open_scratch(dir: &Path, name: &str, flags: i32) -> io::Result<File> {
     let path = scratch_path(dir, name);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .custom_flags(flags)
-        .open(&path);
+    let file = OpenOptions::new().read(true).write(true).create_new(true).custom_flags(flags).open(&path);
     let removed = fs::remove_file(&path);
     let file = file.map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
     removed?;
@@ -105,11 +100,7 @@ pub(super) fn appends(floors: &mut Floors<'_>, dir: &Path) -> Result<(), Failure
         syncs.saturating_record((now_ns() - written).max(1));
         at += APPEND_BYTES as u64;
     }
-    floors.add(
-        "append_1m_direct",
-        at as f64 / (now_ns() - begin).max(1) as f64 * 1e3,
-        "MB_per_s",
-    );
+    floors.add("append_1m_direct", at as f64 / (now_ns() - begin).max(1) as f64 * 1e3, "MB_per_s");
     floors.add_times("append_1m_sync", &syncs);
     Ok(())
 }
@@ -117,9 +108,5 @@ pub(super) fn appends(floors: &mut Floors<'_>, dir: &Path) -> Result<(), Failure
 fn data_sync(file: &File) -> io::Result<()> {
     // SAFETY: the descriptor is open during the call.
     let synced = unsafe { libc::fdatasync(file.as_raw_fd()) };
-    if synced < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if synced < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

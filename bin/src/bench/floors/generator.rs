@@ -84,11 +84,7 @@ struct Acked {
 /// Reads frames of a known length and writes as many acks.
 fn ack_all(sockets: Vec<TcpStream>, frame_len: usize, stop: &AtomicBool) -> io::Result<()> {
     let mut acks = BytesMut::new();
-    let offsets = AckOffsets {
-        base_offset: 0,
-        record_count: 0,
-        duplicate: false,
-    };
+    let offsets = AckOffsets { base_offset: 0, record_count: 0, duplicate: false };
     for _ in 0..ACKS {
         put_ack(&mut acks, BATCH_ID, &offsets, Features::NONE);
     }
@@ -98,11 +94,7 @@ fn ack_all(sockets: Vec<TcpStream>, frame_len: usize, stop: &AtomicBool) -> io::
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;
         epoll.add(&socket, token)?;
-        connections.push(Acked {
-            socket,
-            rest: 0,
-            owed: 0,
-        });
+        connections.push(Acked { socket, rest: 0, owed: 0 });
     }
     let mut buffer = vec![0u8; 256 * 1024];
     let mut ready = Vec::new();

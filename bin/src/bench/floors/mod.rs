@@ -15,46 +15,25 @@ pub use generator::Shape;
 
 /// Runs the floors alone.
 pub fn run(args: &FloorArgs) -> Result<Report, Failure> {
-    let mut report = Report {
-        title: "floors of this machine".to_owned(),
-        ..Report::default()
-    };
+    let mut report = Report { title: "floors of this machine".to_owned(), ..Report::default() };
     add_all(&mut report, args)?;
-    let mut floors = Floors {
-        figures: &mut report.floors,
-        warnings: &mut report.warnings,
-        time: args.floor_time,
-    };
+    let mut floors = Floors { figures: &mut report.floors, warnings: &mut report.warnings, time: args.floor_time };
     generator::measure(
         &mut floors,
         "generator_8x64_1k",
-        &Shape {
-            connections: 8,
-            in_flight: 64,
-            records: 1,
-            record_bytes: 1024,
-        },
+        &Shape { connections: 8, in_flight: 64, records: 1, record_bytes: 1024 },
     )?;
     generator::measure(
         &mut floors,
         "generator_8x16_64k",
-        &Shape {
-            connections: 8,
-            in_flight: 16,
-            records: 63,
-            record_bytes: 1024,
-        },
+        &Shape { connections: 8, in_flight: 16, records: 63, record_bytes: 1024 },
     )?;
     Ok(report)
 }
 
 /// Measures the floors into a report.
 pub fn add_all(report: &mut Report, args: &FloorArgs) -> Result<(), Failure> {
-    let mut floors = Floors {
-        figures: &mut report.floors,
-        warnings: &mut report.warnings,
-        time: args.floor_time,
-    };
+    let mut floors = Floors { figures: &mut report.floors, warnings: &mut report.warnings, time: args.floor_time };
     tcp::echo(&mut floors)?;
     tcp::sendfile_stream(&mut floors, &args.floor_dir)?;
     disk::overwrites(&mut floors, &args.floor_dir)?;
@@ -65,11 +44,7 @@ pub fn add_all(report: &mut Report, args: &FloorArgs) -> Result<(), Failure> {
 
 /// Measures the generator itself, with such a load against a thread that only acks.
 pub fn add_generator(report: &mut Report, shape: &Shape, time: Duration) -> Result<(), Failure> {
-    let mut floors = Floors {
-        figures: &mut report.floors,
-        warnings: &mut report.warnings,
-        time,
-    };
+    let mut floors = Floors { figures: &mut report.floors, warnings: &mut report.warnings, time };
     generator::measure(&mut floors, "generator_alone", shape)
 }
 
@@ -83,12 +58,7 @@ struct Floors<'a> {
 
 impl Floors<'_> {
     fn add(&mut self, name: &str, value: f64, unit: &'static str) {
-        self.figures.push(Figure {
-            name: name.to_owned(),
-            value,
-            unit,
-            floor: None,
-        });
+        self.figures.push(Figure { name: name.to_owned(), value, unit, floor: None });
     }
 
     fn add_times(&mut self, name: &str, times: &Histogram<u64>) {

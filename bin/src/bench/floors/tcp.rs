@@ -55,9 +55,7 @@ fn round_trips(time: Duration, cores: [Option<usize>; 2]) -> Result<Histogram<u6
             pin(cores[0]);
             ask(near, time)
         });
-        asking
-            .join()
-            .map_err(|_| Failure::failed("loopback floor: a thread panicked"))?
+        asking.join().map_err(|_| Failure::failed("loopback floor: a thread panicked"))?
     })
 }
 
@@ -100,9 +98,7 @@ pub(super) fn sendfile_stream(floors: &mut Floors<'_>, dir: &Path) -> Result<(),
             return Ok(());
         }
     };
-    file.write_all(&vec![5u8; FILE_BYTES])
-        .and_then(|()| file.rewind())
-        .map_err(failed)?;
+    file.write_all(&vec![5u8; FILE_BYTES]).and_then(|()| file.rewind()).map_err(failed)?;
     let (near, mut far) = pair().map_err(failed)?;
     let time = floors.time;
     let receiver = thread::spawn(move || {
@@ -124,9 +120,7 @@ pub(super) fn sendfile_stream(floors: &mut Floors<'_>, dir: &Path) -> Result<(),
         send_whole(&file, &near).map_err(failed)?;
     }
     drop(near);
-    let rate = receiver
-        .join()
-        .map_err(|_| Failure::failed("loopback floor: the receiver panicked"))?;
+    let rate = receiver.join().map_err(|_| Failure::failed("loopback floor: the receiver panicked"))?;
     floors.add("sendfile_stream", rate * 1e3, "MB_per_s");
     Ok(())
 }
