@@ -337,7 +337,7 @@ impl Shell for IngestionActor {
         ctx.run_interval(IDLE_LOG_CHECK, |actor, ctx| {
             actor.with_core(ctx, |core, _, _| core.release_idle());
         });
-        ctx.spawn(Flushes);
+        ctx.spawn(Flushes::default());
     }
 }
 
@@ -402,18 +402,32 @@ impl IngestionActor {
 
 /// Hands out flush steps each time the context is polled, which is after its mailbox is empty: group commit
 /// without a timer.
-struct Flushes;
+#[derive(Default)]
+struct Flushes {
+    keeping: bool,
+}
 
 impl ActorFuture<IngestionActor> for Flushes {
     type Output = ();
 
     fn poll(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         actor: &mut IngestionActor,
         ctx: &mut Context<IngestionActor>,
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
-        actor.with_core(ctx, |core, now, effects| core.flush(now, effects));
+        let keeping = self.keeping;
+        actor.with_core(ctx, |core, now, effects| {
+            if keeping {
+                core.keep_tail();
+            }
+            core.flush(now, effects);
+        });
+        self.keeping = actor.core.as_ref().is_some_and(IngestionCore::has_unkept);
+        if self.keeping {
+            // Comes back behind the poller, which submits first.
+            task.waker().wake_by_ref();
+        }
         if actor.core.as_ref().is_some_and(IngestionCore::is_gathering) {
             // Polled again once the runtime has looked at its sockets.
             let _ = std::pin::pin!(tokio::task::yield_now()).poll(task);

@@ -2,7 +2,7 @@
 
 use super::LogToolError;
 use lance_messages::id::{TopicId, TopicPartition};
-use lance_storage::disk::Disk;
+use lance_storage::disk::{Disk, OpenMode};
 use lance_storage::segment::parse_file_name;
 use std::path::{Path, PathBuf};
 
@@ -49,6 +49,8 @@ pub(super) fn find(disk: &dyn Disk, path: &Path) -> Result<Vec<SegmentPlace>, Lo
 }
 
 fn segment_file(disk: &dyn Disk, path: &Path) -> Result<SegmentPlace, LogToolError> {
+    // First of all it has to be there.
+    disk.open(path, OpenMode::Read)?;
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let Some(base_position) = parse_file_name(name) else {
         return Err(LogToolError::NotASegment { path: path.to_owned() });

@@ -199,6 +199,6 @@ fn what_cannot_be_read_is_said() {
     std::fs::write(&homeless, b"").unwrap();
     assert!(matches!(verify(&homeless), Err(LogToolError::UnknownPartition { .. })));
     assert!(matches!(verify(&folder.partition()), Err(LogToolError::NoSegments { .. })));
-    assert!(matches!(verify(&folder.root.path().join("nowhere")), Err(LogToolError::NotASegment { .. })));
+    assert!(matches!(verify(&folder.root.path().join("nowhere")), Err(LogToolError::Disk(_))));
     assert!(matches!(verify(&folder.partition().join(file_name(7))), Err(LogToolError::Disk(_))));
 }

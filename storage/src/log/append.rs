@@ -25,11 +25,30 @@ impl Log {
         pool: &mut SlotPool,
         tail: &mut TailRing,
     ) -> Result<Appended, AppendError> {
+        let (appended, header) = self.append_unkept(batch, pool)?;
+        if let Some(header) = header {
+            self.keep(&header, batch.records, tail);
+        }
+        Ok(appended)
+    }
+
+    /// Copies a batch that [`Log::append_unkept`] appended into the tail ring; batches come in log order.
+    pub fn keep(&mut self, header: &BatchHeader, records: &[u8], tail: &mut TailRing) {
+        self.newest_in_tail = tail.push(self.options.partition, header, records, self.newest_in_tail);
+    }
+
+    /// As [`Log::append`], but leaves the copy into the tail ring to a later call of [`Log::keep`] with the header
+    /// that comes back, so that it need not delay the write. A batch that is never kept is read from its segment.
+    pub fn append_unkept(
+        &mut self,
+        batch: &NewBatch<'_>,
+        pool: &mut SlotPool,
+    ) -> Result<(Appended, Option<BatchHeader>), AppendError> {
         self.check_open(batch)?;
         if let Some(producer) = &batch.producer
             && let Some(duplicate) = self.check_sequence(producer, batch)?
         {
-            return Ok(duplicate);
+            return Ok((duplicate, None));
         }
         let rolls = self.must_roll(batch);
         let header = self.header_of(batch, rolls);
@@ -46,15 +65,13 @@ impl Log {
             self.active.buffer.append(parts, pool).map_err(exhausted)?;
         }
         self.note(&header);
-        if !header.flags.is_control() {
-            self.newest_in_tail = tail.push(self.options.partition, &header, batch.records, self.newest_in_tail);
-        }
         if self.wants_state() {
             self.prepare_state(self.active.segment.base(), pool);
         }
         // The index of a closing segment may wait for slots that are free by now.
         self.prepare_index(pool);
-        Ok(appended(&StoredBatch::of(&header), false))
+        let kept = (!header.flags.is_control()).then_some(header);
+        Ok((appended(&StoredBatch::of(&header), false), kept))
     }
 
     fn check_open(&self, batch: &NewBatch<'_>) -> Result<(), AppendError> {

@@ -36,7 +36,7 @@ impl IngestionCore {
             refuse(effects, connection, request.request, ErrorCode::UnknownTopic);
             return None;
         };
-        let Self { partitions, pool, tail, clock, appends_refused, .. } = self;
+        let Self { partitions, pool, clock, appends_refused, .. } = self;
         let partition = partitions.get_mut(slot as usize).and_then(Option::as_mut)?;
         let Leadership::Leading { epoch } = partition.leadership else {
             hold_or_refuse(partition, Held::Produce(connection, request), effects);
@@ -61,7 +61,7 @@ impl IngestionCore {
             max_timestamp_ns: timestamp,
             producer: request.producer,
         };
-        let appended = match log.append(&batch, pool, tail) {
+        let (appended, header) = match log.append_unkept(&batch, pool) {
             Ok(appended) => appended,
             Err(AppendError::PoolExhausted { .. }) => return Some(request),
             Err(error) => {
@@ -92,6 +92,9 @@ impl IngestionCore {
             release(partition, effects);
         }
         queue(&mut self.dirty, partition, slot);
+        if let Some(header) = header {
+            self.unkept.push((slot, header, request.records));
+        }
         None
     }
 }

@@ -35,6 +35,22 @@ impl IngestionCore {
         }
     }
 
+    /// Whether appended batches wait to be copied into the tail ring.
+    pub fn has_unkept(&self) -> bool {
+        !self.unkept.is_empty()
+    }
+
+    /// Copies appended batches into the tail ring; the shell calls this once their write is under way.
+    pub fn keep_tail(&mut self) {
+        let Self { unkept, partitions, tail, .. } = self;
+        for (slot, header, records) in unkept.drain(..) {
+            let partition = partitions.get_mut(slot as usize).and_then(Option::as_mut);
+            if let Some(log) = partition.and_then(|partition| partition.log.as_mut()) {
+                log.keep(&header, &records, tail);
+            }
+        }
+    }
+
     /// Whether the next group waits a moment for more: the shell polls its sockets and flushes again.
     pub fn is_gathering(&self) -> bool {
         self.gather.is_waiting()
@@ -75,6 +91,8 @@ impl IngestionCore {
 
     /// The poller finished a step of the partition `token`.
     pub fn on_disk_done(&mut self, token: u32, completion: DiskCompletion, now: Now, effects: &mut Effects) {
+        // What is about to be committed must be readable from memory.
+        self.keep_tail();
         let sync_always = self.options.sync_always;
         let before = effects.len();
         let Self { partitions, pool, dirty, .. } = self;

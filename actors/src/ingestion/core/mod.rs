@@ -10,9 +10,9 @@ use self::refusals::{fail_all, stop};
 use super::gather::Gather;
 use super::partition::{Leadership, Partition};
 use crate::network::readers::SegmentRead;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
-use lance_messages::batch::{BatchFlags, ControlBatch};
+use lance_messages::batch::{BatchFlags, BatchHeader, ControlBatch};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, TopicPartition};
 use lance_messages::mail::connection::Reply;
@@ -105,6 +105,8 @@ pub struct IngestionCore {
     counts: IngestionCounts,
     next_deadline: Option<Duration>,
     gather: Gather,
+    /// Appended batches whose copy into the tail ring waits until their write is under way.
+    unkept: Vec<(u32, BatchHeader, Bytes)>,
     appends_refused: bool,
 }
 
@@ -127,6 +129,7 @@ impl IngestionCore {
             counts: IngestionCounts::default(),
             next_deadline: None,
             gather: Gather::default(),
+            unkept: Vec::new(),
             appends_refused: false,
         }
     }
