@@ -21,9 +21,7 @@ impl FromStr for ServerList {
     type Err = ClientError;
 
     fn from_str(given: &str) -> Result<Self, ClientError> {
-        let invalid = || ClientError::InvalidAddress {
-            given: given.to_owned(),
-        };
+        let invalid = || ClientError::InvalidAddress { given: given.to_owned() };
         let addresses: Vec<String> = given.split(',').map(|part| part.trim().to_owned()).collect();
         for address in &addresses {
             let (host, port) = address.rsplit_once(':').ok_or_else(invalid)?;

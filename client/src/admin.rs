@@ -56,10 +56,7 @@ impl Admin {
             return create_1_0(&connection, topic).await;
         }
         self.client.forget_topic(&topic.name);
-        match connection
-            .request(Request::CreateTopicWithConfig(topic), "create topic")
-            .await?
-        {
+        match connection.request(Request::CreateTopicWithConfig(topic), "create topic").await? {
             Response::CreateTopicWithConfig(created) => Ok(created),
             _ => Err(unexpected(&connection, "create topic")),
         }
@@ -91,17 +88,8 @@ impl Admin {
             return Err(unsupported(&connection, "altering topics"));
         }
         self.client.forget_topic(name);
-        let TopicChange {
-            partitions,
-            max_age_secs,
-            max_bytes,
-        } = change;
-        let request = Request::AlterTopic(AlterTopic {
-            topic,
-            partitions,
-            max_age_secs,
-            max_bytes,
-        });
+        let TopicChange { partitions, max_age_secs, max_bytes } = change;
+        let request = Request::AlterTopic(AlterTopic { topic, partitions, max_age_secs, max_bytes });
         match connection.request(request, "alter topic").await? {
             Response::AlterTopic(altered) => Ok(altered),
             _ => Err(unexpected(&connection, "alter topic")),
@@ -113,11 +101,7 @@ impl Admin {
         let topic = self.client.refresh_topic(name, false).await?.id;
         let connection = self.client.control().await?;
         self.client.forget_topic(name);
-        let request = Request::SetRetention {
-            topic,
-            max_age_secs,
-            max_bytes,
-        };
+        let request = Request::SetRetention { topic, max_age_secs, max_bytes };
         match connection.request(request, "set retention").await? {
             Response::Topic(_) => Ok(()),
             _ => Err(unexpected(&connection, "set retention")),
@@ -129,10 +113,7 @@ impl Admin {
         let topic = self.client.refresh_topic(name, false).await?.id;
         let connection = self.client.control().await?;
         self.client.forget_topic(name);
-        match connection
-            .request(Request::DeleteTopic { topic }, "delete topic")
-            .await?
-        {
+        match connection.request(Request::DeleteTopic { topic }, "delete topic").await? {
             Response::Topic(_) => Ok(topic),
             _ => Err(unexpected(&connection, "delete topic")),
         }
@@ -145,10 +126,7 @@ impl Admin {
             return Ok(Nodes::default());
         }
         let reply = all_metadata(&connection, &[], false).await?;
-        Ok(Nodes {
-            controller: reply.controller,
-            nodes: reply.nodes,
-        })
+        Ok(Nodes { controller: reply.controller, nodes: reply.nodes })
     }
 
     /// The cluster's state as 1.0 tells it.
@@ -179,22 +157,14 @@ async fn create_1_0(connection: &Connection, topic: NewTopic) -> Result<TopicCon
     match connection.request(request, "create topic").await? {
         Response::Topic(json) => {
             let created = info_1_0(parse(connection, &json)?);
-            Ok(TopicConfigured {
-                topic: created.id,
-                partitions: 1,
-                replication_factor: 1,
-                mode: TopicMode::L1,
-            })
+            Ok(TopicConfigured { topic: created.id, partitions: 1, replication_factor: 1, mode: TopicMode::L1 })
         }
         _ => Err(unexpected(connection, "create topic")),
     }
 }
 
 fn unsupported(connection: &Connection, feature: &'static str) -> ClientError {
-    ClientError::Unsupported {
-        address: connection.address().to_owned(),
-        feature,
-    }
+    ClientError::Unsupported { address: connection.address().to_owned(), feature }
 }
 
 /// Whether creation failed only because the topic is there.

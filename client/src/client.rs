@@ -30,11 +30,7 @@ impl Client {
     /// Connects to the first server of the list that answers.
     pub async fn connect(options: ClientOptions) -> Result<Client, ClientError> {
         let client = Client {
-            inner: Arc::new(Inner {
-                options,
-                control: Mutex::new(None),
-                metadata: RwLock::new(Metadata::default()),
-            }),
+            inner: Arc::new(Inner { options, control: Mutex::new(None), metadata: RwLock::new(Metadata::default()) }),
         };
         client.control().await?;
         Ok(client)
@@ -133,31 +129,20 @@ impl Client {
 
     /// Forgets a topic, so that the next use asks again.
     pub fn forget_topic(&self, name: &str) {
-        self.inner
-            .metadata
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .forget(name);
+        self.inner.metadata.write().unwrap_or_else(PoisonError::into_inner).forget(name);
     }
 
     fn known_topic(&self, name: &str) -> Option<Arc<TopicInfo>> {
-        self.inner
-            .metadata
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .topic(name)
+        self.inner.metadata.read().unwrap_or_else(PoisonError::into_inner).topic(name)
     }
 
     /// Where the leader of a partition is.
     pub(crate) fn leader_address(&self, topic: &TopicInfo, partition: u16) -> Result<String, ClientError> {
-        let known = topic
-            .partitions
-            .get(usize::from(partition))
-            .ok_or_else(|| ClientError::UnknownPartition {
-                topic: topic.name.clone(),
-                partition,
-                count: topic.partitions.len(),
-            })?;
+        let known = topic.partitions.get(usize::from(partition)).ok_or_else(|| ClientError::UnknownPartition {
+            topic: topic.name.clone(),
+            partition,
+            count: topic.partitions.len(),
+        })?;
         let metadata = self.inner.metadata.read().unwrap_or_else(PoisonError::into_inner);
         let alone = metadata.node_count() <= 1;
         // A single node is wherever it could be reached, whatever it calls itself.
@@ -165,18 +150,12 @@ impl Client {
             return Ok(reached);
         }
         let leader = known.leader.and_then(|leader| metadata.address(leader));
-        leader.ok_or_else(|| ClientError::NoLeader {
-            topic: topic.name.clone(),
-            partition,
-        })
+        leader.ok_or_else(|| ClientError::NoLeader { topic: topic.name.clone(), partition })
     }
 
     fn reached_address(&self) -> Option<String> {
         let control = self.inner.control.try_lock().ok();
-        let reached = control
-            .as_ref()
-            .and_then(|control| control.as_ref())
-            .map(|found| found.address().to_owned());
+        let reached = control.as_ref().and_then(|control| control.as_ref()).map(|found| found.address().to_owned());
         reached.or_else(|| self.inner.options.servers.addresses().first().cloned())
     }
 }

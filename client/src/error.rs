@@ -140,9 +140,7 @@ impl ClientError {
         match self {
             Self::Connect { .. } | Self::ConnectionLost { .. } | Self::TimedOut { .. } | Self::NoLeader { .. } => true,
             Self::Server { code: Some(code), .. } => code.is_retriable(),
-            Self::Server {
-                code: None, message, ..
-            } => is_retriable_1_0(message),
+            Self::Server { code: None, message, .. } => is_retriable_1_0(message),
             _ => false,
         }
     }
@@ -159,58 +157,35 @@ impl ClientError {
     pub fn is_stale_metadata(&self) -> bool {
         match self {
             Self::Server { code: Some(code), .. } => matches!(code, ErrorCode::NotLeader | ErrorCode::UnknownPartition),
-            Self::Server {
-                code: None, message, ..
-            } => message.starts_with("NOT_LEADER"),
+            Self::Server { code: None, message, .. } => message.starts_with("NOT_LEADER"),
             Self::NoLeader { .. } | Self::Connect { .. } | Self::ConnectionLost { .. } => true,
             _ => false,
         }
     }
 
     pub(crate) fn connect(address: &str, error: &io::Error) -> Self {
-        Self::Connect {
-            address: address.to_owned(),
-            reason: error.to_string(),
-        }
+        Self::Connect { address: address.to_owned(), reason: error.to_string() }
     }
 
     pub(crate) fn lost(address: &str, reason: impl ToString) -> Self {
-        Self::ConnectionLost {
-            address: address.to_owned(),
-            reason: reason.to_string(),
-        }
+        Self::ConnectionLost { address: address.to_owned(), reason: reason.to_string() }
     }
 
     pub(crate) fn from_code(code: ErrorCode) -> Self {
-        Self::Server {
-            code: Some(code),
-            message: code.text().to_owned(),
-            detail: String::new(),
-        }
+        Self::Server { code: Some(code), message: code.text().to_owned(), detail: String::new() }
     }
 }
 
 impl From<TypedError> for ClientError {
     fn from(error: TypedError) -> Self {
-        Self::Server {
-            code: Some(error.code),
-            message: error.message.into_owned(),
-            detail: error.detail,
-        }
+        Self::Server { code: Some(error.code), message: error.message.into_owned(), detail: error.detail }
     }
 }
 
 /// An error of a server that gives no code.
 pub(crate) fn from_text(message: String) -> ClientError {
-    let detail = message
-        .strip_prefix("NOT_LEADER: redirect to ")
-        .unwrap_or_default()
-        .to_owned();
-    ClientError::Server {
-        code: code_of_text(&message),
-        message,
-        detail,
-    }
+    let detail = message.strip_prefix("NOT_LEADER: redirect to ").unwrap_or_default().to_owned();
+    ClientError::Server { code: code_of_text(&message), message, detail }
 }
 
 /// The codes of sentences that only one of them has.
@@ -234,10 +209,7 @@ mod tests {
 
     #[test]
     fn sentences_of_1_0_get_their_codes_back() {
-        assert_eq!(
-            from_text("Topic 'x' already exists".into()).code(),
-            Some(ErrorCode::TopicExists)
-        );
+        assert_eq!(from_text("Topic 'x' already exists".into()).code(), Some(ErrorCode::TopicExists));
         assert_eq!(from_text("Unknown topic".into()).code(), Some(ErrorCode::UnknownTopic));
         let moved = from_text("NOT_LEADER: redirect to 10.0.0.1:9000".into());
         assert!(moved.is_retriable() && moved.is_stale_metadata());

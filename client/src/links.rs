@@ -32,11 +32,7 @@ struct State {
 
 impl Links {
     pub(crate) fn new(client: Client, idempotent: bool) -> Self {
-        Self {
-            client,
-            idempotent,
-            state: Mutex::new(State::default()),
-        }
+        Self { client, idempotent, state: Mutex::new(State::default()) }
     }
 
     /// The connection to the leader of a partition, opened when needed.
@@ -49,11 +45,7 @@ impl Links {
     /// The connection to a node.
     pub(crate) async fn to(&self, address: &str) -> Result<Link, ClientError> {
         let mut state = self.state.lock().await;
-        if let Some(link) = state
-            .by_address
-            .get(address)
-            .filter(|link| !link.connection.is_closed())
-        {
+        if let Some(link) = state.by_address.get(address).filter(|link| !link.connection.is_closed()) {
             return Ok(link.clone());
         }
         let connection = Connection::open(address, self.client.options()).await?;

@@ -53,10 +53,7 @@ impl Metadata {
     pub(crate) async fn ask(connection: &Connection, names: &[String], create: bool) -> Result<Found, ClientError> {
         let reply = all_metadata(connection, names, create).await?;
         let nodes = reply.nodes.into_iter().map(|node| (node.id, node.address)).collect();
-        let mut found = Found {
-            nodes,
-            topics: Vec::new(),
-        };
+        let mut found = Found { nodes, topics: Vec::new() };
         for topic in reply.topics {
             match topic.error {
                 None => found.topics.push((topic.name.clone(), Some(topic))),
@@ -69,26 +66,19 @@ impl Metadata {
 
     /// Asks a 1.0 server: by the list of topics.
     pub(crate) async fn ask_1_0(connection: &Connection, name: &str, create: bool) -> Result<Found, ClientError> {
-        let mut topic = topics_1_0(connection)
-            .await?
-            .into_iter()
-            .find(|topic| topic.name == name);
+        let mut topic = topics_1_0(connection).await?.into_iter().find(|topic| topic.name == name);
         if topic.is_none() && create {
             let request = Request::CreateTopic { name: name.to_owned() };
             topic = match connection.request(request, "create topic").await {
                 Ok(Response::Topic(json)) => Some(parse(connection, &json)?),
                 Ok(_) => return Err(unexpected(connection, "create topic")),
-                Err(error) if error.code() == Some(ErrorCode::TopicExists) => topics_1_0(connection)
-                    .await?
-                    .into_iter()
-                    .find(|topic| topic.name == name),
+                Err(error) if error.code() == Some(ErrorCode::TopicExists) => {
+                    topics_1_0(connection).await?.into_iter().find(|topic| topic.name == name)
+                }
                 Err(error) => return Err(error),
             };
         }
-        Ok(Found {
-            nodes: HashMap::new(),
-            topics: vec![(name.to_owned(), topic.map(info_1_0))],
-        })
+        Ok(Found { nodes: HashMap::new(), topics: vec![(name.to_owned(), topic.map(info_1_0))] })
     }
 }
 
@@ -106,10 +96,7 @@ pub(crate) async fn all_metadata(
     names: &[String],
     create_missing: bool,
 ) -> Result<MetadataResponse, ClientError> {
-    let request = MetadataRequest {
-        topics: names.to_vec(),
-        create_missing,
-    };
+    let request = MetadataRequest { topics: names.to_vec(), create_missing };
     match connection.request(Request::Metadata(request), "metadata").await? {
         Response::Metadata(reply) => Ok(reply),
         _ => Err(unexpected(connection, "metadata")),
@@ -135,26 +122,16 @@ pub(crate) fn info_1_0(topic: TopicBody) -> TopicInfo {
         created_at: topic.created_at,
         max_age_secs: topic.max_age_secs.unwrap_or(0),
         max_bytes: topic.max_bytes.unwrap_or(0),
-        partitions: vec![PartitionMetadata {
-            leader: None,
-            leader_epoch: 0,
-            error: None,
-        }],
+        partitions: vec![PartitionMetadata { leader: None, leader_epoch: 0, error: None }],
     }
 }
 
 pub(crate) fn parse<T: serde::de::DeserializeOwned>(connection: &Connection, json: &[u8]) -> Result<T, ClientError> {
     serde_json::from_slice(json).map_err(|error| {
-        from_text(format!(
-            "{} answered with JSON that does not decode: {error}",
-            connection.address()
-        ))
+        from_text(format!("{} answered with JSON that does not decode: {error}", connection.address()))
     })
 }
 
 pub(crate) fn unexpected(connection: &Connection, request: &'static str) -> ClientError {
-    ClientError::UnexpectedReply {
-        address: connection.address().to_owned(),
-        request,
-    }
+    ClientError::UnexpectedReply { address: connection.address().to_owned(), request }
 }

@@ -20,18 +20,14 @@ pub struct CommittedOffsets {
 impl CommittedOffsets {
     /// The offsets of the consumer with this id.
     pub fn new(client: Client, consumer_id: u64) -> Self {
-        Self {
-            links: Links::new(client.clone(), false),
-            client,
-            consumer_id,
-        }
+        Self { links: Links::new(client.clone(), false), client, consumer_id }
     }
 
     /// The id for a consumer with a name: 64-bit FNV-1a, never 0.
     pub fn id_of_name(name: &str) -> u64 {
-        let hash = name.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
-        });
+        let hash = name
+            .bytes()
+            .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3));
         hash.max(1)
     }
 
@@ -40,18 +36,10 @@ impl CommittedOffsets {
         let info = self.client.topic(topic, false).await?;
         let link = self.links.to_leader(topic, partition).await?;
         check_partition(&link.connection, partition)?;
-        let subscribe = Subscribe {
-            topic: info.id,
-            start_offset: 0,
-            max_batch_bytes: 0,
-            consumer_id: self.consumer_id,
-        };
+        let subscribe =
+            Subscribe { topic: info.id, start_offset: 0, max_batch_bytes: 0, consumer_id: self.consumer_id };
         let request = Request::Subscribe(subscribe);
-        match link
-            .connection
-            .request_for(request, partition, None, "subscribe", Duration::ZERO)
-            .await?
-        {
+        match link.connection.request_for(request, partition, None, "subscribe", Duration::ZERO).await? {
             Response::SubscribeAck { offset, .. } => Ok(offset),
             _ => Err(unexpected(&link.connection, "subscribe")),
         }
@@ -62,16 +50,8 @@ impl CommittedOffsets {
         let info = self.client.topic(topic, false).await?;
         let link = self.links.to_leader(topic, partition).await?;
         check_partition(&link.connection, partition)?;
-        let request = Request::CommitOffset(CommitOffset {
-            topic: info.id,
-            consumer_id: self.consumer_id,
-            offset,
-        });
-        match link
-            .connection
-            .request_for(request, partition, None, "commit offset", Duration::ZERO)
-            .await?
-        {
+        let request = Request::CommitOffset(CommitOffset { topic: info.id, consumer_id: self.consumer_id, offset });
+        match link.connection.request_for(request, partition, None, "commit offset", Duration::ZERO).await? {
             Response::CommitAck { .. } => Ok(()),
             _ => Err(unexpected(&link.connection, "commit offset")),
         }
@@ -82,8 +62,5 @@ fn check_partition(connection: &Connection, partition: u16) -> Result<(), Client
     if partition == 0 || connection.supports(Features::PARTITIONS) {
         return Ok(());
     }
-    Err(ClientError::Unsupported {
-        address: connection.address().to_owned(),
-        feature: "partitions",
-    })
+    Err(ClientError::Unsupported { address: connection.address().to_owned(), feature: "partitions" })
 }

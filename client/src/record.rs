@@ -22,11 +22,7 @@ pub struct ProducerRecord {
 impl ProducerRecord {
     /// A value for a topic.
     pub fn new(topic: impl Into<String>, value: impl Into<Bytes>) -> Self {
-        Self {
-            topic: topic.into(),
-            value: value.into(),
-            ..Self::default()
-        }
+        Self { topic: topic.into(), value: value.into(), ..Self::default() }
     }
 
     /// With a key.
@@ -61,10 +57,9 @@ impl ProducerRecord {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), ClientError> {
         put_data(out, self.key.as_deref(), self.timestamp_ns, &self.value).map_err(|error| match error {
             EncodeRecordError::KeyTooLong { bytes } => ClientError::KeyTooLarge { bytes },
-            EncodeRecordError::ValueTooLong { bytes } => ClientError::RecordTooLarge {
-                bytes,
-                max_bytes: u32::MAX as usize,
-            },
+            EncodeRecordError::ValueTooLong { bytes } => {
+                ClientError::RecordTooLarge { bytes, max_bytes: u32::MAX as usize }
+            }
         })
     }
 }

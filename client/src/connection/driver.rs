@@ -28,17 +28,8 @@ pub(super) type ControlSender = oneshot::Sender<Result<Response, ClientError>>;
 /// Something to send.
 #[derive(Debug)]
 pub(super) enum Work {
-    Produce {
-        batch_id: u64,
-        header: Bytes,
-        payload: Bytes,
-        answer: AckSender,
-    },
-    Control {
-        correlation: u64,
-        frame: Bytes,
-        answer: ControlSender,
-    },
+    Produce { batch_id: u64, header: Bytes, payload: Bytes, answer: AckSender },
+    Control { correlation: u64, frame: Bytes, answer: ControlSender },
 }
 
 /// Why the task ends.
@@ -71,10 +62,7 @@ impl Driver {
             greeted,
             work,
             outgoing: Outgoing::default(),
-            limits: FrameLimits {
-                header_crc,
-                ..FrameLimits::default()
-            },
+            limits: FrameLimits { header_crc, ..FrameLimits::default() },
             paused_until: None,
             heard: Instant::now(),
             asked_for_life: false,
@@ -126,11 +114,7 @@ impl Driver {
     }
 
     fn patience(&self) -> Duration {
-        if self.asked_for_life {
-            SILENCE_LIMIT
-        } else {
-            KEEPALIVE_AFTER
-        }
+        if self.asked_for_life { SILENCE_LIMIT } else { KEEPALIVE_AFTER }
     }
 
     fn on_work(&mut self, work: Option<Work>) {
@@ -148,22 +132,12 @@ impl Driver {
 
     fn accept(&mut self, work: Work) {
         match work {
-            Work::Produce {
-                batch_id,
-                header,
-                payload,
-                answer,
-            } => {
-                self.pending
-                    .push_ack(batch_id, (header.len() + payload.len()) as u64, answer);
+            Work::Produce { batch_id, header, payload, answer } => {
+                self.pending.push_ack(batch_id, (header.len() + payload.len()) as u64, answer);
                 self.outgoing.push(header);
                 self.outgoing.push(payload);
             }
-            Work::Control {
-                correlation,
-                frame,
-                answer,
-            } => {
+            Work::Control { correlation, frame, answer } => {
                 self.pending.push_control(correlation, answer);
                 self.outgoing.push(frame);
             }
@@ -173,28 +147,18 @@ impl Driver {
     fn on_read(&mut self, read: std::io::Result<usize>) -> Result<(), End> {
         match read {
             Ok(0) => {
-                return Err(End::Lost(ClientError::lost(
-                    &self.address,
-                    "the server closed the connection",
-                )));
+                return Err(End::Lost(ClientError::lost(&self.address, "the server closed the connection")));
             }
             Ok(_) => {}
             Err(error) => return Err(End::Lost(ClientError::lost(&self.address, error))),
         }
         self.heard = Instant::now();
         self.asked_for_life = false;
-        while let Some(frame) = next_frame(&mut self.greeted.input, &self.limits).map_err(|source| {
-            End::Lost(ClientError::Frame {
-                address: self.address.clone(),
-                source,
-            })
-        })? {
-            let reply = ResponseFrame::decode(frame, self.greeted.features).map_err(|source| {
-                End::Lost(ClientError::Response {
-                    address: self.address.clone(),
-                    source,
-                })
-            })?;
+        while let Some(frame) = next_frame(&mut self.greeted.input, &self.limits)
+            .map_err(|source| End::Lost(ClientError::Frame { address: self.address.clone(), source }))?
+        {
+            let reply = ResponseFrame::decode(frame, self.greeted.features)
+                .map_err(|source| End::Lost(ClientError::Response { address: self.address.clone(), source }))?;
             match reply.response {
                 Response::Backpressure => self.paused_until = Some(Instant::now() + BACKPRESSURE_PAUSE),
                 Response::Ack { .. } => self.paused_until = None,
@@ -217,19 +181,11 @@ impl Driver {
             return Ok(());
         }
         if self.asked_for_life {
-            return Err(End::Lost(ClientError::lost(
-                &self.address,
-                format!("silent for {SILENCE_LIMIT:?}"),
-            )));
+            return Err(End::Lost(ClientError::lost(&self.address, format!("silent for {SILENCE_LIMIT:?}"))));
         }
         // The answer to a Keepalive of ours is a Keepalive; those of the server need none.
         let mut frame = BytesMut::new();
-        let keepalive = RequestFrame {
-            correlation: 0,
-            partition: 0,
-            trace: None,
-            request: Request::Keepalive,
-        };
+        let keepalive = RequestFrame { correlation: 0, partition: 0, trace: None, request: Request::Keepalive };
         keepalive.encode(&mut frame, self.greeted.features);
         self.outgoing.push(frame.freeze());
         self.asked_for_life = true;

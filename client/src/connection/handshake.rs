@@ -39,9 +39,7 @@ pub(super) struct Greeted {
 }
 
 pub(super) async fn greet(address: &str, options: &ClientOptions) -> Result<Greeted, ClientError> {
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(|error| ClientError::connect(address, &error))?;
+    let stream = TcpStream::connect(address).await.map_err(|error| ClientError::connect(address, &error))?;
     let prepared = prepare(&stream);
     prepared.map_err(|error| ClientError::connect(address, &error))?;
     let mut greeted = Greeted {
@@ -66,11 +64,8 @@ fn prepare(stream: &TcpStream) -> std::io::Result<()> {
 }
 
 async fn hello(greeted: &mut Greeted, address: &str, options: &ClientOptions) -> Result<(), ClientError> {
-    let hello = Hello {
-        minor_version: MINOR_VERSION,
-        features: wanted_features(),
-        client_name: options.client_name.clone(),
-    };
+    let hello =
+        Hello { minor_version: MINOR_VERSION, features: wanted_features(), client_name: options.client_name.clone() };
     match exchange(greeted, address, Request::Hello(hello)).await? {
         Response::Hello(granted) => {
             greeted.features = Some(granted.features & wanted_features());
@@ -80,10 +75,7 @@ async fn hello(greeted: &mut Greeted, address: &str, options: &ClientOptions) ->
         }
         Response::ErrorText(text) if text == ErrorCode::InvalidCommand.text() => Ok(()),
         Response::ErrorText(text) => Err(from_text(text)),
-        _ => Err(ClientError::UnexpectedReply {
-            address: address.to_owned(),
-            request: "hello",
-        }),
+        _ => Err(ClientError::UnexpectedReply { address: address.to_owned(), request: "hello" }),
     }
 }
 
@@ -91,39 +83,25 @@ async fn authenticate(greeted: &mut Greeted, address: &str, token: &str) -> Resu
     let token = Bytes::copy_from_slice(token.as_bytes());
     match exchange(greeted, address, Request::Authenticate { token }).await? {
         Response::Authenticate { ok: true, .. } => Ok(()),
-        Response::Authenticate { ok: false, text } => Err(ClientError::Server {
-            code: Some(ErrorCode::InvalidToken),
-            message: text,
-            detail: String::new(),
-        }),
+        Response::Authenticate { ok: false, text } => {
+            Err(ClientError::Server { code: Some(ErrorCode::InvalidToken), message: text, detail: String::new() })
+        }
         Response::ErrorText(text) => Err(from_text(text)),
         Response::Error(error) => Err(error.into()),
-        _ => Err(ClientError::UnexpectedReply {
-            address: address.to_owned(),
-            request: "authentication",
-        }),
+        _ => Err(ClientError::UnexpectedReply { address: address.to_owned(), request: "authentication" }),
     }
 }
 
 /// One request, one reply, nothing else under way.
 async fn exchange(greeted: &mut Greeted, address: &str, request: Request) -> Result<Response, ClientError> {
     let mut frame = BytesMut::new();
-    RequestFrame {
-        correlation: 0,
-        partition: 0,
-        trace: None,
-        request,
-    }
-    .encode(&mut frame, greeted.features);
+    RequestFrame { correlation: 0, partition: 0, trace: None, request }.encode(&mut frame, greeted.features);
     let sent = greeted.stream.write_all(&frame).await;
     sent.map_err(|error| ClientError::connect(address, &error))?;
     loop {
         let frame = receive(greeted, address).await?;
         let decoded = ResponseFrame::decode(frame, greeted.features);
-        let reply = decoded.map_err(|source| ClientError::Response {
-            address: address.to_owned(),
-            source,
-        })?;
+        let reply = decoded.map_err(|source| ClientError::Response { address: address.to_owned(), source })?;
         if reply.response != Response::Keepalive {
             return Ok(reply.response);
         }
@@ -132,25 +110,16 @@ async fn exchange(greeted: &mut Greeted, address: &str, request: Request) -> Res
 
 async fn receive(greeted: &mut Greeted, address: &str) -> Result<Frame, ClientError> {
     let header_crc = greeted.features.unwrap_or_default().header_crc();
-    let limits = FrameLimits {
-        header_crc,
-        ..FrameLimits::default()
-    };
+    let limits = FrameLimits { header_crc, ..FrameLimits::default() };
     loop {
         let next = next_frame(&mut greeted.input, &limits);
-        if let Some(frame) = next.map_err(|source| ClientError::Frame {
-            address: address.to_owned(),
-            source,
-        })? {
+        if let Some(frame) = next.map_err(|source| ClientError::Frame { address: address.to_owned(), source })? {
             return Ok(frame);
         }
         let read = greeted.stream.read_buf(&mut greeted.input).await;
         if read.map_err(|error| ClientError::connect(address, &error))? == 0 {
             let reason = "the server closed the connection during the handshake".to_owned();
-            return Err(ClientError::Connect {
-                address: address.to_owned(),
-                reason,
-            });
+            return Err(ClientError::Connect { address: address.to_owned(), reason });
         }
     }
 }

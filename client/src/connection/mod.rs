@@ -63,9 +63,7 @@ impl Connection {
             work,
         };
         tokio::spawn(Driver::new(address.to_owned(), greeted, queue).run());
-        Ok(Connection {
-            shared: Arc::new(shared),
-        })
+        Ok(Connection { shared: Arc::new(shared) })
     }
 
     /// Who is at the other end.
@@ -109,27 +107,15 @@ impl Connection {
     ) -> Result<Response, ClientError> {
         let correlation = self.shared.next_correlation.fetch_add(1, Ordering::Relaxed);
         let mut frame = BytesMut::new();
-        RequestFrame {
-            correlation,
-            partition,
-            trace,
-            request,
-        }
-        .encode(&mut frame, self.shared.features);
+        RequestFrame { correlation, partition, trace, request }.encode(&mut frame, self.shared.features);
         let (answer, reply) = oneshot::channel();
         let after = self.shared.request_timeout + patience;
-        let work = Work::Control {
-            correlation,
-            frame: frame.freeze(),
-            answer,
-        };
+        let work = Work::Control { correlation, frame: frame.freeze(), answer };
         let exchange = async {
             self.shared.work.send(work).await.map_err(|_| self.lost())?;
             reply.await.map_err(|_| self.lost())?
         };
-        tokio::time::timeout(after, exchange)
-            .await
-            .map_err(|_| ClientError::TimedOut { what, after })?
+        tokio::time::timeout(after, exchange).await.map_err(|_| ClientError::TimedOut { what, after })?
     }
 
     /// Hands an ingest frame to the connection; waits only while too much is under way.
@@ -137,17 +123,9 @@ impl Connection {
     /// Frames leave in the order of these calls, and acks come in that order.
     pub async fn produce(&self, batch_id: u64, header: Bytes, payload: Bytes) -> Result<PendingAck, ClientError> {
         let (answer, reply) = oneshot::channel();
-        let work = Work::Produce {
-            batch_id,
-            header,
-            payload,
-            answer,
-        };
+        let work = Work::Produce { batch_id, header, payload, answer };
         self.shared.work.send(work).await.map_err(|_| self.lost())?;
-        Ok(PendingAck {
-            address: self.shared.address.clone(),
-            reply,
-        })
+        Ok(PendingAck { address: self.shared.address.clone(), reply })
     }
 
     fn lost(&self) -> ClientError {

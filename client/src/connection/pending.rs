@@ -12,15 +12,8 @@ use std::collections::VecDeque;
 /// Someone waits for the outcome.
 #[derive(Debug)]
 enum Waiting {
-    Ack {
-        batch_id: u64,
-        bytes: u64,
-        answer: AckSender,
-    },
-    Control {
-        correlation: u64,
-        answer: ControlSender,
-    },
+    Ack { batch_id: u64, bytes: u64, answer: AckSender },
+    Control { correlation: u64, answer: ControlSender },
 }
 
 /// The requests under way on one connection.
@@ -39,29 +32,16 @@ pub(super) struct OutOfStep(pub(super) &'static str);
 
 impl Pending {
     pub(super) fn new(one_order: bool) -> Self {
-        Self {
-            acks: VecDeque::new(),
-            controls: VecDeque::new(),
-            one_order,
-            bytes: 0,
-        }
+        Self { acks: VecDeque::new(), controls: VecDeque::new(), one_order, bytes: 0 }
     }
 
     pub(super) fn push_ack(&mut self, batch_id: u64, bytes: u64, answer: AckSender) {
         self.bytes += bytes;
-        self.acks.push_back(Waiting::Ack {
-            batch_id,
-            bytes,
-            answer,
-        });
+        self.acks.push_back(Waiting::Ack { batch_id, bytes, answer });
     }
 
     pub(super) fn push_control(&mut self, correlation: u64, answer: ControlSender) {
-        let queue = if self.one_order {
-            &mut self.acks
-        } else {
-            &mut self.controls
-        };
+        let queue = if self.one_order { &mut self.acks } else { &mut self.controls };
         queue.push_back(Waiting::Control { correlation, answer });
     }
 
@@ -79,11 +59,7 @@ impl Pending {
         match frame.response {
             Response::Keepalive | Response::Backpressure => Ok(()),
             Response::Ack { batch_id, offsets } => match self.acks.pop_front() {
-                Some(Waiting::Ack {
-                    batch_id: expected,
-                    bytes,
-                    answer,
-                }) if expected == batch_id => {
+                Some(Waiting::Ack { batch_id: expected, bytes, answer }) if expected == batch_id => {
                     self.bytes -= bytes;
                     _ = answer.send(Ok(offsets));
                     Ok(())
@@ -106,11 +82,7 @@ impl Pending {
             return self.resolve_control(correlation, Err(error.into()));
         };
         match self.acks.pop_front() {
-            Some(Waiting::Ack {
-                batch_id: expected,
-                bytes,
-                answer,
-            }) if expected == batch_id => {
+            Some(Waiting::Ack { batch_id: expected, bytes, answer }) if expected == batch_id => {
                 self.bytes -= bytes;
                 _ = answer.send(Err(error.into()));
                 Ok(())
@@ -140,16 +112,9 @@ impl Pending {
     }
 
     fn resolve_control(&mut self, correlation: u64, reply: Result<Response, ClientError>) -> Result<(), OutOfStep> {
-        let queue = if self.one_order {
-            &mut self.acks
-        } else {
-            &mut self.controls
-        };
+        let queue = if self.one_order { &mut self.acks } else { &mut self.controls };
         match queue.pop_front() {
-            Some(Waiting::Control {
-                correlation: expected,
-                answer,
-            }) if self.one_order || expected == correlation => {
+            Some(Waiting::Control { correlation: expected, answer }) if self.one_order || expected == correlation => {
                 _ = answer.send(reply);
                 Ok(())
             }
@@ -180,13 +145,7 @@ mod tests {
     }
 
     fn ack(batch_id: u64) -> ResponseFrame {
-        frame(
-            0,
-            Response::Ack {
-                batch_id,
-                offsets: None,
-            },
-        )
+        frame(0, Response::Ack { batch_id, offsets: None })
     }
 
     #[test]
@@ -199,9 +158,7 @@ mod tests {
         assert_eq!(pending.bytes(), 100);
         pending.resolve(ack(1)).unwrap();
         assert_eq!(stored.try_recv().unwrap(), Ok(None));
-        pending
-            .resolve(frame(7, Response::CatchingUp { end_offset: 1 }))
-            .unwrap();
+        pending.resolve(frame(7, Response::CatchingUp { end_offset: 1 })).unwrap();
         assert!(controlled.try_recv().unwrap().is_ok());
         assert!(pending.is_empty());
         assert_eq!(pending.bytes(), 0);
@@ -224,10 +181,7 @@ mod tests {
         pending.push_ack(3, 10, answer);
         let error = TypedError::new(ErrorCode::UnknownTopic, Answers::Ingest(3));
         pending.resolve(frame(0, Response::Error(error))).unwrap();
-        assert_eq!(
-            refused.try_recv().unwrap().unwrap_err().code(),
-            Some(ErrorCode::UnknownTopic)
-        );
+        assert_eq!(refused.try_recv().unwrap().unwrap_err().code(), Some(ErrorCode::UnknownTopic));
     }
 
     #[test]
@@ -237,9 +191,7 @@ mod tests {
         let (control, mut controlled) = oneshot::channel();
         pending.push_ack(0, 10, answer);
         pending.push_control(5, control);
-        pending
-            .resolve(frame(0, Response::ErrorText("Unknown topic".into())))
-            .unwrap();
+        pending.resolve(frame(0, Response::ErrorText("Unknown topic".into()))).unwrap();
         assert!(refused.try_recv().unwrap().is_err());
         pending.resolve(frame(0, Response::Topic(bytes::Bytes::new()))).unwrap();
         assert!(controlled.try_recv().unwrap().is_ok());

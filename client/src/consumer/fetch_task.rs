@@ -38,10 +38,7 @@ pub(super) struct Stopped {
 
 impl PartitionState {
     pub(super) fn new(partition: u16, offset: u64) -> Self {
-        Self {
-            partition,
-            splitter: Splitter::new(offset),
-        }
+        Self { partition, splitter: Splitter::new(offset) }
     }
 }
 
@@ -66,21 +63,9 @@ pub(super) async fn run(
     partitions: Vec<PartitionState>,
     chunks: ChunkSender,
 ) -> Stopped {
-    let mut task = FetchTask {
-        connection,
-        options,
-        topic,
-        topic_id,
-        partitions,
-        chunks,
-        progressed: false,
-        first: 0,
-    };
-    let ended = if task.connection.supports(Features::LONG_POLL) {
-        task.run_long_poll().await
-    } else {
-        task.run_1_0().await
-    };
+    let mut task = FetchTask { connection, options, topic, topic_id, partitions, chunks, progressed: false, first: 0 };
+    let ended =
+        if task.connection.supports(Features::LONG_POLL) { task.run_long_poll().await } else { task.run_1_0().await };
     let error = match ended {
         Ok(()) => ClientError::Closed { what: "consumer" },
         Err(error) => error,
@@ -90,11 +75,7 @@ pub(super) async fn run(
         _ = task.chunks.send(Err(error.clone())).await;
         task.partitions.clear();
     }
-    Stopped {
-        partitions: task.partitions,
-        progressed: task.progressed,
-        error,
-    }
+    Stopped { partitions: task.partitions, progressed: task.progressed, error }
 }
 
 impl FetchTask {
@@ -109,11 +90,7 @@ impl FetchTask {
                 partitions: FetchList::new(&asked),
             };
             let request = Request::FetchPartitions(fetch);
-            match self
-                .connection
-                .request_for(request, 0, None, "fetch", self.options.max_wait)
-                .await?
-            {
+            match self.connection.request_for(request, 0, None, "fetch", self.options.max_wait).await? {
                 Response::FetchPartitions(reply) => self.on_reply(reply).await?,
                 _ => return Err(unexpected(&self.connection, "fetch")),
             }
@@ -150,9 +127,7 @@ impl FetchTask {
 
     fn explain(&self, code: ErrorCode) -> ClientError {
         if matches!(code, ErrorCode::UnknownTopic | ErrorCode::TopicNotFound) {
-            return ClientError::UnknownTopic {
-                topic: self.topic.to_string(),
-            };
+            return ClientError::UnknownTopic { topic: self.topic.to_string() };
         }
         ClientError::from_code(code)
     }
@@ -163,14 +138,7 @@ impl FetchTask {
         }
         let timestamp = (fetched.timestamp != 0).then_some(fetched.timestamp);
         let partition = fetched.partition.partition;
-        self.deliver(
-            partition,
-            fetched.next_offset,
-            data,
-            timestamp,
-            Some(fetched.high_watermark),
-        )
-        .await
+        self.deliver(partition, fetched.next_offset, data, timestamp, Some(fetched.high_watermark)).await
     }
 
     async fn deliver(
@@ -193,17 +161,9 @@ impl FetchTask {
         }
         self.progressed = true;
         let topic = Arc::clone(&self.topic);
-        let chunk = ConsumedChunk {
-            topic,
-            partition,
-            records,
-            next_offset: state.splitter.next_offset(),
-            high_watermark,
-        };
-        self.chunks
-            .send(Ok(chunk))
-            .await
-            .map_err(|_| ClientError::Closed { what: "consumer" })
+        let chunk =
+            ConsumedChunk { topic, partition, records, next_offset: state.splitter.next_offset(), high_watermark };
+        self.chunks.send(Ok(chunk)).await.map_err(|_| ClientError::Closed { what: "consumer" })
     }
 
     async fn run_1_0(&mut self) -> Result<(), ClientError> {
@@ -229,16 +189,8 @@ impl FetchTask {
             let state = &self.partitions[at];
             (state.partition, state.splitter.fetch_offset())
         };
-        let fetch = Fetch {
-            topic: self.topic_id,
-            offset,
-            max_bytes: self.options.partition_max_bytes,
-        };
-        match self
-            .connection
-            .request_for(Request::Fetch(fetch), partition, None, "fetch", Duration::ZERO)
-            .await?
-        {
+        let fetch = Fetch { topic: self.topic_id, offset, max_bytes: self.options.partition_max_bytes };
+        match self.connection.request_for(Request::Fetch(fetch), partition, None, "fetch", Duration::ZERO).await? {
             Response::Fetch { next_offset, data, .. } => {
                 let some = !data.is_empty();
                 if some {

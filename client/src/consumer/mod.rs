@@ -100,15 +100,7 @@ impl Consumer {
     pub(crate) fn new(client: Client, options: ConsumerOptions) -> Self {
         let (sender, chunks) = mpsc::channel(options.prefetch.max(1));
         let (positions, ready) = (HashMap::new(), VecDeque::new());
-        Self {
-            client,
-            options,
-            chunks,
-            sender,
-            tasks: Vec::new(),
-            positions,
-            ready,
-        }
+        Self { client, options, chunks, sender, tasks: Vec::new(), positions, ready }
     }
 
     /// Reads `partitions` of a topic (all without any) from `start` on; gives where each begins.
@@ -126,11 +118,7 @@ impl Consumer {
         let mut begins = Vec::with_capacity(numbers.len());
         for partition in numbers {
             let offset = start::resolve(&self.client, &info, partition, start).await?;
-            begins.push(Position {
-                topic: Arc::from(topic),
-                partition,
-                offset,
-            });
+            begins.push(Position { topic: Arc::from(topic), partition, offset });
         }
         self.assign_at(&begins);
         Ok(begins)
@@ -139,24 +127,14 @@ impl Consumer {
     /// Reads partitions from known offsets on.
     pub fn assign_at(&mut self, begins: &[Position]) {
         for begin in begins {
-            self.positions
-                .insert((Arc::clone(&begin.topic), begin.partition), begin.offset);
+            self.positions.insert((Arc::clone(&begin.topic), begin.partition), begin.offset);
         }
         let mut by_topic: HashMap<Arc<str>, Vec<(u16, u64)>> = HashMap::new();
         for begin in begins {
-            by_topic
-                .entry(Arc::clone(&begin.topic))
-                .or_default()
-                .push((begin.partition, begin.offset));
+            by_topic.entry(Arc::clone(&begin.topic)).or_default().push((begin.partition, begin.offset));
         }
         for (topic, partitions) in by_topic {
-            let task = placement::run(
-                self.client.clone(),
-                self.options,
-                topic,
-                partitions,
-                self.sender.clone(),
-            );
+            let task = placement::run(self.client.clone(), self.options, topic, partitions, self.sender.clone());
             self.tasks.push(tokio::spawn(task));
         }
     }
@@ -167,8 +145,7 @@ impl Consumer {
     pub async fn next_chunk(&mut self) -> Result<ConsumedChunk, ClientError> {
         match self.chunks.recv().await {
             Some(Ok(chunk)) => {
-                self.positions
-                    .insert((Arc::clone(&chunk.topic), chunk.partition), chunk.next_offset);
+                self.positions.insert((Arc::clone(&chunk.topic), chunk.partition), chunk.next_offset);
                 Ok(chunk)
             }
             Some(Err(error)) => Err(error),
@@ -186,12 +163,7 @@ impl Consumer {
             }
             let chunk = self.next_chunk().await?;
             let (topic, partition) = (chunk.topic, chunk.partition);
-            self.ready.extend(
-                chunk
-                    .records
-                    .into_iter()
-                    .map(|record| (Arc::clone(&topic), partition, record)),
-            );
+            self.ready.extend(chunk.records.into_iter().map(|record| (Arc::clone(&topic), partition, record)));
         }
     }
 
@@ -199,11 +171,7 @@ impl Consumer {
     pub fn positions(&self) -> Vec<Position> {
         let positions = self.positions.iter();
         positions
-            .map(|((topic, partition), &offset)| Position {
-                topic: Arc::clone(topic),
-                partition: *partition,
-                offset,
-            })
+            .map(|((topic, partition), &offset)| Position { topic: Arc::clone(topic), partition: *partition, offset })
             .collect()
     }
 

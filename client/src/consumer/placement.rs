@@ -21,10 +21,8 @@ pub(super) async fn run(
     begins: Vec<(u16, u64)>,
     chunks: ChunkSender,
 ) {
-    let mut homeless: Vec<PartitionState> = begins
-        .into_iter()
-        .map(|(partition, offset)| PartitionState::new(partition, offset))
-        .collect();
+    let mut homeless: Vec<PartitionState> =
+        begins.into_iter().map(|(partition, offset)| PartitionState::new(partition, offset)).collect();
     let mut readers = JoinSet::new();
     let mut backoff = Backoff::new(client.options().retry_backoff);
     loop {
@@ -32,14 +30,8 @@ pub(super) async fn run(
             match place(&client, &topic, &mut homeless).await {
                 Ok(groups) => {
                     for (address, partitions) in groups {
-                        let reader = read(
-                            client.clone(),
-                            options,
-                            Arc::clone(&topic),
-                            address,
-                            partitions,
-                            chunks.clone(),
-                        );
+                        let reader =
+                            read(client.clone(), options, Arc::clone(&topic), address, partitions, chunks.clone());
                         readers.spawn(reader);
                     }
                 }
@@ -61,11 +53,7 @@ pub(super) async fn run(
             return;
         };
         match stopped {
-            Ok(Stopped {
-                partitions,
-                progressed,
-                error,
-            }) => {
+            Ok(Stopped { partitions, progressed, error }) => {
                 tracing::debug!(topic = &*topic, ?error, "reading stopped");
                 if progressed {
                     backoff.reset();
@@ -114,10 +102,6 @@ async fn read(
     };
     match connected.await {
         Ok((id, connection)) => fetch_task::run(connection, options, topic, id, partitions, chunks).await,
-        Err(error) => Stopped {
-            partitions,
-            progressed: false,
-            error,
-        },
+        Err(error) => Stopped { partitions, progressed: false, error },
     }
 }

@@ -15,10 +15,7 @@ pub(super) struct Splitter {
 
 impl Splitter {
     pub(super) fn new(offset: u64) -> Self {
-        Self {
-            offset,
-            carry: BytesMut::new(),
-        }
+        Self { offset, carry: BytesMut::new() }
     }
 
     /// Offset of the first byte that belongs to no record handed out.
@@ -108,13 +105,7 @@ mod tests {
         for at in 0..20u8 {
             offsets.push(bytes.len() as u64);
             let key = (at % 2 == 0).then(|| vec![at; 3]);
-            put_data(
-                &mut bytes,
-                key.as_deref(),
-                (at % 3 == 0).then_some(77),
-                &vec![at; usize::from(at)],
-            )
-            .unwrap();
+            put_data(&mut bytes, key.as_deref(), (at % 3 == 0).then_some(77), &vec![at; usize::from(at)]).unwrap();
         }
         (bytes, offsets)
     }
@@ -147,10 +138,7 @@ mod tests {
         data.extend_from_slice(b"{\"not\":\"ours\"}");
         splitter.feed(100, Bytes::from(data), None, &mut out);
         assert_eq!(out[0].value.as_deref(), Some(&b"mine"[..]));
-        assert_eq!(
-            (out[1].offset, out[1].value.as_deref()),
-            (109, Some(&b"{\"not\":\"ours\"}"[..]))
-        );
+        assert_eq!((out[1].offset, out[1].value.as_deref()), (109, Some(&b"{\"not\":\"ours\"}"[..])));
         assert_eq!(splitter.fetch_offset(), 123);
     }
 
@@ -159,12 +147,7 @@ mod tests {
         let (bytes, offsets) = stream();
         let mut splitter = Splitter::new(0);
         let mut out = Vec::new();
-        splitter.feed(
-            0,
-            Bytes::copy_from_slice(&bytes[..offsets[5] as usize + 2]),
-            None,
-            &mut out,
-        );
+        splitter.feed(0, Bytes::copy_from_slice(&bytes[..offsets[5] as usize + 2]), None, &mut out);
         let start = offsets[10] as usize;
         splitter.feed(start as u64, Bytes::copy_from_slice(&bytes[start..]), None, &mut out);
         let expected: Vec<_> = offsets[..5].iter().chain(&offsets[10..]).copied().collect();

@@ -38,22 +38,13 @@ pub(super) async fn resolve(
     };
     let address = client.leader_address(topic, partition)?;
     let control = client.control().await?;
-    let connection = if control.address() == address {
-        control
-    } else {
-        Connection::open(&address, client.options()).await?
-    };
+    let connection =
+        if control.address() == address { control } else { Connection::open(&address, client.options()).await? };
     if !connection.supports(Features::LOOKUP) {
         return resolve_1_0(&connection, topic, partition, target).await;
     }
-    let lookup = LookupOffset {
-        partition: TopicPartition::new(topic.id, partition),
-        target,
-    };
-    match connection
-        .request_for(Request::LookupOffset(lookup), partition, None, "lookup", Duration::ZERO)
-        .await?
-    {
+    let lookup = LookupOffset { partition: TopicPartition::new(topic.id, partition), target };
+    match connection.request_for(Request::LookupOffset(lookup), partition, None, "lookup", Duration::ZERO).await? {
         Response::LookupOffset(found) => Ok(found.offset),
         _ => Err(unexpected(&connection, "lookup")),
     }
@@ -66,21 +57,14 @@ async fn resolve_1_0(
     partition: u16,
     target: LookupTarget,
 ) -> Result<u64, ClientError> {
-    let unsupported = |feature| ClientError::Unsupported {
-        address: connection.address().to_owned(),
-        feature,
-    };
+    let unsupported = |feature| ClientError::Unsupported { address: connection.address().to_owned(), feature };
     if partition != 0 {
         return Err(unsupported("partitions"));
     }
     match target {
         LookupTarget::Earliest => Ok(0),
         LookupTarget::Latest => {
-            let fetch = Fetch {
-                topic: topic.id,
-                offset: END_OFFSET,
-                max_bytes: 0,
-            };
+            let fetch = Fetch { topic: topic.id, offset: END_OFFSET, max_bytes: 0 };
             match connection.request(Request::Fetch(fetch), "fetch").await? {
                 Response::Fetch { next_offset, .. } => Ok(next_offset),
                 Response::CatchingUp { end_offset } => Ok(end_offset),

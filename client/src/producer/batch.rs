@@ -7,6 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use lance_messages::id::TopicId;
 use lance_messages::wire::Features;
 use lance_messages::wire::compression::{Codec, compression_prefix};
+use lance_messages::wire::hello::ProducerEpoch;
 use lance_messages::wire::produce::{AckOffsets, ProduceHeader};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -33,8 +34,10 @@ pub(super) struct Batch {
     _permit: OwnedSemaphorePermit,
     /// The payload as sent, and its CRC: made at the first attempt.
     sealed: Option<Sealed>,
-    /// Its place in the partition's order, once it had one.
-    pub(super) sequence: Option<u32>,
+    /// Its place in the partition's order, once it had one, and the producer whose order that is.
+    pub(super) sequence: Option<(Option<ProducerEpoch>, u32)>,
+    /// How often it was sent.
+    pub(super) attempts: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -54,6 +57,7 @@ impl OpenBatch {
             _permit: self.permit,
             sealed: None,
             sequence: None,
+            attempts: 0,
         }
     }
 }
@@ -68,6 +72,7 @@ impl Batch {
         codec: Option<Codec>,
         link: &Link,
     ) -> Result<(Bytes, Bytes), ClientError> {
+        self.attempts += 1;
         let codec = codec.filter(|_| link.connection.supports(Features::COMPRESSED_INGEST));
         let sealed = match &self.sealed {
             Some(sealed) if !sealed.compressed || codec.is_some() => sealed.clone(),
@@ -89,15 +94,9 @@ impl Batch {
     }
 
     pub(super) fn succeed(self, offsets: Option<AckOffsets>) {
-        let base_offset = offsets
-            .map(|offsets| offsets.base_offset)
-            .filter(|&base| base != u64::MAX);
+        let base_offset = offsets.map(|offsets| offsets.base_offset).filter(|&base| base != u64::MAX);
         let duplicate = offsets.is_some_and(|offsets| offsets.duplicate);
-        let outcome = BatchOutcome {
-            base_offset,
-            records: self.count,
-            duplicate,
-        };
+        let outcome = BatchOutcome { base_offset, records: self.count, duplicate };
         self.outcome.send_replace(Some(Ok(outcome)));
     }
 
@@ -110,30 +109,18 @@ impl Batch {
 fn seal_payload(records: &Bytes, codec: Option<Codec>) -> Result<Sealed, ClientError> {
     if let Some(codec) = codec {
         let compressed = codec.compress(records);
-        let compressed = compressed.map_err(|error| ClientError::Compression {
-            reason: error.to_string(),
-        })?;
+        let compressed = compressed.map_err(|error| ClientError::Compression { reason: error.to_string() })?;
         let prefix = compression_prefix(codec, records.len() as u32);
         if prefix.len() + compressed.len() < records.len() {
             let mut payload = BytesMut::with_capacity(prefix.len() + compressed.len());
             payload.put_slice(&prefix);
             payload.put_slice(&compressed);
-            return Ok(Sealed {
-                crc: crc32fast::hash(&payload),
-                payload: payload.freeze(),
-                compressed: true,
-            });
+            return Ok(Sealed { crc: crc32fast::hash(&payload), payload: payload.freeze(), compressed: true });
         }
     }
-    Ok(Sealed {
-        crc: crc32fast::hash(records),
-        payload: records.clone(),
-        compressed: false,
-    })
+    Ok(Sealed { crc: crc32fast::hash(records), payload: records.clone(), compressed: false })
 }
 
 fn now_ns() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_nanos() as u64)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }

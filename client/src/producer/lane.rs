@@ -90,25 +90,14 @@ impl Lane {
                 record.encode(&mut records)?;
                 let (outcome, waits) = watch::channel(None);
                 state.opened += 1;
-                state.open = Some(OpenBatch {
-                    records,
-                    count: 1,
-                    opened: Instant::now(),
-                    outcome,
-                    permit,
-                });
+                state.open = Some(OpenBatch { records, count: 1, opened: Instant::now(), outcome, permit });
                 (0, waits)
             }
         };
         drop(guard);
         self.work.notify_one();
         let topic = Arc::clone(&self.topic);
-        Ok(DeliveryFuture {
-            topic,
-            partition: self.partition,
-            bytes_before: bytes_before as u64,
-            outcome,
-        })
+        Ok(DeliveryFuture { topic, partition: self.partition, bytes_before: bytes_before as u64, outcome })
     }
 
     /// What to do next, when another batch may leave.

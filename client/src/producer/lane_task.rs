@@ -130,11 +130,7 @@ impl LaneTask {
         if let Some(link) = self.link.as_ref().filter(|link| !link.connection.is_closed()) {
             return Ok(link.clone());
         }
-        let link = self
-            .shared
-            .links
-            .to_leader(&self.lane.topic, self.lane.partition)
-            .await?;
+        let link = self.shared.links.to_leader(&self.lane.topic, self.lane.partition).await?;
         if link.producer.is_some() && link.producer != self.producer {
             self.adopt(link.producer);
         }
@@ -142,36 +138,36 @@ impl LaneTask {
         Ok(link)
     }
 
-    /// Another producer begins its order anew.
+    /// Another producer begins its order anew, and batches to be sent again take new places in it.
     fn adopt(&mut self, producer: Option<ProducerEpoch>) {
         self.producer = producer;
         self.next_sequence = 0;
-        for batch in &mut self.again {
-            batch.sequence = None;
-        }
     }
 
     async fn topic_id(&self) -> Result<TopicId, ClientError> {
         Ok(self.shared.client.topic(&self.lane.topic, false).await?.id)
     }
 
-    /// The low half is the sequence, kept when the batch is sent again.
+    /// The low half is the sequence, kept when the batch is sent again by the same producer.
     fn batch_id(&mut self, batch: &mut Batch, link: &Link) -> u64 {
-        let keeps = link.producer.is_some() && link.producer == self.producer;
-        let sequence = match batch.sequence.filter(|_| keeps) {
-            Some(sequence) => sequence,
-            None => {
+        let sequence = match batch.sequence {
+            Some((producer, sequence)) if producer.is_some() && producer == link.producer => sequence,
+            _ => {
                 let sequence = self.next_sequence;
                 self.next_sequence = self.next_sequence.wrapping_add(1);
                 sequence
             }
         };
-        batch.sequence = Some(sequence);
+        batch.sequence = Some((link.producer, sequence));
         u64::from(self.number) << 32 | u64::from(sequence)
     }
 
     async fn on_outcome(&mut self, batch: Batch, outcome: Result<Option<AckOffsets>, ClientError>) {
         match outcome {
+            // Sent once and stored before: the server takes it for another batch, which it must not be acked for.
+            Ok(Some(AckOffsets { duplicate: true, .. })) if batch.attempts == 1 => {
+                self.on_failure(batch, ClientError::from_code(ErrorCode::OutOfOrderSequence)).await;
+            }
             Ok(offsets) => {
                 self.backoff.reset();
                 batch.succeed(offsets);
@@ -218,7 +214,7 @@ impl LaneTask {
                 self.shared.links.reset_producer(producer).await;
                 self.link = None;
                 self.adopt(None);
-            } else if let Some(sequence) = batch.sequence {
+            } else if let Some((_, sequence)) = batch.sequence {
                 self.next_sequence = sequence;
                 for later in &mut self.again {
                     later.sequence = None;
@@ -234,10 +230,7 @@ impl LaneTask {
 fn starts_over(error: &ClientError) -> bool {
     let code = error.code();
     code.is_some_and(|code| {
-        matches!(
-            code,
-            ErrorCode::OutOfOrderSequence | ErrorCode::FencedProducer | ErrorCode::UnknownProducer
-        )
+        matches!(code, ErrorCode::OutOfOrderSequence | ErrorCode::FencedProducer | ErrorCode::UnknownProducer)
     })
 }
 

@@ -104,17 +104,8 @@ impl Producer {
         let budget = Arc::new(Semaphore::new(options.buffer_bytes.clamp(1, Semaphore::MAX_PERMITS)));
         let links = Links::new(client.clone(), options.idempotent);
         let topics = Mutex::new(HashMap::new());
-        let shared = Shared {
-            client,
-            options,
-            links,
-            topics,
-            budget,
-            next_lane: AtomicU32::new(0),
-        };
-        Self {
-            shared: Arc::new(shared),
-        }
+        let shared = Shared { client, options, links, topics, budget, next_lane: AtomicU32::new(0) };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Takes a record; waits while too many bytes are under way. The delivery can be awaited, or dropped.
@@ -127,17 +118,12 @@ impl Producer {
         }
         let permits = bytes.min(options.buffer_bytes.max(1)) as u32;
         let budget = Arc::clone(&self.shared.budget);
-        let permit = budget
-            .acquire_many_owned(permits)
-            .await
-            .map_err(|_| ClientError::Closed { what: "producer" })?;
+        let permit = budget.acquire_many_owned(permits).await.map_err(|_| ClientError::Closed { what: "producer" })?;
         let lane = match self.lane(&record)? {
             Some(lane) => lane,
             None => {
                 self.learn(&record.topic).await?;
-                let missing = || ClientError::UnknownTopic {
-                    topic: record.topic.clone(),
-                };
+                let missing = || ClientError::UnknownTopic { topic: record.topic.clone() };
                 self.lane(&record)?.ok_or_else(missing)?
             }
         };
@@ -153,10 +139,7 @@ impl Producer {
 
     fn all_lanes(&self) -> Vec<Arc<Lane>> {
         let topics = self.shared.topics.lock().unwrap_or_else(PoisonError::into_inner);
-        topics
-            .values()
-            .flat_map(|topic| topic.lanes.iter().flatten().cloned())
-            .collect()
+        topics.values().flat_map(|topic| topic.lanes.iter().flatten().cloned()).collect()
     }
 
     /// The lane a record goes to; `None` when its topic is not known yet.
@@ -179,9 +162,7 @@ impl Producer {
     async fn learn(&self, name: &str) -> Result<(), ClientError> {
         let client = &self.shared.client;
         let deadline = Instant::now() + client.options().delivery_timeout;
-        let info = client
-            .await_topic(name, self.shared.options.create_topics, deadline)
-            .await?;
+        let info = client.await_topic(name, self.shared.options.create_topics, deadline).await?;
         let mut topics = self.shared.topics.lock().unwrap_or_else(PoisonError::into_inner);
         topics.entry(name.to_owned()).or_insert_with(|| TopicLanes {
             lanes: vec![None; info.partitions.len()],
@@ -204,11 +185,7 @@ impl TopicLanes {
         if usize::from(partition) < count {
             return Ok(partition);
         }
-        Err(ClientError::UnknownPartition {
-            topic: self.info.name.clone(),
-            partition,
-            count,
-        })
+        Err(ClientError::UnknownPartition { topic: self.info.name.clone(), partition, count })
     }
 
     /// Stays with a partition for a batch, then goes on to the next: full batches, even load.

@@ -8,26 +8,16 @@ fn stored(toy: &Toy) -> Vec<String> {
     let state = toy.state.lock().unwrap();
     let stream = &state.topics[0].1[0].stream;
     let records = lance_messages::record::records(stream);
-    records
-        .map(|record| String::from_utf8(record.unwrap().value.to_vec()).unwrap())
-        .collect()
+    records.map(|record| String::from_utf8(record.unwrap().value.to_vec()).unwrap()).collect()
 }
 
 /// Produces `count` records in small batches; gives how each ended.
 async fn produce(toy: &Toy, count: usize) -> Vec<Result<Delivery, ClientError>> {
     let client = toy.client().await;
-    let producer = client.producer(ProducerOptions {
-        batch_bytes: 64,
-        ..ProducerOptions::default()
-    });
+    let producer = client.producer(ProducerOptions { batch_bytes: 64, ..ProducerOptions::default() });
     let mut deliveries = Vec::new();
     for at in 0..count {
-        deliveries.push(
-            producer
-                .send(ProducerRecord::new("events", format!("record {at:03}")))
-                .await
-                .unwrap(),
-        );
+        deliveries.push(producer.send(ProducerRecord::new("events", format!("record {at:03}"))).await.unwrap());
     }
     let mut outcomes = Vec::new();
     for delivery in deliveries {
@@ -43,13 +33,7 @@ fn all(count: usize) -> Vec<String> {
 #[tokio::test]
 async fn a_batch_whose_ack_was_lost_is_stored_once() {
     let toy = Toy::start(Some(all_features()), 1).await;
-    toy.fail_next([
-        Fault::None,
-        Fault::StoreAndDrop,
-        Fault::None,
-        Fault::None,
-        Fault::StoreAndDrop,
-    ]);
+    toy.fail_next([Fault::None, Fault::StoreAndDrop, Fault::None, Fault::None, Fault::StoreAndDrop]);
     let outcomes = produce(&toy, 100).await;
     assert!(outcomes.iter().all(Result::is_ok));
     assert!(outcomes.iter().flatten().any(|delivery| delivery.duplicate));
@@ -59,17 +43,23 @@ async fn a_batch_whose_ack_was_lost_is_stored_once() {
 #[tokio::test]
 async fn a_lost_connection_loses_and_reorders_nothing() {
     let toy = Toy::start(Some(all_features()), 1).await;
-    toy.fail_next([
-        Fault::Drop,
-        Fault::None,
-        Fault::Drop,
-        Fault::Drop,
-        Fault::None,
-        Fault::None,
-        Fault::Drop,
-    ]);
+    toy.fail_next([Fault::Drop, Fault::None, Fault::Drop, Fault::Drop, Fault::None, Fault::None, Fault::Drop]);
     assert!(produce(&toy, 100).await.iter().all(Result::is_ok));
     assert_eq!(stored(&toy), all(100));
+}
+
+#[tokio::test]
+async fn nothing_is_lost_when_a_reconnect_brings_a_new_epoch() {
+    let toy = Toy::start(Some(all_features()), 1).await;
+    toy.state.lock().unwrap().bumps_epochs = true;
+    let cuts = [Fault::None, Fault::None, Fault::None, Fault::Drop];
+    toy.fail_next(cuts.iter().cycle().take(40).copied());
+    assert!(produce(&toy, 200).await.iter().all(Result::is_ok));
+    // Over a new epoch the server cannot tell what it has stored.
+    let mut stored = stored(&toy);
+    stored.sort();
+    stored.dedup();
+    assert_eq!(stored, all(200));
 }
 
 #[tokio::test]
@@ -107,9 +97,6 @@ async fn a_producer_the_server_forgot_starts_over() {
 async fn offsets_in_deliveries_are_those_of_the_records() {
     let toy = Toy::start(Some(all_features()), 1).await;
     let outcomes = produce(&toy, 50).await;
-    let offsets: Vec<_> = outcomes
-        .into_iter()
-        .map(|outcome| outcome.unwrap().offset.unwrap())
-        .collect();
+    let offsets: Vec<_> = outcomes.into_iter().map(|outcome| outcome.unwrap().offset.unwrap()).collect();
     assert_eq!(offsets, (0..50).map(|at| at * 15).collect::<Vec<_>>());
 }

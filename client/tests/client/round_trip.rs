@@ -12,10 +12,7 @@ async fn read(client: &Client, topic: &str, count: usize, options: ConsumerOptio
     let mut values: BTreeMap<u16, Vec<String>> = BTreeMap::new();
     for _ in 0..count {
         let (_, partition, record) = consumer.next().await.unwrap();
-        values
-            .entry(partition)
-            .or_default()
-            .push(String::from_utf8(record.value.unwrap().to_vec()).unwrap());
+        values.entry(partition).or_default().push(String::from_utf8(record.value.unwrap().to_vec()).unwrap());
     }
     values
 }
@@ -25,12 +22,7 @@ async fn records_come_back_in_order_with_key_time_and_offset() {
     let toy = Toy::start(Some(all_features()), 1).await;
     let client = toy.client().await;
     let producer = client.producer(ProducerOptions::default());
-    let plain = producer
-        .send(ProducerRecord::new("events", "one"))
-        .await
-        .unwrap()
-        .await
-        .unwrap();
+    let plain = producer.send(ProducerRecord::new("events", "one")).await.unwrap().await.unwrap();
     assert_eq!((plain.partition, plain.offset, plain.batch_records), (0, Some(0), 1));
     let keyed = ProducerRecord::new("events", "two").with_key("k").with_timestamp_ns(7);
     let keyed = producer.send(keyed).await.unwrap().await.unwrap();
@@ -38,15 +30,9 @@ async fn records_come_back_in_order_with_key_time_and_offset() {
     let mut consumer = client.consumer(ConsumerOptions::default());
     consumer.assign("events", None, StartOffset::Earliest).await.unwrap();
     let (topic, _, first) = consumer.next().await.unwrap();
-    assert_eq!(
-        (&*topic, first.offset, first.key, first.timestamp_ns),
-        ("events", 0, None, Some(99))
-    );
+    assert_eq!((&*topic, first.offset, first.key, first.timestamp_ns), ("events", 0, None, Some(99)));
     let (_, _, second) = consumer.next().await.unwrap();
-    assert_eq!(
-        (second.offset, second.key.as_deref(), second.timestamp_ns),
-        (8, Some(&b"k"[..]), Some(7))
-    );
+    assert_eq!((second.offset, second.key.as_deref(), second.timestamp_ns), (8, Some(&b"k"[..]), Some(7)));
     assert_eq!(second.value.as_deref(), Some(&b"two"[..]));
 }
 
@@ -55,24 +41,14 @@ async fn a_flood_arrives_in_order_in_few_batches_and_through_any_cut() {
     for codec in [None, Some(Codec::Lz4), Some(Codec::Zstd)] {
         let toy = Toy::start(Some(all_features()), 1).await;
         let client = toy.client().await;
-        let options = ProducerOptions {
-            batch_bytes: 4096,
-            compression: codec,
-            ..ProducerOptions::default()
-        };
+        let options = ProducerOptions { batch_bytes: 4096, compression: codec, ..ProducerOptions::default() };
         let producer = client.producer(options);
         for at in 0..5000 {
-            producer
-                .send(ProducerRecord::new("flood", format!("record {at}")))
-                .await
-                .unwrap();
+            producer.send(ProducerRecord::new("flood", format!("record {at}"))).await.unwrap();
         }
         producer.flush().await;
         assert!(toy.state.lock().unwrap().topics[0].1[0].batches < 500);
-        let small = ConsumerOptions {
-            partition_max_bytes: 1001,
-            ..ConsumerOptions::default()
-        };
+        let small = ConsumerOptions { partition_max_bytes: 1001, ..ConsumerOptions::default() };
         let read = read(&client, "flood", 5000, small).await;
         let expected: Vec<_> = (0..5000).map(|at| format!("record {at}")).collect();
         assert_eq!(read[&0], expected);
@@ -83,16 +59,10 @@ async fn a_flood_arrives_in_order_in_few_batches_and_through_any_cut() {
 async fn keys_choose_partitions_and_keep_their_order() {
     let toy = Toy::start(Some(all_features()), 4).await;
     let client = toy.client().await;
-    let producer = client.producer(ProducerOptions {
-        batch_bytes: 500,
-        ..ProducerOptions::default()
-    });
+    let producer = client.producer(ProducerOptions { batch_bytes: 500, ..ProducerOptions::default() });
     for at in 0..1000u32 {
         let key = format!("key {}", at % 10);
-        producer
-            .send(ProducerRecord::new("keyed", format!("{at:04}")).with_key(key))
-            .await
-            .unwrap();
+        producer.send(ProducerRecord::new("keyed", format!("{at:04}")).with_key(key)).await.unwrap();
     }
     producer.flush().await;
     let read = read(&client, "keyed", 1000, ConsumerOptions::default()).await;
@@ -103,48 +73,21 @@ async fn keys_choose_partitions_and_keep_their_order() {
     }
     assert!(read.len() > 1);
     let explicit = ProducerRecord::new("keyed", "x").with_partition(9);
-    assert!(matches!(
-        producer.send(explicit).await,
-        Err(ClientError::UnknownPartition {
-            partition: 9,
-            count: 4,
-            ..
-        })
-    ));
+    assert!(matches!(producer.send(explicit).await, Err(ClientError::UnknownPartition { partition: 9, count: 4, .. })));
 }
 
 #[tokio::test]
 async fn a_1_0_server_is_spoken_to_as_such() {
     let toy = Toy::start(None, 0).await;
     let client = toy.client().await;
-    let producer = client.producer(ProducerOptions {
-        batch_bytes: 100,
-        ..ProducerOptions::default()
-    });
-    let first = producer
-        .send(ProducerRecord::new("old", "record 0"))
-        .await
-        .unwrap()
-        .await
-        .unwrap();
+    let producer = client.producer(ProducerOptions { batch_bytes: 100, ..ProducerOptions::default() });
+    let first = producer.send(ProducerRecord::new("old", "record 0")).await.unwrap().await.unwrap();
     assert_eq!(first.offset, None);
     for at in 1..200 {
-        producer
-            .send(ProducerRecord::new("old", format!("record {at}")))
-            .await
-            .unwrap();
+        producer.send(ProducerRecord::new("old", format!("record {at}"))).await.unwrap();
     }
     producer.flush().await;
-    let read = read(
-        &client,
-        "old",
-        200,
-        ConsumerOptions {
-            partition_max_bytes: 77,
-            ..Default::default()
-        },
-    )
-    .await;
+    let read = read(&client, "old", 200, ConsumerOptions { partition_max_bytes: 77, ..Default::default() }).await;
     assert_eq!(read[&0], (0..200).map(|at| format!("record {at}")).collect::<Vec<_>>());
     let consumer = client.consumer(ConsumerOptions::default());
     assert_eq!(
@@ -162,10 +105,8 @@ async fn a_long_poll_returns_as_soon_as_there_is_a_record() {
     let toy = Toy::start(Some(all_features()), 1).await;
     let client = toy.client().await;
     client.topic("late", true).await.unwrap();
-    let mut consumer = client.consumer(ConsumerOptions {
-        max_wait: std::time::Duration::from_secs(20),
-        ..ConsumerOptions::default()
-    });
+    let mut consumer =
+        client.consumer(ConsumerOptions { max_wait: std::time::Duration::from_secs(20), ..ConsumerOptions::default() });
     consumer.assign("late", None, StartOffset::Latest).await.unwrap();
     let producer = client.producer(ProducerOptions::default());
     let (record, sent) = tokio::join!(consumer.next(), producer.send(ProducerRecord::new("late", "now")));
@@ -184,9 +125,7 @@ async fn a_missing_topic_is_an_error_where_the_server_creates_none() {
 
 #[tokio::test]
 async fn an_address_without_a_server_is_named_in_the_error() {
-    let refused = Client::connect(ClientOptions::new("127.0.0.1:1").unwrap())
-        .await
-        .unwrap_err();
+    let refused = Client::connect(ClientOptions::new("127.0.0.1:1").unwrap()).await.unwrap_err();
     assert!(refused.to_string().contains("127.0.0.1:1"));
     assert!(refused.is_retriable());
 }

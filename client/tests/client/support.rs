@@ -33,8 +33,8 @@ pub enum Fault {
 #[derive(Default)]
 pub struct Partition {
     pub stream: Vec<u8>,
-    /// Last sequence and base offset by producer.
-    sequences: HashMap<u64, VecDeque<(u32, u64)>>,
+    /// Last sequences and their base offsets by producer and epoch.
+    sequences: HashMap<(u64, u16), VecDeque<(u32, u64)>>,
     pub batches: usize,
 }
 
@@ -44,6 +44,8 @@ pub struct State {
     pub faults: VecDeque<Fault>,
     pub commits: HashMap<(u32, u16, u64), u64>,
     next_producer: u64,
+    /// A producer that is bound again gets its next epoch.
+    pub bumps_epochs: bool,
     pub connections: usize,
 }
 
@@ -65,13 +67,7 @@ impl Toy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let state = Mutex::default();
-        let toy = Arc::new(Toy {
-            state,
-            address,
-            features,
-            appended: Notify::new(),
-            auto_create,
-        });
+        let toy = Arc::new(Toy { state, address, features, appended: Notify::new(), auto_create });
         let server = Arc::clone(&toy);
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
@@ -83,9 +79,7 @@ impl Toy {
     }
 
     pub async fn client(&self) -> Client {
-        Client::connect(ClientOptions::new(&self.address).unwrap())
-            .await
-            .unwrap()
+        Client::connect(ClientOptions::new(&self.address).unwrap()).await.unwrap()
     }
 
     pub fn fail_next(&self, faults: impl IntoIterator<Item = Fault>) {
@@ -98,21 +92,14 @@ impl Toy {
         let mut producer = None;
         loop {
             let header_crc = granted.unwrap_or(Features::NONE).header_crc();
-            let limits = FrameLimits {
-                header_crc,
-                ..FrameLimits::default()
-            };
+            let limits = FrameLimits { header_crc, ..FrameLimits::default() };
             while let Some(frame) = next_frame(&mut input, &limits).unwrap() {
                 let mut out = BytesMut::new();
                 let request = RequestFrame::decode(frame, granted);
                 match request {
                     Err(refused) => {
                         let response = Response::Error(refused.error);
-                        ResponseFrame {
-                            correlation: refused.correlation,
-                            response,
-                        }
-                        .encode(&mut out, granted);
+                        ResponseFrame { correlation: refused.correlation, response }.encode(&mut out, granted);
                     }
                     Ok(request) => match self.answer(request, &mut granted, &mut producer, &mut out).await {
                         Ok(()) => {}
@@ -138,7 +125,7 @@ impl Toy {
         &self,
         frame: RequestFrame,
         granted: &mut Option<Features>,
-        producer: &mut Option<u64>,
+        producer: &mut Option<(u64, u16)>,
         out: &mut BytesMut,
     ) -> Result<(), ()> {
         let features = *granted;
@@ -163,34 +150,23 @@ impl Toy {
             Request::InitProducer(init) => {
                 let mut state = self.state.lock().unwrap();
                 state.next_producer += 1;
-                let fresh = ProducerEpoch {
-                    id: ProducerId(state.next_producer),
-                    epoch: 0,
-                };
-                let bound = init.existing.unwrap_or(fresh);
-                *producer = Some(bound.id.0);
+                let fresh = ProducerEpoch { id: ProducerId(state.next_producer), epoch: 0 };
+                let mut bound = init.existing.unwrap_or(fresh);
+                bound.epoch += u16::from(state.bumps_epochs && init.existing.is_some());
+                *producer = Some((bound.id.0, bound.epoch));
                 Response::InitProducer(bound)
             }
             Request::FetchPartitions(fetch) => self.fetch_partitions(&fetch).await,
             other => self.answer_simple(other, frame.partition),
         };
-        ResponseFrame {
-            correlation: frame.correlation,
-            response,
-        }
-        .encode(out, features);
+        ResponseFrame { correlation: frame.correlation, response }.encode(out, features);
         Ok(())
     }
 
-    fn produce(&self, produce: &Produce, partition: u16, producer: Option<u64>) -> Result<Response, ()> {
+    fn produce(&self, produce: &Produce, partition: u16, producer: Option<(u64, u16)>) -> Result<Response, ()> {
         let mut state = self.state.lock().unwrap();
         let fault = state.faults.pop_front().unwrap_or(Fault::None);
-        let refuse = |code| {
-            Ok(Response::Error(TypedError::new(
-                code,
-                Answers::Ingest(produce.batch_id),
-            )))
-        };
+        let refuse = |code| Ok(Response::Error(TypedError::new(code, Answers::Ingest(produce.batch_id))));
         match fault {
             Fault::Drop => return Err(()),
             Fault::Refuse(code) => return refuse(code),
@@ -229,15 +205,8 @@ impl Toy {
         if matches!(fault, Fault::StoreAndDrop) {
             return Err(());
         }
-        let offsets = AckOffsets {
-            base_offset,
-            record_count: produce.record_count,
-            duplicate,
-        };
-        Ok(Response::Ack {
-            batch_id: produce.batch_id,
-            offsets: Some(offsets),
-        })
+        let offsets = AckOffsets { base_offset, record_count: produce.record_count, duplicate };
+        Ok(Response::Ack { batch_id: produce.batch_id, offsets: Some(offsets) })
     }
 
     async fn fetch_partitions(&self, fetch: &FetchPartitions) -> Response {
@@ -298,11 +267,7 @@ impl Toy {
                 let stream = &find(&mut state, fetch.topic, 0).unwrap().stream;
                 let end = stream.len();
                 if fetch.offset == END_OFFSET {
-                    return Response::Fetch {
-                        next_offset: end as u64,
-                        record_count: 0,
-                        data: Bytes::new(),
-                    };
+                    return Response::Fetch { next_offset: end as u64, record_count: 0, data: Bytes::new() };
                 }
                 let start = fetch.offset as usize;
                 if start > end {
@@ -310,59 +275,29 @@ impl Toy {
                 }
                 let cut = (start + fetch.max_bytes as usize).min(end);
                 let data = Bytes::copy_from_slice(&stream[start..cut]);
-                Response::Fetch {
-                    next_offset: cut as u64,
-                    record_count: 1,
-                    data,
-                }
+                Response::Fetch { next_offset: cut as u64, record_count: 1, data }
             }
             Request::Subscribe(subscribe) => {
                 let key = (subscribe.topic.0, partition, subscribe.consumer_id);
                 let offset = state.commits.get(&key).copied().unwrap_or(0);
-                Response::SubscribeAck {
-                    consumer_id: subscribe.consumer_id,
-                    offset,
-                }
+                Response::SubscribeAck { consumer_id: subscribe.consumer_id, offset }
             }
             Request::CommitOffset(commit) => {
-                state
-                    .commits
-                    .insert((commit.topic.0, partition, commit.consumer_id), commit.offset);
-                Response::CommitAck {
-                    consumer_id: commit.consumer_id,
-                    offset: commit.offset,
-                }
+                state.commits.insert((commit.topic.0, partition, commit.consumer_id), commit.offset);
+                Response::CommitAck { consumer_id: commit.consumer_id, offset: commit.offset }
             }
             Request::LookupOffset(lookup) => {
-                let end = find(&mut state, lookup.partition.topic, lookup.partition.partition)
-                    .unwrap()
-                    .stream
-                    .len();
-                let offset = if lookup.target == LookupTarget::Latest {
-                    end as u64
-                } else {
-                    0
-                };
-                Response::LookupOffset(LookupOffsetResponse {
-                    offset,
-                    record_number: 0,
-                    timestamp: 0,
-                })
+                let end = find(&mut state, lookup.partition.topic, lookup.partition.partition).unwrap().stream.len();
+                let offset = if lookup.target == LookupTarget::Latest { end as u64 } else { 0 };
+                Response::LookupOffset(LookupOffsetResponse { offset, record_number: 0, timestamp: 0 })
             }
             Request::Metadata(asked) => self.metadata(&mut state, &asked),
             Request::CreateTopicWithConfig(create) => {
                 let partitions = create.partitions.unwrap_or(1);
-                state
-                    .topics
-                    .push((create.name, (0..partitions).map(|_| Partition::default()).collect()));
+                state.topics.push((create.name, (0..partitions).map(|_| Partition::default()).collect()));
                 let topic = TopicId(state.topics.len() as u32);
                 let (replication_factor, mode) = (1, TopicMode::L1);
-                Response::CreateTopicWithConfig(TopicConfigured {
-                    topic,
-                    partitions,
-                    replication_factor,
-                    mode,
-                })
+                Response::CreateTopicWithConfig(TopicConfigured { topic, partitions, replication_factor, mode })
             }
             _ => Response::Error(TypedError::new(ErrorCode::InvalidCommand, Answers::Control(0))),
         }
@@ -377,17 +312,10 @@ impl Toy {
         for name in names {
             let mut found = state.topics.iter().position(|(known, _)| *known == name);
             if found.is_none() && asked.create_missing && self.auto_create > 0 {
-                state.topics.push((
-                    name.clone(),
-                    (0..self.auto_create).map(|_| Partition::default()).collect(),
-                ));
+                state.topics.push((name.clone(), (0..self.auto_create).map(|_| Partition::default()).collect()));
                 found = Some(state.topics.len() - 1);
             }
-            let partition = PartitionMetadata {
-                leader: Some(NodeId(1)),
-                leader_epoch: 1,
-                error: None,
-            };
+            let partition = PartitionMetadata { leader: Some(NodeId(1)), leader_epoch: 1, error: None };
             topics.push(TopicMetadata {
                 id: TopicId(found.map_or(0, |at| at as u32 + 1)),
                 name,
@@ -400,34 +328,16 @@ impl Toy {
                 partitions: vec![partition; found.map_or(0, |at| state.topics[at].1.len())],
             });
         }
-        let nodes = vec![NodeMetadata {
-            id: NodeId(1),
-            address: self.address.clone(),
-        }];
-        Response::Metadata(MetadataResponse {
-            controller: Some(NodeId(1)),
-            nodes,
-            topics,
-        })
+        let nodes = vec![NodeMetadata { id: NodeId(1), address: self.address.clone() }];
+        Response::Metadata(MetadataResponse { controller: Some(NodeId(1)), nodes, topics })
     }
 }
 
 fn find(state: &mut State, topic: TopicId, partition: u16) -> Option<&mut Partition> {
-    state
-        .topics
-        .get_mut((topic.0 as usize).checked_sub(1)?)?
-        .1
-        .get_mut(usize::from(partition))
+    state.topics.get_mut((topic.0 as usize).checked_sub(1)?)?.1.get_mut(usize::from(partition))
 }
 
 fn body(state: &State, id: u32) -> TopicBody {
     let name = state.topics[id as usize - 1].0.clone();
-    TopicBody {
-        created_at: 1,
-        id,
-        max_age_secs: None,
-        max_bytes: None,
-        name,
-        topic_epoch: 1,
-    }
+    TopicBody { created_at: 1, id, max_age_secs: None, max_bytes: None, name, topic_epoch: 1 }
 }
