@@ -94,10 +94,10 @@ impl OsFile {
         direct.unwrap_or(&self.file).as_raw_fd()
     }
 
-    /// Opens the file once more for queued writes.
-    pub(super) fn reopen_for_writes(&self) -> io::Result<File> {
+    /// Opens the file once more for queued writes, with further flags.
+    pub(super) fn reopen_for_writes(&self, flags: i32) -> io::Result<File> {
         let direct = self.direct_io.wanted && self.direct().is_some();
-        self.reopen(if direct { libc::O_DIRECT } else { 0 })
+        self.reopen(flags | if direct { libc::O_DIRECT } else { 0 })
     }
 
     /// Opens the file once more with these flags.

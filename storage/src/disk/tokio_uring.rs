@@ -1,8 +1,8 @@
 //! The home with a poller thread of its own, driven by tokio-uring.
 //!
 //! tokio-uring submits when its thread parks, so nothing else may run there: operations come in over a bounded
-//! channel and an eventfd, and completions go back the same way. A group is written, then synced by `fdatasync`: a
-//! write that syncs itself would wait for a kernel worker behind busy threads (docs/Disk.md).
+//! channel and an eventfd, and completions go back the same way. Its writes carry no flags; a group that makes itself
+//! durable goes through a descriptor opened with O_DSYNC.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -253,7 +253,8 @@ struct Station {
 struct Opened {
     /// Keeps the address from being reused, not the file from being closed.
     file: Weak<dyn DiskFile>,
-    ring: Rc<File>,
+    plain: Option<Rc<File>>,
+    durable: Option<Rc<File>>,
 }
 
 /// Registers each slot of the arena; `None` where the kernel refuses.
@@ -358,18 +359,21 @@ struct Job<'a> {
 
 impl Job<'_> {
     async fn write_and_sync(&self, mut runs: Runs, sync: bool) -> Result<(), DiskError> {
+        let writes = !runs.runs.is_empty();
+        // A write that syncs itself covers only itself, not what was written before.
+        let alone = sync && runs.runs.len() == 1 && !self.os_file.take_unsynced();
         let mut result = Ok(());
         for run in 0..runs.runs.len() {
-            result = self.write_run(&mut runs, run).await;
+            result = self.write_run(&mut runs, run, alone).await;
             if result.is_err() {
                 break;
             }
         }
-        if result.is_ok() && sync {
+        if result.is_ok() && sync && !alone {
             self.os_file.take_unsynced();
             result = self.sync().await;
         }
-        if result.is_err() || !sync {
+        if result.is_err() || (writes && !sync) {
             self.os_file.mark_unsynced();
         }
         result
@@ -377,13 +381,17 @@ impl Job<'_> {
 
     async fn sync(&self) -> Result<(), DiskError> {
         let failed = |error: io::Error| DiskError::io(Operation::Sync, self.os_file.path(), &error);
-        self.descriptor().map_err(failed)?.sync_data().await.map_err(failed)
+        self.descriptor(false)
+            .map_err(failed)?
+            .sync_data()
+            .await
+            .map_err(failed)
     }
 
-    async fn write_run(&self, runs: &mut Runs, number: usize) -> Result<(), DiskError> {
+    async fn write_run(&self, runs: &mut Runs, number: usize, durable: bool) -> Result<(), DiskError> {
         let path = self.os_file.path();
         let file = self
-            .descriptor()
+            .descriptor(durable)
             .map_err(|error| DiskError::io(self.operation, path, &error))?;
         loop {
             let Some(run) = runs.runs.get(number).copied() else {
@@ -449,22 +457,31 @@ impl Job<'_> {
     }
 
     /// The ring's descriptor of the file, opened when first needed.
-    fn descriptor(&self) -> io::Result<Rc<File>> {
+    fn descriptor(&self, durable: bool) -> io::Result<Rc<File>> {
         let mut files = self.station.files.borrow_mut();
         let key = Arc::as_ptr(self.file).cast::<()>() as usize;
-        if let Some(opened) = files.get(&key) {
-            return Ok(Rc::clone(&opened.ring));
+        if !files.contains_key(&key) {
+            files.retain(|_, opened| opened.file.strong_count() > 0);
         }
-        files.retain(|_, opened| opened.file.strong_count() > 0);
-        let ring = Rc::new(File::from_std(self.os_file.reopen_for_writes()?));
-        let file = Arc::downgrade(self.file);
-        files.insert(
-            key,
+        let opened = files.entry(key).or_insert_with(|| {
+            let file = Arc::downgrade(self.file);
             Opened {
                 file,
-                ring: Rc::clone(&ring),
-            },
-        );
-        Ok(ring)
+                plain: None,
+                durable: None,
+            }
+        });
+        let place = if durable {
+            &mut opened.durable
+        } else {
+            &mut opened.plain
+        };
+        if let Some(file) = place {
+            return Ok(Rc::clone(file));
+        }
+        let file = self
+            .os_file
+            .reopen_for_writes(if durable { libc::O_DSYNC } else { 0 })?;
+        Ok(Rc::clone(place.insert(Rc::new(File::from_std(file)))))
     }
 }

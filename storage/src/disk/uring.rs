@@ -1,8 +1,8 @@
 //! The home for a thread that also serves others: an io_uring submitted explicitly by [`WriteQueue::kick`].
 //!
 //! A group that is one run of the file is a write linked to an `fdatasync`; any other group is its writes side by
-//! side, then `fdatasync` once all have completed. Never `RWF_DSYNC`: the kernel finishes such writes on a worker of
-//! the processor that took the interrupt, where a busy shard lets it wait for its time slice (docs/Disk.md).
+//! side, then `fdatasync` once all have completed. Never `RWF_DSYNC`: the kernel syncs such a write inside a worker
+//! bound to one processor, and when the flush is done that worker waits for a busy shard's time slice (docs/Disk.md).
 //! The ring's own descriptor is what the thread polls. What may block for long (creating and cutting files) goes to
 //! one helper thread, whose eventfd the ring polls.
 
