@@ -158,10 +158,7 @@ mod tests {
         assert_eq!(ErrorCode::TopicNotFound.text(), "Topic not found");
         assert_eq!(ErrorCode::InvalidCommand.text(), "Invalid client command");
         assert_eq!(topic_exists_text("x"), "Topic 'x' already exists");
-        assert_eq!(
-            not_leader_text(Some("127.0.0.1:1992")),
-            "NOT_LEADER: redirect to 127.0.0.1:1992"
-        );
+        assert_eq!(not_leader_text(Some("127.0.0.1:1992")), "NOT_LEADER: redirect to 127.0.0.1:1992");
         assert_eq!(not_leader_text(None), "NOT_LEADER: leader unknown");
     }
 }

@@ -33,10 +33,7 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn produce_and_ack_allocate_nothing_after_warm_up() {
     let features = Features::PARTITIONS | Features::HEADER_CRC | Features::ACK_OFFSETS;
-    let limits = FrameLimits {
-        header_crc: HeaderCrc::Whole,
-        ..FrameLimits::default()
-    };
+    let limits = FrameLimits { header_crc: HeaderCrc::Whole, ..FrameLimits::default() };
     let payload = [7u8; 1024];
     let mut input = BytesMut::with_capacity(1 << 20);
     let mut output = BytesMut::with_capacity(1 << 16);
@@ -62,14 +59,8 @@ fn produce_and_ack_allocate_nothing_after_warm_up() {
         let frame = next_frame(&mut input, &limits).unwrap().unwrap();
         let request = RequestFrame::decode(frame, Some(features)).unwrap();
         assert_eq!(request.partition, 3);
-        let Request::Produce(produce) = request.request else {
-            panic!("not a produce request")
-        };
-        let offsets = AckOffsets {
-            base_offset: batch_id * 1024,
-            record_count: 1,
-            duplicate: false,
-        };
+        let Request::Produce(produce) = request.request else { panic!("not a produce request") };
+        let offsets = AckOffsets { base_offset: batch_id * 1024, record_count: 1, duplicate: false };
         output.clear();
         put_ack(&mut output, produce.batch_id, &offsets, features);
         assert_eq!(output.len(), 57);

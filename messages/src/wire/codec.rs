@@ -15,10 +15,7 @@ pub struct FrameLimits {
 
 impl Default for FrameLimits {
     fn default() -> Self {
-        Self {
-            max_payload_bytes: MAX_PAYLOAD_BYTES,
-            header_crc: HeaderCrc::Prefix,
-        }
+        Self { max_payload_bytes: MAX_PAYLOAD_BYTES, header_crc: HeaderCrc::Prefix }
     }
 }
 
@@ -89,26 +86,15 @@ pub fn next_frame(buffer: &mut BytesMut, limits: &FrameLimits) -> Result<Option<
     }
     if payload_len == 0 {
         buffer.advance(HEADER_LEN);
-        return Ok(Some(Frame {
-            header,
-            payload: Bytes::new(),
-            payload_crc: 0,
-        }));
+        return Ok(Some(Frame { header, payload: Bytes::new(), payload_crc: 0 }));
     }
     let computed = crc32fast::hash(&buffer[HEADER_LEN..HEADER_LEN + payload_len]);
     if computed != header.payload_crc {
-        return Err(FrameError::PayloadCrc {
-            stored: header.payload_crc,
-            computed,
-        });
+        return Err(FrameError::PayloadCrc { stored: header.payload_crc, computed });
     }
     buffer.advance(HEADER_LEN);
     let payload = buffer.split_to(payload_len).freeze();
-    Ok(Some(Frame {
-        header,
-        payload,
-        payload_crc: computed,
-    }))
+    Ok(Some(Frame { header, payload, payload_crc: computed }))
 }
 
 /// Bytes missing until the frame at the front of `buffer` is whole, as far as is known: of the header first.
@@ -154,29 +140,15 @@ mod tests {
 
     #[test]
     fn an_oversized_length_is_refused_from_the_header_alone() {
-        let header = Header {
-            flags: Flags::BATCH_MODE,
-            payload_len: MAX_PAYLOAD_BYTES + 1,
-            ..Header::default()
-        };
+        let header = Header { flags: Flags::BATCH_MODE, payload_len: MAX_PAYLOAD_BYTES + 1, ..Header::default() };
         let mut buffer = BytesMut::from(&header.encode(HeaderCrc::Prefix)[..]);
         let refused = next_frame(&mut buffer, &FrameLimits::default());
-        assert_eq!(
-            refused,
-            Err(FrameError::PayloadTooLarge {
-                bytes: 16_777_217,
-                max_bytes: 16_777_216
-            })
-        );
+        assert_eq!(refused, Err(FrameError::PayloadTooLarge { bytes: 16_777_217, max_bytes: 16_777_216 }));
     }
 
     #[test]
     fn the_largest_payload_is_awaited() {
-        let header = Header {
-            flags: Flags::BATCH_MODE,
-            payload_len: MAX_PAYLOAD_BYTES,
-            ..Header::default()
-        };
+        let header = Header { flags: Flags::BATCH_MODE, payload_len: MAX_PAYLOAD_BYTES, ..Header::default() };
         let mut buffer = BytesMut::from(&header.encode(HeaderCrc::Prefix)[..]);
         assert_eq!(next_frame(&mut buffer, &FrameLimits::default()), Ok(None));
         assert_eq!(missing_bytes(&buffer), MAX_PAYLOAD_BYTES as usize);
@@ -198,11 +170,7 @@ mod tests {
 
     #[test]
     fn an_empty_payload_needs_no_crc() {
-        let header = Header {
-            flags: Flags::BATCH_MODE,
-            payload_crc: 99,
-            ..Header::default()
-        };
+        let header = Header { flags: Flags::BATCH_MODE, payload_crc: 99, ..Header::default() };
         let mut buffer = BytesMut::from(&header.encode(HeaderCrc::Prefix)[..]);
         assert!(next_frame(&mut buffer, &FrameLimits::default()).unwrap().is_some());
     }

@@ -93,20 +93,15 @@ impl Codec {
     pub fn compress(self, plain: &[u8]) -> Result<Vec<u8>, CompressionError> {
         match self {
             Codec::Lz4 => Ok(lz4_flex::block::compress(plain)),
-            Codec::Zstd => zstd::bulk::compress(plain, 1).map_err(|_| CompressionError::Compress {
-                codec: self.name(),
-                bytes: plain.len(),
-            }),
+            Codec::Zstd => zstd::bulk::compress(plain, 1)
+                .map_err(|_| CompressionError::Compress { codec: self.name(), bytes: plain.len() }),
         }
     }
 
     /// Decompresses exactly `plain_len` bytes; allocates no more than that.
     pub fn decompress(self, stored: &[u8], plain_len: usize) -> Result<Vec<u8>, CompressionError> {
-        let undecodable = || CompressionError::Undecodable {
-            codec: self.name(),
-            bytes: stored.len(),
-            max_plain_bytes: plain_len,
-        };
+        let undecodable =
+            || CompressionError::Undecodable { codec: self.name(), bytes: stored.len(), max_plain_bytes: plain_len };
         let plain = match self {
             Codec::Lz4 => lz4_flex::block::decompress(stored, plain_len).map_err(|_| undecodable())?,
             Codec::Zstd => zstd::bulk::decompress(stored, plain_len).map_err(|_| undecodable())?,
@@ -114,10 +109,7 @@ impl Codec {
         if plain.len() == plain_len {
             Ok(plain)
         } else {
-            Err(CompressionError::LengthMismatch {
-                announced: plain_len,
-                found: plain.len(),
-            })
+            Err(CompressionError::LengthMismatch { announced: plain_len, found: plain.len() })
         }
     }
 }
@@ -140,11 +132,7 @@ pub fn decompress_unnamed(stored: &[u8], max_plain_bytes: usize) -> Result<Vec<u
 fn decompress_raw_block(stored: &[u8], max_plain_bytes: usize) -> Result<Vec<u8>, CompressionError> {
     // An LZ4 byte expands to at most 255.
     let most = stored.len().saturating_mul(255).min(max_plain_bytes);
-    let mut room = stored
-        .len()
-        .saturating_mul(4)
-        .clamp(1024, most.max(1024))
-        .min(max_plain_bytes);
+    let mut room = stored.len().saturating_mul(4).clamp(1024, most.max(1024)).min(max_plain_bytes);
     loop {
         let mut plain = vec![0u8; room];
         match lz4_flex::block::decompress_into(stored, &mut plain) {

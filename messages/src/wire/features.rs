@@ -46,11 +46,7 @@ impl Features {
 
     /// Coverage of the header CRC once these features hold.
     pub const fn header_crc(self) -> HeaderCrc {
-        if self.contains(Features::HEADER_CRC) {
-            HeaderCrc::Whole
-        } else {
-            HeaderCrc::Prefix
-        }
+        if self.contains(Features::HEADER_CRC) { HeaderCrc::Whole } else { HeaderCrc::Prefix }
     }
 }
 

@@ -134,11 +134,7 @@ pub struct FetchedPartition {
 impl Fetch {
     pub(super) fn decode(payload: &[u8]) -> Option<Fetch> {
         let mut reader = PayloadReader::new(payload);
-        Some(Fetch {
-            topic: TopicId(reader.u32()?),
-            offset: reader.u64()?,
-            max_bytes: reader.u32()?,
-        })
+        Some(Fetch { topic: TopicId(reader.u32()?), offset: reader.u64()?, max_bytes: reader.u32()? })
     }
 
     pub(super) fn encode(&self, out: &mut BytesMut) {
@@ -159,9 +155,7 @@ impl FetchList {
             entries.put_u64_le(asked.offset);
             entries.put_u32_le(asked.max_bytes);
         }
-        Self {
-            entries: entries.freeze(),
-        }
+        Self { entries: entries.freeze() }
     }
 
     /// How many there are.
@@ -182,11 +176,7 @@ impl FetchList {
             let partition = TopicPartition::new(topic, reader.u16().unwrap_or_default());
             reader.u16();
             let offset = reader.u64().unwrap_or_default();
-            FetchPartition {
-                partition,
-                offset,
-                max_bytes: reader.u32().unwrap_or_default(),
-            }
+            FetchPartition { partition, offset, max_bytes: reader.u32().unwrap_or_default() }
         })
     }
 }
@@ -199,15 +189,8 @@ impl FetchPartitions {
         if length > reader.remaining() {
             return None;
         }
-        let partitions = FetchList {
-            entries: payload.slice(16..16 + length),
-        };
-        Some(FetchPartitions {
-            max_wait_ms,
-            min_bytes,
-            max_bytes,
-            partitions,
-        })
+        let partitions = FetchList { entries: payload.slice(16..16 + length) };
+        Some(FetchPartitions { max_wait_ms, min_bytes, max_bytes, partitions })
     }
 
     pub(super) fn encode(&self, out: &mut BytesMut) {
@@ -295,13 +278,7 @@ impl FetchPartitionsResponse {
     pub(super) fn encode(&self, out: &mut BytesMut) {
         out.put_u32_le(self.partitions.len() as u32);
         for (fetched, data) in &self.partitions {
-            out.put_slice(
-                &FetchedPartition {
-                    data_len: data.len() as u32,
-                    ..*fetched
-                }
-                .encode(),
-            );
+            out.put_slice(&FetchedPartition { data_len: data.len() as u32, ..*fetched }.encode());
             out.put_slice(data);
         }
     }
@@ -352,16 +329,9 @@ pub fn fetch_partitions_head<'a>(
         if fetched.data_len > 0 {
             payload.combine(&Hasher::new_with_initial_len(data_crc, u64::from(fetched.data_len)));
         }
-        payload_len = payload_len
-            .saturating_add(FETCHED_PARTITION_LEN as u32)
-            .saturating_add(fetched.data_len);
+        payload_len = payload_len.saturating_add(FETCHED_PARTITION_LEN as u32).saturating_add(fetched.data_len);
     }
-    let header = control_header(
-        Command::FETCH_PARTITIONS_RESPONSE,
-        payload_len,
-        payload.finalize(),
-        correlation,
-    );
+    let header = control_header(Command::FETCH_PARTITIONS_RESPONSE, payload_len, payload.finalize(), correlation);
     head[..HEADER_LEN].copy_from_slice(&header.encode(crc));
     head
 }
@@ -402,16 +372,8 @@ mod tests {
 
     #[test]
     fn a_reply_sent_in_pieces_reads_like_one_sent_whole() {
-        let data = [
-            Bytes::from_static(b"first data"),
-            Bytes::new(),
-            Bytes::from_static(b"third"),
-        ];
-        let parts: Vec<_> = data
-            .iter()
-            .zip(0..)
-            .map(|(data, at)| fetched(at, data.len() as u32))
-            .collect();
+        let data = [Bytes::from_static(b"first data"), Bytes::new(), Bytes::from_static(b"third")];
+        let parts: Vec<_> = data.iter().zip(0..).map(|(data, at)| fetched(at, data.len() as u32)).collect();
         let crcs = data.iter().map(|data| crc32fast::hash(data));
         let head = fetch_partitions_head(parts.iter().zip(crcs.collect::<Vec<_>>()), 55, HeaderCrc::Whole);
         let mut stream = BytesMut::from(&head[..]);
@@ -419,18 +381,12 @@ mod tests {
             stream.extend_from_slice(&part.encode());
             stream.extend_from_slice(data);
         }
-        let limits = FrameLimits {
-            header_crc: HeaderCrc::Whole,
-            ..FrameLimits::default()
-        };
+        let limits = FrameLimits { header_crc: HeaderCrc::Whole, ..FrameLimits::default() };
         let frame = next_frame(&mut stream, &limits).unwrap().unwrap();
         let reply = ResponseFrame::decode(frame, Some(Features::LONG_POLL)).unwrap();
         assert_eq!(reply.correlation, 55);
         let partitions = parts.into_iter().zip(data).collect();
-        assert_eq!(
-            reply.response,
-            Response::FetchPartitions(FetchPartitionsResponse { partitions })
-        );
+        assert_eq!(reply.response, Response::FetchPartitions(FetchPartitionsResponse { partitions }));
     }
 
     #[test]

@@ -152,9 +152,7 @@ impl Header {
     /// Reads and checks a header; its payload is not looked at.
     pub fn decode(bytes: &[u8; HEADER_LEN], crc: HeaderCrc, max_payload_bytes: u32) -> Result<Header, FrameError> {
         if bytes[0..4] != MAGIC {
-            return Err(FrameError::BadMagic {
-                found: le_u32(bytes, 0).to_le_bytes(),
-            });
+            return Err(FrameError::BadMagic { found: le_u32(bytes, 0).to_le_bytes() });
         }
         if bytes[4] != VERSION {
             return Err(FrameError::BadVersion { found: bytes[4] });
@@ -174,21 +172,15 @@ impl Header {
             topic_id: le_u32(bytes, 40),
         };
         if header.payload_len > max_payload_bytes {
-            return Err(FrameError::PayloadTooLarge {
-                bytes: header.payload_len,
-                max_bytes: max_payload_bytes,
-            });
+            return Err(FrameError::PayloadTooLarge { bytes: header.payload_len, max_bytes: max_payload_bytes });
         }
         Ok(header)
     }
 }
 
 fn header_crc(bytes: &[u8; HEADER_LEN], coverage: HeaderCrc) -> u32 {
-    let prefix = if bytes[6] == 0 && bytes[7] == 0 {
-        PREFIX_CRC[usize::from(bytes[5])]
-    } else {
-        crc32fast::hash(&bytes[0..8])
-    };
+    let prefix =
+        if bytes[6] == 0 && bytes[7] == 0 { PREFIX_CRC[usize::from(bytes[5])] } else { crc32fast::hash(&bytes[0..8]) };
     match coverage {
         HeaderCrc::Prefix => prefix,
         HeaderCrc::Whole => {
@@ -213,11 +205,7 @@ const fn prefix_crcs() -> [u32; 256] {
             crc ^= bytes[at] as u32;
             let mut bit = 0;
             while bit < 8 {
-                crc = if crc & 1 == 1 {
-                    (crc >> 1) ^ 0xEDB8_8320
-                } else {
-                    crc >> 1
-                };
+                crc = if crc & 1 == 1 { (crc >> 1) ^ 0xEDB8_8320 } else { crc >> 1 };
                 bit += 1;
             }
             at += 1;
@@ -242,11 +230,7 @@ mod tests {
 
     #[test]
     fn keepalive_has_its_published_bytes() {
-        let bytes = Header {
-            flags: Flags::KEEPALIVE,
-            ..Header::default()
-        }
-        .encode(HeaderCrc::Prefix);
+        let bytes = Header { flags: Flags::KEEPALIVE, ..Header::default() }.encode(HeaderCrc::Prefix);
         let mut golden = [0u8; HEADER_LEN];
         golden[..12].copy_from_slice(&[0x4C, 0x41, 0x4E, 0x43, 1, 0x20, 0, 0, 0x06, 0x1E, 0x9C, 0x53]);
         assert_eq!(bytes, golden);
@@ -262,14 +246,7 @@ mod tests {
 
     #[test]
     fn kinds_follow_the_order_of_precedence() {
-        let kind = |flags: u8, payload_len| {
-            Header {
-                flags: Flags(flags),
-                payload_len,
-                ..Header::default()
-            }
-            .kind()
-        };
+        let kind = |flags: u8, payload_len| Header { flags: Flags(flags), payload_len, ..Header::default() }.kind();
         assert_eq!(kind(0xFF, 0), FrameKind::Control);
         assert_eq!(kind(0x3F, 0), FrameKind::Keepalive);
         assert_eq!(kind(0x1F, 9), FrameKind::Ack);
@@ -282,20 +259,12 @@ mod tests {
 
     #[test]
     fn whole_crc_notices_a_flip_in_every_byte_and_prefix_crc_only_in_the_first_eight() {
-        let header = Header {
-            flags: Flags::BATCH_MODE,
-            batch_id: 7,
-            payload_len: 100,
-            topic_id: 3,
-            ..Header::default()
-        };
+        let header =
+            Header { flags: Flags::BATCH_MODE, batch_id: 7, payload_len: 100, topic_id: 3, ..Header::default() };
         for at in 0..HEADER_LEN {
             let mut whole = header.encode(HeaderCrc::Whole);
             whole[at] ^= 0x10;
-            assert!(
-                Header::decode(&whole, HeaderCrc::Whole, MAX_PAYLOAD_BYTES).is_err(),
-                "byte {at}"
-            );
+            assert!(Header::decode(&whole, HeaderCrc::Whole, MAX_PAYLOAD_BYTES).is_err(), "byte {at}");
             let mut prefix = header.encode(HeaderCrc::Prefix);
             prefix[at] ^= 0x10;
             let refused = Header::decode(&prefix, HeaderCrc::Prefix, u32::MAX).is_err();
@@ -305,11 +274,7 @@ mod tests {
 
     #[test]
     fn a_castagnoli_header_crc_is_refused() {
-        let mut bytes = Header {
-            flags: Flags::KEEPALIVE,
-            ..Header::default()
-        }
-        .encode(HeaderCrc::Prefix);
+        let mut bytes = Header { flags: Flags::KEEPALIVE, ..Header::default() }.encode(HeaderCrc::Prefix);
         bytes[8..12].copy_from_slice(&0x52C8_6CB0u32.to_le_bytes());
         assert!(matches!(
             Header::decode(&bytes, HeaderCrc::Prefix, MAX_PAYLOAD_BYTES),

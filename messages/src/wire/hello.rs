@@ -74,11 +74,7 @@ impl Hello {
         let features = Features(reader.u64()?);
         let name = reader.bytes(usize::from(name_len))?;
         let client_name = std::str::from_utf8(name).ok()?.to_owned();
-        Some(Hello {
-            minor_version,
-            features,
-            client_name,
-        })
+        Some(Hello { minor_version, features, client_name })
     }
 
     pub(super) fn encode(&self, out: &mut BytesMut) {
@@ -119,28 +115,18 @@ impl HelloResponse {
 impl InitProducer {
     pub(super) fn decode(payload: &[u8]) -> Option<InitProducer> {
         let producer = ProducerEpoch::decode(payload)?;
-        Some(InitProducer {
-            existing: (producer.id.0 != 0).then_some(producer),
-        })
+        Some(InitProducer { existing: (producer.id.0 != 0).then_some(producer) })
     }
 
     pub(super) fn encode(&self, out: &mut BytesMut) {
-        self.existing
-            .unwrap_or(ProducerEpoch {
-                id: ProducerId(0),
-                epoch: 0,
-            })
-            .encode(out);
+        self.existing.unwrap_or(ProducerEpoch { id: ProducerId(0), epoch: 0 }).encode(out);
     }
 }
 
 impl ProducerEpoch {
     pub(super) fn decode(payload: &[u8]) -> Option<ProducerEpoch> {
         let mut reader = PayloadReader::new(payload);
-        Some(ProducerEpoch {
-            id: ProducerId(reader.u64()?),
-            epoch: reader.u16()?,
-        })
+        Some(ProducerEpoch { id: ProducerId(reader.u64()?), epoch: reader.u16()? })
     }
 
     pub(super) fn encode(&self, out: &mut BytesMut) {

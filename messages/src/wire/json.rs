@@ -98,30 +98,19 @@ mod tests {
 
     #[test]
     fn bodies_are_byte_exact() {
-        assert_eq!(
-            text(&alpha()),
-            r#"{"created_at":1700000000,"id":1,"name":"alpha","topic_epoch":1}"#
-        );
+        assert_eq!(text(&alpha()), r#"{"created_at":1700000000,"id":1,"name":"alpha","topic_epoch":1}"#);
         assert_eq!(
             text(&TopicsBody { topics: vec![alpha()] }),
             r#"{"topics":[{"created_at":1700000000,"id":1,"name":"alpha","topic_epoch":1}]}"#
         );
-        let retained = TopicBody {
-            max_age_secs: Some(60),
-            max_bytes: Some(0),
-            ..alpha()
-        };
+        let retained = TopicBody { max_age_secs: Some(60), max_bytes: Some(0), ..alpha() };
         assert_eq!(
             text(&retained),
             r#"{"created_at":1700000000,"id":1,"max_age_secs":60,"max_bytes":0,"name":"alpha","topic_epoch":1}"#
         );
         assert_eq!(text(&DeletedBody { deleted: 1 }), r#"{"deleted":1}"#);
         assert_eq!(
-            text(&RetentionBody {
-                max_age_secs: 1,
-                max_bytes: 2,
-                topic_id: 3
-            }),
+            text(&RetentionBody { max_age_secs: 1, max_bytes: 2, topic_id: 3 }),
             r#"{"max_age_secs":1,"max_bytes":2,"topic_id":3}"#
         );
     }

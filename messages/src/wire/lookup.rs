@@ -81,11 +81,7 @@ impl LookupOffset {
 impl LookupOffsetResponse {
     pub(super) fn decode(payload: &[u8]) -> Option<LookupOffsetResponse> {
         let mut reader = PayloadReader::new(payload);
-        Some(LookupOffsetResponse {
-            offset: reader.u64()?,
-            record_number: reader.u64()?,
-            timestamp: reader.u64()?,
-        })
+        Some(LookupOffsetResponse { offset: reader.u64()?, record_number: reader.u64()?, timestamp: reader.u64()? })
     }
 
     pub(super) fn encode(&self, out: &mut BytesMut) {

@@ -75,11 +75,7 @@ impl AckOffsets {
             1 => true,
             _ => return None,
         };
-        Some(AckOffsets {
-            base_offset,
-            record_count,
-            duplicate,
-        })
+        Some(AckOffsets { base_offset, record_count, duplicate })
     }
 }
 
@@ -87,11 +83,7 @@ impl AckOffsets {
 pub fn put_ack(out: &mut BytesMut, batch_id: u64, offsets: &AckOffsets, features: Features) {
     let crc = features.header_crc();
     if !features.contains(Features::ACK_OFFSETS) {
-        let header = Header {
-            flags: Flags::ACK,
-            batch_id,
-            ..Header::default()
-        };
+        let header = Header { flags: Flags::ACK, batch_id, ..Header::default() };
         out.extend_from_slice(&header.encode(crc));
         return;
     }
@@ -163,11 +155,7 @@ mod tests {
     #[test]
     fn a_1_0_ack_has_its_golden_bytes() {
         let mut out = BytesMut::new();
-        let offsets = AckOffsets {
-            base_offset: 5,
-            record_count: 1,
-            duplicate: false,
-        };
+        let offsets = AckOffsets { base_offset: 5, record_count: 1, duplicate: false };
         put_ack(&mut out, 0x0102, &offsets, Features::NONE);
         let mut golden = vec![0x4C, 0x41, 0x4E, 0x43, 1, 0x08, 0, 0];
         golden.extend_from_slice(&crc32fast::hash(&golden).to_le_bytes());
@@ -178,11 +166,7 @@ mod tests {
 
     #[test]
     fn ack_offsets_have_their_golden_bytes() {
-        let offsets = AckOffsets {
-            base_offset: 0x0807_0605_0403_0201,
-            record_count: 9,
-            duplicate: true,
-        };
+        let offsets = AckOffsets { base_offset: 0x0807_0605_0403_0201, record_count: 9, duplicate: true };
         assert_eq!(offsets.encode(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 0, 0, 1]);
         assert_eq!(AckOffsets::decode(&offsets.encode()), Some(offsets));
         assert_eq!(AckOffsets::decode(&offsets.encode()[..12]), None);

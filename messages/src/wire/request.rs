@@ -131,11 +131,7 @@ impl RequestFrame {
         let granted = features.unwrap_or_default();
         let header = frame.header;
         let kind = header.kind();
-        let correlation = if features.is_some() && kind == FrameKind::Control {
-            header.timestamp
-        } else {
-            0
-        };
+        let correlation = if features.is_some() && kind == FrameKind::Control { header.timestamp } else { 0 };
         let answers = match kind {
             FrameKind::Control => Answers::Control(header.command()),
             _ => Answers::Ingest(header.batch_id),
@@ -169,17 +165,8 @@ impl RequestFrame {
             FrameKind::Keepalive => Request::Keepalive,
             FrameKind::Ack | FrameKind::Backpressure | FrameKind::Unknown => Request::Ignored,
         };
-        let partition = if granted.contains(Features::PARTITIONS) {
-            header.partition
-        } else {
-            0
-        };
-        Ok(RequestFrame {
-            correlation,
-            partition,
-            trace,
-            request,
-        })
+        let partition = if granted.contains(Features::PARTITIONS) { header.partition } else { 0 };
+        Ok(RequestFrame { correlation, partition, trace, request })
     }
 }
 
@@ -230,23 +217,19 @@ fn decode_command(command: Command, payload: &Bytes, features: Option<Features>)
             .map(|topic| Request::DeleteTopic { topic })
             .ok_or_else(invalid(text::INVALID_DELETE_TOPIC)),
         Command::LIST_TOPICS => Ok(Request::ListTopics),
-        Command::GET_TOPIC => topic_id(payload)
-            .map(|topic| Request::GetTopic { topic })
-            .ok_or_else(invalid(text::INVALID_GET_TOPIC)),
+        Command::GET_TOPIC => {
+            topic_id(payload).map(|topic| Request::GetTopic { topic }).ok_or_else(invalid(text::INVALID_GET_TOPIC))
+        }
         Command::SET_RETENTION => set_retention(payload).ok_or_else(invalid(text::INVALID_SET_RETENTION)),
         Command::CREATE_TOPIC_WITH_RETENTION => create_with_retention(payload),
         Command::GET_CLUSTER_STATUS => Ok(Request::GetClusterStatus),
         Command::AUTHENTICATE => Ok(Request::Authenticate { token: payload.clone() }),
         Command::AUTHENTICATE_RESPONSE => Err((ErrorCode::InvalidCommand, text::AUTHENTICATION_ELSEWHERE)),
-        Command::FETCH => Fetch::decode(payload)
-            .map(Request::Fetch)
-            .ok_or_else(invalid(text::INVALID_FETCH)),
+        Command::FETCH => Fetch::decode(payload).map(Request::Fetch).ok_or_else(invalid(text::INVALID_FETCH)),
         Command::SUBSCRIBE => subscribe(payload).ok_or_else(invalid(text::INVALID_SUBSCRIBE)),
         Command::UNSUBSCRIBE => unsubscribe(payload).ok_or_else(invalid(text::INVALID_UNSUBSCRIBE)),
         Command::COMMIT_OFFSET => commit_offset(payload).ok_or_else(invalid(text::INVALID_COMMIT_OFFSET)),
-        Command::HELLO => Hello::decode(payload)
-            .map(Request::Hello)
-            .ok_or_else(invalid(text::INVALID_HELLO)),
+        Command::HELLO => Hello::decode(payload).map(Request::Hello).ok_or_else(invalid(text::INVALID_HELLO)),
         _ => decode_extension(command, payload, features.unwrap_or_default()),
     }
 }
@@ -264,30 +247,18 @@ fn decode_extension(command: Command, payload: &Bytes, granted: Features) -> Res
         return Err((ErrorCode::InvalidCommand, ErrorCode::InvalidCommand.text()));
     }
     let (request, text) = match command {
-        Command::INIT_PRODUCER => (
-            InitProducer::decode(payload).map(Request::InitProducer),
-            text::INVALID_INIT_PRODUCER,
-        ),
-        Command::FETCH_PARTITIONS => (
-            FetchPartitions::decode(payload).map(Request::FetchPartitions),
-            text::INVALID_FETCH,
-        ),
-        Command::LOOKUP_OFFSET => (
-            LookupOffset::decode(payload).map(Request::LookupOffset),
-            text::INVALID_LOOKUP,
-        ),
-        Command::METADATA => (
-            MetadataRequest::decode(payload).map(Request::Metadata),
-            text::INVALID_METADATA,
-        ),
-        Command::CREATE_TOPIC_WITH_CONFIG => (
-            CreateTopicWithConfig::decode(payload).map(Request::CreateTopicWithConfig),
-            text::INVALID_CREATE_TOPIC,
-        ),
-        _ => (
-            AlterTopic::decode(payload).map(Request::AlterTopic),
-            text::INVALID_ALTER_TOPIC,
-        ),
+        Command::INIT_PRODUCER => {
+            (InitProducer::decode(payload).map(Request::InitProducer), text::INVALID_INIT_PRODUCER)
+        }
+        Command::FETCH_PARTITIONS => {
+            (FetchPartitions::decode(payload).map(Request::FetchPartitions), text::INVALID_FETCH)
+        }
+        Command::LOOKUP_OFFSET => (LookupOffset::decode(payload).map(Request::LookupOffset), text::INVALID_LOOKUP),
+        Command::METADATA => (MetadataRequest::decode(payload).map(Request::Metadata), text::INVALID_METADATA),
+        Command::CREATE_TOPIC_WITH_CONFIG => {
+            (CreateTopicWithConfig::decode(payload).map(Request::CreateTopicWithConfig), text::INVALID_CREATE_TOPIC)
+        }
+        _ => (AlterTopic::decode(payload).map(Request::AlterTopic), text::INVALID_ALTER_TOPIC),
     };
     request.ok_or((ErrorCode::InvalidRequest, text))
 }
@@ -307,11 +278,7 @@ fn topic_id(payload: &[u8]) -> Option<TopicId> {
 fn set_retention(payload: &[u8]) -> Option<Request> {
     let mut reader = PayloadReader::new(payload);
     let topic = TopicId(reader.u32()?);
-    Some(Request::SetRetention {
-        topic,
-        max_age_secs: reader.u64()?,
-        max_bytes: reader.u64()?,
-    })
+    Some(Request::SetRetention { topic, max_age_secs: reader.u64()?, max_bytes: reader.u64()? })
 }
 
 fn create_with_retention(payload: &[u8]) -> Result<Request, Refusal> {
@@ -320,11 +287,7 @@ fn create_with_retention(payload: &[u8]) -> Result<Request, Refusal> {
     let name_len = reader.u16().ok_or_else(short)?;
     let name = topic_name(reader.bytes(usize::from(name_len)).ok_or_else(short)?)?;
     let max_age_secs = reader.u64().ok_or_else(short)?;
-    Ok(Request::CreateTopicWithRetention {
-        name,
-        max_age_secs,
-        max_bytes: reader.u64().ok_or_else(short)?,
-    })
+    Ok(Request::CreateTopicWithRetention { name, max_age_secs, max_bytes: reader.u64().ok_or_else(short)? })
 }
 
 fn subscribe(payload: &[u8]) -> Option<Request> {
@@ -339,10 +302,7 @@ fn subscribe(payload: &[u8]) -> Option<Request> {
 
 fn unsubscribe(payload: &[u8]) -> Option<Request> {
     let mut reader = PayloadReader::new(payload);
-    Some(Request::Unsubscribe {
-        topic: TopicId(reader.u32()?),
-        consumer_id: reader.u64()?,
-    })
+    Some(Request::Unsubscribe { topic: TopicId(reader.u32()?), consumer_id: reader.u64()? })
 }
 
 fn commit_offset(payload: &[u8]) -> Option<Request> {

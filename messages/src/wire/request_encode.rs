@@ -19,10 +19,7 @@ impl RequestFrame {
         if let Some(trace) = trace {
             out.put_slice(&trace.encode());
         }
-        let mut header = Header {
-            timestamp: self.correlation,
-            ..Header::default()
-        };
+        let mut header = Header { timestamp: self.correlation, ..Header::default() };
         match encode_payload(&self.request, out, &mut header) {
             Some(command) => {
                 header.flags = Flags::CONTROL;
@@ -45,11 +42,7 @@ impl RequestFrame {
 pub(super) fn finish_frame(out: &mut BytesMut, start: usize, mut header: Header, features: Features) {
     let payload = &out[start + HEADER_LEN..];
     header.payload_len = payload.len() as u32;
-    header.payload_crc = if payload.is_empty() {
-        0
-    } else {
-        crc32fast::hash(payload)
-    };
+    header.payload_crc = if payload.is_empty() { 0 } else { crc32fast::hash(payload) };
     out[start..start + HEADER_LEN].copy_from_slice(&header.encode(features.header_crc()));
 }
 
@@ -94,21 +87,13 @@ fn encode_control(request: &Request, out: &mut BytesMut) -> Command {
             out.put_u32_le(topic.0);
             Command::GET_TOPIC
         }
-        Request::SetRetention {
-            topic,
-            max_age_secs,
-            max_bytes,
-        } => {
+        Request::SetRetention { topic, max_age_secs, max_bytes } => {
             out.put_u32_le(topic.0);
             out.put_u64_le(*max_age_secs);
             out.put_u64_le(*max_bytes);
             Command::SET_RETENTION
         }
-        Request::CreateTopicWithRetention {
-            name,
-            max_age_secs,
-            max_bytes,
-        } => {
+        Request::CreateTopicWithRetention { name, max_age_secs, max_bytes } => {
             put_text(out, name);
             out.put_u64_le(*max_age_secs);
             out.put_u64_le(*max_bytes);

@@ -117,19 +117,10 @@ impl ResponseFrame {
             FrameKind::Ack => {
                 let batch_id = header.batch_id;
                 if granted.contains(Features::ACK_OFFSETS) && !payload.is_empty() {
-                    let bad = ResponseError::BadPayload {
-                        command: 0,
-                        bytes: payload.len(),
-                    };
-                    Response::Ack {
-                        batch_id,
-                        offsets: Some(AckOffsets::decode(&payload).ok_or(bad)?),
-                    }
+                    let bad = ResponseError::BadPayload { command: 0, bytes: payload.len() };
+                    Response::Ack { batch_id, offsets: Some(AckOffsets::decode(&payload).ok_or(bad)?) }
                 } else {
-                    Response::Ack {
-                        batch_id,
-                        offsets: None,
-                    }
+                    Response::Ack { batch_id, offsets: None }
                 }
             }
             FrameKind::Control => {
@@ -138,10 +129,8 @@ impl ResponseFrame {
                 if !is_reply(command) {
                     return Err(ResponseError::UnknownCommand { command: command.0 });
                 }
-                decode_reply(command, &payload, granted).ok_or(ResponseError::BadPayload {
-                    command: command.0,
-                    bytes: payload.len(),
-                })?
+                decode_reply(command, &payload, granted)
+                    .ok_or(ResponseError::BadPayload { command: command.0, bytes: payload.len() })?
             }
             FrameKind::Ingest | FrameKind::Unknown => {
                 return Err(ResponseError::UnexpectedFrame { flags: header.flags.0 });
@@ -152,10 +141,7 @@ impl ResponseFrame {
 }
 
 fn is_reply(command: Command) -> bool {
-    matches!(
-        command.0,
-        0x09 | 0x11 | 0x12 | 0x23 | 0x24 | 0x80 | 0x81 | 0xC0..=0xC6 | 0xFF
-    )
+    matches!(command.0, 0x09 | 0x11 | 0x12 | 0x23 | 0x24 | 0x80 | 0x81 | 0xC0..=0xC6 | 0xFF)
 }
 
 /// `None`: the payload does not decode.
@@ -164,10 +150,7 @@ fn decode_reply(command: Command, payload: &Bytes, granted: Features) -> Option<
     Some(match command {
         Command::AUTHENTICATE_RESPONSE => {
             let ok = reader.u8()? != 0;
-            Response::Authenticate {
-                ok,
-                text: String::from_utf8_lossy(&payload[1..]).into_owned(),
-            }
+            Response::Authenticate { ok, text: String::from_utf8_lossy(&payload[1..]).into_owned() }
         }
         Command::FETCH_RESPONSE => {
             let (next_offset, length, record_count) = (reader.u64()?, reader.u32()?, reader.u32()?);
@@ -175,23 +158,11 @@ fn decode_reply(command: Command, payload: &Bytes, granted: Features) -> Option<
                 return None;
             }
             let data = payload.slice(FETCH_RESPONSE_PREFIX_LEN..FETCH_RESPONSE_PREFIX_LEN + length as usize);
-            Response::Fetch {
-                next_offset,
-                record_count,
-                data,
-            }
+            Response::Fetch { next_offset, record_count, data }
         }
-        Command::CATCHING_UP => Response::CatchingUp {
-            end_offset: reader.u64()?,
-        },
-        Command::SUBSCRIBE_ACK => Response::SubscribeAck {
-            consumer_id: reader.u64()?,
-            offset: reader.u64()?,
-        },
-        Command::COMMIT_ACK => Response::CommitAck {
-            consumer_id: reader.u64()?,
-            offset: reader.u64()?,
-        },
+        Command::CATCHING_UP => Response::CatchingUp { end_offset: reader.u64()? },
+        Command::SUBSCRIBE_ACK => Response::SubscribeAck { consumer_id: reader.u64()?, offset: reader.u64()? },
+        Command::COMMIT_ACK => Response::CommitAck { consumer_id: reader.u64()?, offset: reader.u64()? },
         Command::TOPIC_RESPONSE => Response::Topic(payload.clone()),
         Command::CLUSTER_STATUS_RESPONSE => Response::ClusterStatus(payload.clone()),
         Command::HELLO_RESPONSE => Response::Hello(HelloResponse::decode(payload)?),

@@ -50,11 +50,7 @@ fn encode_reply(response: &Response, out: &mut BytesMut, granted: Features) -> C
             out.put_slice(text.as_bytes());
             Command::AUTHENTICATE_RESPONSE
         }
-        Response::Fetch {
-            next_offset,
-            record_count,
-            data,
-        } => {
+        Response::Fetch { next_offset, record_count, data } => {
             out.put_u64_le(*next_offset);
             out.put_u32_le(data.len() as u32);
             out.put_u32_le(*record_count);

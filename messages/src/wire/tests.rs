@@ -30,24 +30,12 @@ fn control(command: u8, payload: &[u8]) -> Frame {
         payload_crc,
         ..Header::default()
     };
-    Frame {
-        header,
-        payload: Bytes::copy_from_slice(payload),
-        payload_crc,
-    }
+    Frame { header, payload: Bytes::copy_from_slice(payload), payload_crc }
 }
 
 fn parse(mut bytes: BytesMut, features: Option<Features>) -> Frame {
     let header_crc = features.unwrap_or_default().header_crc();
-    let frame = next_frame(
-        &mut bytes,
-        &FrameLimits {
-            header_crc,
-            ..FrameLimits::default()
-        },
-    )
-    .unwrap()
-    .unwrap();
+    let frame = next_frame(&mut bytes, &FrameLimits { header_crc, ..FrameLimits::default() }).unwrap().unwrap();
     assert!(bytes.is_empty());
     frame
 }
@@ -65,20 +53,11 @@ fn answered(response: &ResponseFrame, features: Option<Features>) -> ResponseFra
 }
 
 fn plain_request(request: Request) -> RequestFrame {
-    RequestFrame {
-        correlation: 0,
-        partition: 0,
-        trace: None,
-        request,
-    }
+    RequestFrame { correlation: 0, partition: 0, trace: None, request }
 }
 
 fn refusal(command: u8, payload: &[u8], features: Option<Features>) -> String {
-    RequestFrame::decode(control(command, payload), features)
-        .unwrap_err()
-        .error
-        .text_1_0()
-        .into_owned()
+    RequestFrame::decode(control(command, payload), features).unwrap_err().error.text_1_0().into_owned()
 }
 
 #[test]
@@ -90,61 +69,30 @@ fn requests_of_1_0_have_their_golden_payloads() {
         (Request::ListTopics, 0x03, vec![]),
         (Request::GetTopic { topic }, 0x04, vec![1, 2, 3, 4]),
         (
-            Request::SetRetention {
-                topic,
-                max_age_secs: 5,
-                max_bytes: 6,
-            },
+            Request::SetRetention { topic, max_age_secs: 5, max_bytes: 6 },
             0x05,
             vec![1, 2, 3, 4, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0],
         ),
         (
-            Request::CreateTopicWithRetention {
-                name: "ab".into(),
-                max_age_secs: 5,
-                max_bytes: 6,
-            },
+            Request::CreateTopicWithRetention { name: "ab".into(), max_age_secs: 5, max_bytes: 6 },
             0x06,
             vec![2, 0, b'a', b'b', 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0],
         ),
         (Request::GetClusterStatus, 0x07, vec![]),
+        (Request::Authenticate { token: Bytes::from_static(b"t") }, 0x08, b"t".to_vec()),
         (
-            Request::Authenticate {
-                token: Bytes::from_static(b"t"),
-            },
-            0x08,
-            b"t".to_vec(),
-        ),
-        (
-            Request::Fetch(Fetch {
-                topic,
-                offset: 5,
-                max_bytes: 6,
-            }),
+            Request::Fetch(Fetch { topic, offset: 5, max_bytes: 6 }),
             0x10,
             vec![1, 2, 3, 4, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0],
         ),
         (
-            Request::Subscribe(Subscribe {
-                topic,
-                start_offset: 5,
-                max_batch_bytes: 6,
-                consumer_id: 7,
-            }),
+            Request::Subscribe(Subscribe { topic, start_offset: 5, max_batch_bytes: 6, consumer_id: 7 }),
             0x20,
             vec![1, 2, 3, 4, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0],
         ),
+        (Request::Unsubscribe { topic, consumer_id: 7 }, 0x21, vec![1, 2, 3, 4, 7, 0, 0, 0, 0, 0, 0, 0]),
         (
-            Request::Unsubscribe { topic, consumer_id: 7 },
-            0x21,
-            vec![1, 2, 3, 4, 7, 0, 0, 0, 0, 0, 0, 0],
-        ),
-        (
-            Request::CommitOffset(CommitOffset {
-                topic,
-                consumer_id: 7,
-                offset: 5,
-            }),
+            Request::CommitOffset(CommitOffset { topic, consumer_id: 7, offset: 5 }),
             0x22,
             vec![1, 2, 3, 4, 7, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0],
         ),
@@ -152,11 +100,7 @@ fn requests_of_1_0_have_their_golden_payloads() {
     for (request, command, golden) in cases {
         let mut out = BytesMut::new();
         plain_request(request.clone()).encode(&mut out, None);
-        assert_eq!(
-            u64::from(command),
-            parse(out.clone(), None).header.batch_id,
-            "{request:?}"
-        );
+        assert_eq!(u64::from(command), parse(out.clone(), None).header.batch_id, "{request:?}");
         assert_eq!(&out[HEADER_LEN..], &golden[..], "{request:?}");
         let mut with_trailing_bytes = golden.clone();
         if !matches!(command, 0x01 | 0x08) {
@@ -170,58 +114,26 @@ fn requests_of_1_0_have_their_golden_payloads() {
 #[test]
 fn replies_of_1_0_have_their_golden_payloads() {
     let cases: Vec<(Response, u8, Vec<u8>)> = vec![
+        (Response::Authenticate { ok: true, text: "Authenticated".into() }, 0x09, b"\x01Authenticated".to_vec()),
         (
-            Response::Authenticate {
-                ok: true,
-                text: "Authenticated".into(),
-            },
-            0x09,
-            b"\x01Authenticated".to_vec(),
-        ),
-        (
-            Response::Fetch {
-                next_offset: 9,
-                record_count: 1,
-                data: Bytes::from_static(b"xy"),
-            },
+            Response::Fetch { next_offset: 9, record_count: 1, data: Bytes::from_static(b"xy") },
             0x11,
             vec![9, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, b'x', b'y'],
         ),
+        (Response::CatchingUp { end_offset: 9 }, 0x12, vec![9, 0, 0, 0, 0, 0, 0, 0]),
         (
-            Response::CatchingUp { end_offset: 9 },
-            0x12,
-            vec![9, 0, 0, 0, 0, 0, 0, 0],
-        ),
-        (
-            Response::SubscribeAck {
-                consumer_id: 1,
-                offset: 2,
-            },
+            Response::SubscribeAck { consumer_id: 1, offset: 2 },
             0x23,
             vec![1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0],
         ),
-        (
-            Response::CommitAck {
-                consumer_id: 1,
-                offset: 2,
-            },
-            0x24,
-            vec![1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0],
-        ),
+        (Response::CommitAck { consumer_id: 1, offset: 2 }, 0x24, vec![1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]),
         (Response::Topic(Bytes::from_static(b"{}")), 0x80, b"{}".to_vec()),
         (Response::ClusterStatus(Bytes::from_static(b"{}")), 0x81, b"{}".to_vec()),
-        (
-            Response::ErrorText("Unknown topic".into()),
-            0xFF,
-            b"Unknown topic".to_vec(),
-        ),
+        (Response::ErrorText("Unknown topic".into()), 0xFF, b"Unknown topic".to_vec()),
     ];
     for (response, command, golden) in cases {
         let mut out = BytesMut::new();
-        let frame = ResponseFrame {
-            correlation: 0,
-            response,
-        };
+        let frame = ResponseFrame { correlation: 0, response };
         frame.encode(&mut out, None);
         assert_eq!(u64::from(command), parse(out.clone(), None).header.batch_id);
         assert_eq!(&out[HEADER_LEN..], &golden[..]);
@@ -233,22 +145,9 @@ fn replies_of_1_0_have_their_golden_payloads() {
 #[test]
 fn extension_payloads_are_golden() {
     let partition = TopicPartition::new(TopicId(7), 2);
-    let asked = FetchPartition {
-        partition,
-        offset: 5,
-        max_bytes: 6,
-    };
-    let fetch = FetchPartitions {
-        max_wait_ms: 1,
-        min_bytes: 2,
-        max_bytes: 3,
-        partitions: FetchList::new(&[asked]),
-    };
-    let hello = Hello {
-        minor_version: 1,
-        features: Features(0x0201),
-        client_name: "c".into(),
-    };
+    let asked = FetchPartition { partition, offset: 5, max_bytes: 6 };
+    let fetch = FetchPartitions { max_wait_ms: 1, min_bytes: 2, max_bytes: 3, partitions: FetchList::new(&[asked]) };
+    let hello = Hello { minor_version: 1, features: Features(0x0201), client_name: "c".into() };
     let create = CreateTopicWithConfig {
         name: "t".into(),
         partitions: Some(3),
@@ -257,23 +156,10 @@ fn extension_payloads_are_golden() {
         max_age_secs: Some(0),
         max_bytes: None,
     };
-    let alter = AlterTopic {
-        topic: TopicId(7),
-        partitions: Some(4),
-        max_age_secs: None,
-        max_bytes: Some(1),
-    };
+    let alter = AlterTopic { topic: TopicId(7), partitions: Some(4), max_age_secs: None, max_bytes: Some(1) };
     let cases: Vec<(Request, u8, Vec<u8>)> = vec![
-        (
-            Request::Hello(hello),
-            0x40,
-            vec![1, 0, 1, 0, 1, 2, 0, 0, 0, 0, 0, 0, b'c'],
-        ),
-        (
-            Request::InitProducer(InitProducer { existing: None }),
-            0x41,
-            vec![0; 10],
-        ),
+        (Request::Hello(hello), 0x40, vec![1, 0, 1, 0, 1, 2, 0, 0, 0, 0, 0, 0, b'c']),
+        (Request::InitProducer(InitProducer { existing: None }), 0x41, vec![0; 10]),
         (
             Request::FetchPartitions(fetch),
             0x42,
@@ -284,26 +170,16 @@ fn extension_payloads_are_golden() {
             .concat(),
         ),
         (
-            Request::LookupOffset(LookupOffset {
-                partition,
-                target: LookupTarget::Timestamp(9),
-            }),
+            Request::LookupOffset(LookupOffset { partition, target: LookupTarget::Timestamp(9) }),
             0x43,
             vec![7, 0, 0, 0, 2, 0, 2, 0, 9, 0, 0, 0, 0, 0, 0, 0],
         ),
         (
-            Request::Metadata(MetadataRequest {
-                topics: vec!["t".into()],
-                create_missing: true,
-            }),
+            Request::Metadata(MetadataRequest { topics: vec!["t".into()], create_missing: true }),
             0x44,
             vec![1, 0, 1, 0, b't', 1],
         ),
-        (
-            Request::CreateTopicWithConfig(create),
-            0x45,
-            [&[1u8, 0, b't', 3, 0, 0, 2][..], &[0; 8], &[0xFF; 8]].concat(),
-        ),
+        (Request::CreateTopicWithConfig(create), 0x45, [&[1u8, 0, b't', 3, 0, 0, 2][..], &[0; 8], &[0xFF; 8]].concat()),
         (
             Request::AlterTopic(alter),
             0x46,
@@ -323,10 +199,7 @@ fn extension_payloads_are_golden() {
 fn extension_replies_round_trip() {
     let metadata = MetadataResponse {
         controller: Some(NodeId(1)),
-        nodes: vec![NodeMetadata {
-            id: NodeId(1),
-            address: "127.0.0.1:1992".into(),
-        }],
+        nodes: vec![NodeMetadata { id: NodeId(1), address: "127.0.0.1:1992".into() }],
         topics: vec![TopicMetadata {
             id: TopicId(7),
             name: "t".into(),
@@ -336,11 +209,7 @@ fn extension_replies_round_trip() {
             created_at: 5,
             max_age_secs: 6,
             max_bytes: 7,
-            partitions: vec![PartitionMetadata {
-                leader: None,
-                leader_epoch: 3,
-                error: Some(ErrorCode::Unavailable),
-            }],
+            partitions: vec![PartitionMetadata { leader: None, leader_epoch: 3, error: Some(ErrorCode::Unavailable) }],
         }],
     };
     let hello = HelloResponse {
@@ -350,36 +219,21 @@ fn extension_replies_round_trip() {
         max_payload_bytes: 16,
         max_in_flight_bytes: 99,
     };
-    let topic = TopicConfigured {
-        topic: TopicId(7),
-        partitions: 3,
-        replication_factor: 1,
-        mode: TopicMode::L2,
-    };
+    let topic = TopicConfigured { topic: TopicId(7), partitions: 3, replication_factor: 1, mode: TopicMode::L2 };
     let replies = [
         Response::Metadata(metadata),
         Response::Hello(hello),
         Response::CreateTopicWithConfig(topic),
         Response::AlterTopic(topic),
-        Response::InitProducer(ProducerEpoch {
-            id: ProducerId(9),
-            epoch: 2,
-        }),
-        Response::LookupOffset(LookupOffsetResponse {
-            offset: 1,
-            record_number: 2,
-            timestamp: 3,
-        }),
+        Response::InitProducer(ProducerEpoch { id: ProducerId(9), epoch: 2 }),
+        Response::LookupOffset(LookupOffsetResponse { offset: 1, record_number: 2, timestamp: 3 }),
         Response::Error(TypedError::new(ErrorCode::NoSpace, Answers::Ingest(4))),
         Response::Keepalive,
         Response::Backpressure,
     ];
     for response in replies {
         let control = !matches!(response, Response::Keepalive | Response::Backpressure);
-        let frame = ResponseFrame {
-            correlation: if control { 41 } else { 0 },
-            response,
-        };
+        let frame = ResponseFrame { correlation: if control { 41 } else { 0 }, response };
         assert_eq!(answered(&frame, Some(EVERY_FEATURE)), frame);
     }
 }
@@ -402,10 +256,7 @@ fn refusals_use_the_sentences_of_1_0() {
 fn extensions_before_hello_or_not_granted_are_unknown_commands() {
     for command in 0x41..=0x7F {
         assert_eq!(refusal(command, &[0; 64], None), "Invalid client command");
-        assert_eq!(
-            refusal(command, &[0; 64], Some(Features::NONE)),
-            "Invalid client command"
-        );
+        assert_eq!(refusal(command, &[0; 64], Some(Features::NONE)), "Invalid client command");
     }
     assert!(RequestFrame::decode(control(0x42, &[0; 16]), Some(Features::LONG_POLL)).is_ok());
 }
@@ -413,15 +264,8 @@ fn extensions_before_hello_or_not_granted_are_unknown_commands() {
 #[test]
 fn frames_clients_should_not_send_are_ignored() {
     for flags in [0x08, 0x10, 0x00, 0x83] {
-        let header = Header {
-            flags: Flags(flags),
-            ..Header::default()
-        };
-        let frame = Frame {
-            header,
-            payload: Bytes::new(),
-            payload_crc: 0,
-        };
+        let header = Header { flags: Flags(flags), ..Header::default() };
+        let frame = Frame { header, payload: Bytes::new(), payload_crc: 0 };
         assert_eq!(RequestFrame::decode(frame, None).unwrap().request, Request::Ignored);
     }
 }
@@ -430,41 +274,17 @@ fn frames_clients_should_not_send_are_ignored() {
 fn a_1_0_connection_has_neither_partition_nor_correlation_nor_trace() {
     let payload = Bytes::from_static(b"opaque");
     let payload_crc = crc32fast::hash(&payload);
-    let header = Header {
-        flags: Flags(0x84),
-        partition: 9,
-        payload_len: 6,
-        payload_crc,
-        ..Header::default()
-    };
-    let decoded = RequestFrame::decode(
-        Frame {
-            header,
-            payload: payload.clone(),
-            payload_crc,
-        },
-        None,
-    )
-    .unwrap();
+    let header = Header { flags: Flags(0x84), partition: 9, payload_len: 6, payload_crc, ..Header::default() };
+    let decoded = RequestFrame::decode(Frame { header, payload: payload.clone(), payload_crc }, None).unwrap();
     assert_eq!((decoded.partition, decoded.correlation, decoded.trace), (0, 0, None));
-    let Request::Produce(produce) = decoded.request else {
-        panic!("not a produce request")
-    };
+    let Request::Produce(produce) = decoded.request else { panic!("not a produce request") };
     assert_eq!((produce.records, produce.records_crc), (payload, payload_crc));
 }
 
 #[test]
 fn a_refused_ingest_frame_is_named_in_its_error() {
-    let header = Header {
-        flags: Flags(0x05),
-        batch_id: 12,
-        ..Header::default()
-    };
-    let frame = Frame {
-        header,
-        payload: Bytes::from_static(b"\x09......."),
-        payload_crc: 0,
-    };
+    let header = Header { flags: Flags(0x05), batch_id: 12, ..Header::default() };
+    let frame = Frame { header, payload: Bytes::from_static(b"\x09......."), payload_crc: 0 };
     let refused = RequestFrame::decode(frame, Some(Features::COMPRESSED_INGEST)).unwrap_err();
     assert_eq!(refused.error.answers, Answers::Ingest(12));
     assert_eq!(refused.error.code, ErrorCode::UndecodableRecords);
@@ -483,14 +303,8 @@ fn any_trace() -> impl Strategy<Value = Option<TraceContext>> {
 fn any_compression() -> impl Strategy<Value = Compression> {
     prop_oneof![
         Just(Compression::None),
-        any::<u32>().prop_map(|plain_len| Compression::Named {
-            codec: Codec::Lz4,
-            plain_len
-        }),
-        any::<u32>().prop_map(|plain_len| Compression::Named {
-            codec: Codec::Zstd,
-            plain_len
-        }),
+        any::<u32>().prop_map(|plain_len| Compression::Named { codec: Codec::Lz4, plain_len }),
+        any::<u32>().prop_map(|plain_len| Compression::Named { codec: Codec::Zstd, plain_len }),
     ]
 }
 
@@ -563,9 +377,6 @@ fn header_crc_covers_everything_once_negotiated() {
     let mut out = BytesMut::new();
     plain_request(Request::ListTopics).encode(&mut out, Some(Features::HEADER_CRC));
     out[40] ^= 1;
-    let limits = FrameLimits {
-        header_crc: HeaderCrc::Whole,
-        ..FrameLimits::default()
-    };
+    let limits = FrameLimits { header_crc: HeaderCrc::Whole, ..FrameLimits::default() };
     assert!(next_frame(&mut out, &limits).is_err());
 }

@@ -188,21 +188,14 @@ impl MetadataResponse {
         let node_count = reader.u16()?;
         let mut nodes = Vec::new();
         for _ in 0..node_count {
-            nodes.push(NodeMetadata {
-                id: NodeId(reader.u16()?),
-                address: reader.text()?,
-            });
+            nodes.push(NodeMetadata { id: NodeId(reader.u16()?), address: reader.text()? });
         }
         let topic_count = reader.u32()?;
         let mut topics = Vec::new();
         for _ in 0..topic_count {
             topics.push(decode_topic(&mut reader)?);
         }
-        Some(MetadataResponse {
-            controller,
-            nodes,
-            topics,
-        })
+        Some(MetadataResponse { controller, nodes, topics })
     }
 
     pub(super) fn encode(&self, out: &mut BytesMut) {
@@ -230,23 +223,9 @@ fn decode_topic(reader: &mut PayloadReader<'_>) -> Option<TopicMetadata> {
     let mut partitions = Vec::new();
     for _ in 0..reader.u16()? {
         let (leader, leader_epoch) = (node(reader.u16()?), reader.u32()?);
-        partitions.push(PartitionMetadata {
-            leader,
-            leader_epoch,
-            error: self::error(reader.u16()?)?,
-        });
+        partitions.push(PartitionMetadata { leader, leader_epoch, error: self::error(reader.u16()?)? });
     }
-    Some(TopicMetadata {
-        id,
-        name,
-        error,
-        mode,
-        replication_factor,
-        created_at,
-        max_age_secs,
-        max_bytes,
-        partitions,
-    })
+    Some(TopicMetadata { id, name, error, mode, replication_factor, created_at, max_age_secs, max_bytes, partitions })
 }
 
 fn encode_topic(topic: &TopicMetadata, out: &mut BytesMut) {

@@ -35,11 +35,7 @@ impl TraceContext {
     pub fn decode(payload: &[u8]) -> Option<TraceContext> {
         let (trace_id, rest) = payload.split_first_chunk::<16>()?;
         let (span_id, rest) = rest.split_first_chunk::<8>()?;
-        Some(TraceContext {
-            trace_id: *trace_id,
-            span_id: *span_id,
-            flags: *rest.first()?,
-        })
+        Some(TraceContext { trace_id: *trace_id, span_id: *span_id, flags: *rest.first()? })
     }
 }
 
@@ -60,11 +56,7 @@ mod tests {
 
     #[test]
     fn a_trace_context_round_trips_through_its_golden_bytes() {
-        let context = TraceContext {
-            trace_id: [0xAB; 16],
-            span_id: [0xCD; 8],
-            flags: 1,
-        };
+        let context = TraceContext { trace_id: [0xAB; 16], span_id: [0xCD; 8], flags: 1 };
         let mut golden = vec![0xAB; 16];
         golden.extend_from_slice(&[0xCD; 8]);
         golden.push(1);

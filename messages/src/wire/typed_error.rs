@@ -46,20 +46,13 @@ impl TypedError {
 
     /// An error with a sentence of its own.
     pub fn with_message(code: ErrorCode, answers: Answers, message: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            code,
-            answers,
-            message: message.into(),
-            detail: String::new(),
-        }
+        Self { code, answers, message: message.into(), detail: String::new() }
     }
 
     /// The text for a connection without TYPED_ERRORS. Retriable errors get the prefix 1.0 clients look for.
     pub fn text_1_0(&self) -> Cow<'_, str> {
         if self.code == ErrorCode::NotLeader {
-            return Cow::Owned(not_leader_text(
-                (!self.detail.is_empty()).then_some(self.detail.as_str()),
-            ));
+            return Cow::Owned(not_leader_text((!self.detail.is_empty()).then_some(self.detail.as_str())));
         }
         let keeps_its_text = !self.code.is_retriable() || self.code == ErrorCode::RateLimited;
         if keeps_its_text {
@@ -74,18 +67,10 @@ impl TypedError {
         let code = ErrorCode::from_code(reader.u16()?)?;
         let answered = reader.u64()?;
         let flags = reader.u8()?;
-        let answers = if flags & 2 != 0 {
-            Answers::Ingest(answered)
-        } else {
-            Answers::Control(answered.to_le_bytes()[0])
-        };
+        let answers =
+            if flags & 2 != 0 { Answers::Ingest(answered) } else { Answers::Control(answered.to_le_bytes()[0]) };
         let message = Cow::Owned(reader.text()?);
-        Some(TypedError {
-            code,
-            answers,
-            message,
-            detail: reader.text()?,
-        })
+        Some(TypedError { code, answers, message, detail: reader.text()? })
     }
 
     pub(super) fn encode(&self, out: &mut BytesMut) {
@@ -111,12 +96,7 @@ mod tests {
         error.detail = "h:1".to_owned();
         let mut out = BytesMut::new();
         error.encode(&mut out);
-        assert_eq!(
-            &out[..],
-            &[
-                9, 0, 7, 0, 0, 0, 0, 0, 0, 0, 3, 2, 0, b'n', b'o', 3, 0, b'h', b':', b'1'
-            ][..]
-        );
+        assert_eq!(&out[..], &[9, 0, 7, 0, 0, 0, 0, 0, 0, 0, 3, 2, 0, b'n', b'o', 3, 0, b'h', b':', b'1'][..]);
         assert_eq!(TypedError::decode(&out), Some(error));
     }
 
