@@ -28,32 +28,14 @@ impl Home {
     const AREA: u64 = 32 * MB as u64;
 
     fn new(folder: &Path, name: &'static str, backend: BackendChoice, threads: usize) -> Result<Self, Failure> {
-        let disk = open_disk(DiskOptions {
-            backend,
-            o_direct: true,
-        })?;
+        let disk = open_disk(DiskOptions { backend, o_direct: true })?;
         let arena = Arena::new(MB, 4)?;
         let queue = disk.write_queue(&QueueOptions { depth: 16, threads }, &arena)?;
         let file = disk.open(&folder.join(format!("home {name} {threads}")), OpenMode::CreateOrOpen)?;
         let mut pool = SlotPool::new(arena);
         let free = std::iter::from_fn(|| pool.take());
-        let free = free
-            .map(|slot| Chunk {
-                slot,
-                slot_start: 0,
-                len: 0,
-                file_offset: 0,
-            })
-            .collect();
-        let mut bench = Self {
-            name,
-            queue,
-            file,
-            free,
-            chunks: Vec::new(),
-            samples: Default::default(),
-            end: 0,
-        };
+        let free = free.map(|slot| Chunk { slot, slot_start: 0, len: 0, file_offset: 0 }).collect();
+        let mut bench = Self { name, queue, file, free, chunks: Vec::new(), samples: Default::default(), end: 0 };
         while bench.end < Self::AREA {
             bench.group(MB, bench.end)?;
             bench.end += MB as u64;
@@ -71,14 +53,8 @@ impl Home {
             done += chunk.len as usize;
             chunks.push(chunk);
         }
-        let op = DiskOp {
-            token: 0,
-            file: Arc::clone(&self.file),
-            kind: OpKind::Write { chunks, sync: true },
-        };
-        self.queue
-            .submit(op)
-            .map_err(|_| io::Error::from_raw_os_error(libc::EBUSY))?;
+        let op = DiskOp { token: 0, file: Arc::clone(&self.file), kind: OpKind::Write { chunks, sync: true } };
+        self.queue.submit(op).map_err(|_| io::Error::from_raw_os_error(libc::EBUSY))?;
         self.queue.kick().map_err(io::Error::other)?;
         let mut out = Vec::new();
         while out.is_empty() {
@@ -103,14 +79,7 @@ pub fn measure(folder: &Path, neighbour: bool) -> Result<(), Failure> {
             std::hint::spin_loop();
         }
     });
-    println!(
-        "\n{}:",
-        if neighbour {
-            "Homes, a busy thread beside them"
-        } else {
-            "Homes"
-        }
-    );
+    println!("\n{}:", if neighbour { "Homes, a busy thread beside them" } else { "Homes" });
     let result = compare(folder);
     stop.store(true, Ordering::Relaxed);
     let _ = busy.join();

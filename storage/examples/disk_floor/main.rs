@@ -109,32 +109,15 @@ struct Bench {
 impl Bench {
     fn new(folder: &Path, name: &str) -> Result<Self, Failure> {
         let path = folder.join(name);
-        let buffered = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)?;
-        let direct = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_DIRECT)
-            .open(&path)?;
+        let buffered = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+        let direct = OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(&path)?;
         let mut slot = SlotPool::new(Arena::new(4 * MB, 1)?).take().ok_or("no slot")?;
         slot.fill(0xA5);
         let ring = IoUring::builder().build(64)?;
-        let vectors = [libc::iovec {
-            iov_base: slot.as_mut_ptr().cast(),
-            iov_len: slot.len(),
-        }];
+        let vectors = [libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() }];
         // SAFETY: the slot lives in `Bench` beside the ring, and every write is awaited.
         unsafe { ring.submitter().register_buffers(&vectors)? };
-        Ok(Self {
-            direct,
-            buffered,
-            slot,
-            ring,
-        })
+        Ok(Self { direct, buffered, slot, ring })
     }
 
     /// Writes `bytes` at `offset` and syncs.
@@ -157,16 +140,8 @@ impl Bench {
                 drain(&mut self.ring, 1)
             }
             Way::RingLinked | Way::RingLinkedFixed | Way::RingLinkedAsync | Way::RingBufferedLinked => {
-                let fd = if way == Way::RingBufferedLinked {
-                    buffered
-                } else {
-                    direct
-                };
-                let apart = if way == Way::RingLinkedAsync {
-                    squeue::Flags::ASYNC
-                } else {
-                    squeue::Flags::empty()
-                };
+                let fd = if way == Way::RingBufferedLinked { buffered } else { direct };
+                let apart = if way == Way::RingLinkedAsync { squeue::Flags::ASYNC } else { squeue::Flags::empty() };
                 self.ring_write(way, fd, bytes, offset, 0, squeue::Flags::IO_LINK | apart)?;
                 push(&mut self.ring, sync_entry(fd))?;
                 drain(&mut self.ring, 2)
@@ -189,24 +164,16 @@ impl Bench {
     ) -> io::Result<()> {
         let (data, len) = (self.slot.as_ptr(), bytes as u32);
         let entry = if matches!(way, Way::RingDsyncFixed | Way::RingLinkedFixed) {
-            opcode::WriteFixed::new(types::Fd(fd), data, len, 0)
-                .offset(offset)
-                .rw_flags(flags)
-                .build()
+            opcode::WriteFixed::new(types::Fd(fd), data, len, 0).offset(offset).rw_flags(flags).build()
         } else {
-            opcode::Write::new(types::Fd(fd), data, len)
-                .offset(offset)
-                .rw_flags(flags)
-                .build()
+            opcode::Write::new(types::Fd(fd), data, len).offset(offset).rw_flags(flags).build()
         };
         push(&mut self.ring, entry.flags(link))
     }
 }
 
 fn sync_entry(fd: RawFd) -> squeue::Entry {
-    opcode::Fsync::new(types::Fd(fd))
-        .flags(types::FsyncFlags::DATASYNC)
-        .build()
+    opcode::Fsync::new(types::Fd(fd)).flags(types::FsyncFlags::DATASYNC).build()
 }
 
 fn push(ring: &mut IoUring, entry: squeue::Entry) -> io::Result<()> {
@@ -218,11 +185,7 @@ fn push(ring: &mut IoUring, entry: squeue::Entry) -> io::Result<()> {
 fn drain(ring: &mut IoUring, mut count: usize) -> io::Result<()> {
     ring.submit()?;
     while count > 0 {
-        let mut poll = libc::pollfd {
-            fd: ring.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let mut poll = libc::pollfd { fd: ring.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd that lives through the call.
         unsafe { libc::poll(&raw mut poll, 1, -1) };
         for completion in ring.completion() {
@@ -236,10 +199,7 @@ fn drain(ring: &mut IoUring, mut count: usize) -> io::Result<()> {
 }
 
 fn pwrite(fd: RawFd, data: &[u8], offset: u64, flags: i32) -> io::Result<()> {
-    let vector = libc::iovec {
-        iov_base: data.as_ptr().cast_mut().cast(),
-        iov_len: data.len(),
-    };
+    let vector = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
     // SAFETY: the vector covers `data`, which outlives the call.
     let written = unsafe { libc::pwritev2(fd, &raw const vector, 1, offset as i64, flags) };
     match usize::try_from(written) {
@@ -296,17 +256,9 @@ fn latency(folder: &Path) -> Result<(), Failure> {
                 }
             }
         }
-        println!(
-            "\n| {} KB, µs | written blocks p50 | p99 | append p50 | p99 |\n|---|---|---|---|---|",
-            bytes / KB
-        );
+        println!("\n| {} KB, µs | written blocks p50 | p99 | append p50 | p99 |\n|---|---|---|---|---|", bytes / KB);
         for (way, _, [over, append], _) in &mut table {
-            let figures = [
-                over.quantile(0.5),
-                over.quantile(0.99),
-                append.quantile(0.5),
-                append.quantile(0.99),
-            ];
+            let figures = [over.quantile(0.5), over.quantile(0.99), append.quantile(0.5), append.quantile(0.99)];
             println!(
                 "| {} | {:.0} | {:.0} | {:.0} | {:.0} |",
                 way.name(),
@@ -326,13 +278,8 @@ fn groups(folder: &Path) -> Result<(), Failure> {
         "\n| groups, each synced | append p50 µs | append MB/s | written blocks p50 µs | MB/s |\n|---|---|---|---|---|"
     );
     for (bytes, parts) in [(256 * KB, 1), (MB, 1), (MB, 4), (4 * MB, 1), (4 * MB, 4), (4 * MB, 16)] {
-        let whole = [
-            Way::InlineDsync,
-            Way::InlineDirectSync,
-            Way::RingLinked,
-            Way::RingLinkedFixed,
-            Way::RingLinkedAsync,
-        ];
+        let whole =
+            [Way::InlineDsync, Way::InlineDirectSync, Way::RingLinked, Way::RingLinkedFixed, Way::RingLinkedAsync];
         let both = [Way::RingDsync, Way::RingSequence];
         for way in whole.into_iter().filter(|_| parts == 1).chain(both) {
             let mut bench = Bench::new(folder, "groups")?;
@@ -391,11 +338,7 @@ fn window(folder: &Path) -> Result<(), Failure> {
             let total = (8 * MB).min(bytes * 64) as u64;
             for windowed in [false, true] {
                 let mut bench = Bench::new(folder, "window")?;
-                let way = if bytes <= 64 * KB || !windowed {
-                    Way::RingDsync
-                } else {
-                    Way::RingLinked
-                };
+                let way = if bytes <= 64 * KB || !windowed { Way::RingDsync } else { Way::RingLinked };
                 let mut zeroed = 0;
                 for at in (0..total).step_by(bytes) {
                     if windowed && at + bytes as u64 > zeroed {
@@ -403,8 +346,7 @@ fn window(folder: &Path) -> Result<(), Failure> {
                         let started = Instant::now();
                         pwrite(fd, &bench.slot[..MB.min(total as usize)], zeroed, 0)?;
                         let window = MB.min(total as usize);
-                        zero.0
-                            .push(started.elapsed().as_nanos() as f64 / 1000.0 * bytes as f64 / window as f64);
+                        zero.0.push(started.elapsed().as_nanos() as f64 / 1000.0 * bytes as f64 / window as f64);
                         zeroed += window as u64;
                     }
                     let samples = if windowed { &mut over } else { &mut append };
@@ -445,11 +387,7 @@ fn busy(folder: &Path) -> Result<(), Failure> {
                 let at = (number * 4 * KB % area) as u64;
                 let fd = bench.direct.as_raw_fd();
                 let flags = if way == Way::RingDsync { libc::RWF_DSYNC } else { 0 };
-                let link = if way == Way::RingLinked {
-                    squeue::Flags::IO_LINK
-                } else {
-                    squeue::Flags::empty()
-                };
+                let link = if way == Way::RingLinked { squeue::Flags::IO_LINK } else { squeue::Flags::empty() };
                 samples.time(|| {
                     bench.ring_write(way, fd, 4 * KB, at, flags, link)?;
                     if way == Way::RingLinked {
@@ -465,14 +403,7 @@ fn busy(folder: &Path) -> Result<(), Failure> {
             }
             figures.extend([samples.quantile(0.5), samples.quantile(0.99)]);
         }
-        println!(
-            "| {} | {:.0} | {:.0} | {:.0} | {:.0} |",
-            way.name(),
-            figures[0],
-            figures[1],
-            figures[2],
-            figures[3]
-        );
+        println!("| {} | {:.0} | {:.0} | {:.0} | {:.0} |", way.name(), figures[0], figures[1], figures[2], figures[3]);
     }
     Ok(())
 }
@@ -481,11 +412,7 @@ fn busy(folder: &Path) -> Result<(), Failure> {
 fn spin(ring: &mut IoUring, mut count: usize, yields: bool) -> io::Result<()> {
     ring.submit()?;
     while count > 0 {
-        let mut poll = libc::pollfd {
-            fd: ring.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let mut poll = libc::pollfd { fd: ring.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd that lives through the call, and a call without arguments.
         unsafe {
             libc::poll(&raw mut poll, 1, 0);

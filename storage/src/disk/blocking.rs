@@ -33,21 +33,11 @@ impl BlockingQueue {
     pub(super) fn new(options: &QueueOptions, direct_io: &Arc<DirectIo>) -> io::Result<Self> {
         let depth = options.depth.clamp(1, super::MAX_DEPTH);
         let place = match options.threads {
-            0 => Place::Inline {
-                notify: Notify::new()?,
-                scratch: Runs::default(),
-            },
+            0 => Place::Inline { notify: Notify::new()?, scratch: Runs::default() },
             threads => Place::Threads(Crew::new(threads, depth, direct_io)?),
         };
         let (submitted, done) = (Vec::with_capacity(depth), Vec::with_capacity(depth));
-        Ok(Self {
-            place,
-            depth,
-            in_flight: 0,
-            submitted,
-            done,
-            direct_io: Arc::clone(direct_io),
-        })
+        Ok(Self { place, depth, in_flight: 0, submitted, done, direct_io: Arc::clone(direct_io) })
     }
 
     fn notify(&self) -> &Notify {

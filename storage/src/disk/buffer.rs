@@ -63,22 +63,13 @@ impl Arena {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         // SAFETY: a new anonymous mapping; no existing memory is touched.
         let address = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
-        let failed = || ArenaError::Map {
-            bytes,
-            errno: io::Error::last_os_error().raw_os_error().unwrap_or(0),
-        };
+        let failed = || ArenaError::Map { bytes, errno: io::Error::last_os_error().raw_os_error().unwrap_or(0) };
         if address == libc::MAP_FAILED {
             return Err(failed());
         }
         let base = NonNull::new(address.cast::<u8>()).ok_or_else(failed)?;
         let (give_back, given_back) = bounded(slot_count);
-        let arena = Self {
-            base,
-            slot_bytes,
-            slot_count,
-            give_back,
-            given_back,
-        };
+        let arena = Self { base, slot_bytes, slot_count, give_back, given_back };
         for index in 0..slot_count as u32 {
             // The channel has room for every slot, so that a slot can always go back.
             let _ = arena.give_back.try_send(index);
@@ -109,10 +100,7 @@ impl Arena {
     /// Takes a slot that was dropped, or never taken.
     fn reclaim(self: &Arc<Self>) -> Option<Slot> {
         let index = self.given_back.try_recv().ok()?;
-        Some(Slot {
-            arena: Arc::clone(self),
-            index,
-        })
+        Some(Slot { arena: Arc::clone(self), index })
     }
 }
 
@@ -149,12 +137,7 @@ impl Slot {
     /// First byte of the slot.
     pub(super) fn start(&self) -> *mut u8 {
         // SAFETY: index < slot_count, so the result stays inside the mapping.
-        unsafe {
-            self.arena
-                .base
-                .as_ptr()
-                .add(self.index as usize * self.arena.slot_bytes)
-        }
+        unsafe { self.arena.base.as_ptr().add(self.index as usize * self.arena.slot_bytes) }
     }
 }
 
@@ -241,12 +224,7 @@ mod tests {
         for (value, slot) in taken.iter_mut().enumerate() {
             slot.fill(value as u8);
         }
-        assert!(
-            taken
-                .iter()
-                .enumerate()
-                .all(|(value, slot)| slot.iter().all(|byte| *byte == value as u8))
-        );
+        assert!(taken.iter().enumerate().all(|(value, slot)| slot.iter().all(|byte| *byte == value as u8)));
     }
 
     #[test]
@@ -282,10 +260,7 @@ mod tests {
     #[test]
     fn arenas_of_impossible_shape_are_refused() {
         for (slot_bytes, slot_count) in [(0, 1), (BLOCK, 0), (100, 1), (1 << 33, 1), (1 << 31, usize::MAX)] {
-            assert_eq!(
-                Arena::new(slot_bytes, slot_count).unwrap_err(),
-                ArenaError::Shape { slot_bytes, slot_count }
-            );
+            assert_eq!(Arena::new(slot_bytes, slot_count).unwrap_err(), ArenaError::Shape { slot_bytes, slot_count });
         }
     }
 

@@ -46,23 +46,13 @@ impl Crew {
         notify: Arc<Notify>,
     ) -> io::Result<Self> {
         let (give_done, done) = bounded(depth);
-        let mut crew = Self {
-            lanes: Vec::new(),
-            threads: Vec::new(),
-            done,
-            notify,
-            busy: HashMap::new(),
-        };
+        let mut crew = Self { lanes: Vec::new(), threads: Vec::new(), done, notify, busy: HashMap::new() };
         for number in 0..threads {
             let (work, ops) = bounded(depth);
-            let (give_done, notify, direct_io) = (
-                Sender::clone(&give_done),
-                Arc::clone(&crew.notify),
-                Arc::clone(direct_io),
-            );
+            let (give_done, notify, direct_io) =
+                (Sender::clone(&give_done), Arc::clone(&crew.notify), Arc::clone(direct_io));
             let run = move || serve(number, &ops, &give_done, &notify, &direct_io);
-            crew.threads
-                .push(std::thread::Builder::new().name(format!("disk-{number}")).spawn(run)?);
+            crew.threads.push(std::thread::Builder::new().name(format!("disk-{number}")).spawn(run)?);
             crew.lanes.push(Lane { work, load: 0 });
         }
         Ok(crew)
@@ -81,11 +71,7 @@ impl Crew {
     /// Hands over an operation; a dead thread answers with an error, at once.
     pub(super) fn give(&mut self, op: DiskOp) -> Option<DiskCompletion> {
         let key = Arc::as_ptr(&op.file).cast::<()>() as usize;
-        let idlest = || {
-            (0..self.lanes.len())
-                .min_by_key(|lane| self.lanes[*lane].load)
-                .unwrap_or(0)
-        };
+        let idlest = || (0..self.lanes.len()).min_by_key(|lane| self.lanes[*lane].load).unwrap_or(0);
         let lane = self.busy.get(&key).map_or_else(idlest, |(lane, _)| *lane);
         let refused = match self.lanes.get_mut(lane) {
             Some(Lane { work, load }) => {
@@ -96,16 +82,8 @@ impl Crew {
         };
         if let Some(op) = refused {
             let (operation, path) = op.names();
-            let result = Err(DiskError::QueueGone {
-                operation,
-                path: path.to_owned(),
-            });
-            return Some(DiskCompletion {
-                token: op.token,
-                result,
-                chunks: op.kind.into_chunks(),
-                file: None,
-            });
+            let result = Err(DiskError::QueueGone { operation, path: path.to_owned() });
+            return Some(DiskCompletion { token: op.token, result, chunks: op.kind.into_chunks(), file: None });
         }
         self.busy.entry(key).or_insert((lane, 0)).1 += 1;
         None

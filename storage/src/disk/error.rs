@@ -124,22 +124,12 @@ impl fmt::Display for At {
 impl DiskError {
     /// An operating system error on `path`.
     pub fn os(operation: Operation, path: &Path, errno: i32) -> Self {
-        Self::Os {
-            operation,
-            path: path.to_owned(),
-            file_offset: None,
-            errno,
-        }
+        Self::Os { operation, path: path.to_owned(), file_offset: None, errno }
     }
 
     /// An operating system error at a place in a file.
     pub fn os_at(operation: Operation, path: &Path, file_offset: u64, errno: i32) -> Self {
-        Self::Os {
-            operation,
-            path: path.to_owned(),
-            file_offset: Some(file_offset),
-            errno,
-        }
+        Self::Os { operation, path: path.to_owned(), file_offset: Some(file_offset), errno }
     }
 
     /// An [`io::Error`] on `path`; one without errno counts as EIO.

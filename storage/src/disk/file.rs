@@ -24,10 +24,7 @@ pub(super) struct DirectIo {
 
 impl DirectIo {
     pub(super) fn new(wanted: bool) -> Arc<Self> {
-        Arc::new(Self {
-            wanted,
-            refused: AtomicBool::new(false),
-        })
+        Arc::new(Self { wanted, refused: AtomicBool::new(false) })
     }
 
     /// Wanted, and refused by no file so far.
@@ -54,35 +51,18 @@ impl OsFile {
         let writable = mode != OpenMode::Read;
         let mut options = OpenOptions::new();
         options.read(true).write(writable).mode(0o640);
-        options
-            .create_new(mode == OpenMode::Create)
-            .create(mode == OpenMode::CreateOrOpen);
-        let operation = if mode == OpenMode::Create {
-            Operation::Create
-        } else {
-            Operation::Open
-        };
-        let file = options
-            .open(path)
-            .map_err(|error| DiskError::io(operation, path, &error))?;
+        options.create_new(mode == OpenMode::Create).create(mode == OpenMode::CreateOrOpen);
+        let operation = if mode == OpenMode::Create { Operation::Create } else { Operation::Open };
+        let file = options.open(path).map_err(|error| DiskError::io(operation, path, &error))?;
         let direct_io = Arc::clone(direct_io);
         let (direct, unsynced) = (OnceLock::new(), AtomicBool::new(false));
-        Ok(Self {
-            file,
-            path: path.to_owned(),
-            writable,
-            direct_io,
-            direct,
-            unsynced,
-        })
+        Ok(Self { file, path: path.to_owned(), writable, direct_io, direct, unsynced })
     }
 
     /// Creates a file that survives a power cut, ready for queued writes.
     pub(super) fn create_durable(path: &Path, direct_io: &Arc<DirectIo>) -> Result<Self, DiskError> {
         let file = Self::open(path, OpenMode::Create, direct_io)?;
-        file.file
-            .sync_all()
-            .map_err(|error| DiskError::io(Operation::Sync, path, &error))?;
+        file.file.sync_all().map_err(|error| DiskError::io(Operation::Sync, path, &error))?;
         sync_dir(path.parent().unwrap_or(path))?;
         file.write_fd();
         Ok(file)
@@ -104,11 +84,7 @@ impl OsFile {
     fn reopen(&self, flags: i32) -> io::Result<File> {
         // Through the descriptor, not the path: the file may have been renamed or removed.
         let link = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        OpenOptions::new()
-            .read(true)
-            .write(self.writable)
-            .custom_flags(flags)
-            .open(link)
+        OpenOptions::new().read(true).write(self.writable).custom_flags(flags).open(link)
     }
 
     fn direct(&self) -> Option<&File> {
@@ -152,14 +128,7 @@ impl OsFile {
     }
 
     fn failed(&self, operation: Operation, file_offset: u64) -> impl Fn(io::Error) -> DiskError {
-        move |error| {
-            DiskError::os_at(
-                operation,
-                &self.path,
-                file_offset,
-                error.raw_os_error().unwrap_or(libc::EIO),
-            )
-        }
+        move |error| DiskError::os_at(operation, &self.path, file_offset, error.raw_os_error().unwrap_or(libc::EIO))
     }
 
     /// Fills `out` from a descriptor until it is full or the file ends.
@@ -214,9 +183,7 @@ impl DiskFile for OsFile {
 
     fn len(&self) -> Result<u64, DiskError> {
         let metadata = self.file.metadata();
-        metadata
-            .map(|metadata| metadata.len())
-            .map_err(|error| DiskError::io(Operation::Length, &self.path, &error))
+        metadata.map(|metadata| metadata.len()).map_err(|error| DiskError::io(Operation::Length, &self.path, &error))
     }
 
     fn read_at(&self, out: &mut [u8], file_offset: u64) -> Result<usize, DiskError> {
@@ -232,9 +199,7 @@ impl DiskFile for OsFile {
 
     fn write_all_at(&self, data: &[u8], file_offset: u64) -> Result<(), DiskError> {
         self.mark_unsynced();
-        self.file
-            .write_all_at(data, file_offset)
-            .map_err(self.failed(Operation::Write, file_offset))
+        self.file.write_all_at(data, file_offset).map_err(self.failed(Operation::Write, file_offset))
     }
 
     fn sync(&self) -> Result<(), DiskError> {
@@ -243,9 +208,7 @@ impl DiskFile for OsFile {
 
     fn set_len(&self, len: u64) -> Result<(), DiskError> {
         self.mark_unsynced();
-        self.file
-            .set_len(len)
-            .map_err(|error| DiskError::io(Operation::SetLen, &self.path, &error))
+        self.file.set_len(len).map_err(|error| DiskError::io(Operation::SetLen, &self.path, &error))
     }
 
     fn raw_fd(&self) -> Option<RawFd> {
@@ -259,11 +222,7 @@ impl DiskFile for OsFile {
 
 /// Makes a folder's entries durable.
 pub(super) fn sync_dir(dir: &Path) -> Result<(), DiskError> {
-    let here = if dir.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        dir
-    };
+    let here = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     let synced = File::open(here).and_then(|opened| opened.sync_all());
     synced.map_err(|error| DiskError::io(Operation::SyncDir, dir, &error))
 }
@@ -273,13 +232,7 @@ fn takes_blocks(file: &File) -> bool {
     let mut answer = MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: an empty path with AT_EMPTY_PATH asks about the descriptor; the answer outlives the call.
     let result = unsafe {
-        libc::statx(
-            file.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            libc::STATX_DIOALIGN,
-            answer.as_mut_ptr(),
-        )
+        libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, answer.as_mut_ptr())
     };
     // SAFETY: zeroes are a valid statx, and the kernel only writes plain numbers.
     let answer = unsafe { answer.assume_init() };

@@ -24,10 +24,7 @@ impl Notify {
         }
         // SAFETY: a fresh descriptor that nobody else owns.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self {
-            fd,
-            raised: AtomicBool::new(false),
-        })
+        Ok(Self { fd, raised: AtomicBool::new(false) })
     }
 
     /// Makes the descriptor readable; free when it is already.
@@ -66,16 +63,10 @@ impl Notify {
 pub(super) fn wait_readable(fd: RawFd, timeout: Duration) {
     let deadline = Instant::now().checked_add(timeout);
     loop {
-        let left = deadline.map_or(Duration::MAX, |deadline| {
-            deadline.saturating_duration_since(Instant::now())
-        });
+        let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
         // Rounded up: a rest below a millisecond must not become a busy loop.
         let millis = i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX);
-        let mut poll = libc::pollfd {
-            fd,
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd that lives through the call.
         let ready = unsafe { libc::poll(&raw mut poll, 1, millis) };
         let interrupted = ready < 0 && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted;

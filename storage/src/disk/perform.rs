@@ -67,10 +67,7 @@ impl Runs {
     }
 
     fn add(&mut self, file_offset: u64, data: *const u8, len: usize) {
-        let follows = self
-            .runs
-            .last()
-            .is_some_and(|run| run.file_offset + run.bytes == file_offset);
+        let follows = self.runs.last().is_some_and(|run| run.file_offset + run.bytes == file_offset);
         if let (true, Some(run), Some(vector)) = (follows, self.runs.last_mut(), self.vectors.last_mut())
             && vector.iov_base.cast::<u8>().wrapping_add(vector.iov_len).cast_const() == data
             && vector.iov_len + len <= MAX_VECTOR_BYTES
@@ -80,22 +77,14 @@ impl Runs {
             run.bytes += len as u64;
             return;
         }
-        self.vectors.push(libc::iovec {
-            iov_base: data.cast_mut().cast(),
-            iov_len: len,
-        });
+        self.vectors.push(libc::iovec { iov_base: data.cast_mut().cast(), iov_len: len });
         let end = self.vectors.len();
         match self.runs.last_mut() {
             Some(run) if follows && end - run.start <= MAX_VECTORS => {
                 run.bytes += len as u64;
                 run.end = end;
             }
-            _ => self.runs.push(Run {
-                file_offset,
-                bytes: len as u64,
-                start: end - 1,
-                end,
-            }),
+            _ => self.runs.push(Run { file_offset, bytes: len as u64, start: end - 1, end }),
         }
     }
 
@@ -126,9 +115,7 @@ fn zeroes() -> io::Result<*const u8> {
         unsafe { std::ptr::write_bytes(arena.base(), 0, arena.bytes()) };
         Some(arena)
     });
-    let arena = arena
-        .as_ref()
-        .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
+    let arena = arena.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
     Ok(arena.base())
 }
 
@@ -142,18 +129,11 @@ pub(super) fn perform(op: DiskOp, direct_io: &Arc<DirectIo>, scratch: &mut Runs)
             Ok(file) => (Ok(()), Some(Arc::new(file) as Arc<dyn DiskFile>)),
             Err(error) => (Err(error), None),
         };
-        return DiskCompletion {
-            token,
-            result,
-            chunks: Vec::new(),
-            file,
-        };
+        return DiskCompletion { token, result, chunks: Vec::new(), file };
     }
     let result = match (checked, file.as_any().downcast_ref::<OsFile>()) {
         (Err(error), _) => Err(error),
-        (Ok(()), None) => Err(DiskError::ForeignFile {
-            path: file.path().to_owned(),
-        }),
+        (Ok(()), None) => Err(DiskError::ForeignFile { path: file.path().to_owned() }),
         (Ok(()), Some(file)) => match &kind {
             OpKind::Write { chunks, sync } => {
                 scratch.of_chunks(chunks);
@@ -165,12 +145,7 @@ pub(super) fn perform(op: DiskOp, direct_io: &Arc<DirectIo>, scratch: &mut Runs)
             OpKind::Create { .. } => Ok(()),
         },
     };
-    DiskCompletion {
-        token,
-        result,
-        chunks: kind.into_chunks(),
-        file: None,
-    }
+    DiskCompletion { token, result, chunks: kind.into_chunks(), file: None }
 }
 
 fn zero(file: &OsFile, scratch: &mut Runs, file_offset: u64, len: u64) -> Result<(), DiskError> {
@@ -202,12 +177,7 @@ fn write_runs(file: &OsFile, scratch: &mut Runs, operation: Operation, flags: i3
             let written = match written {
                 Ok(0) => {
                     let (path, len) = (file.path().to_owned(), run.bytes);
-                    return Err(DiskError::NoProgress {
-                        operation,
-                        path,
-                        file_offset: run.file_offset,
-                        len,
-                    });
+                    return Err(DiskError::NoProgress { operation, path, file_offset: run.file_offset, len });
                 }
                 Ok(written) => written,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -217,19 +187,10 @@ fn write_runs(file: &OsFile, scratch: &mut Runs, operation: Operation, flags: i3
                 }
             };
             // A remainder that is not whole blocks any more would be refused by O_DIRECT: start at a block again.
-            let whole = if written < run.bytes {
-                written - written % BLOCK as u64
-            } else {
-                written
-            };
+            let whole = if written < run.bytes { written - written % BLOCK as u64 } else { written };
             if whole == 0 {
                 let (path, len) = (file.path().to_owned(), run.bytes);
-                return Err(DiskError::NoProgress {
-                    operation,
-                    path,
-                    file_offset: run.file_offset,
-                    len,
-                });
+                return Err(DiskError::NoProgress { operation, path, file_offset: run.file_offset, len });
             }
             if !scratch.advance(at, whole) {
                 break;

@@ -43,10 +43,7 @@ pub struct DiskOptions {
 
 impl Default for DiskOptions {
     fn default() -> Self {
-        Self {
-            backend: BackendChoice::Auto,
-            o_direct: true,
-        }
+        Self { backend: BackendChoice::Auto, o_direct: true }
     }
 }
 
@@ -54,12 +51,7 @@ impl Default for DiskOptions {
 pub fn open_disk(options: DiskOptions) -> Result<Arc<dyn Disk>, DiskError> {
     let (kind, refused) = choose(options.backend)?;
     let direct_io = DirectIo::new(options.o_direct);
-    Ok(Arc::new(SystemDisk {
-        kind,
-        refused,
-        direct_io,
-        registered: AtomicBool::new(false),
-    }))
+    Ok(Arc::new(SystemDisk { kind, refused, direct_io, registered: AtomicBool::new(false) }))
 }
 
 fn choose(choice: BackendChoice) -> Result<(BackendKind, Option<i32>), DiskError> {
@@ -71,10 +63,7 @@ fn choose(choice: BackendChoice) -> Result<(BackendKind, Option<i32>), DiskError
         BackendChoice::Auto => match probe() {
             Ok(()) => Ok((BackendKind::IoUring, None)),
             Err(errno) => {
-                tracing::warn!(
-                    errno,
-                    "the kernel refuses io_uring: writing with blocking calls on threads"
-                );
+                tracing::warn!(errno, "the kernel refuses io_uring: writing with blocking calls on threads");
                 Ok((BackendKind::Blocking, Some(errno)))
             }
         },
@@ -101,12 +90,7 @@ struct SystemDisk {
 impl Disk for SystemDisk {
     fn backend(&self) -> Backend {
         let registered = self.registered.load(Ordering::Relaxed);
-        Backend {
-            kind: self.kind,
-            o_direct: self.direct_io.works(),
-            registered,
-            refused: self.refused,
-        }
+        Backend { kind: self.kind, o_direct: self.direct_io.works(), registered, refused: self.refused }
     }
 
     fn create_dir_all(&self, path: &Path) -> Result<(), DiskError> {
@@ -114,11 +98,7 @@ impl Disk for SystemDisk {
         let missing: Vec<&Path> = path.ancestors().take_while(|path| !here(path)).collect();
         fs::create_dir_all(path).map_err(|error| DiskError::io(Operation::CreateDir, path, &error))?;
         // The topmost new folder is an entry of one that was there, and so on downwards.
-        missing
-            .iter()
-            .rev()
-            .filter_map(|new| new.parent())
-            .try_for_each(sync_dir)
+        missing.iter().rev().filter_map(|new| new.parent()).try_for_each(sync_dir)
     }
 
     fn list(&self, dir: &Path) -> Result<Vec<DirEntry>, DiskError> {
@@ -134,11 +114,7 @@ impl Disk for SystemDisk {
             };
             let len = if metadata.is_dir() { 0 } else { metadata.len() };
             let name = entry.file_name().to_string_lossy().into_owned();
-            entries.push(DirEntry {
-                name,
-                len,
-                is_dir: metadata.is_dir(),
-            });
+            entries.push(DirEntry { name, len, is_dir: metadata.is_dir() });
         }
         entries.sort();
         Ok(entries)
@@ -175,10 +151,7 @@ impl Disk for SystemDisk {
         // SAFETY: zeroes are a valid statvfs, and the call succeeded.
         let answer = unsafe { answer.assume_init() };
         let unit = answer.f_frsize.max(1);
-        Ok(Space {
-            free_bytes: answer.f_bavail * unit,
-            total_bytes: answer.f_blocks * unit,
-        })
+        Ok(Space { free_bytes: answer.f_bavail * unit, total_bytes: answer.f_blocks * unit })
     }
 
     fn write_queue(&self, options: &QueueOptions, arena: &Arc<Arena>) -> Result<Box<dyn WriteQueue>, DiskError> {

@@ -59,12 +59,7 @@ impl TokioUringQueue {
             tokio_uring::builder().entries(entries).start(async move {
                 let registry = register(&arena);
                 let _ = tell_ready.send(registry.is_some());
-                let station = Rc::new(Station {
-                    registry,
-                    files: RefCell::default(),
-                    done: give_done,
-                    notify: told,
-                });
+                let station = Rc::new(Station { registry, files: RefCell::default(), done: give_done, notify: told });
                 serve(station, inbox_fd, inbox).await;
             });
         };
@@ -74,19 +69,7 @@ impl TokioUringQueue {
         let helper = Crew::sharing(1, depth, direct_io, Arc::clone(&notify))?;
         let (submitted, refused, thread) = (Vec::with_capacity(depth), Vec::new(), Some(thread));
         let ops = Some(ops);
-        Ok(Self {
-            ops,
-            wake,
-            done,
-            notify,
-            thread,
-            helper,
-            submitted,
-            refused,
-            depth,
-            in_flight: 0,
-            registered,
-        })
+        Ok(Self { ops, wake, done, notify, thread, helper, submitted, refused, depth, in_flight: 0, registered })
     }
 
     /// Whether the kernel has the arena registered.
@@ -129,17 +112,9 @@ impl WriteQueue for TokioUringQueue {
             };
             if let Some(op) = refused {
                 let (operation, path) = op.names();
-                let error = DiskError::QueueGone {
-                    operation,
-                    path: path.to_owned(),
-                };
+                let error = DiskError::QueueGone { operation, path: path.to_owned() };
                 let (token, chunks) = (op.token, op.kind.into_chunks());
-                self.refused.push(DiskCompletion {
-                    token,
-                    result: Err(error),
-                    chunks,
-                    file: None,
-                });
+                self.refused.push(DiskCompletion { token, result: Err(error), chunks, file: None });
             }
         }
         if wake {
@@ -260,11 +235,7 @@ struct Opened {
 /// Registers each slot of the arena; `None` where the kernel refuses.
 fn register(arena: &Arc<Arena>) -> Option<FixedBufRegistry<Bytes>> {
     let len = arena.slot_bytes();
-    let slot = |index| Bytes {
-        start: arena.base().wrapping_add(index * len),
-        len,
-        _owner: None,
-    };
+    let slot = |index| Bytes { start: arena.base().wrapping_add(index * len), len, _owner: None };
     let registry = FixedBufRegistry::new((0..arena.slot_count()).map(slot));
     match registry.register() {
         Ok(()) => Some(registry),
@@ -323,28 +294,15 @@ async fn run(station: Rc<Station>, op: DiskOp) {
     let result = match (checked, prepared, file.as_any().downcast_ref::<OsFile>()) {
         (Err(error), ..) => Err(error),
         (_, Err(error), _) => Err(DiskError::io(operation, file.path(), &error)),
-        (.., None) => Err(DiskError::ForeignFile {
-            path: file.path().to_owned(),
-        }),
+        (.., None) => Err(DiskError::ForeignFile { path: file.path().to_owned() }),
         (.., Some(os_file)) => {
-            let job = Job {
-                station: &station,
-                file: &file,
-                os_file,
-                chunks: &chunks,
-                operation,
-            };
+            let job = Job { station: &station, file: &file, os_file, chunks: &chunks, operation };
             job.write_and_sync(runs, sync).await
         }
     };
     let chunks = Rc::try_unwrap(chunks).unwrap_or_default();
     drop(file);
-    let _ = station.done.send(DiskCompletion {
-        token,
-        result,
-        chunks,
-        file: None,
-    });
+    let _ = station.done.send(DiskCompletion { token, result, chunks, file: None });
     station.notify.raise();
 }
 
@@ -381,25 +339,17 @@ impl Job<'_> {
 
     async fn sync(&self) -> Result<(), DiskError> {
         let failed = |error: io::Error| DiskError::io(Operation::Sync, self.os_file.path(), &error);
-        self.descriptor(false)
-            .map_err(failed)?
-            .sync_data()
-            .await
-            .map_err(failed)
+        self.descriptor(false).map_err(failed)?.sync_data().await.map_err(failed)
     }
 
     async fn write_run(&self, runs: &mut Runs, number: usize, durable: bool) -> Result<(), DiskError> {
         let path = self.os_file.path();
-        let file = self
-            .descriptor(durable)
-            .map_err(|error| DiskError::io(self.operation, path, &error))?;
+        let file = self.descriptor(durable).map_err(|error| DiskError::io(self.operation, path, &error))?;
         loop {
             let Some(run) = runs.runs.get(number).copied() else {
                 return Ok(());
             };
-            let written = self
-                .write_once(&file, &runs.vectors[run.start..run.end], run.file_offset)
-                .await;
+            let written = self.write_once(&file, &runs.vectors[run.start..run.end], run.file_offset).await;
             let written = match written {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
@@ -409,19 +359,10 @@ impl Job<'_> {
                 Ok(written) => (written as u64).min(run.bytes),
             };
             // A remainder that is not whole blocks would be refused by O_DIRECT: start at a block again.
-            let whole = if written < run.bytes {
-                written - written % BLOCK as u64
-            } else {
-                written
-            };
+            let whole = if written < run.bytes { written - written % BLOCK as u64 } else { written };
             if whole == 0 {
                 let (path, file_offset, len) = (path.to_owned(), run.file_offset, run.bytes);
-                return Err(DiskError::NoProgress {
-                    operation: self.operation,
-                    path,
-                    file_offset,
-                    len,
-                });
+                return Err(DiskError::NoProgress { operation: self.operation, path, file_offset, len });
             }
             if !runs.advance(number, whole) {
                 return Ok(());
@@ -432,11 +373,7 @@ impl Job<'_> {
     async fn write_once(&self, file: &File, vectors: &[libc::iovec], file_offset: u64) -> io::Result<usize> {
         let bytes = |vector: &libc::iovec| {
             let (start, len) = (vector.iov_base.cast(), vector.iov_len);
-            Bytes {
-                start,
-                len,
-                _owner: Some(Rc::clone(self.chunks)),
-            }
+            Bytes { start, len, _owner: Some(Rc::clone(self.chunks)) }
         };
         let [one] = vectors else {
             return file.writev_at(vectors.iter().map(bytes).collect(), file_offset).await.0;
@@ -448,9 +385,7 @@ impl Job<'_> {
         match registered {
             Some((chunk, slot)) => {
                 let start = (one.iov_base as usize).saturating_sub(chunk.slot.start() as usize);
-                file.write_fixed_at(slot.slice(start..start + one.iov_len), file_offset)
-                    .await
-                    .0
+                file.write_fixed_at(slot.slice(start..start + one.iov_len), file_offset).await.0
             }
             None => file.write_at(bytes(one), file_offset).submit().await.0,
         }
@@ -465,23 +400,13 @@ impl Job<'_> {
         }
         let opened = files.entry(key).or_insert_with(|| {
             let file = Arc::downgrade(self.file);
-            Opened {
-                file,
-                plain: None,
-                durable: None,
-            }
+            Opened { file, plain: None, durable: None }
         });
-        let place = if durable {
-            &mut opened.durable
-        } else {
-            &mut opened.plain
-        };
+        let place = if durable { &mut opened.durable } else { &mut opened.plain };
         if let Some(file) = place {
             return Ok(Rc::clone(file));
         }
-        let file = self
-            .os_file
-            .reopen_for_writes(if durable { libc::O_DSYNC } else { 0 })?;
+        let file = self.os_file.reopen_for_writes(if durable { libc::O_DSYNC } else { 0 })?;
         Ok(Rc::clone(place.insert(Rc::new(File::from_std(file)))))
     }
 }

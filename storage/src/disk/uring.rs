@@ -72,11 +72,7 @@ impl UringQueue {
     pub(super) fn new(options: &QueueOptions, arena: &Arc<Arena>, direct_io: &Arc<DirectIo>) -> io::Result<Self> {
         let depth = options.depth.clamp(1, super::MAX_DEPTH);
         let entries = (depth as u32).next_power_of_two().max(8);
-        let ring: IoUring = IoUring::builder()
-            .dontfork()
-            .setup_clamp()
-            .setup_cqsize(entries * 4)
-            .build(entries)?;
+        let ring: IoUring = IoUring::builder().dontfork().setup_clamp().setup_cqsize(entries * 4).build(entries)?;
         let mut queue = Self {
             depth,
             table: Vec::new(),
@@ -109,10 +105,7 @@ impl UringQueue {
         if self.arena.bytes() > REGISTERED_BYTES {
             return;
         }
-        let vectors = [libc::iovec {
-            iov_base: self.arena.base().cast(),
-            iov_len: self.arena.bytes(),
-        }];
+        let vectors = [libc::iovec { iov_base: self.arena.base().cast(), iov_len: self.arena.bytes() }];
         // SAFETY: the mapping outlives the ring, whose registration holds its pages.
         match unsafe { self.ring.submitter().register_buffers(&vectors) } {
             Ok(()) => self.registered = true,
@@ -182,9 +175,7 @@ impl UringQueue {
         let Some(index) = self.free.pop() else { return };
         let entry = &mut self.table[index as usize];
         let prepared = match (op.file.as_any().downcast_ref::<OsFile>(), &op.kind) {
-            (None, _) => Err(DiskError::ForeignFile {
-                path: op.file.path().to_owned(),
-            }),
+            (None, _) => Err(DiskError::ForeignFile { path: op.file.path().to_owned() }),
             (Some(file), OpKind::Zero { file_offset, len }) => {
                 let covered = entry.runs.of_zeroes(*file_offset, *len);
                 covered.map_err(|error| DiskError::io(Operation::Zero, file.path(), &error))
@@ -216,9 +207,7 @@ impl UringQueue {
 
     /// Writes (the rest of) a run; with `linked` a sync follows in the same chain.
     fn write_run(&mut self, index: u32, run_number: u32, linked: bool) {
-        let InFlight {
-            op, runs, outstanding, ..
-        } = &mut self.table[index as usize];
+        let InFlight { op, runs, outstanding, .. } = &mut self.table[index as usize];
         let file = op.as_ref().and_then(|op| op.file.as_any().downcast_ref::<OsFile>());
         let (Some(file), Some(run)) = (file, runs.runs.get(run_number as usize)) else {
             return;
@@ -227,16 +216,10 @@ impl UringQueue {
         let arena = self.arena.base() as usize..self.arena.base() as usize + self.arena.bytes();
         let entry = match &runs.vectors[run.start..run.end] {
             [one] if self.registered && arena.contains(&(one.iov_base as usize)) => {
-                opcode::WriteFixed::new(fd, one.iov_base.cast(), one.iov_len as u32, 0)
-                    .offset(at)
-                    .build()
+                opcode::WriteFixed::new(fd, one.iov_base.cast(), one.iov_len as u32, 0).offset(at).build()
             }
-            [one] => opcode::Write::new(fd, one.iov_base.cast(), one.iov_len as u32)
-                .offset(at)
-                .build(),
-            many => opcode::Writev::new(fd, many.as_ptr(), many.len() as u32)
-                .offset(at)
-                .build(),
+            [one] => opcode::Write::new(fd, one.iov_base.cast(), one.iov_len as u32).offset(at).build(),
+            many => opcode::Writev::new(fd, many.as_ptr(), many.len() as u32).offset(at).build(),
         };
         let entry = entry.user_data(user_data(index, run_number));
         *outstanding += 1;
@@ -272,12 +255,7 @@ impl UringQueue {
         if wants_sync && !failed && !entry.synced {
             return self.push_sync(index);
         }
-        if let Some(file) = op
-            .file
-            .as_any()
-            .downcast_ref::<OsFile>()
-            .filter(|_| failed || !wants_sync)
-        {
+        if let Some(file) = op.file.as_any().downcast_ref::<OsFile>().filter(|_| failed || !wants_sync) {
             file.mark_unsynced();
         }
         let result = entry.error.take().map_or(Ok(()), Err);
@@ -324,22 +302,13 @@ impl UringQueue {
         } else if let Some(run) = entry.runs.runs.get(run_number as usize).copied() {
             let written = u64::try_from(result).unwrap_or(0).min(run.bytes);
             // A remainder that is not whole blocks would be refused by O_DIRECT: start at a block again.
-            let whole = if written < run.bytes {
-                written - written % BLOCK as u64
-            } else {
-                written
-            };
+            let whole = if written < run.bytes { written - written % BLOCK as u64 } else { written };
             let (operation, path) = op.names();
             if result < 0 {
                 entry.error = Some(DiskError::os_at(operation, path, run.file_offset, -result));
             } else if whole == 0 {
                 let (path, file_offset, len) = (path.to_owned(), run.file_offset, run.bytes);
-                entry.error = Some(DiskError::NoProgress {
-                    operation,
-                    path,
-                    file_offset,
-                    len,
-                });
+                entry.error = Some(DiskError::NoProgress { operation, path, file_offset, len });
             } else if entry.runs.advance(run_number as usize, whole) {
                 return self.write_run(index, run_number, false);
             }
@@ -388,11 +357,7 @@ impl UringQueue {
 
     /// After the helper's wake-up, and only then: its poll must not fire again for what is collected already.
     fn collect_from_helper(&mut self) {
-        if let Some(helper) = self
-            .helper
-            .as_mut()
-            .filter(|_| self.with_helper > 0 && !self.helper_polled)
-        {
+        if let Some(helper) = self.helper.as_mut().filter(|_| self.with_helper > 0 && !self.helper_polled) {
             self.with_helper -= helper.collect(&mut self.done);
             self.poll_helper();
         }
@@ -404,12 +369,7 @@ fn user_data(index: u32, run_number: u32) -> u64 {
 }
 
 fn completion(op: DiskOp, result: Result<(), DiskError>) -> DiskCompletion {
-    DiskCompletion {
-        token: op.token,
-        result,
-        chunks: op.kind.into_chunks(),
-        file: None,
-    }
+    DiskCompletion { token: op.token, result, chunks: op.kind.into_chunks(), file: None }
 }
 
 impl WriteQueue for UringQueue {
@@ -428,8 +388,7 @@ impl WriteQueue for UringQueue {
 
     fn kick(&mut self) -> Result<(), DiskError> {
         self.give_to_helper();
-        self.enter()
-            .map_err(|error| DiskError::io(Operation::Submit, Path::new("io_uring"), &error))
+        self.enter().map_err(|error| DiskError::io(Operation::Submit, Path::new("io_uring"), &error))
     }
 
     fn completions(&mut self, out: &mut Vec<DiskCompletion>) {

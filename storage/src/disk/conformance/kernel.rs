@@ -40,10 +40,7 @@ pub(super) fn a_full_disk_is_told_and_writing_goes_on_when_there_is_space(home: 
     };
     rig.disk.create_dir_all(&root).unwrap();
     if home == Home::Memory {
-        let disk = MemoryDisk::new(MemoryConfig {
-            capacity_bytes: Some(1 << 20),
-            ..MemoryConfig::default()
-        });
+        let disk = MemoryDisk::new(MemoryConfig { capacity_bytes: Some(1 << 20), ..MemoryConfig::default() });
         disk.create_dir_all(&root).unwrap();
         rig.queue = disk.write_queue(&QueueOptions::default(), rig.pool.arena()).unwrap();
         rig.disk = disk.as_disk();
@@ -57,24 +54,11 @@ pub(super) fn a_full_disk_is_told_and_writing_goes_on_when_there_is_space(home: 
     let error = refused.result.unwrap_err();
     assert!(error.is_no_space(), "{error}");
     assert_eq!(refused.chunks.len(), 3);
-    rig.submit(
-        1,
-        &file,
-        OpKind::Zero {
-            file_offset: 0,
-            len: 2 << 20,
-        },
-    );
+    rig.submit(1, &file, OpKind::Zero { file_offset: 0, len: 2 << 20 });
     assert!(rig.finish().remove(0).result.unwrap_err().is_no_space());
     rig.run(&ballast, OpKind::SetLen { len: 0 });
     rig.run(&file, OpKind::SetLen { len: 0 });
-    rig.run(
-        &file,
-        OpKind::Write {
-            chunks: refused.chunks,
-            sync: true,
-        },
-    );
+    rig.run(&file, OpKind::Write { chunks: refused.chunks, sync: true });
     assert!(content(&file) == vec![2; 3 * slot_bytes]);
     drop((rig, ballast, file));
 }
@@ -130,27 +114,14 @@ fn where_the_kernel_refuses_io_uring_auto_falls_back_and_says_so() {
 /// Makes `io_uring_setup` answer EPERM in this process, as containers do.
 fn refuse_io_uring() -> std::io::Result<()> {
     let refuse = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
-    let filter = |code, jt, jf, k| libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    };
+    let filter = |code, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
     let mut program = [
         filter(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        filter(
-            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-            0,
-            1,
-            libc::SYS_io_uring_setup as u32,
-        ),
+        filter(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::SYS_io_uring_setup as u32),
         filter(libc::BPF_RET | libc::BPF_K, 0, 0, refuse),
         filter(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
-    let program = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_mut_ptr(),
-    };
+    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     // SAFETY: a filter program that lives through the calls; they touch this process only.
     let result = unsafe {
         if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 {
@@ -159,41 +130,23 @@ fn refuse_io_uring() -> std::io::Result<()> {
             -1
         }
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(std::io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 fn without_io_uring() {
     for backend in [BackendChoice::IoUring, BackendChoice::TokioUring] {
-        let error = open_disk(DiskOptions {
-            backend,
-            o_direct: true,
-        })
-        .err()
-        .unwrap();
+        let error = open_disk(DiskOptions { backend, o_direct: true }).err().unwrap();
         assert_eq!(error.errno(), Some(libc::EPERM), "{error}");
     }
     let disk = open_disk(DiskOptions::default()).unwrap();
     let backend = disk.backend();
-    assert_eq!(
-        (backend.kind, backend.refused),
-        (BackendKind::Blocking, Some(libc::EPERM))
-    );
+    assert_eq!((backend.kind, backend.refused), (BackendKind::Blocking, Some(libc::EPERM)));
     assert_eq!(backend.to_string(), "blocking");
     let folder = tempfile::tempdir().unwrap();
     let arena = Arena::new(BLOCK, 64).unwrap();
     let queue = disk.write_queue(&QueueOptions::default(), &arena).unwrap();
     let (pool, root) = (SlotPool::new(arena), folder.path().to_owned());
-    let mut rig = Rig {
-        queue,
-        pool,
-        disk,
-        root,
-        _folder: Some(folder),
-    };
+    let mut rig = Rig { queue, pool, disk, root, _folder: Some(folder) };
     let file = rig.file("a");
     let chunks = vec![rig.chunk(3, 0)];
     rig.run(&file, OpKind::Write { chunks, sync: true });

@@ -60,10 +60,7 @@ impl Rig {
             disk.create_dir_all(&root).unwrap();
             disk.as_disk()
         } else {
-            match open_disk(DiskOptions {
-                backend,
-                o_direct: home != Home::BlockingBuffered,
-            }) {
+            match open_disk(DiskOptions { backend, o_direct: home != Home::BlockingBuffered }) {
                 Ok(disk) => disk,
                 Err(error) => {
                     eprintln!("not run: {error}");
@@ -73,13 +70,7 @@ impl Rig {
         };
         let arena = Arena::new(slot_bytes, 64).unwrap();
         let queue = disk.write_queue(&QueueOptions { depth, threads }, &arena).unwrap();
-        Some(Self {
-            queue,
-            pool: SlotPool::new(arena),
-            disk,
-            root,
-            _folder: folder,
-        })
+        Some(Self { queue, pool: SlotPool::new(arena), disk, root, _folder: folder })
     }
 
     fn file(&self, name: &str) -> Arc<dyn DiskFile> {
@@ -91,22 +82,11 @@ impl Rig {
         let mut slot = self.pool.take().unwrap();
         slot.fill(value);
         let len = slot.len() as u32;
-        Chunk {
-            slot,
-            slot_start: 0,
-            len,
-            file_offset,
-        }
+        Chunk { slot, slot_start: 0, len, file_offset }
     }
 
     fn submit(&mut self, token: u64, file: &Arc<dyn DiskFile>, kind: OpKind) {
-        self.queue
-            .submit(DiskOp {
-                token,
-                file: Arc::clone(file),
-                kind,
-            })
-            .unwrap();
+        self.queue.submit(DiskOp { token, file: Arc::clone(file), kind }).unwrap();
     }
 
     /// Kicks and collects until nothing is in flight; by token.
@@ -117,11 +97,7 @@ impl Rig {
             let before = done.len();
             self.queue.wait(PATIENCE);
             self.queue.completions(&mut done);
-            assert!(
-                done.len() > before,
-                "{} in flight, none completed",
-                self.queue.in_flight()
-            );
+            assert!(done.len() > before, "{} in flight, none completed", self.queue.in_flight());
         }
         done.sort_by_key(|completion| completion.token);
         done
@@ -177,13 +153,7 @@ fn parts_of_slots_are_written(home: Home) {
         chunk.slot[..BLOCK].fill(9);
         chunk.slot[2 * BLOCK..].fill(9);
         (chunk.slot_start, chunk.len) = (BLOCK as u32, BLOCK as u32);
-        rig.run(
-            &file,
-            OpKind::Write {
-                chunks: vec![chunk],
-                sync,
-            },
-        );
+        rig.run(&file, OpKind::Write { chunks: vec![chunk], sync });
         assert!(content(&file) == [[0u8; BLOCK], [5; BLOCK]].concat());
     }
 }
@@ -196,21 +166,10 @@ fn many_files_are_written_at_once(home: Home) {
     for round in 0..20u64 {
         for (number, file) in files.iter().enumerate() {
             let chunks = vec![rig.chunk(number as u8 + 1, round * BLOCK as u64)];
-            rig.submit(
-                number as u64,
-                file,
-                OpKind::Write {
-                    chunks,
-                    sync: round % 3 != 0,
-                },
-            );
+            rig.submit(number as u64, file, OpKind::Write { chunks, sync: round % 3 != 0 });
         }
         let mut done = rig.finish();
-        assert!(
-            done.iter()
-                .enumerate()
-                .all(|(at, done)| done.token == at as u64 && done.result.is_ok())
-        );
+        assert!(done.iter().enumerate().all(|(at, done)| done.token == at as u64 && done.result.is_ok()));
         done.iter_mut().for_each(|done| rig.put_back(done));
     }
     for (number, file) in files.iter().enumerate() {
@@ -223,24 +182,14 @@ fn more_buffers_than_one_call_takes_are_written(home: Home) {
         return;
     };
     let arena = Arena::new(BLOCK, 2500).unwrap();
-    rig.queue = rig
-        .disk
-        .write_queue(&QueueOptions { depth: 4, threads: 2 }, &arena)
-        .unwrap();
+    rig.queue = rig.disk.write_queue(&QueueOptions { depth: 4, threads: 2 }, &arena).unwrap();
     rig.pool = SlotPool::new(arena);
     let file = rig.file("a");
-    let chunks = (0..2500u64)
-        .map(|at| rig.chunk((at % 251) as u8, at * BLOCK as u64))
-        .collect();
+    let chunks = (0..2500u64).map(|at| rig.chunk((at % 251) as u8, at * BLOCK as u64)).collect();
     let done = rig.run(&file, OpKind::Write { chunks, sync: true });
     assert!(done.chunks.is_empty());
     let content = content(&file);
-    assert!(
-        content
-            .chunks(BLOCK)
-            .enumerate()
-            .all(|(at, block)| block.iter().all(|b| *b == (at % 251) as u8))
-    );
+    assert!(content.chunks(BLOCK).enumerate().all(|(at, block)| block.iter().all(|b| *b == (at % 251) as u8)));
     assert_eq!((content.len(), rig.pool.free_count()), (2500 * BLOCK, 2500));
 }
 
@@ -254,11 +203,7 @@ fn a_full_queue_hands_the_operation_back(home: Home) {
         rig.submit(at, &file, OpKind::Write { chunks, sync: false });
     }
     let chunks = vec![rig.chunk(1, 3 * BLOCK as u64)];
-    let op = DiskOp {
-        token: 3,
-        file: Arc::clone(&file),
-        kind: OpKind::Write { chunks, sync: true },
-    };
+    let op = DiskOp { token: 3, file: Arc::clone(&file), kind: OpKind::Write { chunks, sync: true } };
     let refused = rig.queue.submit(op).unwrap_err();
     assert_eq!(refused.token, 3);
     assert_eq!(rig.finish().len(), 3);
@@ -278,13 +223,7 @@ fn files_are_created_zeroed_synced_and_cut(home: Home) {
     rig.run(&made, OpKind::Write { chunks, sync: true });
     // More than one run of zeroes, over data and beyond the end.
     let len = (5 * 1024 * 1024 / 2) as u64;
-    rig.run(
-        &made,
-        OpKind::Zero {
-            file_offset: BLOCK as u64,
-            len,
-        },
-    );
+    rig.run(&made, OpKind::Zero { file_offset: BLOCK as u64, len });
     rig.run(&made, OpKind::Sync);
     let mut expected = vec![0; BLOCK + len as usize];
     expected[..BLOCK].fill(4);
@@ -305,29 +244,14 @@ fn operations_that_are_not_whole_blocks_are_refused(home: Home) {
         return;
     };
     let (file, block) = (rig.file("a"), BLOCK as u32);
-    for (slot_start, len, file_offset) in [
-        (1, block, 0),
-        (0, 100, 0),
-        (0, block, 7),
-        (block, 2 * block, 0),
-        (0, 0, 0),
-        (u32::MAX - 4095, block, 0),
-    ] {
+    for (slot_start, len, file_offset) in
+        [(1, block, 0), (0, 100, 0), (0, block, 7), (block, 2 * block, 0), (0, 0, 0), (u32::MAX - 4095, block, 0)]
+    {
         let mut chunk = rig.chunk(1, file_offset);
         (chunk.slot_start, chunk.len) = (slot_start, len);
-        rig.submit(
-            1,
-            &file,
-            OpKind::Write {
-                chunks: vec![chunk],
-                sync: true,
-            },
-        );
+        rig.submit(1, &file, OpKind::Write { chunks: vec![chunk], sync: true });
         let mut done = rig.finish().remove(0);
-        assert!(
-            matches!(done.result, Err(DiskError::Misaligned { .. })),
-            "{slot_start} {len} {file_offset}"
-        );
+        assert!(matches!(done.result, Err(DiskError::Misaligned { .. })), "{slot_start} {len} {file_offset}");
         assert_eq!(done.chunks.len(), 1);
         rig.put_back(&mut done);
     }
@@ -360,16 +284,7 @@ fn files_of_another_disk_are_refused(home: Home) {
     let Some(mut rig) = Rig::new(home, BLOCK, 4) else {
         return;
     };
-    let foreign = Rig::new(
-        if home == Home::Memory {
-            Home::Blocking
-        } else {
-            Home::Memory
-        },
-        BLOCK,
-        4,
-    )
-    .unwrap();
+    let foreign = Rig::new(if home == Home::Memory { Home::Blocking } else { Home::Memory }, BLOCK, 4).unwrap();
     let file = foreign.file("a");
     let chunks = vec![rig.chunk(1, 0)];
     rig.submit(1, &file, OpKind::Write { chunks, sync: true });
@@ -383,11 +298,7 @@ fn the_descriptor_is_readable_while_completions_wait(home: Home) {
         return;
     };
     let readable = |fd: RawFd, millis| {
-        let mut poll = libc::pollfd {
-            fd,
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd that lives through the call.
         unsafe { libc::poll(&raw mut poll, 1, millis) == 1 }
     };
@@ -395,13 +306,8 @@ fn the_descriptor_is_readable_while_completions_wait(home: Home) {
     assert!(!readable(fd, 0));
     for round in 0..20 {
         let kind = match round % 3 {
-            0 => OpKind::Create {
-                path: rig.root.join(format!("new{round}")),
-            },
-            other => OpKind::Write {
-                chunks: vec![rig.chunk(1, round * BLOCK as u64)],
-                sync: other == 1,
-            },
+            0 => OpKind::Create { path: rig.root.join(format!("new{round}")) },
+            other => OpKind::Write { chunks: vec![rig.chunk(1, round * BLOCK as u64)], sync: other == 1 },
         };
         rig.submit(round, &file, kind);
         rig.queue.kick().unwrap();
@@ -428,31 +334,15 @@ fn blocking_file_operations_do_what_they_say(home: Home) {
     let data: Vec<u8> = (0..20_000u32).map(|at| (at % 253) as u8).collect();
     file.write_all_at(&data, 0).unwrap();
     file.sync().unwrap();
-    for (start, len) in [
-        (0, 20_000),
-        (1, 100),
-        (4095, 2),
-        (4096, 4096),
-        (19_999, 1),
-        (12_000, 9_000),
-        (20_000, 5),
-    ] {
+    for (start, len) in [(0, 20_000), (1, 100), (4095, 2), (4096, 4096), (19_999, 1), (12_000, 9_000), (20_000, 5)] {
         let mut out = vec![0; len];
         let expected = &data[start..data.len().min(start + len)];
-        assert_eq!(
-            file.read_uncached_at(&mut out, start as u64).unwrap(),
-            expected.len(),
-            "{start} {len}"
-        );
+        assert_eq!(file.read_uncached_at(&mut out, start as u64).unwrap(), expected.len(), "{start} {len}");
         assert!(out[..expected.len()] == *expected, "{start} {len}");
     }
     disk.rename(&first, &second).unwrap();
     disk.sync_dir(&dir).unwrap();
-    let entry = |name: &str, len, is_dir| DirEntry {
-        name: name.to_owned(),
-        len,
-        is_dir,
-    };
+    let entry = |name: &str, len, is_dir| DirEntry { name: name.to_owned(), len, is_dir };
     assert_eq!(disk.list(&dir).unwrap(), [entry("second", 20_000, false)]);
     assert_eq!(disk.list(&rig.root.join("deep")).unwrap(), [entry("er", 0, true)]);
     assert!(disk.list(&first).is_err());
@@ -462,11 +352,7 @@ fn blocking_file_operations_do_what_they_say(home: Home) {
     assert_eq!(reader.len().unwrap(), 10);
     disk.remove_file(&second).unwrap();
     assert!(disk.remove_file(&second).unwrap_err().is_not_found());
-    assert_eq!(
-        reader.read_at(&mut [0; 20], 0).unwrap(),
-        10,
-        "an open file outlives its name"
-    );
+    assert_eq!(reader.read_at(&mut [0; 20], 0).unwrap(), 10, "an open file outlives its name");
     disk.remove_dir_all(&rig.root.join("deep")).unwrap();
     assert!(disk.list(&dir).unwrap_err().is_not_found());
     let space = disk.space(&rig.root).unwrap();
@@ -481,9 +367,7 @@ fn random_groups_leave_what_a_model_says(home: Home) {
     let mut models = vec![Vec::new(); files.len()];
     let mut dice = 1u64;
     let mut roll = move |bound: u64| {
-        dice = dice
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (dice >> 33) % bound
     };
     for round in 0..60u64 {
@@ -510,10 +394,7 @@ fn random_groups_leave_what_a_model_says(home: Home) {
                     file_offset += (1 + roll(2)) * BLOCK as u64;
                     chunks.push(chunk);
                 }
-                OpKind::Write {
-                    chunks,
-                    sync: roll(2) == 0,
-                }
+                OpKind::Write { chunks, sync: roll(2) == 0 }
             };
             rig.submit(number as u64, file, kind);
         }

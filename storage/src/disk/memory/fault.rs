@@ -39,24 +39,12 @@ pub struct Fault {
 impl Fault {
     /// Hits the next operation of this kind, once.
     pub fn new(operation: Operation, kind: FaultKind) -> Self {
-        Self {
-            operation: Some(operation),
-            path_contains: String::new(),
-            skip: 0,
-            times: 1,
-            kind,
-        }
+        Self { operation: Some(operation), path_contains: String::new(), skip: 0, times: 1, kind }
     }
 
     /// Hits the next operation of any kind, once.
     pub fn any(kind: FaultKind) -> Self {
-        Self {
-            operation: None,
-            path_contains: String::new(),
-            skip: 0,
-            times: 1,
-            kind,
-        }
+        Self { operation: None, path_contains: String::new(), skip: 0, times: 1, kind }
     }
 
     /// Only on paths that contain this text.

@@ -24,10 +24,7 @@ impl Change {
         match self {
             Self::Write { data, .. } if data.is_empty() => len,
             Self::Write { file_offset, data } => len.max(file_offset + data.len() as u64),
-            Self::Zero {
-                file_offset,
-                len: zeroes,
-            } => len.max(file_offset + zeroes),
+            Self::Zero { file_offset, len: zeroes } => len.max(file_offset + zeroes),
             Self::SetLen(new) => *new,
         }
     }
@@ -50,15 +47,9 @@ impl Change {
         match self {
             Self::Write { file_offset, data } => {
                 let kept = usize::try_from(bytes).map_or(data.len(), |bytes| bytes.min(data.len()));
-                Self::Write {
-                    file_offset,
-                    data: data[..kept].into(),
-                }
+                Self::Write { file_offset, data: data[..kept].into() }
             }
-            Self::Zero { file_offset, len } => Self::Zero {
-                file_offset,
-                len: len.min(bytes),
-            },
+            Self::Zero { file_offset, len } => Self::Zero { file_offset, len: len.min(bytes) },
             Self::SetLen(len) => Self::SetLen(len),
         }
     }

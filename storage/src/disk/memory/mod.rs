@@ -56,10 +56,7 @@ pub struct MemoryConfig {
 impl MemoryConfig {
     /// The default with a seed.
     pub fn seeded(seed: u64) -> Self {
-        Self {
-            seed,
-            ..Self::default()
-        }
+        Self { seed, ..Self::default() }
     }
 }
 
@@ -103,14 +100,9 @@ impl fmt::Debug for MemoryDisk {
 impl MemoryDisk {
     /// An empty disk.
     pub fn new(config: MemoryConfig) -> Self {
-        let content = Content {
-            capacity_bytes: config.capacity_bytes,
-            ..Content::default()
-        };
+        let content = Content { capacity_bytes: config.capacity_bytes, ..Content::default() };
         let state = Mutex::new(State::new(content, config.seed));
-        Self {
-            shared: Arc::new(Shared { config, state }),
-        }
+        Self { shared: Arc::new(Shared { config, state }) }
     }
 
     /// The disk of a snapshot, after a power cut at that moment.
@@ -133,10 +125,7 @@ impl MemoryDisk {
     /// This moment of the disk; cheap, contents are copied only when they change.
     pub fn snapshot(&self) -> MemorySnapshot {
         let state = self.shared.state();
-        MemorySnapshot {
-            content: state.content.clone(),
-            in_flight: state.queues.pending_changes(),
-        }
+        MemorySnapshot { content: state.content.clone(), in_flight: state.queues.pending_changes() }
     }
 
     /// Shares it as a disk.
@@ -240,12 +229,7 @@ impl MemoryDisk {
 
 impl Disk for MemoryDisk {
     fn backend(&self) -> Backend {
-        Backend {
-            kind: BackendKind::Memory,
-            o_direct: false,
-            registered: false,
-            refused: None,
-        }
+        Backend { kind: BackendKind::Memory, o_direct: false, registered: false, refused: None }
     }
 
     fn create_dir_all(&self, path: &Path) -> Result<(), DiskError> {
@@ -258,11 +242,7 @@ impl Disk for MemoryDisk {
 
     fn open(&self, path: &Path, mode: OpenMode) -> Result<Arc<dyn DiskFile>, DiskError> {
         let handle = self.shared.state().open(path, mode)?;
-        Ok(Arc::new(MemoryFile {
-            shared: Arc::clone(&self.shared),
-            handle,
-            path: path.to_owned(),
-        }))
+        Ok(Arc::new(MemoryFile { shared: Arc::clone(&self.shared), handle, path: path.to_owned() }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
@@ -313,25 +293,16 @@ impl DiskFile for MemoryFile {
     }
 
     fn read_at(&self, out: &mut [u8], file_offset: u64) -> Result<usize, DiskError> {
-        self.shared
-            .state()
-            .read(self.handle, &self.path, out, file_offset, false)
+        self.shared.state().read(self.handle, &self.path, out, file_offset, false)
     }
 
     fn read_uncached_at(&self, out: &mut [u8], file_offset: u64) -> Result<usize, DiskError> {
-        self.shared
-            .state()
-            .read(self.handle, &self.path, out, file_offset, true)
+        self.shared.state().read(self.handle, &self.path, out, file_offset, true)
     }
 
     fn write_all_at(&self, data: &[u8], file_offset: u64) -> Result<(), DiskError> {
-        let change = Change::Write {
-            file_offset,
-            data: data.into(),
-        };
-        self.shared
-            .state()
-            .change(self.handle, &self.path, Operation::Write, change)
+        let change = Change::Write { file_offset, data: data.into() };
+        self.shared.state().change(self.handle, &self.path, Operation::Write, change)
     }
 
     fn sync(&self) -> Result<(), DiskError> {
@@ -339,9 +310,7 @@ impl DiskFile for MemoryFile {
     }
 
     fn set_len(&self, len: u64) -> Result<(), DiskError> {
-        self.shared
-            .state()
-            .change(self.handle, &self.path, Operation::SetLen, Change::SetLen(len))
+        self.shared.state().change(self.handle, &self.path, Operation::SetLen, Change::SetLen(len))
     }
 
     fn raw_fd(&self) -> Option<RawFd> {

@@ -64,16 +64,9 @@ impl Queues {
     /// Takes the operation that happens next: the oldest ready one, or any ready one by `pick`.
     fn next(&mut self, only: Option<u64>, pick: impl FnOnce(u64) -> u64) -> Option<(u64, DiskOp)> {
         let clock = self.clock;
-        let queues = self
-            .queues
-            .iter()
-            .filter(|(id, _)| only.is_none_or(|only| only == **id));
+        let queues = self.queues.iter().filter(|(id, _)| only.is_none_or(|only| only == **id));
         let ready = queues.flat_map(|(id, queue)| {
-            let ready = queue
-                .pending
-                .iter()
-                .enumerate()
-                .filter(|(_, pending)| pending.ready_at <= clock);
+            let ready = queue.pending.iter().enumerate().filter(|(_, pending)| pending.ready_at <= clock);
             ready.map(|(at, pending)| (pending.number, *id, at))
         });
         let mut ready: Vec<(u64, u64, usize)> = ready.collect();
@@ -91,15 +84,9 @@ fn changes_of(op: &DiskOp) -> Vec<(u64, Change)> {
     let changes = match &op.kind {
         OpKind::Write { chunks, .. } => chunks
             .iter()
-            .map(|chunk| Change::Write {
-                file_offset: chunk.file_offset,
-                data: chunk.data().into(),
-            })
+            .map(|chunk| Change::Write { file_offset: chunk.file_offset, data: chunk.data().into() })
             .collect(),
-        OpKind::Zero { file_offset, len } => vec![Change::Zero {
-            file_offset: *file_offset,
-            len: *len,
-        }],
+        OpKind::Zero { file_offset, len } => vec![Change::Zero { file_offset: *file_offset, len: *len }],
         OpKind::SetLen { len } => vec![Change::SetLen(*len)],
         OpKind::Sync | OpKind::Create { .. } => Vec::new(),
     };
@@ -139,20 +126,10 @@ fn execute(state: &mut State, shared: &Arc<Shared>, generation: u64, op: DiskOp)
         kind => match (checked, file.as_any().downcast_ref::<MemoryFile>()) {
             (Ok(()), Some(memory_file)) => change(state, memory_file, kind),
             (Err(error), _) => (kind.into_chunks(), Err(error)),
-            (Ok(()), None) => (
-                kind.into_chunks(),
-                Err(DiskError::ForeignFile {
-                    path: file.path().to_owned(),
-                }),
-            ),
+            (Ok(()), None) => (kind.into_chunks(), Err(DiskError::ForeignFile { path: file.path().to_owned() })),
         },
     };
-    DiskCompletion {
-        token,
-        result,
-        chunks,
-        file: made,
-    }
+    DiskCompletion { token, result, chunks, file: made }
 }
 
 fn create(
@@ -162,18 +139,11 @@ fn create(
     path: &Path,
 ) -> Result<Arc<dyn DiskFile>, DiskError> {
     if generation != state.generation {
-        return Err(DiskError::Stale {
-            operation: Operation::Create,
-            path: path.to_owned(),
-        });
+        return Err(DiskError::Stale { operation: Operation::Create, path: path.to_owned() });
     }
     let handle = state.open(path, OpenMode::Create)?;
     state.sync_dir(path.parent().unwrap_or(path))?;
-    Ok(Arc::new(MemoryFile {
-        shared: Arc::clone(shared),
-        handle,
-        path: path.to_owned(),
-    }))
+    Ok(Arc::new(MemoryFile { shared: Arc::clone(shared), handle, path: path.to_owned() }))
 }
 
 fn change(state: &mut State, file: &MemoryFile, kind: OpKind) -> (Vec<super::super::Chunk>, Result<(), DiskError>) {
@@ -181,23 +151,15 @@ fn change(state: &mut State, file: &MemoryFile, kind: OpKind) -> (Vec<super::sup
     match kind {
         OpKind::Write { chunks, sync } => {
             let written = chunks.iter().try_for_each(|chunk| {
-                let change = Change::Write {
-                    file_offset: chunk.file_offset,
-                    data: chunk.data().into(),
-                };
+                let change = Change::Write { file_offset: chunk.file_offset, data: chunk.data().into() };
                 state.change(handle, path, Operation::Write, change)
             });
-            let result = if sync {
-                written.and_then(|()| state.sync(handle, path))
-            } else {
-                written
-            };
+            let result = if sync { written.and_then(|()| state.sync(handle, path)) } else { written };
             (chunks, result)
         }
-        OpKind::Zero { file_offset, len } => (
-            Vec::new(),
-            state.change(handle, path, Operation::Zero, Change::Zero { file_offset, len }),
-        ),
+        OpKind::Zero { file_offset, len } => {
+            (Vec::new(), state.change(handle, path, Operation::Zero, Change::Zero { file_offset, len }))
+        }
         OpKind::Sync => (Vec::new(), state.sync(handle, path)),
         OpKind::SetLen { len } => {
             let cut = state.change(handle, path, Operation::SetLen, Change::SetLen(len));
@@ -221,30 +183,16 @@ impl MemoryQueue {
         let id = state.queues.next_queue;
         state.queues.next_queue += 1;
         let generation = state.generation;
-        let queue = QueueState {
-            generation,
-            pending: Vec::new(),
-            done: VecDeque::new(),
-            notify: None,
-        };
+        let queue = QueueState { generation, pending: Vec::new(), done: VecDeque::new(), notify: None };
         state.queues.queues.insert(id, queue);
         drop(state);
-        Self {
-            shared: Arc::clone(shared),
-            id,
-            depth: depth.max(1),
-            submitted: Vec::new(),
-        }
+        Self { shared: Arc::clone(shared), id, depth: depth.max(1), submitted: Vec::new() }
     }
 
     /// Whether something is kicked and nothing has happened yet.
     fn is_waiting(&self) -> bool {
         let state = self.shared.state();
-        state
-            .queues
-            .queues
-            .get(&self.id)
-            .is_some_and(|queue| queue.done.is_empty() && !queue.pending.is_empty())
+        state.queues.queues.get(&self.id).is_some_and(|queue| queue.done.is_empty() && !queue.pending.is_empty())
     }
 
     /// Lets everything ready happen, where polling does that.
@@ -275,10 +223,8 @@ impl WriteQueue for MemoryQueue {
             if let Some(queue) = state.queues.queues.get_mut(&self.id) {
                 queue.pending.push(Pending { number, ready_at, op });
                 // Where polling completes, there is something to poll for now.
-                if let Some(notify) = queue
-                    .notify
-                    .as_ref()
-                    .filter(|_| self.shared.config.completion == Completion::OnPoll)
+                if let Some(notify) =
+                    queue.notify.as_ref().filter(|_| self.shared.config.completion == Completion::OnPoll)
                 {
                     notify.raise();
                 }
@@ -331,11 +277,7 @@ impl WriteQueue for MemoryQueue {
 
     fn in_flight(&self) -> usize {
         let state = self.shared.state();
-        let queued = state
-            .queues
-            .queues
-            .get(&self.id)
-            .map_or(0, |queue| queue.pending.len() + queue.done.len());
+        let queued = state.queues.queues.get(&self.id).map_or(0, |queue| queue.pending.len() + queue.done.len());
         queued + self.submitted.len()
     }
 }
@@ -344,13 +286,7 @@ impl Drop for MemoryQueue {
     /// Like every home: what is in flight still happens.
     fn drop(&mut self) {
         let _ = self.kick();
-        let pending = |state: &State, id| {
-            state
-                .queues
-                .queues
-                .get(&id)
-                .is_some_and(|queue| !queue.pending.is_empty())
-        };
+        let pending = |state: &State, id| state.queues.queues.get(&id).is_some_and(|queue| !queue.pending.is_empty());
         while pending(&self.shared.state(), self.id) {
             step(&self.shared, Some(self.id));
         }

@@ -77,10 +77,7 @@ impl State {
             Operation::Open | Operation::List | Operation::Space | Operation::Length | Operation::Read
         );
         if self.is_off() {
-            return Err(DiskError::Stale {
-                operation,
-                path: path.to_owned(),
-            });
+            return Err(DiskError::Stale { operation, path: path.to_owned() });
         }
         self.mutations += u64::from(mutation);
         let mut failures = self.faults.iter_mut().filter(|fault| !fault.is_delay());
@@ -92,10 +89,7 @@ impl State {
 
     /// The inode behind a handle of this power-on.
     pub(super) fn inode(&mut self, handle: Handle, operation: Operation, path: &Path) -> Result<&mut Inode, DiskError> {
-        let stale = || DiskError::Stale {
-            operation,
-            path: path.to_owned(),
-        };
+        let stale = || DiskError::Stale { operation, path: path.to_owned() };
         if handle.generation != self.generation || self.is_off() {
             return Err(stale());
         }
@@ -127,11 +121,7 @@ impl State {
                 inode
             }
         };
-        Ok(Handle {
-            inode,
-            generation: self.generation,
-            writable: mode != OpenMode::Read,
-        })
+        Ok(Handle { inode, generation: self.generation, writable: mode != OpenMode::Read })
     }
 
     pub(super) fn create_dir_all(&mut self, path: &Path) -> Result<(), DiskError> {
@@ -158,11 +148,7 @@ impl State {
                 Node::Dir => 0,
                 Node::File(inode) => self.content.inodes.get(&inode).map_or(0, Inode::len),
             };
-            Some(DirEntry {
-                name,
-                len,
-                is_dir: node == Node::Dir,
-            })
+            Some(DirEntry { name, len, is_dir: node == Node::Dir })
         };
         Ok(children.filter_map(entry).collect())
     }
@@ -220,10 +206,7 @@ impl State {
     pub(super) fn space(&mut self, path: &Path) -> Result<Space, DiskError> {
         self.enter(Operation::Space, path)?;
         let total_bytes = self.content.capacity_bytes.unwrap_or(UNLIMITED_BYTES);
-        Ok(Space {
-            free_bytes: total_bytes.saturating_sub(self.used_bytes()),
-            total_bytes,
-        })
+        Ok(Space { free_bytes: total_bytes.saturating_sub(self.used_bytes()), total_bytes })
     }
 
     pub(super) fn len(&mut self, handle: Handle, path: &Path) -> Result<u64, DiskError> {
@@ -242,11 +225,7 @@ impl State {
     ) -> Result<usize, DiskError> {
         self.enter(Operation::Read, path)?;
         let inode = self.inode(handle, Operation::Read, path)?;
-        Ok(if uncached {
-            inode.read_device(out, file_offset)
-        } else {
-            inode.read_cache(out, file_offset)
-        })
+        Ok(if uncached { inode.read_device(out, file_offset) } else { inode.read_cache(out, file_offset) })
     }
 
     /// Changes a file: written to the cache, refused when the disk is full.

@@ -35,32 +35,15 @@ impl Rig {
     fn new(disk: &MemoryDisk) -> Self {
         let arena = Arena::new(BLOCK, 64).unwrap();
         let queue = disk.write_queue(&QueueOptions::default(), &arena).unwrap();
-        Self {
-            pool: SlotPool::new(arena),
-            queue,
-        }
+        Self { pool: SlotPool::new(arena), queue }
     }
 
     fn write(&mut self, file: &Arc<dyn DiskFile>, token: u64, block: u64, sync: bool) {
         let mut slot = self.pool.take().unwrap();
         slot.fill(token as u8);
-        let chunk = Chunk {
-            slot,
-            slot_start: 0,
-            len: BLOCK as u32,
-            file_offset: block * BLOCK as u64,
-        };
-        let kind = OpKind::Write {
-            chunks: vec![chunk],
-            sync,
-        };
-        self.queue
-            .submit(DiskOp {
-                token,
-                file: Arc::clone(file),
-                kind,
-            })
-            .unwrap();
+        let chunk = Chunk { slot, slot_start: 0, len: BLOCK as u32, file_offset: block * BLOCK as u64 };
+        let kind = OpKind::Write { chunks: vec![chunk], sync };
+        self.queue.submit(DiskOp { token, file: Arc::clone(file), kind }).unwrap();
         self.queue.kick().unwrap();
     }
 
@@ -100,9 +83,7 @@ fn a_rename_needs_the_folder_synced() {
     disk.rename(&path("temp"), &path("target")).unwrap();
     let image = disk.snapshot();
     assert_eq!(
-        MemoryDisk::from_snapshot(&image, CrashPolicy::DropUnsynced)
-            .read_file(&path("target"))
-            .unwrap(),
+        MemoryDisk::from_snapshot(&image, CrashPolicy::DropUnsynced).read_file(&path("target")).unwrap(),
         b"old"
     );
     disk.sync_dir(Path::new(ROOT)).unwrap();
@@ -132,12 +113,8 @@ fn random_power_cuts_keep_any_subset_and_tear_at_sectors() {
         file.write_all_at(&[1; BLOCK], 0).unwrap();
         file.write_all_at(&[2; BLOCK], BLOCK as u64).unwrap();
         let image = disk.snapshot();
-        let content = MemoryDisk::from_snapshot(&image, CrashPolicy::Random { seed })
-            .read_file(&path("a"))
-            .unwrap();
-        let again = MemoryDisk::from_snapshot(&image, CrashPolicy::Random { seed })
-            .read_file(&path("a"))
-            .unwrap();
+        let content = MemoryDisk::from_snapshot(&image, CrashPolicy::Random { seed }).read_file(&path("a")).unwrap();
+        let again = MemoryDisk::from_snapshot(&image, CrashPolicy::Random { seed }).read_file(&path("a")).unwrap();
         assert_eq!(content, again, "seed {seed}");
         let state = |block: &[u8], new: u8| match block.iter().filter(|byte| **byte == new).count() {
             0 => "old",
@@ -170,52 +147,29 @@ fn a_failed_sync_loses_the_data_for_ever_though_reads_still_show_it() {
 fn faults_hit_the_chosen_operation_path_and_count() {
     let disk = disk(MemoryConfig::default());
     let (first, second) = (durable(&disk, "first", b""), durable(&disk, "second", b""));
-    disk.inject(
-        Fault::new(Operation::Write, FaultKind::Errno(libc::EIO))
-            .on("second")
-            .after(1)
-            .times(2),
-    );
+    disk.inject(Fault::new(Operation::Write, FaultKind::Errno(libc::EIO)).on("second").after(1).times(2));
     let results: Vec<bool> = (0..4).map(|_| second.write_all_at(b"x", 0).is_ok()).collect();
     assert_eq!(results, [true, false, false, true]);
     assert!(first.write_all_at(b"x", 0).is_ok());
-    disk.inject(Fault::new(
-        Operation::Write,
-        FaultKind::Torn {
-            bytes: 2,
-            errno: libc::EIO,
-        },
-    ));
+    disk.inject(Fault::new(Operation::Write, FaultKind::Torn { bytes: 2, errno: libc::EIO }));
     assert!(first.write_all_at(b"abcd", 0).is_err());
     assert_eq!(disk.read_file(&path("first")).unwrap(), b"ab");
 }
 
 #[test]
 fn a_full_disk_refuses_growth_and_recovers_when_space_is_there() {
-    let disk = disk(MemoryConfig {
-        capacity_bytes: Some(10),
-        ..MemoryConfig::default()
-    });
+    let disk = disk(MemoryConfig { capacity_bytes: Some(10), ..MemoryConfig::default() });
     let file = durable(&disk, "a", &[1; 8]);
     assert!(file.write_all_at(&[2; 8], 4).unwrap_err().is_no_space());
     file.write_all_at(&[2; 8], 0).unwrap();
-    assert_eq!(
-        disk.space(Path::new(ROOT)).unwrap(),
-        Space {
-            free_bytes: 2,
-            total_bytes: 10
-        }
-    );
+    assert_eq!(disk.space(Path::new(ROOT)).unwrap(), Space { free_bytes: 2, total_bytes: 10 });
     disk.set_capacity(Some(12));
     file.write_all_at(&[2; 8], 4).unwrap();
 }
 
 #[test]
 fn manual_completions_happen_one_a_step_in_order() {
-    let disk = disk(MemoryConfig {
-        completion: Completion::Manual,
-        ..MemoryConfig::default()
-    });
+    let disk = disk(MemoryConfig { completion: Completion::Manual, ..MemoryConfig::default() });
     let file = durable(&disk, "a", b"");
     let mut rig = Rig::new(&disk);
     (1..=3).for_each(|token| rig.write(&file, token, token, false));
@@ -223,10 +177,7 @@ fn manual_completions_happen_one_a_step_in_order() {
     assert!(rig.collect().is_empty());
     for expected in 1..=3 {
         assert!(disk.step());
-        assert_eq!(
-            rig.collect().iter().map(|done| done.token).collect::<Vec<_>>(),
-            [expected]
-        );
+        assert_eq!(rig.collect().iter().map(|done| done.token).collect::<Vec<_>>(), [expected]);
     }
     assert!(!disk.step());
 }
@@ -234,12 +185,7 @@ fn manual_completions_happen_one_a_step_in_order() {
 #[test]
 fn reordered_completions_follow_the_seed() {
     let order = |seed| {
-        let disk = disk(MemoryConfig {
-            seed,
-            completion: Completion::Manual,
-            reorder: true,
-            capacity_bytes: None,
-        });
+        let disk = disk(MemoryConfig { seed, completion: Completion::Manual, reorder: true, capacity_bytes: None });
         let file = durable(&disk, "a", b"");
         let mut rig = Rig::new(&disk);
         (0..8).for_each(|token| rig.write(&file, token, token, false));
@@ -252,10 +198,7 @@ fn reordered_completions_follow_the_seed() {
 
 #[test]
 fn a_delayed_operation_completes_after_its_steps() {
-    let disk = disk(MemoryConfig {
-        completion: Completion::Manual,
-        ..MemoryConfig::default()
-    });
+    let disk = disk(MemoryConfig { completion: Completion::Manual, ..MemoryConfig::default() });
     let (slow, fast) = (durable(&disk, "slow", b""), durable(&disk, "fast", b""));
     disk.inject(Fault::new(Operation::Write, FaultKind::Delay { steps: 5 }).on("slow"));
     let mut rig = Rig::new(&disk);
@@ -273,10 +216,7 @@ fn a_delayed_operation_completes_after_its_steps() {
 fn writes_in_flight_at_a_power_cut_may_or_may_not_be_there_and_their_slots_come_home() {
     let mut kept = [0; 2];
     for seed in 0..40 {
-        let disk = disk(MemoryConfig {
-            completion: Completion::Manual,
-            ..MemoryConfig::default()
-        });
+        let disk = disk(MemoryConfig { completion: Completion::Manual, ..MemoryConfig::default() });
         let file = durable(&disk, "a", b"");
         let mut rig = Rig::new(&disk);
         rig.write(&file, 9, 0, true);
@@ -320,33 +260,15 @@ fn a_flipped_bit_is_read_everywhere() {
 
 #[test]
 fn zeroes_and_lengths_are_changes_like_others() {
-    let disk = disk(MemoryConfig {
-        completion: Completion::OnKick,
-        ..MemoryConfig::default()
-    });
+    let disk = disk(MemoryConfig { completion: Completion::OnKick, ..MemoryConfig::default() });
     let file = durable(&disk, "a", &[7; 100]);
     let mut rig = Rig::new(&disk);
-    let zero = OpKind::Zero {
-        file_offset: 0,
-        len: BLOCK as u64,
-    };
-    rig.queue
-        .submit(DiskOp {
-            token: 1,
-            file: Arc::clone(&file),
-            kind: zero,
-        })
-        .unwrap();
+    let zero = OpKind::Zero { file_offset: 0, len: BLOCK as u64 };
+    rig.queue.submit(DiskOp { token: 1, file: Arc::clone(&file), kind: zero }).unwrap();
     rig.queue.kick().unwrap();
     assert_eq!(disk.read_file(&path("a")).unwrap(), [0; BLOCK]);
     assert_eq!(disk.durable_file(&path("a")).unwrap(), [7; 100]);
-    rig.queue
-        .submit(DiskOp {
-            token: 2,
-            file,
-            kind: OpKind::SetLen { len: 10 },
-        })
-        .unwrap();
+    rig.queue.submit(DiskOp { token: 2, file, kind: OpKind::SetLen { len: 10 } }).unwrap();
     rig.queue.kick().unwrap();
     assert_eq!(disk.durable_file(&path("a")).unwrap(), [0; 10]);
 }
