@@ -360,6 +360,14 @@ impl Handler<Call> for MetadataActor {
     fn handle(&mut self, message: Call, ctx: &mut Self::Context) -> Self::Result {
         self.life.vitals.message_taken();
         let unknown = || CallFailure::Failed(ErrorCode::OutcomeUnknown, ErrorCode::OutcomeUnknown.text().to_owned());
+        if let MetadataCall::InitProducer(Some(known)) = &message.0
+            && let Some(running) = self.running.as_ref()
+            && (1..running.core.state().next_producer_id().0).contains(&known.id.0)
+        {
+            // A producer that comes back keeps its epoch: its retries must be recognised.
+            let answer = MetadataAnswer::Producer { producer: known.id, epoch: known.epoch };
+            return Box::pin(async move { Ok(answer) });
+        }
         let now_secs = self.setup.clock.now().wall_ns / 1_000_000_000;
         let request = self.next_request;
         self.next_request += 1;

@@ -405,8 +405,8 @@ impl ConnectionActor {
             self.input = BytesMut::new();
             self.read_bytes = *READ_BYTES.start();
         }
-        // Without Hello a connection may be quiet for ever: TCP finds peers that are gone.
-        if !self.core.said_hello() || !self.core.is_idle() {
+        // Without Hello, or where no time-out is set, a connection may be quiet for ever: TCP finds peers that are gone.
+        if self.setup.idle_timeout.is_zero() || !self.core.said_hello() || !self.core.is_idle() {
             return;
         }
         if idle >= self.setup.idle_timeout {
@@ -442,7 +442,12 @@ impl Actor for ConnectionActor {
             }
         };
         ctx.wait(actix::fut::wrap_future::<_, Self>(register));
-        ctx.run_interval(IDLE_CHECK, Self::check_idle);
+        // Short time-outs are looked at often enough to ask before closing.
+        let every = match self.setup.idle_timeout {
+            Duration::ZERO => IDLE_CHECK,
+            timeout => (timeout / 4).clamp(Duration::from_millis(10), IDLE_CHECK),
+        };
+        ctx.run_interval(every, Self::check_idle);
         ctx.spawn(Drive);
     }
 

@@ -65,9 +65,6 @@ impl Log {
             self.active.buffer.append(parts, pool).map_err(exhausted)?;
         }
         self.note(&header);
-        if self.wants_state() {
-            self.prepare_state(self.active.segment.base(), pool);
-        }
         // The index of a closing segment may wait for slots that are free by now.
         self.prepare_index(pool);
         let kept = (!header.flags.is_control()).then_some(header);

@@ -81,6 +81,10 @@ impl Log {
         if let Some(latch) = &self.latched {
             return Err(DiskFailed::Latched(latch.clone()));
         }
+        // Here and not at an append, which has somebody waiting and allocates nothing.
+        if self.wants_state() {
+            self.prepare_state(self.active.segment.base(), pool);
+        }
         self.prepare_index(pool);
         Ok(Completed {
             durable_end: self.durable.position,
