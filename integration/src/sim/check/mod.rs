@@ -1,0 +1,8 @@
+//! The invariants, one file each.
+
+pub mod durable;
+pub mod liveness;
+pub mod metadata;
+pub mod order;
+pub mod reads;
+pub mod watermark;

@@ -1,0 +1,394 @@
+//! One node: the real cores in shells that do what the actors do, over a memory disk.
+
+pub mod connection;
+mod ingestion;
+mod metadata;
+mod poller;
+mod replication;
+
+use super::context::{Context, disk_delay};
+use super::disk::SimDisk;
+use super::mail::{Address, Mail, Part, Wake};
+use super::sabotage::Sabotage;
+use connection::Connection;
+use ingestion::Ingestion;
+use lance_actors::ingestion::partition::Leadership;
+use lance_actors::network::readers::look_up;
+use lance_actors::network::session::{SessionLimits, shard_of};
+use lance_actors::supervision::RestartPolicy;
+use lance_actors::supervision::policy::{RestartHistory, Verdict};
+use lance_messages::id::{NodeId, TopicPartition};
+use lance_storage::checkpoint::{DataDir, FlushedMarks};
+use lance_storage::disk::Arena;
+use lance_storage::reader::Reader;
+use metadata::{Identity, Metadata};
+use poller::Poller;
+use replication::Replication;
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where a node keeps its data.
+pub const DATA_DIR: &str = "/data";
+
+/// Why an actor cannot go on.
+#[derive(Clone, Debug)]
+pub struct Failure(pub String);
+
+/// How a node is configured.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeSetup {
+    /// Its shards.
+    pub shards: u16,
+    /// When segments roll.
+    pub segment_bytes: u64,
+    /// Zeroes written ahead.
+    pub zero_ahead_bytes: u64,
+    /// Bytes of a write buffer.
+    pub slot_bytes: usize,
+    /// Write buffers of a shard.
+    pub slots: usize,
+    /// Bytes of the tail ring.
+    pub tail_bytes: usize,
+    /// Whether an ack waits for the sync of its own batch, or for that of an interval.
+    pub sync_always: bool,
+    /// What is broken on purpose.
+    pub sabotage: Sabotage,
+}
+
+/// An actor's mailbox while it cannot take messages, and its failures.
+struct Gate {
+    closed: bool,
+    down: bool,
+    inbox: VecDeque<(Address, Mail)>,
+    history: RestartHistory,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        let history = RestartHistory::new(RestartPolicy::default());
+        Self { closed: false, down: false, inbox: VecDeque::new(), history }
+    }
+}
+
+/// A running process.
+struct Process {
+    started_ns: u64,
+    shards: Vec<(Ingestion, Poller)>,
+    metadata: Metadata,
+    replication: Replication,
+    reader: Reader,
+    connections: BTreeMap<u64, Connection>,
+    gates: BTreeMap<Part, Gate>,
+    escalated: bool,
+    _data_dir: DataDir,
+}
+
+/// A machine with a disk, and the process on it if it runs.
+pub struct Node {
+    /// Its index in the world.
+    pub index: u16,
+    /// Its disk.
+    pub disk: SimDisk,
+    /// Counts its processes; messages to earlier ones are lost.
+    pub boot: u64,
+    /// How far its wall clock is off, in nanoseconds.
+    pub skew_ns: i64,
+    setup: NodeSetup,
+    process: Option<Process>,
+}
+
+impl Node {
+    /// A machine that is switched on and runs nothing yet.
+    pub fn new(index: u16, disk: SimDisk, setup: NodeSetup) -> Self {
+        Self { index, disk, boot: 0, skew_ns: 0, setup, process: None }
+    }
+
+    /// Where its partition logs are.
+    pub fn logs_dir() -> PathBuf {
+        Path::new(DATA_DIR).join("logs")
+    }
+
+    /// Whether a process runs.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// When its process started.
+    pub fn started_ns(&self) -> u64 {
+        self.process.as_ref().map_or(0, |process| process.started_ns)
+    }
+
+    /// Whether its process gave up.
+    pub fn has_escalated(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.escalated)
+    }
+
+    /// The parts that can be made to fail.
+    pub fn failing_parts(&self) -> Vec<Part> {
+        let shards = (0..self.setup.shards).flat_map(|shard| [Part::Ingestion(shard), Part::Poller(shard)]);
+        shards.chain([Part::Metadata, Part::Replication]).collect()
+    }
+
+    /// Partitions that serve nothing any more, and why.
+    pub fn stopped(&self) -> Vec<(TopicPartition, String)> {
+        let cores = self.process.iter().flat_map(|process| &process.shards).filter_map(|(ingestion, _)| ingestion.core());
+        let stopped = cores.flat_map(|core| core.partitions()).filter_map(|partition| match &partition.leadership {
+            Leadership::Stopped { reason } => Some((partition.id, reason.clone())),
+            _ => None,
+        });
+        stopped.collect()
+    }
+
+    /// The process is gone at once; its disk stays as it is, but for what is in flight.
+    pub fn kill(&mut self) {
+        self.process = None;
+        self.boot += 1;
+    }
+
+    /// Starts a process. `Err` says why it ended at once.
+    pub fn start(&mut self, ctx: &mut Context<'_>) -> Result<(), Failure> {
+        self.boot += 1;
+        let failed = |error: &dyn std::fmt::Display| Failure(error.to_string());
+        let disk = self.disk.as_disk();
+        let mut data_dir = DataDir::open(&disk, Path::new(DATA_DIR), NodeId(self.index + 1), ctx.rng.next_u64())
+            .map_err(|error| failed(&error))?;
+        if data_dir.record().cluster_id == 0 {
+            data_dir.adopt_cluster(ctx.rng.next_u64().max(1)).map_err(|error| failed(&error))?;
+        }
+        disk.create_dir_all(&data_dir.logs_dir()).map_err(|error| failed(&error))?;
+        let shards = self.setup.shards;
+        let owner = |partition| u32::from(shard_of(partition, shards));
+        let (marks, flushed) =
+            FlushedMarks::open(&disk, data_dir.path(), u32::from(shards), owner).map_err(|error| failed(&error))?;
+        let record = *data_dir.record();
+        let mut parts = Vec::new();
+        for (shard, flushed) in (0..shards).zip(flushed) {
+            let arena = Arena::new(self.setup.slot_bytes, self.setup.slots).map_err(|error| failed(&error))?;
+            let own = marks.positions.iter().filter(|(partition, _)| shard_of(**partition, shards) == shard);
+            let own = own.map(|(partition, at)| (*partition, *at)).collect();
+            let poller = Poller::new(self.index, shard, self.setup.sabotage, &self.disk, Arc::clone(&arena));
+            let who = (self.index, shard, record.boot_number);
+            let ingestion = Ingestion::new(who, self.setup, &self.disk, Self::logs_dir(), arena, (flushed, own));
+            parts.push((ingestion, poller));
+        }
+        let nonce = ctx.rng.next_u64();
+        let identity = Identity {
+            node: record.node_id,
+            incarnation: record.incarnation,
+            boot_number: record.boot_number,
+            nonce,
+        };
+        let who = (record.incarnation, record.boot_number);
+        self.process = Some(Process {
+            started_ns: ctx.now_ns,
+            shards: parts,
+            metadata: Metadata::new(self.index, shards, identity, &self.disk, data_dir.meta_dir()),
+            replication: Replication::new(self.index, shards, who, &self.disk, data_dir.promises_path()),
+            reader: Reader::new(&disk, 8),
+            connections: BTreeMap::new(),
+            gates: BTreeMap::new(),
+            escalated: false,
+            _data_dir: data_dir,
+        });
+        ctx.now.elapsed = Duration::ZERO;
+        for part in self.failing_parts() {
+            self.begin(part, true, ctx);
+        }
+        Ok(())
+    }
+
+    /// A client connects.
+    pub fn accept(&mut self, connection: u64, client: u16) -> bool {
+        let limits = SessionLimits {
+            max_payload_bytes: 16 << 20,
+            max_in_flight_bytes: 4 << 20,
+            max_requests: 64,
+            max_fetch_bytes: 4 << 20,
+            auto_create: true,
+            shards: self.setup.shards,
+            node: NodeId(self.index + 1),
+        };
+        let Some(process) = self.process.as_mut() else { return false };
+        process.connections.insert(connection, Connection::new(self.index, connection, client, limits));
+        true
+    }
+
+    /// Connections that are open, and whose they are.
+    pub fn connections(&self) -> Vec<u64> {
+        self.process.iter().flat_map(|process| process.connections.keys().copied()).collect()
+    }
+
+    /// Makes an actor fail.
+    pub fn fail(&mut self, part: Part, ctx: &mut Context<'_>) {
+        let Some(process) = self.process.as_mut() else { return };
+        ctx.me = Address::Node(self.index, part);
+        let gate = process.gates.entry(part).or_default();
+        if gate.down {
+            return;
+        }
+        (gate.closed, gate.down) = (true, true);
+        match gate.history.on_failure(ctx.now.elapsed) {
+            Verdict::RestartAfter(pause) => ctx.wake(Wake::Restart, pause),
+            Verdict::Escalate => process.escalated = true,
+        }
+        match part {
+            Part::Ingestion(shard) => process.shards[usize::from(shard)].0.drop_core(),
+            Part::Poller(shard) => process.shards[usize::from(shard)].1.drop_core(ctx),
+            Part::Metadata => process.metadata.drop_core(ctx),
+            Part::Replication => process.replication.drop_core(),
+            _ => {}
+        }
+    }
+
+    fn begin(&mut self, part: Part, first: bool, ctx: &mut Context<'_>) {
+        ctx.me = Address::Node(self.index, part);
+        let Some(process) = self.process.as_mut() else { return };
+        let gate = process.gates.entry(part).or_default();
+        (gate.closed, gate.down) = (false, false);
+        let begun = match part {
+            Part::Ingestion(shard) => Ok(process.shards[usize::from(shard)].0.begin(ctx)),
+            Part::Poller(shard) => process.shards[usize::from(shard)].1.begin().map(|()| false),
+            Part::Metadata => process.metadata.begin(ctx, first).map(|()| process.metadata.wait),
+            Part::Replication => process.replication.begin().map(|()| false),
+            _ => Ok(false),
+        };
+        self.tell_connections(ctx);
+        match begun {
+            Ok(wait) => self.set_gate(part, wait, ctx),
+            Err(_) => self.fail(part, ctx),
+        }
+    }
+
+    fn tell_connections(&mut self, ctx: &mut Context<'_>) {
+        let Some(process) = self.process.as_mut() else { return };
+        for (shard, (ingestion, _)) in (0u16..).zip(&mut process.shards) {
+            if std::mem::take(&mut ingestion.restarted) {
+                for connection in process.connections.keys() {
+                    let to = Address::Node(self.index, Part::Connection(*connection));
+                    ctx.send(to, Mail::ShardRestarted(shard));
+                }
+            }
+        }
+    }
+
+    /// Closes a mailbox, or opens it and delivers what has gathered.
+    fn set_gate(&mut self, part: Part, closed: bool, ctx: &mut Context<'_>) {
+        let Some(process) = self.process.as_mut() else { return };
+        process.gates.entry(part).or_default().closed = closed;
+        loop {
+            let Some(gate) = self.process.as_mut().and_then(|process| process.gates.get_mut(&part)) else { return };
+            if gate.closed {
+                return;
+            }
+            let Some((_, mail)) = gate.inbox.pop_front() else { return };
+            self.work(part, mail, ctx);
+        }
+    }
+
+    /// One message for one of its parts.
+    pub fn handle(&mut self, from: Address, part: Part, mail: Mail, ctx: &mut Context<'_>) {
+        if part == Part::Process {
+            return self.on_process(&mail, ctx);
+        }
+        let Some(process) = self.process.as_mut() else { return };
+        let gate = process.gates.entry(part).or_default();
+        if matches!(mail, Mail::Wake(Wake::Restart)) {
+            return self.begin(part, false, ctx);
+        }
+        // The end of a future of a context that is gone says nothing to its successor.
+        if gate.down && mail.is_continuation() {
+            return;
+        }
+        if gate.closed && !mail.is_continuation() {
+            gate.inbox.push_back((from, mail));
+            return;
+        }
+        self.work(part, mail, ctx);
+    }
+
+    /// Work that a message leads to at once.
+    fn work(&mut self, part: Part, mail: Mail, ctx: &mut Context<'_>) {
+        ctx.me = Address::Node(self.index, part);
+        let Some(process) = self.process.as_mut() else { return };
+        let result = match part {
+            Part::Ingestion(shard) => {
+                let resumed = process.shards[usize::from(shard)].0.handle(mail, ctx);
+                match resumed {
+                    Ok(true) => return self.set_gate(part, false, ctx),
+                    other => other.map(|_| ()),
+                }
+            }
+            Part::Poller(shard) => process.shards[usize::from(shard)].1.handle(mail, ctx),
+            Part::Metadata => match process.metadata.handle(mail, ctx) {
+                Ok(_) => {
+                    let wait = process.metadata.wait;
+                    let gate = process.gates.entry(part).or_default();
+                    if gate.closed != wait {
+                        return self.set_gate(part, wait, ctx);
+                    }
+                    Ok(())
+                }
+                Err(failure) => Err(failure),
+            },
+            Part::Replication => process.replication.handle(mail, ctx),
+            Part::Reader => {
+                read(&mut process.reader, self.index, mail, ctx);
+                Ok(())
+            }
+            Part::Connection(id) => {
+                let view = Arc::clone(&process.metadata.view);
+                let open = process.connections.get_mut(&id).is_none_or(|connection| connection.handle(mail, &view, ctx));
+                if !open {
+                    process.connections.remove(&id);
+                }
+                Ok(())
+            }
+            Part::Process => Ok(()),
+        };
+        if result.is_err() {
+            self.fail(part, ctx);
+        }
+    }
+
+    fn on_process(&mut self, mail: &Mail, ctx: &mut Context<'_>) {
+        if !matches!(mail, Mail::Wake(Wake::Disk)) {
+            return;
+        }
+        self.disk.memory().step();
+        let Some(process) = self.process.as_mut() else { return };
+        let mut failed = Vec::new();
+        for (shard, (_, poller)) in (0u16..).zip(&mut process.shards) {
+            ctx.me = Address::Node(self.index, Part::Poller(shard));
+            if poller.turn(ctx).is_err() {
+                failed.push(Part::Poller(shard));
+            }
+        }
+        for part in failed {
+            self.fail(part, ctx);
+        }
+        // An operation that was put off needs another step.
+        if self.disk.memory().pending_count() > 0 && ctx.rng.once_in(4) {
+            ctx.me = Address::Node(self.index, Part::Process);
+            let delay = disk_delay(ctx.rng);
+            ctx.wake(Wake::Disk, Duration::from_nanos(delay));
+        }
+    }
+}
+
+/// A job of the reader threads.
+fn read(reader: &mut Reader, node: u16, mail: Mail, ctx: &mut Context<'_>) {
+    match mail {
+        Mail::Plan { connection, request, part, read, offset, max_bytes } => {
+            let plan = reader.plan(read.slices(), offset, max_bytes);
+            let to = Address::Node(node, Part::Connection(connection));
+            ctx.send(to, Mail::Planned { request, part, plan });
+        }
+        Mail::LookUpSegments { connection, request, read, query } => {
+            let result = look_up(&read, query, reader);
+            ctx.send(Address::Node(node, Part::Connection(connection)), Mail::LookedUp { request, result });
+        }
+        _ => {}
+    }
+}
