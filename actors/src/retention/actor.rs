@@ -87,22 +87,20 @@ impl RetentionActor {
         let (disk, path, bytes) = (Arc::clone(disk), reserve_path.clone(), *reserve_bytes);
         let open = actix_rt::task::spawn_blocking(move || Reserve::open(&disk, &path, bytes));
         spawn_guarded(ctx, open, |opened, actor, _| match opened {
-            Ok(opened) => actor.on_reserve(opened),
+            Ok(Ok(reserve)) => {
+                if !reserve.is_held() {
+                    tracing::warn!(bytes = actor.setup.reserve_bytes, "not enough space for the reserve");
+                }
+                actor.on_reserve(reserve);
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "the node runs without its reserve"),
             Err(error) => tracing::warn!(%error, "opening the reserve was interrupted"),
         });
     }
 
-    fn on_reserve(&mut self, opened: Result<Reserve, CheckpointError>) {
-        match opened {
-            Ok(reserve) => {
-                if !reserve.is_held() {
-                    tracing::warn!(bytes = self.setup.reserve_bytes, "not enough space for the reserve");
-                }
-                self.space.on_reserve(reserve.is_held(), self.setup.clock.now().elapsed);
-                self.reserve = Some(reserve);
-            }
-            Err(error) => tracing::warn!(%error, "the node runs without its reserve"),
-        }
+    fn on_reserve(&mut self, reserve: Reserve) {
+        self.space.on_reserve(reserve.is_held(), self.setup.clock.now().elapsed);
+        self.reserve = Some(reserve);
     }
 
     /// Changes the reserve on a thread that may wait for the disk.
@@ -117,7 +115,7 @@ impl RetentionActor {
                 if let Err(error) = changed {
                     tracing::warn!(%error, "the reserve could not be changed");
                 }
-                actor.on_reserve(Ok(reserve));
+                actor.on_reserve(reserve);
             }
             Err(error) => tracing::warn!(%error, "changing the reserve was interrupted"),
         });

@@ -120,7 +120,7 @@ impl ScrubActor {
         self.busy = true;
         let disk = Arc::clone(&self.setup.disk);
         let read = actix_rt::task::spawn_blocking(move || reading.step(&*disk, budget));
-        spawn_guarded(ctx, read, move |read, actor, _| {
+        spawn_guarded(ctx, read, move |read, actor, ctx| {
             actor.busy = false;
             match read {
                 Ok(Ok(Step::Unfinished(scrub))) => {
@@ -130,6 +130,8 @@ impl ScrubActor {
                 Ok(Ok(Step::Finished(report))) => {
                     actor.core.on_read(budget.min(report.bytes));
                     actor.on_report(&report);
+                    // Many small segments fit into one tick.
+                    actor.on_tick(ctx);
                 }
                 Ok(Ok(Step::NothingToDo)) => {}
                 // Retention was faster.
