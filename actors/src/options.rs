@@ -1,6 +1,7 @@
 //! From the configuration to what each part is told: the only place where the two meet.
 
 use crate::ingestion::core::IngestionOptions;
+use crate::metadata::calls::TopicLimits;
 use crate::network::session::SessionLimits;
 use crate::supervision::RestartPolicy;
 use crate::telemetry::TelemetryOptions;
@@ -80,6 +81,7 @@ pub fn session_limits(config: &Config) -> SessionLimits {
         max_in_flight_bytes: usize::try_from(config.limits.max_in_flight_bytes).unwrap_or(usize::MAX),
         max_requests: config.limits.max_in_flight_requests as usize,
         max_fetch_bytes: config.limits.max_fetch_bytes,
+        max_fetch_wait: config.limits.max_fetch_wait,
         auto_create: config.topics.auto_create,
         shards: thread_plan(config).shards,
         node: NodeId(config.node.id),
@@ -97,6 +99,14 @@ pub fn topic_defaults(config: &Config) -> TopicConfig {
         },
         max_age_secs: config.topics.default_retention_age.as_secs(),
         max_bytes: config.topics.default_retention_bytes,
+    }
+}
+
+/// How many topics and partitions clients may make.
+pub fn topic_limits(config: &Config) -> TopicLimits {
+    TopicLimits {
+        max_topics: config.limits.max_topics as usize,
+        max_partitions: config.limits.max_partitions_per_topic,
     }
 }
 
@@ -121,7 +131,6 @@ pub fn restart_policy(config: &Config) -> RestartPolicy {
 /// Slots of one shard's pool: size and number.
 pub fn arena_shape(config: &Config) -> (usize, usize) {
     let slot_bytes = config.io.batch_size as usize;
-    let shards = u64::from(thread_plan(config).shards);
-    let slots = config.io.buffer_pool_bytes / shards / config.io.batch_size.max(1) as u64;
+    let slots = config.io.buffer_pool_bytes / u64::from(config.io.batch_size.max(1));
     (slot_bytes, usize::try_from(slots).unwrap_or(usize::MAX).max(8))
 }

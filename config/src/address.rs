@@ -30,16 +30,11 @@ impl Address {
             return None;
         }
         let host = match host.strip_prefix('[') {
-            Some(rest) => rest
-                .strip_suffix(']')
-                .filter(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok())?,
+            Some(rest) => rest.strip_suffix(']').filter(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok())?,
             None if is_host_name(host) => host,
             None => return None,
         };
-        Some(Self {
-            host: host.to_owned(),
-            port,
-        })
+        Some(Self { host: host.to_owned(), port })
     }
 
     /// The host as an IP address, if it is written as one.
@@ -67,9 +62,7 @@ fn is_host_name(host: &str) -> bool {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
     };
     host.len() <= 253 && host.strip_suffix('.').unwrap_or(host).split('.').all(label_fits)
 }

@@ -52,10 +52,7 @@ impl Check {
     /// Sets one value. A bad one is reported even where a later layer overrides it.
     fn apply(&mut self, assignment: Assignment) {
         let Assignment { key, value, origin } = assignment;
-        let accepted = key
-            .rule
-            .parse(&value)
-            .is_some_and(|parsed| (key.set)(&mut self.config, parsed));
+        let accepted = key.rule.parse(&value).is_some_and(|parsed| (key.set)(&mut self.config, parsed));
         if accepted {
             self.origins.insert(key.name, origin);
             return;
@@ -82,19 +79,8 @@ impl Check {
         }
         self.warn_of_cluster();
         self.warn_of_risks();
-        let Self {
-            config,
-            origins,
-            warnings,
-            node_count,
-            ..
-        } = self;
-        Ok(Loaded {
-            config,
-            warnings,
-            origins,
-            node_count,
-        })
+        let Self { config, origins, warnings, node_count, .. } = self;
+        Ok(Loaded { config, warnings, origins, node_count })
     }
 
     fn origin(&self, key: &str) -> Origin {
@@ -105,14 +91,7 @@ impl Check {
     fn shown(&self, key: &str) -> String {
         Key::find(key).map_or_else(String::new, |key| {
             let shown = value_text(key.rule, &(key.get)(&self.config));
-            shown.unwrap_or_else(|| {
-                if key.rule == Rule::Secret {
-                    "********"
-                } else {
-                    "not set"
-                }
-                .to_owned()
-            })
+            shown.unwrap_or_else(|| if key.rule == Rule::Secret { "********" } else { "not set" }.to_owned())
         })
     }
 
@@ -126,22 +105,12 @@ impl Check {
         let written = keys.iter().find(|key| self.origins.contains_key(*key)).or(keys.first());
         if let Some(&key) = written {
             let (origin, value) = (self.origin(key), self.shown(key));
-            self.problems.push(ConfigProblem::Conflict {
-                origin,
-                key: key.to_owned(),
-                value,
-                reason,
-                allowed,
-            });
+            self.problems.push(ConfigProblem::Conflict { origin, key: key.to_owned(), value, reason, allowed });
         }
     }
 
     fn warn(&mut self, key: &'static str, message: String) {
-        self.warnings.push(ConfigWarning {
-            origin: self.origin(key),
-            key,
-            message,
-        });
+        self.warnings.push(ConfigWarning { origin: self.origin(key), key, message });
     }
 
     fn resolve_node_id(&mut self) {
@@ -181,11 +150,7 @@ impl Check {
         let same_host = bind.host == admin.host || bind.is_unspecified() || admin.is_unspecified();
         if bind.port != 0 && bind.port == admin.port && same_host {
             let reason = format!("admin.bind and network.bind are both on port {}", bind.port);
-            self.conflict(
-                &["admin.bind", "network.bind"],
-                reason,
-                "two different ports".to_owned(),
-            );
+            self.conflict(&["admin.bind", "network.bind"], reason, "two different ports".to_owned());
         }
     }
 
@@ -193,49 +158,29 @@ impl Check {
         let (io, limits, storage) = (&self.config.io, &self.config.limits, &self.config.storage);
         let pool_least = u64::from(limits.max_frame_bytes) + 2 * u64::from(io.batch_size);
         let (pool, frame) = (io.buffer_pool_bytes, u64::from(limits.max_frame_bytes));
-        let (record, in_flight) = (u64::from(limits.max_record_bytes), limits.max_in_flight_bytes);
+        let in_flight = limits.max_in_flight_bytes;
         let (low, least) = (storage.disk_low_free_bytes, storage.disk_min_free_bytes);
         let (first, longest) = (self.config.supervision.backoff_min, self.config.supervision.backoff_max);
         if pool < pool_least {
             let keys = ["io.buffer_pool_bytes", "limits.max_frame_bytes", "io.batch_size"];
             let reason = "the largest frame and two slots must fit the pool".to_owned();
-            let allowed = format!(
-                "at least {} (limits.max_frame_bytes + 2 × io.batch_size)",
-                size_text(pool_least)
-            );
+            let allowed = format!("at least {} (limits.max_frame_bytes + 2 × io.batch_size)", size_text(pool_least));
             self.conflict(&keys, reason, allowed);
-        }
-        if record > frame {
-            let reason = format!("limits.max_frame_bytes is {}", size_text(frame));
-            let allowed = format!("limits.max_record_bytes of at most {}", size_text(frame));
-            self.conflict(&["limits.max_record_bytes", "limits.max_frame_bytes"], reason, allowed);
         }
         if in_flight < frame {
             let reason = format!("limits.max_frame_bytes is {}", size_text(frame));
             let allowed = format!("limits.max_in_flight_bytes of at least {}", size_text(frame));
-            self.conflict(
-                &["limits.max_in_flight_bytes", "limits.max_frame_bytes"],
-                reason,
-                allowed,
-            );
+            self.conflict(&["limits.max_in_flight_bytes", "limits.max_frame_bytes"], reason, allowed);
         }
         if low < least {
             let reason = format!("storage.disk_min_free_bytes is {}", size_text(least));
             let allowed = "a disk_low_free_bytes of at least disk_min_free_bytes: warn before refusing".to_owned();
-            self.conflict(
-                &["storage.disk_low_free_bytes", "storage.disk_min_free_bytes"],
-                reason,
-                allowed,
-            );
+            self.conflict(&["storage.disk_low_free_bytes", "storage.disk_min_free_bytes"], reason, allowed);
         }
         if first > longest {
             let reason = format!("supervision.backoff_max_ms is {}", duration_text(longest));
             let allowed = "a backoff_min_ms of at most backoff_max_ms".to_owned();
-            self.conflict(
-                &["supervision.backoff_min_ms", "supervision.backoff_max_ms"],
-                reason,
-                allowed,
-            );
+            self.conflict(&["supervision.backoff_min_ms", "supervision.backoff_max_ms"], reason, allowed);
         }
     }
 
@@ -244,24 +189,13 @@ impl Check {
         if copies > self.node_count {
             let reason = format!("the cluster has {} node(s)", self.node_count);
             let allowed = format!("an integer from 0 to {}", self.node_count);
-            self.conflict(
-                &["topics.default_replication_factor", "replication.peers"],
-                reason,
-                allowed,
-            );
+            self.conflict(&["topics.default_replication_factor", "replication.peers"], reason, allowed);
         }
-        let (partitions, most) = (
-            self.config.topics.default_partitions,
-            self.config.limits.max_partitions_per_topic,
-        );
+        let (partitions, most) = (self.config.topics.default_partitions, self.config.limits.max_partitions_per_topic);
         if partitions > most {
             let reason = format!("limits.max_partitions_per_topic is {most}");
             let allowed = format!("a default_partitions of at most {most}");
-            self.conflict(
-                &["topics.default_partitions", "limits.max_partitions_per_topic"],
-                reason,
-                allowed,
-            );
+            self.conflict(&["topics.default_partitions", "limits.max_partitions_per_topic"], reason, allowed);
         }
     }
 
@@ -269,11 +203,7 @@ impl Check {
         let (cpus, count) = (self.config.shards.cpus.len(), usize::from(self.config.shards.count));
         if cpus > 0 && cpus < count {
             let reason = format!("shards.count is {count} and shards.cpus names {cpus}");
-            self.conflict(
-                &["shards.cpus", "shards.count"],
-                reason,
-                "a CPU for each shard, or none".to_owned(),
-            );
+            self.conflict(&["shards.cpus", "shards.count"], reason, "a CPU for each shard, or none".to_owned());
         }
     }
 
@@ -305,6 +235,8 @@ impl Check {
         if self.config.replication.peers.is_empty() {
             return;
         }
+        let message = "this version serves a single node: it checks such a configuration and refuses to start with it";
+        self.warn("replication.peers", message.to_owned());
         let bind = Address::parse(&self.config.network.bind, PortRule::AnyFree);
         let loopback = bind.is_some_and(|address| address.is_loopback());
         if !loopback && self.config.cluster.secret.is_none() {
@@ -335,10 +267,7 @@ impl Check {
                 true => "anybody on this machine",
                 false => "anybody who reaches admin.bind",
             };
-            self.warn(
-                "admin.fault_injection",
-                format!("{reach} can break this node on purpose"),
-            );
+            self.warn("admin.fault_injection", format!("{reach} can break this node on purpose"));
         }
         if self.config.telemetry.otlp_endpoint.is_some() {
             let message = "exporting traces is not available in this version: none are sent".to_owned();

@@ -20,13 +20,7 @@ pub fn other_peers<'a>(config: &'a Config, host_name: Option<&str>) -> Vec<&'a s
             own.port == peer.port && (own.host.eq_ignore_ascii_case(&peer.host) || loopback || named)
         })
     };
-    config
-        .replication
-        .peers
-        .iter()
-        .map(String::as_str)
-        .filter(|peer| !is_own(peer))
-        .collect()
+    config.replication.peers.iter().map(String::as_str).filter(|peer| !is_own(peer)).collect()
 }
 
 /// True for `lance-0` and `lance-0.lance.default.svc`, given the host name `lance-0`.
@@ -69,10 +63,7 @@ mod tests {
     #[test]
     fn nodes_on_one_machine_differ_by_port() {
         let all = ["127.0.0.1:1991", "127.0.0.1:1992", "127.0.0.1:1993"];
-        assert_eq!(
-            other_peers(&config("127.0.0.1:1992", &all), Some("host")),
-            [all[0], all[2]]
-        );
+        assert_eq!(other_peers(&config("127.0.0.1:1992", &all), Some("host")), [all[0], all[2]]);
         assert_eq!(other_peers(&config("localhost:1993", &all), None), [all[0], all[1]]);
     }
 

@@ -59,12 +59,8 @@ pub(crate) fn value_text(rule: Rule, value: &Parsed) -> Option<String> {
 
 fn duration_text(rule: Rule, duration: Duration) -> String {
     match rule {
-        Rule::Duration {
-            unit: Unit::Seconds, ..
-        } if duration.subsec_millis() == 0 => duration.as_secs().to_string(),
-        Rule::Duration {
-            unit: Unit::Seconds, ..
-        } => toml_text(&units::duration_text(duration)),
+        Rule::Duration { unit: Unit::Seconds, .. } if duration.subsec_millis() == 0 => duration.as_secs().to_string(),
+        Rule::Duration { unit: Unit::Seconds, .. } => toml_text(&units::duration_text(duration)),
         _ => duration.as_millis().to_string(),
     }
 }

@@ -37,11 +37,7 @@ impl Key {
 
     /// The environment variable that sets it.
     pub fn variable(&self) -> String {
-        format!(
-            "LANCE_{}__{}",
-            self.section().to_uppercase(),
-            self.short_name().to_uppercase()
-        )
+        format!("LANCE_{}__{}", self.section().to_uppercase(), self.short_name().to_uppercase())
     }
 
     /// The default as TOML writes it, or a dash.
@@ -66,35 +62,19 @@ const fn integer(min: u64, max: u64) -> Rule {
 }
 
 const fn size(min: u64, max: u64) -> Rule {
-    Rule::Size {
-        min,
-        max,
-        multiple_of: 1,
-    }
+    Rule::Size { min, max, multiple_of: 1 }
 }
 
 const fn blocks(min: u64, max: u64) -> Rule {
-    Rule::Size {
-        min,
-        max,
-        multiple_of: 4096,
-    }
+    Rule::Size { min, max, multiple_of: 4096 }
 }
 
 const fn millis(min: u64, max: u64) -> Rule {
-    Rule::Duration {
-        unit: Unit::Milliseconds,
-        min: Duration::from_millis(min),
-        max: Duration::from_millis(max),
-    }
+    Rule::Duration { unit: Unit::Milliseconds, min: Duration::from_millis(min), max: Duration::from_millis(max) }
 }
 
 const fn secs(min: u64, max: u64) -> Rule {
-    Rule::Duration {
-        unit: Unit::Seconds,
-        min: Duration::from_secs(min),
-        max: Duration::from_secs(max),
-    }
+    Rule::Duration { unit: Unit::Seconds, min: Duration::from_secs(min), max: Duration::from_secs(max) }
 }
 
 const HOUR_MS: u64 = 3_600_000;
@@ -163,7 +143,8 @@ pub static KEYS: &[Key] = &[
         "Zeroes written ahead of a busy log, which halves the cost of a small sync; 0 switches it off."),
     key!("storage.tail_ring_bytes", storage.tail_ring_bytes, size(MIB, 64 * GIB),
         "Bytes of the ring of recent batches that a shard serves readers at the tail from."),
-    key!("storage.open_files", storage.open_files, integer(16, 1_000_000), "Open files a shard keeps at most."),
+    key!("storage.open_files", storage.open_files, integer(16, 1_000_000),
+        "Segment files that reader threads keep open at most."),
     key!("storage.reader_threads", storage.reader_threads, integer(1, 256), "Threads that read cold data."),
     key!("storage.retention_interval_ms", storage.retention_interval, millis(100, 24 * HOUR_MS),
         "Time between two looks for segments past their retention."),
@@ -209,9 +190,8 @@ pub static KEYS: &[Key] = &[
     key!("auth.token", auth.token, Rule::Secret, "The token that opens the server. Not available in this version."),
 
     key!("limits.max_frame_bytes", limits.max_frame_bytes, size(65_536, 16 * MIB), "Largest payload of one frame."),
-    key!("limits.max_record_bytes", limits.max_record_bytes, size(1024, 16 * MIB), "Largest single record."),
-    key!("limits.max_topic_name", limits.max_topic_name, integer(1, 255), "Longest topic name, in bytes."),
-    key!("limits.max_topics", limits.max_topics, integer(1, 1_000_000), "Topics of a cluster."),
+    key!("limits.max_topics", limits.max_topics, integer(1, 1_000_000),
+        "Topics of a cluster, those of the broker itself not counted."),
     key!("limits.max_partitions_per_topic", limits.max_partitions_per_topic, integer(1, 65_535),
         "Partitions of one topic."),
     key!("limits.max_connections", limits.max_connections, integer(1, 1_000_000),

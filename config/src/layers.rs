@@ -30,26 +30,18 @@ impl Layers {
         match std::fs::read_to_string(path) {
             Ok(text) => self.add_text(path, &text),
             Err(error) => {
-                self.problems.push(ConfigProblem::Unreadable {
-                    path: path.to_owned(),
-                    reason: error.to_string(),
-                });
+                self.problems.push(ConfigProblem::Unreadable { path: path.to_owned(), reason: error.to_string() });
             }
         }
     }
 
     fn add_text(&mut self, path: &Path, text: &str) {
-        let origin_at = |at: Option<usize>| Origin::File {
-            path: path.to_owned(),
-            line: at.map(|offset| line_of(text, offset)),
-        };
+        let origin_at =
+            |at: Option<usize>| Origin::File { path: path.to_owned(), line: at.map(|offset| line_of(text, offset)) };
         let (spans, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
             let origin = origin_at(error.span().map(|span| span.start));
-            self.problems.push(ConfigProblem::Syntax {
-                origin,
-                reason: error.message().replace('\n', ", "),
-            });
+            self.problems.push(ConfigProblem::Syntax { origin, reason: error.message().replace('\n', ", ") });
         }
         if !errors.is_empty() {
             return;
@@ -69,10 +61,7 @@ impl Layers {
                 self.unknown(section_origin, &section, &RawValue::Toml(value));
                 continue;
             };
-            let section_spans = spans
-                .get_ref()
-                .get(section.as_str())
-                .and_then(|value| value.get_ref().as_table());
+            let section_spans = spans.get_ref().get(section.as_str()).and_then(|value| value.get_ref().as_table());
             if keys.is_empty() && !sections().contains(&section.as_str()) {
                 self.unknown(section_origin, &section, &RawValue::Toml(Value::Table(keys)));
                 continue;
@@ -117,24 +106,14 @@ impl Layers {
 
     fn unknown(&mut self, origin: Origin, name: &str, value: &RawValue) {
         let section = name.split_once('.').map_or(name, |(section, _)| section);
-        let in_section: Vec<&str> = KEYS
-            .iter()
-            .filter(|key| key.section() == section)
-            .map(Key::short_name)
-            .collect();
+        let in_section: Vec<&str> = KEYS.iter().filter(|key| key.section() == section).map(Key::short_name).collect();
         let allowed = match in_section.is_empty() {
             true => format!("allowed sections are {}", sections().join(", ")),
             false => format!("allowed in [{section}] are {}", in_section.join(", ")),
         };
         // A secret may have been put under a mistyped key: show its type and not its text.
-        let hide = ["secret", "token", "password"]
-            .iter()
-            .any(|word| name.to_lowercase().contains(word));
-        let shown = if hide {
-            "********".to_owned()
-        } else {
-            shorten(value.display(crate::rule::Rule::Text))
-        };
+        let hide = ["secret", "token", "password"].iter().any(|word| name.to_lowercase().contains(word));
+        let shown = if hide { "********".to_owned() } else { shorten(value.display(crate::rule::Rule::Text)) };
         self.problems.push(ConfigProblem::UnknownKey {
             origin,
             key: name.to_owned(),
@@ -169,10 +148,5 @@ fn key_start(table: &DeTable<'_>, name: &str) -> Option<usize> {
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
-    1 + text
-        .as_bytes()
-        .iter()
-        .take(offset)
-        .filter(|byte| **byte == b'\n')
-        .count()
+    1 + text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count()
 }

@@ -37,19 +37,9 @@ impl LoadRequest {
     /// Takes environment and host name from this process and machine.
     pub fn of_this_process(file: Option<PathBuf>, sets: Vec<String>) -> Self {
         let environment = std::env::vars_os()
-            .map(|(name, value)| {
-                (
-                    name.to_string_lossy().into_owned(),
-                    value.to_string_lossy().into_owned(),
-                )
-            })
+            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
             .collect();
-        Self {
-            file,
-            environment,
-            sets,
-            host_name: machine::host_name(),
-        }
+        Self { file, environment, sets, host_name: machine::host_name() }
     }
 }
 

@@ -15,13 +15,7 @@ pub fn host_name() -> Option<String> {
 /// Compares `[numa]` and `network.nic_pci_addr` with `sysfs` (`/sys`); `numa_built` tells whether this build can pin.
 pub fn warnings(config: &Config, sysfs: &Path, numa_built: bool) -> Vec<ConfigWarning> {
     let mut warnings = Vec::new();
-    let mut warn = |key, message| {
-        warnings.push(ConfigWarning {
-            origin: Origin::Default,
-            key,
-            message,
-        })
-    };
+    let mut warn = |key, message| warnings.push(ConfigWarning { origin: Origin::Default, key, message });
     if config.numa.enabled && !numa_built {
         let message = "this build has no `numa` feature: threads and memory stay unpinned";
         warn("numa.enabled", message.to_owned());
@@ -29,31 +23,19 @@ pub fn warnings(config: &Config, sysfs: &Path, numa_built: bool) -> Vec<ConfigWa
     if config.numa.enabled {
         let nodes = numa_nodes(sysfs);
         if nodes.len() <= 1 {
-            warn(
-                "numa.enabled",
-                "this machine has one NUMA node: there is nothing to place".to_owned(),
-            );
+            warn("numa.enabled", "this machine has one NUMA node: there is nothing to place".to_owned());
         }
-        let wanted = [
-            ("numa.nic_node", config.numa.nic_node),
-            ("numa.nvme_node", config.numa.nvme_node),
-        ];
+        let wanted = [("numa.nic_node", config.numa.nic_node), ("numa.nvme_node", config.numa.nvme_node)];
         for (key, node) in wanted {
             if let Some(node) = node.filter(|node| !nodes.is_empty() && !nodes.contains(node)) {
-                warn(
-                    key,
-                    format!("NUMA node {node} is not on this machine, which has {nodes:?}"),
-                );
+                warn(key, format!("NUMA node {node} is not on this machine, which has {nodes:?}"));
             }
         }
     }
     if let Some(address) = &config.network.nic_pci_addr {
         let device = sysfs.join("bus/pci/devices").join(address);
         if !device.exists() {
-            warn(
-                "network.nic_pci_addr",
-                format!("there is no PCI device {address} on this machine"),
-            );
+            warn("network.nic_pci_addr", format!("there is no PCI device {address} on this machine"));
         }
     }
     warnings
@@ -63,10 +45,8 @@ fn numa_nodes(sysfs: &Path) -> Vec<u32> {
     let Ok(entries) = std::fs::read_dir(sysfs.join("devices/system/node")) else {
         return Vec::new();
     };
-    let mut nodes: Vec<u32> = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.strip_prefix("node")?.parse().ok())
-        .collect();
+    let mut nodes: Vec<u32> =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.strip_prefix("node")?.parse().ok()).collect();
     nodes.sort_unstable();
     nodes
 }
@@ -85,10 +65,7 @@ mod tests {
     }
 
     fn keys(config: &Config, nodes: u32, numa_built: bool) -> Vec<&'static str> {
-        warnings(config, sysfs(nodes).path(), numa_built)
-            .iter()
-            .map(|warning| warning.key)
-            .collect()
+        warnings(config, sysfs(nodes).path(), numa_built).iter().map(|warning| warning.key).collect()
     }
 
     #[test]

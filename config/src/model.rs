@@ -83,10 +83,7 @@ pub struct NodeConfig {
 
 impl Default for NodeConfig {
     fn default() -> Self {
-        Self {
-            id: 1,
-            data_dir: PathBuf::from("./lance-data"),
-        }
+        Self { id: 1, data_dir: PathBuf::from("./lance-data") }
     }
 }
 
@@ -188,10 +185,7 @@ pub struct ReplicationConfig {
 
 impl Default for ReplicationConfig {
     fn default() -> Self {
-        Self {
-            mode: ReplicationMode::L2,
-            peers: Vec::new(),
-        }
+        Self { mode: ReplicationMode::L2, peers: Vec::new() }
     }
 }
 
@@ -213,10 +207,7 @@ pub struct AdminConfig {
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self {
-            bind: "127.0.0.1:9644".to_owned(),
-            fault_injection: false,
-        }
+        Self { bind: "127.0.0.1:9644".to_owned(), fault_injection: false }
     }
 }
 
@@ -247,7 +238,7 @@ pub struct StorageConfig {
     pub zero_ahead_bytes: u64,
     /// Bytes of the ring of recent batches, from which a shard serves readers at the tail.
     pub tail_ring_bytes: u64,
-    /// Open files a shard keeps at most.
+    /// Segment files that reader threads keep open at most.
     pub open_files: u32,
     /// Threads that read cold data.
     pub reader_threads: u32,
@@ -384,11 +375,7 @@ pub struct AuthConfig {
 pub struct LimitsConfig {
     /// Largest payload of one frame.
     pub max_frame_bytes: u32,
-    /// Largest single record.
-    pub max_record_bytes: u32,
-    /// Longest topic name, in bytes.
-    pub max_topic_name: u32,
-    /// Topics of a cluster.
+    /// Topics of a cluster, those of the broker itself not counted.
     pub max_topics: u32,
     /// Partitions of one topic.
     pub max_partitions_per_topic: u16,
@@ -410,8 +397,6 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             max_frame_bytes: (16 * MIB) as u32,
-            max_record_bytes: (16 * MIB) as u32,
-            max_topic_name: 255,
             max_topics: 10_000,
             max_partitions_per_topic: 1024,
             max_connections: 10_000,
@@ -433,9 +418,7 @@ pub struct ShutdownConfig {
 
 impl Default for ShutdownConfig {
     fn default() -> Self {
-        Self {
-            drain_timeout: Duration::from_secs(25),
-        }
+        Self { drain_timeout: Duration::from_secs(25) }
     }
 }
 
@@ -503,11 +486,7 @@ pub struct ShardsConfig {
 
 impl Default for ShardsConfig {
     fn default() -> Self {
-        Self {
-            count: 1,
-            placement: Placement::Fused,
-            cpus: Vec::new(),
-        }
+        Self { count: 1, placement: Placement::Fused, cpus: Vec::new() }
     }
 }
 

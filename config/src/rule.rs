@@ -138,11 +138,7 @@ impl Rule {
                 format!("{unit}, or a duration such as \"500ms\", \"30s\" or \"7d\", from {min} to {max}")
             }
             Self::Number { min, max } => format!("a number from {min} to {max}"),
-            Self::OneOf(words) => words
-                .iter()
-                .map(|word| format!("{word:?}"))
-                .collect::<Vec<_>>()
-                .join(" or "),
+            Self::OneOf(words) => words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" or "),
             Self::Text => "a text that is not empty".to_owned(),
             Self::Path => "a path that is not empty".to_owned(),
             Self::Url => "a URL that starts with http:// or https://".to_owned(),
@@ -312,20 +308,10 @@ fn sync_policy(value: &Value) -> Option<Parsed> {
         return Some(Parsed::Sync(SyncPolicy::Always));
     }
     let table = value.as_table().filter(|table| table.len() == 2)?;
-    let interval = Rule::Duration {
-        unit: Unit::Milliseconds,
-        min: Duration::from_millis(1),
-        max: Duration::from_secs(60),
-    };
-    let bytes = Rule::Size {
-        min: 1,
-        max: 1 << 30,
-        multiple_of: 1,
-    };
-    match (
-        interval.parse_toml(table.get("interval_ms")?)?,
-        bytes.parse_toml(table.get("bytes")?)?,
-    ) {
+    let interval =
+        Rule::Duration { unit: Unit::Milliseconds, min: Duration::from_millis(1), max: Duration::from_secs(60) };
+    let bytes = Rule::Size { min: 1, max: 1 << 30, multiple_of: 1 };
+    match (interval.parse_toml(table.get("interval_ms")?)?, bytes.parse_toml(table.get("bytes")?)?) {
         (Parsed::Duration(interval), Parsed::Integer(bytes)) => {
             Some(Parsed::Sync(SyncPolicy::Window { interval, bytes }))
         }
@@ -337,8 +323,6 @@ fn sync_policy(value: &Value) -> Option<Parsed> {
 fn is_pci_address(text: &str) -> bool {
     let hex = |part: &str, digits: usize| part.len() == digits && part.bytes().all(|byte| byte.is_ascii_hexdigit());
     let mut parts = text.split([':', '.']);
-    let fits = [4, 2, 2, 1]
-        .into_iter()
-        .all(|digits| parts.next().is_some_and(|part| hex(part, digits)));
+    let fits = [4, 2, 2, 1].into_iter().all(|digits| parts.next().is_some_and(|part| hex(part, digits)));
     fits && parts.next().is_none() && text.as_bytes().get(10) == Some(&b'.')
 }

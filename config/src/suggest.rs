@@ -35,12 +35,7 @@ mod tests {
 
     #[test]
     fn edits_are_counted() {
-        for (left, right, edits) in [
-            ("", "abc", 3),
-            ("abc", "", 3),
-            ("kitten", "sitting", 3),
-            ("same", "same", 0),
-        ] {
+        for (left, right, edits) in [("", "abc", 3), ("abc", "", 3), ("kitten", "sitting", 3), ("same", "same", 0)] {
             assert_eq!(distance(left, right), edits, "{left} {right}");
         }
     }

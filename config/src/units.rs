@@ -2,14 +2,8 @@
 
 use std::time::Duration;
 
-const DURATIONS: [(&str, u64); 6] = [
-    ("ms", 1),
-    ("s", 1_000),
-    ("m", 60_000),
-    ("h", 3_600_000),
-    ("d", 86_400_000),
-    ("w", 604_800_000),
-];
+const DURATIONS: [(&str, u64); 6] =
+    [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000), ("w", 604_800_000)];
 
 const SIZES: [(&str, u64); 9] = [
     ("B", 1),
@@ -57,11 +51,8 @@ fn leading_number(text: &str) -> Option<(u64, &str)> {
 /// Writes a duration so that [`parse_duration`] reads it back: the largest unit that divides it.
 pub fn duration_text(duration: Duration) -> String {
     let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let (unit, factor) = DURATIONS
-        .iter()
-        .rev()
-        .find(|(_, factor)| milliseconds.is_multiple_of(*factor))
-        .unwrap_or(&DURATIONS[0]);
+    let (unit, factor) =
+        DURATIONS.iter().rev().find(|(_, factor)| milliseconds.is_multiple_of(*factor)).unwrap_or(&DURATIONS[0]);
     match milliseconds {
         0 => "0s".to_owned(),
         _ => format!("{}{unit}", milliseconds / factor),
@@ -83,13 +74,7 @@ mod tests {
 
     #[test]
     fn durations_are_read_with_every_unit() {
-        let cases = [
-            ("7d", 604_800),
-            ("1h30m", 5_400),
-            ("30 s", 30),
-            ("2w", 1_209_600),
-            ("1d 12h", 129_600),
-        ];
+        let cases = [("7d", 604_800), ("1h30m", 5_400), ("30 s", 30), ("2w", 1_209_600), ("1d 12h", 129_600)];
         for (text, seconds) in cases {
             assert_eq!(parse_duration(text), Some(Duration::from_secs(seconds)), "{text}");
         }
@@ -98,13 +83,7 @@ mod tests {
 
     #[test]
     fn sizes_are_read_with_every_unit() {
-        let cases = [
-            ("10GiB", 10 << 30),
-            ("10 gib", 10 << 30),
-            ("5MB", 5_000_000),
-            ("1TiB", 1 << 40),
-            ("9B", 9),
-        ];
+        let cases = [("10GiB", 10 << 30), ("10 gib", 10 << 30), ("5MB", 5_000_000), ("1TiB", 1 << 40), ("9B", 9)];
         for (text, bytes) in cases {
             assert_eq!(parse_size(text), Some(bytes), "{text}");
         }
@@ -112,16 +91,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for text in [
-            "",
-            "d",
-            "7",
-            "7 parsecs",
-            "-1s",
-            "1.5h",
-            "99999999999999999999s",
-            "18446744073709551615w",
-        ] {
+        for text in ["", "d", "7", "7 parsecs", "-1s", "1.5h", "99999999999999999999s", "18446744073709551615w"] {
             assert_eq!(parse_duration(text), None, "{text:?}");
         }
         for text in ["", "GiB", "12", "1 GiBs", "-1B", "18446744073709551615TiB"] {

@@ -7,20 +7,14 @@ use lance_config::{Config, LoadRequest, Loaded, load};
 
 fn examples() -> Vec<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
-    let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files
 }
 
 fn load_file(path: &Path) -> Loaded {
-    let request = LoadRequest {
-        file: Some(path.to_owned()),
-        host_name: Some("lance-1".to_owned()),
-        ..LoadRequest::default()
-    };
+    let request =
+        LoadRequest { file: Some(path.to_owned()), host_name: Some("lance-1".to_owned()), ..LoadRequest::default() };
     load(&request).unwrap_or_else(|problems| panic!("{}: {problems:#?}", path.display()))
 }
 
@@ -32,12 +26,7 @@ fn every_example_loads() {
         let loaded = load_file(&path);
         let clustered = !loaded.config.replication.peers.is_empty();
         assert_eq!(loaded.node_count, if clustered { 3 } else { 1 }, "{}", path.display());
-        assert_eq!(
-            loaded.config.node.id,
-            if clustered { 2 } else { 1 },
-            "{}",
-            path.display()
-        );
+        assert_eq!(loaded.config.node.id, if clustered { 2 } else { 1 }, "{}", path.display());
     }
 }
 
@@ -88,14 +77,8 @@ peers = ["lance-2:9000", "lance-3:9000"]
     std::fs::write(&path, text).unwrap();
     let loaded = load_file(&path);
     assert_eq!((loaded.config.node.id, loaded.node_count), (1, 3));
-    assert_eq!(
-        (loaded.config.io.uring_sq_depth, loaded.config.io.batch_size),
-        (4096, 262_144)
-    );
+    assert_eq!((loaded.config.io.uring_sq_depth, loaded.config.io.batch_size), (4096, 262_144));
     let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(
-        warnings[0].contains("lance.toml:6") && warnings[0].contains("cluster.secret"),
-        "{warnings:?}"
-    );
+    assert!(warnings[0].contains("lance.toml:6") && warnings[0].contains("cluster.secret"), "{warnings:?}");
 }

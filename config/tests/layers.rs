@@ -10,20 +10,9 @@ fn request(file: &str, environment: &[(&str, &str)], sets: &[&str]) -> (tempfile
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lance.toml");
     std::fs::write(&path, file).unwrap();
-    let environment = environment
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect();
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let sets = sets.iter().map(|set| (*set).to_owned()).collect();
-    (
-        dir,
-        LoadRequest {
-            file: Some(path),
-            environment,
-            sets,
-            host_name: None,
-        },
-    )
+    (dir, LoadRequest { file: Some(path), environment, sets, host_name: None })
 }
 
 fn loaded(file: &str, environment: &[(&str, &str)], sets: &[&str]) -> Loaded {
@@ -45,10 +34,7 @@ fn a_later_layer_wins() {
     assert_eq!(result.config.io.uring_sq_depth, 128);
     assert_eq!(result.config.network.bind, "a:1");
     assert_eq!(result.origins["node.id"].to_string(), "--set node.id");
-    assert_eq!(
-        result.origins["io.uring_sq_depth"].to_string(),
-        "environment LANCE_IO__URING_SQ_DEPTH"
-    );
+    assert_eq!(result.origins["io.uring_sq_depth"].to_string(), "environment LANCE_IO__URING_SQ_DEPTH");
     assert!(result.origins["network.bind"].to_string().ends_with("lance.toml:6"));
 }
 
@@ -68,10 +54,7 @@ fn plain_text_is_read_as_the_key_wants() {
     ];
     let config = loaded("[node]\nid=1", &[], &sets).config;
     assert_eq!(config.replication.peers, ["a:1", "b:2"]);
-    let window = SyncPolicy::Window {
-        interval: Duration::from_millis(5),
-        bytes: 1 << 20,
-    };
+    let window = SyncPolicy::Window { interval: Duration::from_millis(5), bytes: 1 << 20 };
     assert_eq!(config.storage.sync, window);
     assert_eq!(config.storage.segment_bytes, 64 << 20);
     assert_eq!(config.limits.idle_timeout, Duration::from_secs(120));
@@ -85,62 +68,33 @@ fn plain_text_is_read_as_the_key_wants() {
 
 #[test]
 fn lists_may_also_be_toml_and_an_empty_text_unsets() {
-    let sets = [
-        "replication.peers=[\"a:1\"]",
-        "replication.peers=",
-        "shards.cpus=[1]",
-        "network.advertise=",
-    ];
+    let sets = ["replication.peers=[\"a:1\"]", "replication.peers=", "shards.cpus=[1]", "network.advertise="];
     let config = loaded("[network]\nadvertise = \"a:1\"", &[], &sets).config;
     assert!(config.replication.peers.is_empty());
     assert_eq!(config.shards.cpus, [1]);
     assert_eq!(config.network.advertise, None);
     let found = refused("", &[("LANCE_NODE__ID", "")], &[]);
-    assert!(
-        found[0].contains("environment LANCE_NODE__ID: node.id = \"\""),
-        "{found:?}"
-    );
+    assert!(found[0].contains("environment LANCE_NODE__ID: node.id = \"\""), "{found:?}");
 }
 
 #[test]
 fn only_variables_with_two_underscores_are_ours() {
-    let environment = [
-        ("LANCE_HOME", "/x"),
-        ("LANCE_", ""),
-        ("LNC_SERVER", "a:1"),
-        ("NODE__ID", "9"),
-    ];
+    let environment = [("LANCE_HOME", "/x"), ("LANCE_", ""), ("LNC_SERVER", "a:1"), ("NODE__ID", "9")];
     assert_eq!(loaded("", &environment, &[]).config.node.id, 1);
     let found = refused("", &[("LANCE_NODE__IDD", "2")], &[]);
-    assert!(
-        found[0].contains("LANCE_NODE__IDD") && found[0].contains("did you mean node.id?"),
-        "{found:?}"
-    );
+    assert!(found[0].contains("LANCE_NODE__IDD") && found[0].contains("did you mean node.id?"), "{found:?}");
 }
 
 #[test]
 fn a_bad_value_is_reported_even_when_overridden() {
-    let found = refused(
-        "[node]\nid = 0",
-        &[("LANCE_NODE__ID", "x")],
-        &["node.id=5", "nonsense", "a=b"],
-    );
+    let found = refused("[node]\nid = 0", &[("LANCE_NODE__ID", "x")], &["node.id=5", "nonsense", "a=b"]);
     assert_eq!(found.len(), 4, "{found:?}");
-    assert!(
-        found
-            .iter()
-            .any(|text| text.contains("--set nonsense: allowed is section.key=value")),
-        "{found:?}"
-    );
+    assert!(found.iter().any(|text| text.contains("--set nonsense: allowed is section.key=value")), "{found:?}");
 }
 
 #[test]
 fn a_bad_value_causes_no_second_complaint() {
-    let found = refused(
-        "[limits]\nmax_frame_bytes = \"32MiB\"\nmax_in_flight_bytes = \"1MiB\"",
-        &[],
-        &[],
-    );
+    let found = refused("[limits]\nmax_frame_bytes = \"32MiB\"\nmax_in_flight_bytes = \"1MiB\"", &[], &[]);
     assert_eq!(found.len(), 1, "{found:?}");
 }
 
@@ -167,12 +121,7 @@ fn risks_are_warned_of() {
     ];
     let result = loaded("", &[], &sets);
     let keys: Vec<&str> = result.warnings.iter().map(|warning| warning.key).collect();
-    let expected = [
-        "replication.peers",
-        "storage.sync",
-        "admin.fault_injection",
-        "telemetry.otlp_endpoint",
-    ];
+    let expected = ["replication.peers", "storage.sync", "admin.fault_injection", "telemetry.otlp_endpoint"];
     assert_eq!(keys, expected, "{:?}", result.warnings);
 }
 

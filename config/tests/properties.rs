@@ -9,20 +9,10 @@ use proptest::prelude::*;
 fn values() -> impl Strategy<Value = String> {
     prop_oneof![
         any::<u32>().prop_map(|number| number.to_string()),
-        (
-            1u64..100_000,
-            prop_oneof![Just("ms"), Just("s"), Just("d"), Just("KiB"), Just("GiB")]
-        )
+        (1u64..100_000, prop_oneof![Just("ms"), Just("s"), Just("d"), Just("KiB"), Just("GiB")])
             .prop_map(|(count, unit)| format!("{count}{unit}")),
-        prop_oneof![
-            Just("true"),
-            Just("false"),
-            Just("L1"),
-            Just("always"),
-            Just("io_uring"),
-            Just("")
-        ]
-        .prop_map(str::to_owned),
+        prop_oneof![Just("true"), Just("false"), Just("L1"), Just("always"), Just("io_uring"), Just("")]
+            .prop_map(str::to_owned),
         "[a-z]{1,8}:[0-9]{1,5}(,[a-z]{1,8}:[0-9]{1,5})?",
         "\\[[0-9]{1,2}(, [0-9]{1,2}){0,3}\\]",
         "\\{ interval_ms = [0-9]{1,3}, bytes = [0-9]{1,6} \\}",

@@ -10,10 +10,7 @@ const MARK: &str = "<!-- keys:";
 fn reference() -> String {
     let mut text = String::new();
     for section in sections() {
-        let _ = write!(
-            text,
-            "\n### `[{section}]`\n\n| key | default | takes | meaning |\n|---|---|---|---|\n"
-        );
+        let _ = write!(text, "\n### `[{section}]`\n\n| key | default | takes | meaning |\n|---|---|---|---|\n");
         for key in KEYS.iter().filter(|key| key.section() == section) {
             let (name, default) = (key.short_name(), key.default_text());
             let allowed = key.rule.allowed().replace('|', "\\|").replace('[', "\\[");
@@ -34,10 +31,7 @@ fn the_readme_lists_every_key_with_its_default() {
         std::fs::write(&path, &expected).unwrap();
         return;
     }
-    assert!(
-        readme == expected,
-        "run UPDATE_README=1 cargo test -p lance-config --test reference"
-    );
+    assert!(readme == expected, "run UPDATE_README=1 cargo test -p lance-config --test reference");
 }
 
 #[test]

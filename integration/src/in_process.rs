@@ -86,6 +86,7 @@ impl InProcess {
             max_in_flight_bytes: 64 << 20,
             max_requests: 4096,
             max_fetch_bytes: 16 << 20,
+            max_fetch_wait: Duration::from_secs(60),
             auto_create: false,
             shards: 1,
             node: NODE,

@@ -13,16 +13,13 @@ use crate::supervision::shell::{Life, Shell, fail, guarded};
 use crate::supervision::{ActorState, Escalated, RestartPolicy, Vitals};
 use actix::fut::ActorFuture;
 use actix::prelude::*;
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use lance_messages::id::{ConnectionId, TopicPartition};
 use lance_messages::mail::connection::{Replies, Reply, ShardRestarted};
-use lance_messages::mail::ingestion::{
-    AssignPartitions, BecomeLeader, CancelWait, DiskDone, Fetch, LookUpOffset, PollerFailed, Produce,
-};
 use lance_messages::mail::poller::{Drain, Submit};
 use lance_messages::mail::replication::{EpochsWanted, LeadershipChanged};
 use lance_storage::checkpoint::FlushedFile;
-use lance_storage::disk::{Arena, DiskCompletion, DiskOp, SlotPool};
+use lance_storage::disk::{Arena, DiskOp, SlotPool};
 use lance_storage::tail::TailRing;
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -98,11 +95,11 @@ pub struct IngestionActor {
     pool: Option<SlotPool>,
     pub(super) assigned: Vec<TopicPartition>,
     pub(super) marks: LogMarks,
-    flushed: Option<FlushedFile>,
+    pub(super) flushed: Option<FlushedFile>,
     marks_moved: bool,
-    connections: HashMap<ConnectionId, ReplyTo>,
-    replication: Option<Mailbox<ReplicationActor>>,
-    lives: u64,
+    pub(super) connections: HashMap<ConnectionId, ReplyTo>,
+    pub(super) replication: Option<Mailbox<ReplicationActor>>,
+    pub(super) lives: u64,
     pub(super) effects: Vec<IngestionEffect>,
     outgoing: HashMap<ConnectionId, Vec<Reply<SegmentRead>>>,
     deadline_armed: Option<Duration>,
@@ -433,172 +430,5 @@ impl ActorFuture<IngestionActor> for Flushes {
             let _ = std::pin::pin!(tokio::task::yield_now()).poll(task);
         }
         Poll::Pending
-    }
-}
-
-/// Ends once everything appended is durable and the marks can be written.
-struct Quiet;
-
-impl ActorFuture<IngestionActor> for Quiet {
-    type Output = ();
-
-    fn poll(
-        self: Pin<&mut Self>,
-        actor: &mut IngestionActor,
-        _: &mut Context<IngestionActor>,
-        _: &mut TaskContext<'_>,
-    ) -> Poll<()> {
-        // Completions come through the mailbox, which polls this again.
-        match actor.core.as_ref().is_none_or(IngestionCore::is_quiet) && actor.flushed.is_some() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        }
-    }
-}
-
-impl Handler<Produce> for IngestionActor {
-    type Result = ();
-
-    fn handle(&mut self, message: Produce, ctx: &mut Self::Context) {
-        self.life.vitals.message_taken();
-        self.with_core(ctx, |core, now, effects| {
-            for request in message.requests {
-                core.on_produce(message.connection, request, now, effects);
-            }
-        });
-    }
-}
-
-impl Handler<Fetch> for IngestionActor {
-    type Result = ();
-
-    fn handle(&mut self, message: Fetch, ctx: &mut Self::Context) {
-        self.life.vitals.message_taken();
-        self.with_core(ctx, |core, now, effects| core.on_fetch(message, now, effects));
-    }
-}
-
-impl Handler<CancelWait> for IngestionActor {
-    type Result = ();
-
-    fn handle(&mut self, message: CancelWait, ctx: &mut Self::Context) {
-        self.life.vitals.message_taken();
-        self.with_core(ctx, |core, _, effects| core.on_cancel_wait(message, effects));
-    }
-}
-
-impl Handler<LookUpOffset> for IngestionActor {
-    type Result = ();
-
-    fn handle(&mut self, message: LookUpOffset, ctx: &mut Self::Context) {
-        self.life.vitals.message_taken();
-        self.with_core(ctx, |core, now, effects| core.on_look_up(message, now, effects));
-    }
-}
-
-impl Handler<DiskDone<DiskCompletion>> for IngestionActor {
-    type Result = ();
-
-    fn handle(&mut self, message: DiskDone<DiskCompletion>, ctx: &mut Self::Context) {
-        self.life.vitals.message_taken();
-        let current = message.ingestion_life == self.lives;
-        self.with_core(ctx, |core, now, effects| {
-            for completion in message.completions {
-                if current {
-                    core.on_disk_done(completion.token as u32, completion, now, effects);
-                } else {
-                    core.on_stale_completion(completion);
-                }
-            }
-        });
-    }
-}
-
-impl Handler<PollerFailed> for IngestionActor {
-    type Result = ();
-
-    fn handle(&mut self, _: PollerFailed, ctx: &mut Self::Context) {
-        self.life.vitals.message_taken();
-        fail(self, ctx, "the poller failed: logs are opened again through recovery".to_owned());
-    }
-}
-
-impl Handler<AssignPartitions> for IngestionActor {
-    type Result = ();
-
-    fn handle(&mut self, message: AssignPartitions, ctx: &mut Self::Context) {
-        self.life.vitals.message_taken();
-        let (before, after): (HashSet<_>, HashSet<_>) =
-            (self.assigned.iter().copied().collect(), message.partitions.iter().copied().collect());
-        let added: Vec<TopicPartition> = after.difference(&before).copied().collect();
-        let gone: Vec<TopicPartition> = before.difference(&after).copied().collect();
-        self.assigned = message.partitions;
-        self.setup.metrics.partitions.set(self.assigned.len() as u64);
-        for partition in &gone {
-            self.marks.forget(*partition);
-        }
-        let opener = Arc::clone(&self.setup.opener);
-        let added_now = added.clone();
-        self.with_core(ctx, move |core, _, effects| {
-            for partition in gone {
-                let log = core.on_unassigned(partition, effects);
-                opener.remove(partition, log);
-            }
-            added_now.iter().for_each(|partition| core.on_assigned(*partition));
-        });
-        if !added.is_empty() {
-            self.open_logs(added, ctx, false);
-        }
-    }
-}
-
-impl Handler<BecomeLeader> for IngestionActor {
-    type Result = ();
-
-    fn handle(&mut self, message: BecomeLeader, ctx: &mut Self::Context) {
-        self.life.vitals.message_taken();
-        self.with_core(ctx, |core, _, effects| {
-            for (partition, epoch) in message.partitions {
-                core.on_become_leader(partition, epoch, effects);
-            }
-        });
-    }
-}
-
-impl Handler<RegisterConnection> for IngestionActor {
-    type Result = ();
-
-    fn handle(&mut self, message: RegisterConnection, _: &mut Self::Context) {
-        self.connections.insert(message.connection, message.reply_to);
-    }
-}
-
-impl Handler<UnregisterConnection> for IngestionActor {
-    type Result = ();
-
-    fn handle(&mut self, message: UnregisterConnection, _: &mut Self::Context) {
-        self.connections.remove(&message.0);
-    }
-}
-
-impl Handler<SyncEverything> for IngestionActor {
-    type Result = ResponseActFuture<Self, ()>;
-
-    fn handle(&mut self, _: SyncEverything, ctx: &mut Self::Context) -> Self::Result {
-        self.with_core(ctx, |core, _, effects| core.on_sync_due(effects));
-        Box::pin(Quiet.then(|(), actor: &mut Self, _| {
-            let marks: Vec<(TopicPartition, u64)> = actor.marks.flushed.iter().map(|(p, at)| (*p, *at)).collect();
-            let flushed = actor.flushed.take();
-            let store = actix_rt::task::spawn_blocking(move || flushed.map(|mut flushed| flushed.store(&marks)));
-            actix::fut::wrap_future::<_, Self>(store).map(|_, _, _| ())
-        }))
-    }
-}
-
-impl Handler<ServeReplication> for IngestionActor {
-    type Result = ();
-
-    fn handle(&mut self, message: ServeReplication, _: &mut Self::Context) {
-        self.replication = Some(message.0);
     }
 }

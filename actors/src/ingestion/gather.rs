@@ -8,15 +8,19 @@
 use std::time::Duration;
 
 /// Longest wait.
-const PATIENCE_MAX: Duration = Duration::from_micros(60);
+const PATIENCE_MAX: Duration = Duration::from_micros(120);
 /// Groups of this many bytes gain nothing from waiting.
 const ENOUGH_BYTES: u64 = 64 * 1024;
 /// Waiting for more than this many requests gains little.
 const ENOUGH_REQUESTS: u32 = 64;
 
+/// Most groups that do not wait after waits that were in vain.
+const MAX_SKIPS: u32 = 64;
+
 /// Decides whether the next group waits.
 #[derive(Debug, Default)]
 pub struct Gather {
+    /// Requests that were outstanding when the last group completed: released by it, or already behind it.
     expected: u32,
     arrived: u32,
     arrived_bytes: u64,
@@ -25,6 +29,9 @@ pub struct Gather {
     /// Moving average of the time from submission to completion.
     sync_time: Duration,
     waiting: bool,
+    /// Groups that still do not wait, and how many will not after the next wait in vain.
+    skips: u32,
+    skips_next: u32,
 }
 
 impl Gather {
@@ -36,6 +43,14 @@ impl Gather {
 
     /// A group was handed to the disk.
     pub fn on_submitted(&mut self, now: Duration) {
+        if self.waiting {
+            if self.is_complete() {
+                self.skips_next = 0;
+            } else {
+                self.skips_next = (self.skips_next * 2 + 1).min(MAX_SKIPS);
+                self.skips = self.skips_next;
+            }
+        }
         self.submitted_at = now;
         self.arrived = 0;
         self.arrived_bytes = 0;
@@ -46,24 +61,24 @@ impl Gather {
     pub fn on_completed(&mut self, released: u32, now: Duration) {
         let took = now.saturating_sub(self.submitted_at);
         self.sync_time = (self.sync_time * 7 + took) / 8;
-        // Half of what was seen before is remembered: groups that alternate in size count together.
-        self.expected = released.max((self.expected + released).div_ceil(2)).min(ENOUGH_REQUESTS);
+        self.expected = released.saturating_add(self.arrived).min(ENOUGH_REQUESTS);
         self.completed_at = now;
+        self.skips = self.skips.saturating_sub(1);
+    }
+
+    fn is_complete(&self) -> bool {
+        self.arrived >= self.expected || self.arrived_bytes >= ENOUGH_BYTES
     }
 
     /// Whether to wait with the next group.
     pub fn holds(&mut self, now: Duration) -> bool {
-        let patience = (self.sync_time / 2).min(PATIENCE_MAX);
-        self.waiting = self.expected > 1
-            && self.arrived < self.expected
-            && self.arrived_bytes < ENOUGH_BYTES
+        let patience = (self.sync_time * 3 / 4).min(PATIENCE_MAX);
+        let hold = self.skips == 0
+            && self.expected > 1
+            && !self.is_complete()
             && now.saturating_sub(self.completed_at) < patience;
-        self.waiting
-    }
-
-    /// Whether the last group asked about waits.
-    pub fn is_waiting(&self) -> bool {
-        self.waiting
+        self.waiting |= hold;
+        hold
     }
 }
 
@@ -103,11 +118,36 @@ mod tests {
     }
 
     #[test]
+    fn producers_that_alternate_come_together() {
+        let mut gather = after_a_group_of(4);
+        gather.on_submitted(micros(4000));
+        (0..4).for_each(|_| gather.on_appended(1024));
+        gather.on_completed(4, micros(4120));
+        assert!(gather.holds(micros(4121)));
+        (0..4).for_each(|_| gather.on_appended(1024));
+        assert!(!gather.holds(micros(4130)));
+    }
+
+    #[test]
+    fn waits_in_vain_become_rare() {
+        let mut gather = Gather::default();
+        let mut waits = 0;
+        for round in 0..200 {
+            let start = round * 400;
+            gather.on_submitted(micros(start));
+            gather.on_completed(2, micros(start + 120));
+            gather.on_appended(1024);
+            waits += u32::from(gather.holds(micros(start + 121)));
+        }
+        assert!(waits < 12, "{waits} waits");
+    }
+
+    #[test]
     fn the_wait_is_a_fraction_of_a_sync() {
         let mut gather = after_a_group_of(8);
         gather.on_appended(1024);
-        assert!(gather.holds(micros(3920 + 30)));
-        assert!(!gather.holds(micros(3920 + 61)));
+        assert!(gather.holds(micros(3920 + 80)));
+        assert!(!gather.holds(micros(3920 + 121)));
     }
 
     #[test]

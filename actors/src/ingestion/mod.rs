@@ -3,6 +3,7 @@
 pub mod actor;
 pub mod core;
 pub mod gather;
+mod handlers;
 pub mod maintenance;
 pub mod opener;
 pub mod partition;

@@ -42,6 +42,8 @@ pub struct LogOpener {
     pub logs_dir: PathBuf,
     /// A segment that would grow past this is closed.
     pub segment_bytes: u64,
+    /// Distance between two entries of a segment's index.
+    pub index_interval_bytes: u64,
     /// Zeroes written ahead.
     pub zero_ahead_bytes: u64,
 }
@@ -52,7 +54,7 @@ impl LogOpener {
             dir: self.logs_dir.join(partition.to_string()),
             partition,
             segment_bytes: self.segment_bytes,
-            index_interval_bytes: 64 * 1024,
+            index_interval_bytes: self.index_interval_bytes,
             zero_ahead_bytes: self.zero_ahead_bytes,
         }
     }

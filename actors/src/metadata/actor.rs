@@ -1,6 +1,6 @@
 //! `MetadataActor`: the shell of the metadata core, on a thread of its own that may wait for the disk.
 
-use super::calls::command_for;
+use super::calls::{TopicLimits, command_for};
 use super::store::{MetadataStore, StoreError};
 use crate::clock::NodeClock;
 use crate::ingestion::actor::IngestionActor;
@@ -80,6 +80,8 @@ pub struct MetadataSetup {
     pub address: String,
     /// For topics that say nothing themselves.
     pub topic_defaults: TopicConfig,
+    /// What clients may not go past.
+    pub topic_limits: TopicLimits,
     /// What connections read.
     pub view: Arc<ArcSwap<ClusterView>>,
     /// The node's clock.
@@ -269,6 +271,11 @@ impl MetadataActor {
     fn publish(&mut self, ctx: &mut Context<Self>) {
         let Some(running) = self.running.as_ref() else { return };
         let core = &running.core;
+        // Until it leads, this node may not have applied everything that is committed: shards would drop the logs of
+        // topics that a view of the past does not have, and clients would be told that they do not exist.
+        if !core.is_leading() {
+            return self.send_answers();
+        }
         let view = ClusterView::new(core.state(), self.setup.node, core.leader_node(), core.raft().term());
         let shards = self.shards.len() as u16;
         let mut assignments = vec![Vec::new(); self.shards.len()];
@@ -367,6 +374,9 @@ impl Handler<Call> for MetadataActor {
             // A producer that comes back keeps its epoch: its retries must be recognised.
             let answer = MetadataAnswer::Producer { producer: known.id, epoch: known.epoch };
             return Box::pin(async move { Ok(answer) });
+        }
+        if let Err(failure) = self.setup.topic_limits.check(&message.0, &self.setup.view.load()) {
+            return Box::pin(async move { Err(failure) });
         }
         let now_secs = self.setup.clock.now().wall_ns / 1_000_000_000;
         let request = self.next_request;

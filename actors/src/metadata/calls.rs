@@ -2,11 +2,50 @@
 
 use crate::network::session::MetadataCall;
 use crate::network::session::answers::CallFailure;
-use crate::view::ClusterView;
+use crate::view::{ClusterView, INTERNAL_PREFIX};
 use lance_cluster::metadata::name::DEFAULT_TOPIC_NAME;
 use lance_cluster::metadata::{MetadataAnswer, MetadataCommand, ReplicationMode, TopicConfig};
+use lance_messages::error_code::ErrorCode;
 use lance_messages::id::TopicId;
 use lance_messages::wire::topics::{CreateTopicWithConfig, TopicMode};
+
+/// How many topics and partitions clients may make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicLimits {
+    /// Topics, those of the broker itself not counted.
+    pub max_topics: usize,
+    /// Partitions of one topic.
+    pub max_partitions: u16,
+}
+
+impl TopicLimits {
+    /// Refuses what would go past a limit; what is there already stays as it is.
+    pub fn check(&self, call: &MetadataCall, view: &ClusterView) -> Result<(), CallFailure> {
+        let partitions = match call {
+            MetadataCall::CreateTopic(wanted) => {
+                let is_new = view.topic_by_name(&wanted.name).is_none();
+                if is_new && view.topics.len() >= self.max_topics && !wanted.name.starts_with(INTERNAL_PREFIX) {
+                    let text = format!(
+                        "Limit reached: there are {} topics, allowed are {}",
+                        view.topics.len(),
+                        self.max_topics
+                    );
+                    return Err(CallFailure::Failed(ErrorCode::LimitReached, text));
+                }
+                wanted.partitions
+            }
+            MetadataCall::AlterTopic(alter) => alter.partitions,
+            _ => None,
+        };
+        match partitions.filter(|partitions| *partitions > self.max_partitions) {
+            Some(partitions) => {
+                let text = format!("Limit reached: {partitions} partitions, a topic may have {}", self.max_partitions);
+                Err(CallFailure::Failed(ErrorCode::LimitReached, text))
+            }
+            None => Ok(()),
+        }
+    }
+}
 
 /// The command for a call; `Err` is an answer that needs no command.
 pub fn command_for(
@@ -53,5 +92,45 @@ fn config_for(wanted: &CreateTopicWithConfig, defaults: &TopicConfig) -> TopicCo
         },
         max_age_secs: wanted.max_age_secs.unwrap_or(defaults.max_age_secs),
         max_bytes: wanted.max_bytes.unwrap_or(defaults.max_bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lance_messages::wire::topics::AlterTopic;
+
+    fn creation(name: &str, partitions: Option<u16>) -> MetadataCall {
+        MetadataCall::CreateTopic(CreateTopicWithConfig {
+            name: name.to_owned(),
+            partitions,
+            replication_factor: None,
+            mode: None,
+            max_age_secs: None,
+            max_bytes: None,
+        })
+    }
+
+    fn is_refused(limits: TopicLimits, call: &MetadataCall) -> bool {
+        let refused = |failure| matches!(failure, CallFailure::Failed(ErrorCode::LimitReached, _));
+        limits.check(call, &ClusterView::default()).is_err_and(refused)
+    }
+
+    #[test]
+    fn topics_past_the_limit_are_refused_but_not_those_of_the_broker() {
+        let full = TopicLimits { max_topics: 0, max_partitions: 8 };
+        assert!(is_refused(full, &creation("events", None)));
+        assert!(!is_refused(full, &creation("__offsets", None)));
+        assert!(!is_refused(TopicLimits { max_topics: 1, ..full }, &creation("events", None)));
+    }
+
+    #[test]
+    fn partitions_past_the_limit_are_refused_at_creation_and_later() {
+        let limits = TopicLimits { max_topics: 9, max_partitions: 8 };
+        let altered = |partitions| {
+            MetadataCall::AlterTopic(AlterTopic { topic: TopicId(1), partitions, max_age_secs: None, max_bytes: None })
+        };
+        assert!(is_refused(limits, &creation("events", Some(9))) && is_refused(limits, &altered(Some(9))));
+        assert!(!is_refused(limits, &creation("events", Some(8))) && !is_refused(limits, &altered(None)));
     }
 }

@@ -31,9 +31,9 @@ pub const FIRST_CLIENT_CONNECTION: u64 = 16;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Accepts of one turn.
 const ACCEPTS: usize = 64;
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const USER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two of the kernel's probes of a silent connection, and how many may stay unanswered.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+const PROBES: u32 = 3;
 
 /// A connection ended.
 #[derive(Message)]
@@ -61,6 +61,10 @@ pub struct NetworkSetup {
     pub listener: std::net::TcpListener,
     /// Most client connections.
     pub max_connections: usize,
+    /// Silence after which the kernel probes a connection.
+    pub tcp_keepalive: Duration,
+    /// How long sent bytes may stay unacknowledged.
+    pub tcp_user_timeout: Duration,
     /// What connections share.
     pub connection: ConnectionSetup,
     /// Threads that serve connections.
@@ -101,13 +105,23 @@ impl NetworkActor {
         Ok(())
     }
 
+    /// Half-open peers are found by the kernel: a client without Hello is sent no frame that would find them.
+    fn configure(&self, stream: &TcpStream) -> std::io::Result<()> {
+        stream.set_nodelay(true)?;
+        let socket = SockRef::from(stream);
+        let keepalive =
+            TcpKeepalive::new().with_time(self.setup.tcp_keepalive).with_interval(PROBE_INTERVAL).with_retries(PROBES);
+        socket.set_tcp_keepalive(&keepalive)?;
+        socket.set_tcp_user_timeout(Some(self.setup.tcp_user_timeout))
+    }
+
     fn accept(&mut self, stream: TcpStream, ctx: &mut Context<Self>) {
         if self.connections.len() >= self.setup.max_connections {
             self.setup.connection.metrics.connections_refused.add(1);
             refuse(stream);
             return;
         }
-        if let Err(error) = configure(&stream) {
+        if let Err(error) = self.configure(&stream) {
             tracing::debug!(%error, "a connection vanished while it was set up");
             return;
         }
@@ -154,14 +168,6 @@ fn refuse(stream: TcpStream) {
         // A fresh socket takes these few bytes; if not, the close says enough.
         let _ = stream.write_all(&frame);
     }
-}
-
-fn configure(stream: &TcpStream) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(3);
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
 
 supervised_shell!(NetworkActor, NETWORK_MAILBOX);

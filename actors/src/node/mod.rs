@@ -13,7 +13,7 @@ use crate::metrics::Metrics;
 use crate::network::actor::{NETWORK_MAILBOX, NetworkActor, NetworkSetup};
 use crate::network::connection::ConnectionSetup;
 use crate::network::readers::ReaderPool;
-use crate::options;
+use crate::options::{self, ThreadPlan};
 use crate::poller::actor::{POLLER_MAILBOX, PollerActor, PollerSetup, ServeIngestion};
 use crate::replication::actor::{REPLICATION_MAILBOX, ReplicationActor, ReplicationSetup};
 use crate::supervision::shell::{Escalated, InjectPanic, Shell};
@@ -169,7 +169,7 @@ fn lay_foundations(config: &Config, disk: Arc<dyn Disk>) -> Result<Foundations, 
     Ok(Foundations { disk, data_dir, flushed, marks, listener, address })
 }
 
-/// Starts a node on the running actix system. `on_fatal` is told of an actor that used up its restarts.
+/// Starts a node on the running actix system, below `supervisor`.
 pub async fn start(
     config: &Config,
     disk: Arc<dyn Disk>,
@@ -179,78 +179,14 @@ pub async fn start(
     side: SideParts,
 ) -> Result<Node, StartError> {
     let Foundations { disk, data_dir, flushed, marks, listener, address } = lay_foundations(config, disk)?;
-    let clock = NodeClock::start();
-    let starter = Starter::new(supervisor.clone(), options::restart_policy(config));
+    let starter = Starter::new(supervisor, options::restart_policy(config));
     let plan = options::thread_plan(config);
-    let mut threads = Vec::new();
-    let mut shards = Vec::new();
-    let opener = Arc::new(LogOpener {
-        disk: Arc::clone(&disk),
-        logs_dir: data_dir.logs_dir(),
-        segment_bytes: config.storage.segment_bytes,
-        zero_ahead_bytes: config.storage.zero_ahead_bytes,
-    });
-    let mut marks = marks;
-    for (shard, flushed) in (0..plan.shards).zip(flushed) {
-        let thread = Thread::start(&format!("shard-{shard}"), plan.cpu(threads.len())).map_err(StartError::Thread)?;
-        let owns = |partition: &TopicPartition| crate::network::session::shard_of(*partition, plan.shards) == shard;
-        let own_marks = marks.extract_if(|partition, _| owns(partition)).collect();
-        let parts = ShardParts { shard, flushed, marks: own_marks, opener: Arc::clone(&opener), clock };
-        shards.push(start_shard(config, &starter, &thread, Arc::clone(&disk), Arc::clone(&metrics), parts).await?);
-        threads.push(thread);
-    }
+    let wiring = Wiring { config, starter: &starter, disk: &disk, metrics: &metrics, view: &view, clock: NodeClock::start() };
+    let (shards, mut threads) = wiring.start_shards(&plan, &data_dir, flushed, marks).await?;
     let control = Thread::start("control", None).map_err(StartError::Thread)?;
     let durable = Thread::start("metadata", None).map_err(StartError::Thread)?;
-    let record = *data_dir.record();
-    let metadata_setup = MetadataSetup {
-        disk: Arc::clone(&disk),
-        dir: data_dir.meta_dir(),
-        node: NodeId(config.node.id),
-        incarnation: record.incarnation,
-        boot_number: record.boot_number,
-        nonce: rand::random(),
-        address: config.network.advertise.clone().unwrap_or_else(|| address.to_string()),
-        topic_defaults: options::topic_defaults(config),
-        view: Arc::clone(&view),
-        clock,
-    };
-    let metadata = starter
-        .start(&durable.handle(), "metadata".into(), ActorKind::Metadata, METADATA_MAILBOX, |vitals, policy, parent| {
-            MetadataActor::new(vitals, policy, parent, metadata_setup)
-        })
-        .await;
-    let replication_setup = ReplicationSetup {
-        disk: Arc::clone(&disk),
-        promises: data_dir.promises_path(),
-        incarnation: record.incarnation,
-        boot_number: record.boot_number,
-        metadata: metadata.clone(),
-        shards: shards.clone(),
-    };
-    let replication = starter
-        .start(
-            &durable.handle(),
-            "replication".into(),
-            ActorKind::Replication,
-            REPLICATION_MAILBOX,
-            |vitals, policy, parent| ReplicationActor::new(vitals, policy, parent, replication_setup),
-        )
-        .await;
-    for shard in &shards {
-        shard.addr().send(ServeReplication(replication.clone())).await.map_err(|_| StartError::Actor("ingestion"))?;
-    }
-    let group_setup = GroupSetup {
-        metadata: metadata.clone(),
-        shards: shards.clone(),
-        view: Arc::clone(&view),
-        disk: Arc::clone(&disk),
-        clock,
-    };
-    let group = starter
-        .start(&control.handle(), "group".into(), ActorKind::Group, GROUP_MAILBOX, |vitals, policy, parent| {
-            GroupActor::new(vitals, policy, parent, group_setup)
-        })
-        .await;
+    let (metadata, replication) = wiring.start_metadata(&durable, &data_dir, address, &shards).await?;
+    let group = wiring.start_group(&control, &metadata, &shards).await;
     let serve = ServeMetadata { replication: replication.clone(), shards: shards.clone() };
     metadata.addr().send(serve).await.map_err(|_| StartError::Actor("metadata"))?;
 
@@ -262,41 +198,21 @@ pub async fn start(
         Vec::new()
     };
     let serving = if network_threads.is_empty() { &threads } else { &network_threads };
-    let readers = ReaderPool::start(
-        config.storage.reader_threads as usize,
-        Arc::clone(&disk),
-        config.storage.open_files as usize,
-    )
-    .map_err(StartError::Thread)?;
-    let network_setup = NetworkSetup {
-        listener,
-        max_connections: config.limits.max_connections as usize,
-        connection: ConnectionSetup {
-            limits: options::session_limits(config),
-            idle_timeout: config.limits.idle_timeout,
-            view: Arc::clone(&view),
-            shards: shards.clone(),
-            metadata: metadata.clone(),
-            group: group.clone(),
-            readers,
-            clock,
-            metrics: Arc::clone(&metrics),
-        },
-        threads: serving.iter().map(Thread::handle).collect(),
-        supervisor: supervisor.clone(),
-    };
     let first = serving.first().map_or_else(|| control.handle(), Thread::handle);
+    let serving = serving.iter().map(Thread::handle).collect();
+    let network_setup = wiring.network_setup(listener, serving, &shards, &metadata, &group)?;
     let network = starter
         .start(&first, "network".into(), ActorKind::Network, NETWORK_MAILBOX, |vitals, policy, parent| {
             NetworkActor::new(vitals, policy, parent, network_setup)
         })
         .await;
     threads.extend(network_threads);
+    let clock = wiring.clock;
     let mut node = Node {
         address,
         admin_address: address,
         backend: disk.backend().to_string(),
-        supervisor,
+        supervisor: starter.supervisor.clone(),
         network,
         shards,
         replication,
@@ -310,6 +226,153 @@ pub async fn start(
     side::start(config, &starter, &control.handle(), disk, clock, side, &mut node).await?;
     node.threads.extend([control, durable]);
     Ok(node)
+}
+
+/// What the actors of the data path and of the metadata are made from.
+struct Wiring<'a> {
+    config: &'a Config,
+    starter: &'a Starter,
+    disk: &'a Arc<dyn Disk>,
+    metrics: &'a Arc<Metrics>,
+    view: &'a Arc<ArcSwap<ClusterView>>,
+    clock: NodeClock,
+}
+
+impl Wiring<'_> {
+    /// One ingestion actor and its poller for each shard, on a thread of their own.
+    async fn start_shards(
+        &self,
+        plan: &ThreadPlan,
+        data_dir: &DataDir,
+        flushed: Vec<FlushedFile>,
+        mut marks: HashMap<TopicPartition, u64>,
+    ) -> Result<(Vec<Mailbox<IngestionActor>>, Vec<Thread>), StartError> {
+        let storage = &self.config.storage;
+        let opener = Arc::new(LogOpener {
+            disk: Arc::clone(self.disk),
+            logs_dir: data_dir.logs_dir(),
+            segment_bytes: storage.segment_bytes,
+            index_interval_bytes: storage.index_interval_bytes,
+            zero_ahead_bytes: storage.zero_ahead_bytes,
+        });
+        let (mut shards, mut threads) = (Vec::new(), Vec::new());
+        for (shard, flushed) in (0..plan.shards).zip(flushed) {
+            let cpu = plan.cpu(threads.len());
+            let thread = Thread::start(&format!("shard-{shard}"), cpu).map_err(StartError::Thread)?;
+            let owns = |partition: &TopicPartition| crate::network::session::shard_of(*partition, plan.shards) == shard;
+            let own_marks = marks.extract_if(|partition, _| owns(partition)).collect();
+            let opener = Arc::clone(&opener);
+            let parts = ShardParts { shard, flushed, marks: own_marks, opener, clock: self.clock };
+            let (disk, metrics) = (Arc::clone(self.disk), Arc::clone(self.metrics));
+            shards.push(start_shard(self.config, self.starter, &thread, disk, metrics, parts).await?);
+            threads.push(thread);
+        }
+        Ok((shards, threads))
+    }
+
+    /// The metadata and the replication actor, on a thread that may wait for the disk.
+    async fn start_metadata(
+        &self,
+        thread: &Thread,
+        data_dir: &DataDir,
+        address: SocketAddr,
+        shards: &[Mailbox<IngestionActor>],
+    ) -> Result<(Mailbox<MetadataActor>, Mailbox<ReplicationActor>), StartError> {
+        let record = *data_dir.record();
+        let setup = MetadataSetup {
+            disk: Arc::clone(self.disk),
+            dir: data_dir.meta_dir(),
+            node: NodeId(self.config.node.id),
+            incarnation: record.incarnation,
+            boot_number: record.boot_number,
+            nonce: rand::random(),
+            address: self.config.network.advertise.clone().unwrap_or_else(|| address.to_string()),
+            topic_defaults: options::topic_defaults(self.config),
+            topic_limits: options::topic_limits(self.config),
+            view: Arc::clone(self.view),
+            clock: self.clock,
+        };
+        let handle = thread.handle();
+        let metadata = self
+            .starter
+            .start(&handle, "metadata".into(), ActorKind::Metadata, METADATA_MAILBOX, |vitals, policy, parent| {
+                MetadataActor::new(vitals, policy, parent, setup)
+            })
+            .await;
+        let setup = ReplicationSetup {
+            disk: Arc::clone(self.disk),
+            promises: data_dir.promises_path(),
+            incarnation: record.incarnation,
+            boot_number: record.boot_number,
+            metadata: metadata.clone(),
+            shards: shards.to_vec(),
+        };
+        let (name, kind) = ("replication".to_owned(), ActorKind::Replication);
+        let replication = self
+            .starter
+            .start(&handle, name, kind, REPLICATION_MAILBOX, |vitals, policy, parent| {
+                ReplicationActor::new(vitals, policy, parent, setup)
+            })
+            .await;
+        for shard in shards {
+            let serve = ServeReplication(replication.clone());
+            shard.addr().send(serve).await.map_err(|_| StartError::Actor("ingestion"))?;
+        }
+        Ok((metadata, replication))
+    }
+
+    async fn start_group(
+        &self,
+        thread: &Thread,
+        metadata: &Mailbox<MetadataActor>,
+        shards: &[Mailbox<IngestionActor>],
+    ) -> Mailbox<GroupActor> {
+        let setup = GroupSetup {
+            metadata: metadata.clone(),
+            shards: shards.to_vec(),
+            view: Arc::clone(self.view),
+            disk: Arc::clone(self.disk),
+            clock: self.clock,
+        };
+        self.starter
+            .start(&thread.handle(), "group".into(), ActorKind::Group, GROUP_MAILBOX, |vitals, policy, parent| {
+                GroupActor::new(vitals, policy, parent, setup)
+            })
+            .await
+    }
+
+    fn network_setup(
+        &self,
+        listener: TcpListener,
+        threads: Vec<ArbiterHandle>,
+        shards: &[Mailbox<IngestionActor>],
+        metadata: &Mailbox<MetadataActor>,
+        group: &Mailbox<GroupActor>,
+    ) -> Result<NetworkSetup, StartError> {
+        let Config { storage, limits, network, .. } = self.config;
+        let (reader_threads, open_files) = (storage.reader_threads as usize, storage.open_files as usize);
+        let readers =
+            ReaderPool::start(reader_threads, Arc::clone(self.disk), open_files).map_err(StartError::Thread)?;
+        Ok(NetworkSetup {
+            listener,
+            max_connections: limits.max_connections as usize,
+            tcp_keepalive: network.tcp_keepalive,
+            tcp_user_timeout: network.tcp_user_timeout,
+            connection: ConnectionSetup {
+                limits: options::session_limits(self.config),
+                idle_timeout: limits.idle_timeout,
+                view: Arc::clone(self.view),
+                shards: shards.to_vec(),
+                metadata: metadata.clone(),
+                group: group.clone(),
+                readers,
+                clock: self.clock,
+                metrics: Arc::clone(self.metrics),
+            },
+            threads,
+            supervisor: self.starter.supervisor.clone(),
+        })
+    }
 }
 
 struct ShardParts {

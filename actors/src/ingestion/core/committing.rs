@@ -14,7 +14,8 @@ impl IngestionCore {
     /// Hands out a flush step for every partition that has something to write and nothing in flight: group
     /// commit. The shell calls this once it has emptied its mailbox.
     pub fn flush(&mut self, now: Now, effects: &mut Effects) {
-        if self.dirty.is_empty() || self.gather.holds(now.elapsed) {
+        self.gathering = !self.dirty.is_empty() && self.gather.holds(now.elapsed);
+        if self.dirty.is_empty() || self.gathering {
             return;
         }
         let before = effects.len();
@@ -53,7 +54,7 @@ impl IngestionCore {
 
     /// Whether the next group waits a moment for more: the shell polls its sockets and flushes again.
     pub fn is_gathering(&self) -> bool {
-        self.gather.is_waiting()
+        self.gathering
     }
 
     pub(super) fn flush_one(&mut self, slot: u32, effects: &mut Effects) {

@@ -105,6 +105,7 @@ pub struct IngestionCore {
     counts: IngestionCounts,
     next_deadline: Option<Duration>,
     gather: Gather,
+    gathering: bool,
     /// Appended batches whose copy into the tail ring waits until their write is under way.
     unkept: Vec<(u32, BatchHeader, Bytes)>,
     appends_refused: bool,
@@ -129,6 +130,7 @@ impl IngestionCore {
             counts: IngestionCounts::default(),
             next_deadline: None,
             gather: Gather::default(),
+            gathering: false,
             unkept: Vec::new(),
             appends_refused: false,
         }

@@ -5,7 +5,6 @@ use super::{Effects, IngestionCore, IngestionEffect, Now, TAIL_COPY_BYTES};
 use crate::ingestion::partition::{Held, Leadership, Partition};
 use crate::network::readers::SegmentRead;
 use lance_messages::error_code::ErrorCode;
-use lance_messages::id::LeaderEpoch;
 use lance_messages::mail::connection::{Answer, FetchedData, PartitionBounds, Reply};
 use lance_messages::mail::ingestion::{CancelWait, Fetch, LookUpOffset, OffsetQuery};
 use lance_storage::log::{Log, LogRead, TailRead};
@@ -23,7 +22,7 @@ impl IngestionCore {
         if matches!(partition.leadership, Leadership::Waiting | Leadership::Starting { .. }) {
             return hold_or_refuse(partition, Held::Fetch(fetch), effects);
         }
-        let Some(log) = partition.log.as_ref() else {
+        let Some(log) = readable_log(partition) else {
             return answer_fetch(effects, &fetch, Err(ErrorCode::StorageOffline));
         };
         let bounds = bounds_of(log, &partition.leadership);
@@ -92,7 +91,7 @@ impl IngestionCore {
         if matches!(partition.leadership, Leadership::Waiting | Leadership::Starting { .. }) {
             return hold_or_refuse(partition, Held::LookUp(look_up), effects);
         }
-        let Some(log) = partition.log.as_ref() else {
+        let Some(log) = readable_log(partition) else {
             return effects.push(reply(Answer::LookedUp(Err(ErrorCode::StorageOffline))));
         };
         let high_watermark = log.high_watermark();
@@ -118,17 +117,27 @@ pub(super) fn answer_fetch(
 }
 
 fn answer_empty(partition: &Partition, fetch: &Fetch, effects: &mut Effects) {
-    let result = match partition.log.as_ref() {
+    let result = match readable_log(partition) {
         Some(log) => Ok((bounds_of(log, &partition.leadership), FetchedData::Empty)),
         None => Err(ErrorCode::StorageOffline),
     };
     answer_fetch(effects, fetch, result);
 }
 
+/// The log, unless the partition stopped before its epoch began: such a one does not know what is committed, and an end
+/// that lies before what consumers have read would send them back to the beginning.
+fn readable_log(partition: &Partition) -> Option<&Log> {
+    let log = partition.log.as_ref()?;
+    let stopped = matches!(partition.leadership, Leadership::Stopped { .. });
+    let knows_end = log.high_watermark().position > log.log_start().position;
+    (knows_end || !stopped).then_some(log)
+}
+
 fn bounds_of(log: &Log, leadership: &Leadership) -> PartitionBounds {
     let leader_epoch = match leadership {
         Leadership::Starting { epoch, .. } | Leadership::Leading { epoch } => *epoch,
-        _ => LeaderEpoch(0),
+        // Consumers ignore who answers in an epoch below one they have seen.
+        Leadership::Waiting | Leadership::Stopped { .. } => log.last_epoch(),
     };
     PartitionBounds {
         leader_epoch,

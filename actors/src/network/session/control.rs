@@ -70,70 +70,19 @@ impl SessionCore {
         effects: &mut Effects,
     ) {
         let refuse = |code| Response::Error(TypedError::new(code, Answers::Control(command)));
+        if is_reserved(&request) {
+            let message = "Invalid topic name: names that start with __ belong to the server";
+            let error = TypedError::with_message(ErrorCode::InvalidTopicName, Answers::Control(command), message);
+            self.lanes.reserve(self.control_lane(), ReplySlot::ready(correlation, Response::Error(error)));
+            return;
+        }
+        if let Some((kind, call)) = metadata_call(&request) {
+            return self.ask(correlation, command, kind, call, effects);
+        }
         let response = match request {
-            Request::CreateTopic { ref name }
-            | Request::CreateTopicWithRetention { ref name, .. }
-            | Request::CreateTopicWithConfig(CreateTopicWithConfig { ref name, .. })
-                if name.starts_with(INTERNAL_PREFIX) =>
-            {
-                let message = "Invalid topic name: names that start with __ belong to the server";
-                let answers = Answers::Control(command);
-                Response::Error(TypedError::with_message(ErrorCode::InvalidTopicName, answers, message))
-            }
             Request::Fetch(fetch) => return self.on_fetch(fetch, correlation, partition, view, now, effects),
             Request::FetchPartitions(fetch) => {
                 return self.on_fetch_partitions(&fetch, correlation, view, now, effects);
-            }
-            Request::CreateTopic { name } => {
-                let call = MetadataCall::CreateTopic(create_named(name.clone(), None));
-                return self.ask(
-                    correlation,
-                    command,
-                    ControlKind::CreateTopic { name, retention: None },
-                    call,
-                    effects,
-                );
-            }
-            Request::CreateTopicWithRetention { name, max_age_secs, max_bytes } => {
-                let retention = Some((max_age_secs, max_bytes));
-                let call = MetadataCall::CreateTopic(create_named(name.clone(), retention));
-                return self.ask(correlation, command, ControlKind::CreateTopic { name, retention }, call, effects);
-            }
-            Request::CreateTopicWithConfig(create) => {
-                let call = MetadataCall::CreateTopic(create);
-                return self.ask(correlation, command, ControlKind::CreateTopicWithConfig, call, effects);
-            }
-            Request::AlterTopic(alter) => {
-                return self.ask(
-                    correlation,
-                    command,
-                    ControlKind::AlterTopic,
-                    MetadataCall::AlterTopic(alter),
-                    effects,
-                );
-            }
-            Request::DeleteTopic { topic } => {
-                return self.ask(
-                    correlation,
-                    command,
-                    ControlKind::DeleteTopic,
-                    MetadataCall::DeleteTopic(topic),
-                    effects,
-                );
-            }
-            Request::SetRetention { topic, max_age_secs, max_bytes } => {
-                let alter = AlterTopic {
-                    topic,
-                    partitions: None,
-                    max_age_secs: Some(max_age_secs),
-                    max_bytes: Some(max_bytes),
-                };
-                let kind = ControlKind::SetRetention { max_age_secs, max_bytes };
-                return self.ask(correlation, command, kind, MetadataCall::AlterTopic(alter), effects);
-            }
-            Request::InitProducer(init) => {
-                let call = MetadataCall::InitProducer(init.existing);
-                return self.ask(correlation, command, ControlKind::InitProducer, call, effects);
             }
             Request::ListTopics => Response::Topic(list_topics(view)),
             Request::GetTopic { topic } => match view.topics.get(&topic) {
@@ -142,49 +91,49 @@ impl SessionCore {
             },
             Request::GetClusterStatus => Response::ClusterStatus(cluster_status(view)),
             Request::Authenticate { .. } => Response::Authenticate { ok: true, text: "Authenticated".to_owned() },
+            Request::Subscribe(subscribe) if !view.topics.contains_key(&subscribe.topic) => {
+                refuse(ErrorCode::UnknownTopic)
+            }
+            Request::Subscribe(subscribe) if subscribe.start_offset != 0 => {
+                Response::SubscribeAck { consumer_id: subscribe.consumer_id, offset: subscribe.start_offset }
+            }
             Request::Subscribe(subscribe) => {
                 let consumer_id = subscribe.consumer_id;
-                if !view.topics.contains_key(&subscribe.topic) {
-                    refuse(ErrorCode::UnknownTopic)
-                } else if subscribe.start_offset != 0 {
-                    Response::SubscribeAck { consumer_id, offset: subscribe.start_offset }
-                } else {
-                    let slot =
-                        ReplySlot::Control { correlation, command, kind: ControlKind::Subscribe { consumer_id } };
-                    let request = self.lanes.reserve(self.control_lane(), slot);
-                    let partition = TopicPartition::new(subscribe.topic, partition);
-                    effects.push(SessionEffect::Committed(request.0, CommittedOffset { partition, consumer_id }));
-                    return;
-                }
+                let request = self.reserve_control(correlation, command, ControlKind::Subscribe { consumer_id });
+                let partition = TopicPartition::new(subscribe.topic, partition);
+                effects.push(SessionEffect::Committed(request, CommittedOffset { partition, consumer_id }));
+                return;
             }
             Request::Unsubscribe { consumer_id, .. } => Response::Ack { batch_id: consumer_id, offsets: None },
+            Request::CommitOffset(commit) if !view.topics.contains_key(&commit.topic) => {
+                refuse(ErrorCode::UnknownTopic)
+            }
             Request::CommitOffset(commit) => {
-                if !view.topics.contains_key(&commit.topic) {
-                    refuse(ErrorCode::UnknownTopic)
-                } else {
-                    let (consumer_id, offset) = (commit.consumer_id, commit.offset);
-                    let kind = ControlKind::Commit { consumer_id, offset };
-                    let slot = ReplySlot::Control { correlation, command, kind };
-                    let request = self.lanes.reserve(self.control_lane(), slot);
-                    let partition = TopicPartition::new(commit.topic, partition);
-                    effects.push(SessionEffect::Commit(request.0, CommitOffset { partition, consumer_id, offset }));
-                    return;
-                }
+                let (consumer_id, offset) = (commit.consumer_id, commit.offset);
+                let request = self.reserve_control(correlation, command, ControlKind::Commit { consumer_id, offset });
+                let partition = TopicPartition::new(commit.topic, partition);
+                effects.push(SessionEffect::Commit(request, CommitOffset { partition, consumer_id, offset }));
+                return;
             }
-            Request::LookupOffset(look_up) => {
-                if !has_partition(view, look_up.partition) {
-                    refuse(ErrorCode::UnknownTopic)
-                } else {
-                    return self.on_look_up(look_up, correlation, command, effects);
-                }
+            Request::LookupOffset(look_up) if !has_partition(view, look_up.partition) => {
+                refuse(ErrorCode::UnknownTopic)
             }
+            Request::LookupOffset(look_up) => return self.on_look_up(look_up, correlation, command, effects),
             Request::Metadata(wanted) => {
                 if let Some(create) = self.next_missing(&wanted, view) {
                     return self.ask(correlation, command, ControlKind::Metadata(wanted), create, effects);
                 }
                 Response::Metadata(metadata(view, &wanted))
             }
+            // No control requests, or asked of the metadata actor above.
             Request::Ignored | Request::Keepalive | Request::Produce(_) | Request::Hello(_) => return,
+            Request::CreateTopic { .. }
+            | Request::CreateTopicWithRetention { .. }
+            | Request::CreateTopicWithConfig(_)
+            | Request::AlterTopic(_)
+            | Request::DeleteTopic { .. }
+            | Request::SetRetention { .. }
+            | Request::InitProducer(_) => return,
         };
         self.lanes.reserve(self.control_lane(), ReplySlot::ready(correlation, response));
     }
@@ -200,9 +149,13 @@ impl SessionCore {
     }
 
     fn ask(&mut self, correlation: u64, command: u8, kind: ControlKind, call: MetadataCall, effects: &mut Effects) {
-        let slot = ReplySlot::Control { correlation, command, kind };
-        let request = self.lanes.reserve(self.control_lane(), slot);
-        effects.push(SessionEffect::Metadata(request.0, call));
+        let request = self.reserve_control(correlation, command, kind);
+        effects.push(SessionEffect::Metadata(request, call));
+    }
+
+    /// Keeps a place for the reply to a control request that another actor answers.
+    fn reserve_control(&mut self, correlation: u64, command: u8, kind: ControlKind) -> u64 {
+        self.lanes.reserve(self.control_lane(), ReplySlot::Control { correlation, command, kind }).0
     }
 
     fn on_look_up(
@@ -213,8 +166,7 @@ impl SessionCore {
         effects: &mut Effects,
     ) {
         let shard = shard_of(look_up.partition, self.limits.shards);
-        let slot = ReplySlot::Control { correlation, command, kind: ControlKind::LookUp { shard } };
-        let request = self.lanes.reserve(self.control_lane(), slot).0;
+        let request = self.reserve_control(correlation, command, ControlKind::LookUp { shard });
         let query = match look_up.target {
             LookupTarget::Earliest => OffsetQuery::Earliest,
             LookupTarget::Latest => OffsetQuery::Latest,
@@ -224,6 +176,45 @@ impl SessionCore {
         let look_up = LookUpOffset { connection: self.id, request, partition: look_up.partition, query };
         effects.push(SessionEffect::LookUp(shard, look_up));
     }
+}
+
+/// Whether this would create a topic whose name belongs to the server.
+fn is_reserved(request: &Request) -> bool {
+    match request {
+        Request::CreateTopic { name }
+        | Request::CreateTopicWithRetention { name, .. }
+        | Request::CreateTopicWithConfig(CreateTopicWithConfig { name, .. }) => name.starts_with(INTERNAL_PREFIX),
+        _ => false,
+    }
+}
+
+/// What the metadata actor is asked for a request that changes the metadata, and how its answer is written.
+fn metadata_call(request: &Request) -> Option<(ControlKind, MetadataCall)> {
+    let (kind, call) = match request {
+        Request::CreateTopic { name } => {
+            let kind = ControlKind::CreateTopic { name: name.clone(), retention: None };
+            (kind, MetadataCall::CreateTopic(create_named(name.clone(), None)))
+        }
+        Request::CreateTopicWithRetention { name, max_age_secs, max_bytes } => {
+            let retention = Some((*max_age_secs, *max_bytes));
+            let kind = ControlKind::CreateTopic { name: name.clone(), retention };
+            (kind, MetadataCall::CreateTopic(create_named(name.clone(), retention)))
+        }
+        Request::CreateTopicWithConfig(create) => {
+            (ControlKind::CreateTopicWithConfig, MetadataCall::CreateTopic(create.clone()))
+        }
+        Request::AlterTopic(alter) => (ControlKind::AlterTopic, MetadataCall::AlterTopic(*alter)),
+        Request::DeleteTopic { topic } => (ControlKind::DeleteTopic, MetadataCall::DeleteTopic(*topic)),
+        Request::SetRetention { topic, max_age_secs, max_bytes } => {
+            let (max_age_secs, max_bytes) = (*max_age_secs, *max_bytes);
+            let (age, bytes) = (Some(max_age_secs), Some(max_bytes));
+            let alter = AlterTopic { topic: *topic, partitions: None, max_age_secs: age, max_bytes: bytes };
+            (ControlKind::SetRetention { max_age_secs, max_bytes }, MetadataCall::AlterTopic(alter))
+        }
+        Request::InitProducer(init) => (ControlKind::InitProducer, MetadataCall::InitProducer(init.existing)),
+        _ => return None,
+    };
+    Some((kind, call))
 }
 
 fn create_named(name: String, retention: Option<(u64, u64)>) -> CreateTopicWithConfig {

@@ -79,7 +79,8 @@ impl SessionCore {
         let wait = if fetch.min_bytes == 0 { 0 } else { fetch.max_wait_ms };
         let may_wait = wait > 0;
         let slot = FetchSlot { legacy: false, correlation, parts, cancelled: false, since: now, may_wait };
-        self.start_fetch(slot, Duration::from_millis(u64::from(wait)), effects);
+        let wait = Duration::from_millis(u64::from(wait)).min(self.limits.max_fetch_wait);
+        self.start_fetch(slot, wait, effects);
     }
 
     fn part(&self, partition: TopicPartition, offset: u64, max_bytes: u32) -> FetchPart {

@@ -62,6 +62,8 @@ pub struct SessionLimits {
     pub max_requests: usize,
     /// Most data bytes of a fetch.
     pub max_fetch_bytes: u32,
+    /// Longest time a fetch waits for data.
+    pub max_fetch_wait: Duration,
     /// Whether a missing topic is created for clients that ask for that.
     pub auto_create: bool,
     /// Number of shards of the node.

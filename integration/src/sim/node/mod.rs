@@ -206,11 +206,16 @@ impl Node {
             max_in_flight_bytes: 4 << 20,
             max_requests: 64,
             max_fetch_bytes: 4 << 20,
+            max_fetch_wait: Duration::from_secs(60),
             auto_create: true,
             shards: self.setup.shards,
             node: NodeId(self.index + 1),
         };
         let Some(process) = self.process.as_mut() else { return false };
+        // The listener accepts nobody before the committed metadata is known.
+        if process.metadata.view.node.is_none() {
+            return false;
+        }
         process.connections.insert(connection, Connection::new(self.index, connection, client, limits));
         true
     }
