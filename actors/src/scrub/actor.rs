@@ -58,7 +58,7 @@ pub struct ScrubActor {
     life: Life,
     setup: ScrubSetup,
     core: ScrubCore<Queued>,
-    current: Option<SegmentScrub>,
+    current: Option<Box<SegmentScrub>>,
     busy: bool,
 }
 
@@ -184,12 +184,12 @@ async fn list_segments(shards: Vec<Mailbox<IngestionActor>>, partitions: Vec<Top
 /// A segment that is read, or is to be.
 enum Reading {
     New(Arc<Segment>),
-    Begun(SegmentScrub),
+    Begun(Box<SegmentScrub>),
 }
 
 /// What a read came to.
 enum Step {
-    Unfinished(SegmentScrub),
+    Unfinished(Box<SegmentScrub>),
     Finished(ScrubReport),
     /// The segment is not closed after all.
     NothingToDo,
@@ -203,7 +203,7 @@ impl Reading {
             Self::New(segment) => {
                 let file = segment.open(disk)?;
                 match SegmentScrub::new(&segment, file) {
-                    Some(scrub) => scrub,
+                    Some(scrub) => Box::new(scrub),
                     None => return Ok(Step::NothingToDo),
                 }
             }

@@ -1,5 +1,7 @@
 //! The actors beside the data path, in a whole node: admin interface, retention, full disks, the scrubber.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
 mod support;
 
 use lance_messages::error_code::ErrorCode;
