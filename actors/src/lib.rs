@@ -1,4 +1,4 @@
-//! The supervised actors of a LANCE node.
+#![doc = include_str!("../README.md")]
 
 pub mod admin;
 pub mod background;

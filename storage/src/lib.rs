@@ -1,4 +1,3 @@
-//! Bytes on disk: segments, indexes, recovery and the disks they live on.
 #![doc = include_str!("../README.md")]
 
 pub mod checkpoint;
