@@ -30,10 +30,10 @@ impl IngestionCore {
         let max_bytes = (fetch.max_bytes as usize).min(TAIL_COPY_BYTES);
         self.scratch.clear();
         let found = match log.read(offset, max_bytes, &self.tail, &mut self.scratch) {
-            LogRead::Tail(TailRead { next_offset, record_count, crc, .. }) => {
+            LogRead::Tail(TailRead { next_offset, record_count, crc, timestamp_ns, .. }) => {
                 self.counts.tail_fetches += 1;
                 let data = self.scratch.split().freeze();
-                FetchedData::Tail { data, next_offset, record_count, crc }
+                FetchedData::Tail { data, next_offset, record_count, crc, timestamp_ns }
             }
             LogRead::Segments(slice) => {
                 self.counts.segment_fetches += 1;
