@@ -40,14 +40,14 @@ fn main() -> ExitCode {
     for warning in &loaded.warnings {
         eprintln!("lance: warning: {warning}");
     }
+    for warning in lance_config::machine::warnings(&loaded.config, Path::new("/sys"), false) {
+        eprintln!("lance: warning: {warning}");
+    }
     if arguments.check_config {
         print!("{}", loaded.to_toml());
         return ExitCode::SUCCESS;
     }
     let config = loaded.config;
-    for warning in lance_config::machine::warnings(&config, Path::new("/sys"), false) {
-        eprintln!("lance: warning: {warning}");
-    }
     let log_level = match telemetry::start(&options::telemetry_options(&config)) {
         Ok(log_level) => log_level,
         Err(error) => {
