@@ -226,7 +226,7 @@ pub static KEYS: &[Key] = &[
 
     key!("shards.count", shards.count, integer(1, 256), "Shards of the node; a partition belongs to one by hash."),
     key!("shards.placement", shards.placement, Rule::OneOf(Placement::WORDS),
-        "fused: network, ingestion and poller of a shard share a thread; dedicated: a thread for each."),
+        "fused: connections share the thread of a shard; dedicated: they have threads of their own, one for each shard."),
     key!("shards.cpus", shards.cpus, Rule::Cpus, "CPUs that shard threads are pinned to, in order; none when empty."),
 
     key!("supervision.backoff_min_ms", supervision.backoff_min, millis(1, 60_000),

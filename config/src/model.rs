@@ -467,9 +467,9 @@ impl Default for EvictionConfig {
 /// Which work shares a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// Network, ingestion and poller of a shard on one thread.
+    /// Connections, ingestion and poller of a shard on one thread.
     Fused,
-    /// A thread for each of them.
+    /// Connections on threads of their own, one for each shard.
     Dedicated,
 }
 
