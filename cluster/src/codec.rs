@@ -72,11 +72,7 @@ pub(crate) fn encode<T: Serialize>(what: &'static str, version: u8, value: &T) -
 pub(crate) fn decode<T: DeserializeOwned>(what: &'static str, version: u8, bytes: &[u8]) -> Result<T, CodecError> {
     let (&found, body) = bytes.split_first().ok_or(CodecError::Empty { what })?;
     if found != version {
-        return Err(CodecError::UnknownVersion {
-            what,
-            found,
-            known: version,
-        });
+        return Err(CodecError::UnknownVersion { what, found, known: version });
     }
     let config = bincode::config::standard().with_limit::<MAX_ENCODED_BYTES>();
     let (value, used) = bincode::serde::decode_from_slice(body, config).map_err(|source| CodecError::Undecodable {
@@ -85,10 +81,7 @@ pub(crate) fn decode<T: DeserializeOwned>(what: &'static str, version: u8, bytes
         source,
     })?;
     if used != body.len() {
-        return Err(CodecError::Trailing {
-            what,
-            trailing: body.len() - used,
-        });
+        return Err(CodecError::Trailing { what, trailing: body.len() - used });
     }
     Ok(value)
 }

@@ -36,7 +36,11 @@ fn measure(records: u32, bytes: usize) -> Result<(), Box<dyn std::error::Error>>
     println!("batch of {records} records of {bytes} B: frame to hand-off, ns (floor: CRC-32 + copy of the same bytes)");
     for (name, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
         let (own, least) = (at(&taken, quantile), at(&floor, quantile));
-        println!("  {name:6} {own:>9.0}   floor {least:>9.0}   {:.2} x   per record {:.1}", own / least, own / f64::from(records));
+        println!(
+            "  {name:6} {own:>9.0}   floor {least:>9.0}   {:.2} x   per record {:.1}",
+            own / least,
+            own / f64::from(records)
+        );
     }
     Ok(())
 }

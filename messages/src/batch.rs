@@ -275,11 +275,7 @@ impl BatchHeader {
     /// Writes the header, its checksum included.
     pub fn encode(&self, seed: BatchSeed) -> [u8; BATCH_HEADER_BYTES] {
         let mut out = [0; BATCH_HEADER_BYTES];
-        let producer = self.producer.unwrap_or(ProducerSequence {
-            id: ProducerId(0),
-            epoch: 0,
-            sequence: 0,
-        });
+        let producer = self.producer.unwrap_or(ProducerSequence { id: ProducerId(0), epoch: 0, sequence: 0 });
         out[0] = BATCH_TYPE;
         out[1..5].copy_from_slice(&self.tlv_len().to_le_bytes());
         out[5] = BATCH_VERSION;
@@ -383,11 +379,7 @@ impl BatchHeader {
 
     /// A reader of TLVs steps from batch to batch: bytes that are no TLVs belong to the header's own.
     const fn tlv_len(&self) -> u32 {
-        if self.flags.stores_records() {
-            TLV_VALUE_BYTES
-        } else {
-            TLV_VALUE_BYTES.saturating_add(self.stored_len)
-        }
+        if self.flags.stores_records() { TLV_VALUE_BYTES } else { TLV_VALUE_BYTES.saturating_add(self.stored_len) }
     }
 }
 
@@ -451,18 +443,12 @@ impl ControlBatch {
     /// Reads the body of a control batch.
     pub fn decode(body: &[u8]) -> Result<Self, ControlBatchError> {
         match *body {
-            [Self::EPOCH_START, Self::VERSION, low, high] => Ok(Self::EpochStart {
-                leader: NodeId(u16::from_le_bytes([low, high])),
-            }),
-            [Self::EPOCH_START, Self::VERSION, ..] => Err(ControlBatchError::Length {
-                found: body.len(),
-                expected: 4,
-            }),
+            [Self::EPOCH_START, Self::VERSION, low, high] => {
+                Ok(Self::EpochStart { leader: NodeId(u16::from_le_bytes([low, high])) })
+            }
+            [Self::EPOCH_START, Self::VERSION, ..] => Err(ControlBatchError::Length { found: body.len(), expected: 4 }),
             [kind, version, ..] => Err(ControlBatchError::Unknown { kind, version }),
-            _ => Err(ControlBatchError::Length {
-                found: body.len(),
-                expected: 4,
-            }),
+            _ => Err(ControlBatchError::Length { found: body.len(), expected: 4 }),
         }
     }
 }

@@ -155,11 +155,7 @@ impl<'a> Record<'a> {
 
     /// Takes the value apart; `None` when it is shorter than its type asks for.
     pub fn parts(&self) -> Option<RecordParts<'a>> {
-        let mut parts = RecordParts {
-            key: None,
-            timestamp_ns: None,
-            data: Some(self.value),
-        };
+        let mut parts = RecordParts { key: None, timestamp_ns: None, data: Some(self.value) };
         match self.kind {
             RecordType::KeyValue => split_key(self.value, &mut parts)?,
             RecordType::Timestamped => parts.data = Some(split_timestamp(self.value, &mut parts)?),
@@ -223,18 +219,12 @@ impl<'a> Records<'a> {
 
     fn parse(&self) -> Result<Record<'a>, RecordError> {
         let rest = self.payload.get(self.at..).unwrap_or_default();
-        let truncated = |needed| RecordError::Truncated {
-            at: self.at,
-            needed,
-            left: rest.len(),
-        };
+        let truncated = |needed| RecordError::Truncated { at: self.at, needed, left: rest.len() };
         let Some((header, values)) = rest.split_first_chunk::<TLV_HEADER_BYTES>() else {
             return Err(truncated(TLV_HEADER_BYTES as u64));
         };
-        let kind = RecordType::from_byte(header[0]).ok_or(RecordError::UnknownType {
-            found: header[0],
-            at: self.at,
-        })?;
+        let kind =
+            RecordType::from_byte(header[0]).ok_or(RecordError::UnknownType { found: header[0], at: self.at })?;
         let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]);
         let needed = TLV_HEADER_BYTES as u64 + u64::from(length);
         let value = values.get(..length as usize).ok_or(truncated(needed))?;
@@ -260,10 +250,7 @@ impl<'a> Iterator for Records<'a> {
 
 /// The greatest timestamp of the records of `payload` that carry one, in ns since the Unix epoch.
 pub fn max_timestamp_ns(payload: &[u8]) -> Option<u64> {
-    records(payload)
-        .map_while(Result::ok)
-        .filter_map(|record| record.timestamp_ns())
-        .max()
+    records(payload).map_while(Result::ok).filter_map(|record| record.timestamp_ns()).max()
 }
 
 /// A record was not written because a part of it is too long.
@@ -297,9 +284,9 @@ pub fn put_data(
 ) -> Result<(), EncodeRecordError> {
     let key_length = match key {
         None => [0; 2],
-        Some(key) => u16::try_from(key.len())
-            .map_err(|_| EncodeRecordError::KeyTooLong { bytes: key.len() })?
-            .to_le_bytes(),
+        Some(key) => {
+            u16::try_from(key.len()).map_err(|_| EncodeRecordError::KeyTooLong { bytes: key.len() })?.to_le_bytes()
+        }
     };
     let time = timestamp_ns.unwrap_or_default().to_le_bytes();
     match (key, timestamp_ns) {
@@ -357,28 +344,15 @@ mod tests {
         assert_eq!(all[0].key(), Some(&b"key"[..]));
         assert_eq!(all[0].timestamp_ns(), Some(77));
         assert_eq!(all[0].data(), Some(&b"data"[..]));
-        assert_eq!(
-            all[1].parts(),
-            Some(RecordParts {
-                key: None,
-                timestamp_ns: None,
-                data: None
-            })
-        );
+        assert_eq!(all[1].parts(), Some(RecordParts { key: None, timestamp_ns: None, data: None }));
         assert_eq!(max_timestamp_ns(&out), Some(77));
     }
 
     #[test]
     fn a_key_longer_than_its_value_has_no_parts() {
-        let record = Record {
-            kind: RecordType::KeyValue,
-            value: &[9, 0, b'k'],
-        };
+        let record = Record { kind: RecordType::KeyValue, value: &[9, 0, b'k'] };
         assert_eq!(record.parts(), None);
-        let short = Record {
-            kind: RecordType::KeyTimestamped,
-            value: &[1, 2, 3],
-        };
+        let short = Record { kind: RecordType::KeyTimestamped, value: &[1, 2, 3] };
         assert_eq!(short.timestamp_ns(), None);
     }
 
@@ -396,14 +370,7 @@ mod tests {
     fn a_truncated_record_says_where_and_ends_the_iteration() {
         let mut iterator = records(b"\x01\x01\0\0\0a\x01\x05\0\0\0b");
         assert!(iterator.next().unwrap().is_ok());
-        assert_eq!(
-            iterator.next(),
-            Some(Err(RecordError::Truncated {
-                at: 6,
-                needed: 10,
-                left: 6
-            }))
-        );
+        assert_eq!(iterator.next(), Some(Err(RecordError::Truncated { at: 6, needed: 10, left: 6 })));
         assert_eq!(iterator.next(), None);
     }
 

@@ -64,14 +64,7 @@ impl SortKey {
 
 impl fmt::Display for SortKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}.{}.{}.{}",
-            self.timestamp_ns(),
-            self.node(),
-            self.actor(),
-            self.sequence()
-        )
+        write!(f, "{}.{}.{}.{}", self.timestamp_ns(), self.node(), self.actor(), self.sequence())
     }
 }
 
@@ -98,12 +91,7 @@ pub struct HybridClock {
 impl HybridClock {
     /// A clock that has given out nothing, for one actor of one node.
     pub const fn new(node: NodeId, actor: u8) -> Self {
-        Self {
-            node,
-            actor,
-            floor_ns: 0,
-            floor_sequence: 0,
-        }
+        Self { node, actor, floor_ns: 0, floor_sequence: 0 }
     }
 
     /// A key greater than every one given out or observed before; its time is `now_ns` if that has moved on.
@@ -154,10 +142,7 @@ mod tests {
         assert_eq!(key.0, 0x1122_3344_5566_7788_0A0B_C001_0203_0405);
         assert_eq!(key.to_le_bytes()[..8], [0x05, 0x04, 0x03, 0x02, 0x01, 0xC0, 0x0B, 0x0A]);
         assert_eq!(SortKey::from_le_bytes(key.to_le_bytes()), key);
-        assert_eq!(
-            (key.node(), key.actor(), key.sequence()),
-            (NodeId(0x0A0B), 0xC0, 0x01_0203_0405)
-        );
+        assert_eq!((key.node(), key.actor(), key.sequence()), (NodeId(0x0A0B), 0xC0, 0x01_0203_0405));
     }
 
     #[test]
@@ -172,12 +157,7 @@ mod tests {
 
     #[test]
     fn a_full_sequence_carries_into_the_time() {
-        let mut clock = HybridClock {
-            node: NodeId(1),
-            actor: 0,
-            floor_ns: 10,
-            floor_sequence: SEQUENCE_MAX,
-        };
+        let mut clock = HybridClock { node: NodeId(1), actor: 0, floor_ns: 10, floor_sequence: SEQUENCE_MAX };
         assert_eq!(clock.tick(10), SortKey::new(10, NodeId(1), 0, SEQUENCE_MAX));
         assert_eq!(clock.tick(10), SortKey::new(11, NodeId(1), 0, 0));
     }
@@ -194,13 +174,7 @@ mod tests {
     fn a_peer_over_five_minutes_ahead_is_refused_but_the_own_log_is_passed() {
         let mut clock = HybridClock::new(NodeId(1), 0);
         let seen = SortKey::new(MAX_AHEAD_NS + 101, NodeId(2), 0, 0);
-        assert_eq!(
-            clock.observe(seen, 100),
-            Err(ClockAhead {
-                key: seen,
-                ahead_ns: MAX_AHEAD_NS + 1
-            })
-        );
+        assert_eq!(clock.observe(seen, 100), Err(ClockAhead { key: seen, ahead_ns: MAX_AHEAD_NS + 1 }));
         assert!(clock.tick(100) < seen);
         clock.pass(seen);
         assert!(clock.tick(100) > seen);

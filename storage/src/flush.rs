@@ -21,11 +21,7 @@ pub struct FlushStep {
 impl FlushStep {
     /// The operation to submit; its completion goes to `Log::complete`.
     pub fn into_op(self, token: u64) -> DiskOp {
-        DiskOp {
-            token,
-            file: self.file,
-            kind: self.kind,
-        }
+        DiskOp { token, file: self.file, kind: self.kind }
     }
 }
 
@@ -56,11 +52,7 @@ pub(crate) struct SegmentBuffer {
 impl SegmentBuffer {
     /// For a file that holds `end` bytes, of which `partial` is the part behind the last whole block.
     pub(crate) fn new(end: u64, partial: Vec<u8>) -> Self {
-        Self {
-            slots: VecDeque::new(),
-            partial,
-            end,
-        }
+        Self { slots: VecDeque::new(), partial, end }
     }
 
     /// True when everything appended was taken.
@@ -118,11 +110,7 @@ impl SegmentBuffer {
             }
         };
         let room = slot.len() - filled;
-        self.slots.push_back(Filling {
-            slot,
-            file_offset,
-            filled,
-        });
+        self.slots.push_back(Filling { slot, file_offset, filled });
         room
     }
 
@@ -155,21 +143,13 @@ impl SegmentBuffer {
     /// Takes back the chunks of a write that found no space; the file held `end` bytes with them.
     pub(crate) fn restore(&mut self, chunks: &mut Vec<Chunk>, end: u64, pool: &mut SlotPool) {
         // Newer bytes already begin with a copy of the partial block: it must not be written twice.
-        let end = if self.slots.is_empty() {
-            end
-        } else {
-            end - end % BLOCK as u64
-        };
+        let end = if self.slots.is_empty() { end } else { end - end % BLOCK as u64 };
         while let Some(chunk) = chunks.pop() {
             let filled = end.saturating_sub(chunk.file_offset).min(u64::from(chunk.len)) as usize;
             if filled == 0 {
                 pool.put(chunk.slot);
             } else {
-                self.slots.push_front(Filling {
-                    slot: chunk.slot,
-                    file_offset: chunk.file_offset,
-                    filled,
-                });
+                self.slots.push_front(Filling { slot: chunk.slot, file_offset: chunk.file_offset, filled });
             }
         }
     }

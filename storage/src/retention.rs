@@ -53,26 +53,17 @@ pub struct Expiry {
 ///
 /// Nothing at or above `high_watermark` goes: what is not committed may still be needed by a follower.
 pub fn expired(segments: &[SegmentFacts], policy: RetentionPolicy, high_watermark: u64, now_ns: u64) -> Option<Expiry> {
-    let removable = segments
-        .iter()
-        .take_while(|segment| segment.closed && segment.end_position <= high_watermark);
+    let removable = segments.iter().take_while(|segment| segment.closed && segment.end_position <= high_watermark);
     let total: u64 = segments.iter().map(SegmentFacts::bytes).fold(0, u64::saturating_add);
     let mut expiry: Option<Expiry> = None;
     for segment in removable {
         let gone = expiry.map_or(0, |expiry| expiry.bytes);
         let old = policy.max_age.is_some_and(|age| segment.is_older_than(age, now_ns));
-        let too_much = policy
-            .max_bytes
-            .is_some_and(|limit| (total - gone).saturating_sub(segment.bytes()) >= limit);
+        let too_much = policy.max_bytes.is_some_and(|limit| (total - gone).saturating_sub(segment.bytes()) >= limit);
         if !old && !too_much {
             break;
         }
-        let so_far = expiry.unwrap_or(Expiry {
-            keep_from: 0,
-            segments: 0,
-            bytes: 0,
-            by_age: 0,
-        });
+        let so_far = expiry.unwrap_or(Expiry { keep_from: 0, segments: 0, bytes: 0, by_age: 0 });
         expiry = Some(Expiry {
             keep_from: segment.end_position,
             segments: so_far.segments + 1,
@@ -108,10 +99,7 @@ mod tests {
             last_append_ns: number * 10 * SECOND,
             closed,
         };
-        (0..closed)
-            .map(|number| segment(number, true))
-            .chain([segment(closed, false)])
-            .collect()
+        (0..closed).map(|number| segment(number, true)).chain([segment(closed, false)]).collect()
     }
 
     fn policy(age_secs: u64, bytes: u64) -> RetentionPolicy {
@@ -126,15 +114,7 @@ mod tests {
     #[test]
     fn only_what_is_older_than_the_age_goes() {
         let expiry = expired(&log(5), policy(30, 0), u64::MAX, 41 * SECOND).unwrap();
-        assert_eq!(
-            expiry,
-            Expiry {
-                keep_from: 200,
-                segments: 2,
-                bytes: 200,
-                by_age: 2
-            }
-        );
+        assert_eq!(expiry, Expiry { keep_from: 200, segments: 2, bytes: 200, by_age: 2 });
         assert_eq!(expired(&log(5), policy(30, 0), u64::MAX, 30 * SECOND), None);
     }
 
@@ -149,15 +129,7 @@ mod tests {
     fn the_newest_bytes_up_to_the_limit_stay() {
         // 600 bytes in all: without three segments 300 stay, without four only 200 would.
         let expiry = expired(&log(5), policy(0, 250), u64::MAX, 0).unwrap();
-        assert_eq!(
-            expiry,
-            Expiry {
-                keep_from: 300,
-                segments: 3,
-                bytes: 300,
-                by_age: 0
-            }
-        );
+        assert_eq!(expiry, Expiry { keep_from: 300, segments: 3, bytes: 300, by_age: 0 });
         assert_eq!(expired(&log(5), policy(0, 600), u64::MAX, 0), None);
     }
 
@@ -183,14 +155,6 @@ mod tests {
     #[test]
     fn age_and_size_add_up() {
         let expiry = expired(&log(5), policy(35, 300), u64::MAX, 46 * SECOND).unwrap();
-        assert_eq!(
-            expiry,
-            Expiry {
-                keep_from: 300,
-                segments: 3,
-                bytes: 300,
-                by_age: 2
-            }
-        );
+        assert_eq!(expiry, Expiry { keep_from: 300, segments: 3, bytes: 300, by_age: 2 });
     }
 }

@@ -181,7 +181,8 @@ pub async fn start(
     let Foundations { disk, data_dir, flushed, marks, listener, address } = lay_foundations(config, disk)?;
     let starter = Starter::new(supervisor, options::restart_policy(config));
     let plan = options::thread_plan(config);
-    let wiring = Wiring { config, starter: &starter, disk: &disk, metrics: &metrics, view: &view, clock: NodeClock::start() };
+    let wiring =
+        Wiring { config, starter: &starter, disk: &disk, metrics: &metrics, view: &view, clock: NodeClock::start() };
     let (shards, mut threads) = wiring.start_shards(&plan, &data_dir, flushed, marks).await?;
     let control = Thread::start("control", None).map_err(StartError::Thread)?;
     let durable = Thread::start("metadata", None).map_err(StartError::Thread)?;

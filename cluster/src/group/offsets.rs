@@ -168,13 +168,9 @@ impl OffsetRecord {
             KIND_COMMIT => Self::Commit(reader.entry()?),
             KIND_TOPIC_DELETED => Self::TopicDeleted(TopicId(reader.u32("topic")?)),
             KIND_FORGET => Self::ForgetConsumer(reader.consumer()?),
-            KIND_SNAPSHOT_BEGIN => Self::SnapshotBegin {
-                count: reader.u64("count")?,
-            },
+            KIND_SNAPSHOT_BEGIN => Self::SnapshotBegin { count: reader.u64("count")? },
             KIND_SNAPSHOT_ENTRY => Self::SnapshotEntry(reader.entry()?),
-            KIND_SNAPSHOT_END => Self::SnapshotEnd {
-                count: reader.u64("count")?,
-            },
+            KIND_SNAPSHOT_END => Self::SnapshotEnd { count: reader.u64("count")? },
             found => return Err(OffsetRecordError::UnknownKind { found }),
         };
         match reader.rest.len() {
@@ -212,9 +208,7 @@ pub fn groups_partition(consumer: &ConsumerKey, partitions: u16) -> u16 {
     // FNV-1a, 64 bits.
     let hash = std::iter::once(&kind)
         .chain(bytes)
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     (hash % u64::from(partitions.max(1))) as u16
 }
 
@@ -258,10 +252,7 @@ impl GroupOffsets {
                 let (announced, entries) = self.snapshot.take().ok_or(OffsetRecordError::OutsideSnapshot)?;
                 let found = entries.len() as u64;
                 if announced != found || announced != count {
-                    return Err(OffsetRecordError::SnapshotCount {
-                        announced,
-                        found: found.min(count),
-                    });
+                    return Err(OffsetRecordError::SnapshotCount { announced, found: found.min(count) });
                 }
                 self.offsets = entries;
                 return Ok(Replayed::SnapshotComplete);
@@ -290,10 +281,7 @@ impl GroupOffsets {
     pub fn snapshot_records(&self) -> impl Iterator<Item = OffsetRecord> + '_ {
         let count = self.offsets.len() as u64;
         let entry = |(key, committed): (&OffsetKey, &CommittedOffset)| {
-            OffsetRecord::SnapshotEntry(OffsetCommit {
-                key: key.clone(),
-                committed: *committed,
-            })
+            OffsetRecord::SnapshotEntry(OffsetCommit { key: key.clone(), committed: *committed })
         };
         std::iter::once(OffsetRecord::SnapshotBegin { count })
             .chain(self.offsets.iter().map(entry))
@@ -312,10 +300,7 @@ impl GroupOffsets {
 
     /// The offsets of one topic.
     pub fn of_topic(&self, topic: TopicId) -> Range<'_, OffsetKey, CommittedOffset> {
-        let first = |topic| OffsetKey {
-            partition: TopicPartition::new(topic, 0),
-            consumer: ConsumerKey::Id(0),
-        };
+        let first = |topic| OffsetKey { partition: TopicPartition::new(topic, 0), consumer: ConsumerKey::Id(0) };
         match topic.0.checked_add(1) {
             Some(next) => self.offsets.range(first(topic)..first(TopicId(next))),
             None => self.offsets.range(first(topic)..),
@@ -327,10 +312,7 @@ impl GroupOffsets {
         &'a self,
         consumer: &'a ConsumerKey,
     ) -> impl Iterator<Item = (TopicPartition, CommittedOffset)> + 'a {
-        self.offsets
-            .iter()
-            .filter(move |(key, _)| key.consumer == *consumer)
-            .map(|(key, at)| (key.partition, *at))
+        self.offsets.iter().filter(move |(key, _)| key.consumer == *consumer).map(|(key, at)| (key.partition, *at))
     }
 
     /// The names of all groups that have committed, in no order, once each.
@@ -393,10 +375,7 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn take(&mut self, count: usize, field: &'static str) -> Result<&'a [u8], OffsetRecordError> {
-        let short = OffsetRecordError::Short {
-            bytes: self.bytes.len(),
-            field,
-        };
+        let short = OffsetRecordError::Short { bytes: self.bytes.len(), field };
         let (taken, rest) = self.rest.split_at_checked(count).ok_or(short)?;
         self.rest = rest;
         Ok(taken)
@@ -430,13 +409,7 @@ impl<'a> Reader<'a> {
         let committed_at_ms = self.u64("time")?;
         let consumer = self.consumer()?;
         let key = OffsetKey { partition, consumer };
-        Ok(OffsetCommit {
-            key,
-            committed: CommittedOffset {
-                offset,
-                committed_at_ms,
-            },
-        })
+        Ok(OffsetCommit { key, committed: CommittedOffset { offset, committed_at_ms } })
     }
 
     fn consumer(&mut self) -> Result<ConsumerKey, OffsetRecordError> {

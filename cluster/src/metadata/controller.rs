@@ -68,22 +68,10 @@ pub enum ControllerAction {
 
 #[derive(Debug)]
 enum Stage {
-    Opening {
-        since_ms: u64,
-    },
-    Asking {
-        epoch: LeaderEpoch,
-        answers: BTreeMap<NodeId, CleanAnswer>,
-        asked_at_ms: u64,
-    },
-    Choosing {
-        choice: LeaderChoice,
-        since_ms: u64,
-    },
-    AwaitingLeader {
-        epoch: LeaderEpoch,
-        since_ms: u64,
-    },
+    Opening { since_ms: u64 },
+    Asking { epoch: LeaderEpoch, answers: BTreeMap<NodeId, CleanAnswer>, asked_at_ms: u64 },
+    Choosing { choice: LeaderChoice, since_ms: u64 },
+    AwaitingLeader { epoch: LeaderEpoch, since_ms: u64 },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -198,23 +186,15 @@ impl Controller {
     /// Time has passed.
     pub fn on_tick(&mut self, state: &MetadataState, now_ms: u64, actions: &mut Vec<ControllerAction>) {
         let mut batch = Batch::default();
-        let due: Vec<TopicPartition> = self
-            .stages
-            .iter()
-            .filter(|(_, stage)| now_ms >= stage.due_ms())
-            .map(|(partition, _)| *partition)
-            .collect();
+        let due: Vec<TopicPartition> =
+            self.stages.iter().filter(|(_, stage)| now_ms >= stage.due_ms()).map(|(partition, _)| *partition).collect();
         for partition in due {
             let Some(decided) = state.partition(partition) else {
                 self.stages.remove(&partition);
                 continue;
             };
             match self.stages.get_mut(&partition) {
-                Some(Stage::Asking {
-                    epoch,
-                    answers,
-                    asked_at_ms,
-                }) => {
+                Some(Stage::Asking { epoch, answers, asked_at_ms }) => {
                     *asked_at_ms = now_ms;
                     batch.ask_missing(partition, *epoch, decided, answers);
                 }
@@ -261,18 +241,9 @@ impl Controller {
     fn on_event(&mut self, state: &MetadataState, event: &MetadataEvent, now_ms: u64, batch: &mut Batch) {
         match *event {
             MetadataEvent::TopicCreated { topic, partitions } => {
-                self.open_new(
-                    state,
-                    (0..partitions).map(|number| TopicPartition::new(topic, number)),
-                    now_ms,
-                    batch,
-                );
+                self.open_new(state, (0..partitions).map(|number| TopicPartition::new(topic, number)), now_ms, batch);
             }
-            MetadataEvent::PartitionsAdded {
-                topic,
-                first,
-                partitions,
-            } => {
+            MetadataEvent::PartitionsAdded { topic, first, partitions } => {
                 let added = (first..partitions).map(|number| TopicPartition::new(topic, number));
                 self.open_new(state, added, now_ms, batch);
             }
@@ -287,13 +258,7 @@ impl Controller {
             MetadataEvent::LeaderChosen { partition, epoch, .. } => {
                 let copies = state.partition(partition).map_or(0, |decided| decided.replicas.len());
                 if copies > 1 {
-                    self.stages.insert(
-                        partition,
-                        Stage::AwaitingLeader {
-                            epoch,
-                            since_ms: now_ms,
-                        },
-                    );
+                    self.stages.insert(partition, Stage::AwaitingLeader { epoch, since_ms: now_ms });
                 } else {
                     // Nobody else could lead: waiting for a report would only open epochs in vain.
                     self.stages.remove(&partition);
@@ -350,21 +315,8 @@ impl Controller {
             return;
         }
         match answer.outcome {
-            PromiseOutcome::Clean {
-                incarnation,
-                boot_number,
-                last_epoch,
-                durable_end,
-            } => {
-                answers.insert(
-                    node,
-                    CleanAnswer {
-                        incarnation,
-                        boot_number,
-                        last_epoch,
-                        durable_end,
-                    },
-                );
+            PromiseOutcome::Clean { incarnation, boot_number, last_epoch, durable_end } => {
+                answers.insert(node, CleanAnswer { incarnation, boot_number, last_epoch, durable_end });
             }
             PromiseOutcome::Unclean => {
                 answers.remove(&node);
@@ -378,13 +330,7 @@ impl Controller {
         }
         if let Some(choice) = choose(state, partition, decided, answers) {
             batch.choose.push(choice);
-            self.stages.insert(
-                partition,
-                Stage::Choosing {
-                    choice,
-                    since_ms: now_ms,
-                },
-            );
+            self.stages.insert(partition, Stage::Choosing { choice, since_ms: now_ms });
         }
     }
 
@@ -405,10 +351,7 @@ impl Controller {
     fn open(&mut self, partition: TopicPartition, decided: &PartitionState, now_ms: u64, batch: &mut Batch) {
         // An epoch never wraps: a partition that used up all of them stays without a leader.
         if let Some(next) = decided.epoch.0.checked_add(1) {
-            batch.open.push(EpochOpening {
-                partition,
-                epoch: LeaderEpoch(next),
-            });
+            batch.open.push(EpochOpening { partition, epoch: LeaderEpoch(next) });
         }
         self.stages.insert(partition, Stage::Opening { since_ms: now_ms });
     }
@@ -416,14 +359,7 @@ impl Controller {
     fn ask(&mut self, partition: TopicPartition, decided: &PartitionState, now_ms: u64, batch: &mut Batch) {
         let (epoch, answers) = (decided.epoch, BTreeMap::new());
         batch.ask_missing(partition, epoch, decided, &answers);
-        self.stages.insert(
-            partition,
-            Stage::Asking {
-                epoch,
-                answers,
-                asked_at_ms: now_ms,
-            },
-        );
+        self.stages.insert(partition, Stage::Asking { epoch, answers, asked_at_ms: now_ms });
     }
 }
 
@@ -436,13 +372,8 @@ fn choose(
 ) -> Option<LeaderChoice> {
     let copies = decided.replicas.len();
     let counted = answers.iter().filter(|(node, answer)| {
-        let admitted = decided
-            .replica(**node)
-            .is_some_and(|replica| replica.admitted == answer.incarnation);
-        admitted
-            && state
-                .node(**node)
-                .is_some_and(|known| known.boot_number == answer.boot_number)
+        let admitted = decided.replica(**node).is_some_and(|replica| replica.admitted == answer.incarnation);
+        admitted && state.node(**node).is_some_and(|known| known.boot_number == answer.boot_number)
     });
     if counted.clone().count() < copies + 1 - quorum_size(copies) {
         return None;
@@ -483,11 +414,7 @@ impl Batch {
         decided: &PartitionState,
         answers: &BTreeMap<NodeId, CleanAnswer>,
     ) {
-        for replica in decided
-            .replicas
-            .iter()
-            .filter(|replica| !answers.contains_key(&replica.node))
-        {
+        for replica in decided.replicas.iter().filter(|replica| !answers.contains_key(&replica.node)) {
             self.ask.entry(replica.node).or_default().push((partition, epoch));
         }
     }

@@ -178,9 +178,7 @@ impl MetadataCore {
     pub fn on_tick(&mut self, now_ms: u64, effects: &mut Vec<MetadataEffect>) -> Result<(), MetadataError> {
         self.now_ms = now_ms;
         self.with_raft(effects, |raft, raft_effects| raft.on_tick(now_ms, raft_effects))?;
-        self.with_controller(effects, |controller, state, actions| {
-            controller.on_tick(state, now_ms, actions)
-        })
+        self.with_controller(effects, |controller, state, actions| controller.on_tick(state, now_ms, actions))
     }
 
     /// Proposes a command; exactly one `Answer` with this request id follows, at once when this node does not lead.
@@ -192,21 +190,13 @@ impl MetadataCore {
     ) -> Result<(), MetadataError> {
         let bytes = command.encode().map_err(MetadataError::Unencodable)?;
         if bytes.len() > MAX_COMMAND_BYTES {
-            let failure = ProposeFailure::TooLarge {
-                bytes: bytes.len(),
-                limit: MAX_COMMAND_BYTES,
-            };
-            effects.push(MetadataEffect::Answer {
-                request,
-                result: Err(failure),
-            });
+            let failure = ProposeFailure::TooLarge { bytes: bytes.len(), limit: MAX_COMMAND_BYTES };
+            effects.push(MetadataEffect::Answer { request, result: Err(failure) });
             return Ok(());
         }
         let proposal = self.new_proposal();
         self.requests.insert(proposal, request);
-        self.with_raft(effects, |raft, raft_effects| {
-            raft.on_propose(proposal, bytes, raft_effects)
-        })
+        self.with_raft(effects, |raft, raft_effects| raft.on_propose(proposal, bytes, raft_effects))
     }
 
     /// A Raft message of a proven member has arrived.
@@ -277,10 +267,7 @@ impl MetadataCore {
     /// The metadata leader as a node: raft ids are node incarnations.
     pub fn leader_node(&self) -> Option<NodeId> {
         let leader = self.raft.leader()?;
-        self.state
-            .nodes()
-            .find(|(_, node)| node.incarnation == leader)
-            .map(|(id, _)| id)
+        self.state.nodes().find(|(_, node)| node.incarnation == leader).map(|(id, _)| id)
     }
 
     fn new_proposal(&mut self) -> u64 {
@@ -346,10 +333,7 @@ impl MetadataCore {
                 return Ok(());
             }
             let index = self.state.applied_index();
-            let data = self
-                .state
-                .encode_snapshot()
-                .map_err(|source| MetadataError::Snapshot { index, source })?;
+            let data = self.state.encode_snapshot().map_err(|source| MetadataError::Snapshot { index, source })?;
             let mut raft_effects = Vec::new();
             self.raft.compact(index, data.into(), &mut raft_effects)?;
             queue.extend(raft_effects);
@@ -380,12 +364,7 @@ impl MetadataCore {
                 self.controller.activate(&self.state, self.now_ms, &mut actions);
                 self.act(actions, queue, effects)?;
             }
-            RaftEffect::Apply {
-                index,
-                command,
-                proposal,
-                ..
-            } => {
+            RaftEffect::Apply { index, command, proposal, .. } => {
                 self.apply(index, &command, proposal, queue, effects)?;
             }
             RaftEffect::Restore { index, data } => {
@@ -394,10 +373,7 @@ impl MetadataCore {
             }
             RaftEffect::ProposalFailed { id, reason } => {
                 if let Some(request) = self.requests.remove(&id) {
-                    effects.push(MetadataEffect::Answer {
-                        request,
-                        result: Err(reason.into()),
-                    });
+                    effects.push(MetadataEffect::Answer { request, result: Err(reason.into()) });
                 }
             }
         }
@@ -438,8 +414,7 @@ impl MetadataCore {
             return Ok(());
         }
         let mut actions = Vec::new();
-        self.controller
-            .on_events(&self.state, &events, self.now_ms, &mut actions);
+        self.controller.on_events(&self.state, &events, self.now_ms, &mut actions);
         effects.push(MetadataEffect::Committed { index, events });
         self.act(actions, queue, effects)
     }

@@ -11,17 +11,11 @@ impl MetadataState {
     pub(super) fn place(&mut self, count: u16, replication_factor: u8) -> Result<Vec<PartitionState>, MetadataRefusal> {
         let copies = usize::from(replication_factor);
         if copies == 0 || copies > self.nodes.len() {
-            return Err(MetadataRefusal::NotEnoughNodes {
-                asked: replication_factor,
-                registered: self.nodes.len(),
-            });
+            return Err(MetadataRefusal::NotEnoughNodes { asked: replication_factor, registered: self.nodes.len() });
         }
         let load = |node: &NodeId| self.replica_counts.get(node).copied().unwrap_or(0);
-        let mut candidates: Vec<(u32, NodeId, u64)> = self
-            .nodes
-            .iter()
-            .map(|(id, node)| (load(id), *id, node.incarnation))
-            .collect();
+        let mut candidates: Vec<(u32, NodeId, u64)> =
+            self.nodes.iter().map(|(id, node)| (load(id), *id, node.incarnation)).collect();
         let mut placed = Vec::with_capacity(usize::from(count));
         for _ in 0..count {
             candidates.sort_unstable();
@@ -58,19 +52,10 @@ fn new_partition(nodes: &[(u32, NodeId, u64)]) -> PartitionState {
         .iter()
         .map(|&(_, node, incarnation)| Replica {
             node,
-            admitted: ReplicaIncarnation {
-                node: incarnation,
-                damage_count: 0,
-            },
+            admitted: ReplicaIncarnation { node: incarnation, damage_count: 0 },
         })
         .collect();
     let mut in_quorum: Vec<NodeId> = replicas.iter().map(|replica| replica.node).collect();
     in_quorum.sort_unstable();
-    PartitionState {
-        replicas,
-        epoch: LeaderEpoch(0),
-        leader: None,
-        in_quorum,
-        in_quorum_version: 0,
-    }
+    PartitionState { replicas, epoch: LeaderEpoch(0), leader: None, in_quorum, in_quorum_version: 0 }
 }

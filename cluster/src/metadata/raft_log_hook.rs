@@ -75,9 +75,6 @@ mod tests {
         slog::debug!(logger, "unheard");
         slog::warn!(logger, "lost"; "term" => 7);
         drop(logger);
-        assert_eq!(
-            receiver.iter().collect::<Vec<_>>(),
-            [(RaftLogLevel::Warning, "lost term=7".to_owned())]
-        );
+        assert_eq!(receiver.iter().collect::<Vec<_>>(), [(RaftLogLevel::Warning, "lost term=7".to_owned())]);
     }
 }

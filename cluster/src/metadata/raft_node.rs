@@ -132,9 +132,7 @@ impl RaftCore {
             return Err(RaftError::ConfigInvalid { reason: "no voters" });
         }
         if config.tick_ms == 0 {
-            return Err(RaftError::ConfigInvalid {
-                reason: "a tick of 0 ms",
-            });
+            return Err(RaftError::ConfigInvalid { reason: "a tick of 0 ms" });
         }
         let applied = persisted.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
         if let Some(first) = first_stale {
@@ -205,10 +203,7 @@ impl RaftCore {
                     Ok(())
                 }
                 Err(raft::Error::ProposalDropped) => {
-                    effects.push(RaftEffect::ProposalFailed {
-                        id,
-                        reason: ProposalFailure::Busy,
-                    });
+                    effects.push(RaftEffect::ProposalFailed { id, reason: ProposalFailure::Busy });
                     Ok(())
                 }
                 Err(source) => Err(RaftError::Failed { source }),
@@ -219,23 +214,14 @@ impl RaftCore {
     /// A message of a proven member has arrived.
     pub fn on_message(&mut self, bytes: &[u8], effects: &mut Vec<RaftEffect>) -> Result<(), RaftError> {
         if bytes.len() > self.config.max_message_bytes {
-            return Err(RaftError::MessageTooLarge {
-                bytes: bytes.len(),
-                limit: self.config.max_message_bytes,
-            });
+            return Err(RaftError::MessageTooLarge { bytes: bytes.len(), limit: self.config.max_message_bytes });
         }
-        let message = Message::parse_from_bytes(bytes).map_err(|source| RaftError::MessageMalformed {
-            bytes: bytes.len(),
-            source,
-        })?;
+        let message = Message::parse_from_bytes(bytes)
+            .map_err(|source| RaftError::MessageMalformed { bytes: bytes.len(), source })?;
         let id = self.config.id;
         // Members never forward proposals: they redirect who asked.
         if message.to != id || message.from == id || message.get_msg_type() == MessageType::MsgPropose {
-            return Err(RaftError::MessageMisdirected {
-                from: message.from,
-                to: message.to,
-                id,
-            });
+            return Err(RaftError::MessageMisdirected { from: message.from, to: message.to, id });
         }
         self.run(effects, |core, _| match core.node.step(message) {
             Ok(()) => Ok(()),
@@ -273,22 +259,10 @@ impl RaftCore {
     pub fn compact(&mut self, index: u64, data: Bytes, effects: &mut Vec<RaftEffect>) -> Result<(), RaftError> {
         self.run(effects, |core, effects| {
             if index != core.applied {
-                return Err(RaftError::SnapshotNotApplied {
-                    index,
-                    applied: core.applied,
-                });
+                return Err(RaftError::SnapshotNotApplied { index, applied: core.applied });
             }
-            let term = core
-                .node
-                .store()
-                .term_of(index)
-                .map_err(|error| RaftError::Failed { source: error.into() })?;
-            let snapshot = RaftSnapshot {
-                index,
-                term,
-                conf: core.node.store().conf(),
-                data,
-            };
+            let term = core.node.store().term_of(index).map_err(|error| RaftError::Failed { source: error.into() })?;
+            let snapshot = RaftSnapshot { index, term, conf: core.node.store().conf(), data };
             let drop_through = index.saturating_sub(core.config.kept_entries);
             core.node.mut_store().compact(snapshot.to_raft(), drop_through);
             effects.push(RaftEffect::SaveSnapshot { snapshot, drop_through });
@@ -368,9 +342,7 @@ impl RaftCore {
         if let Some((leader, role)) = ready.ss().map(|soft| (soft.leader_id, soft.raft_state)) {
             self.note_leader(leader, role, effects);
         }
-        let new_term = ready
-            .hs()
-            .is_some_and(|state| (state.term, state.vote) != self.persisted_term_vote);
+        let new_term = ready.hs().is_some_and(|state| (state.term, state.vote) != self.persisted_term_vote);
         let mut messages = ready.take_messages();
         // A sole voter leads before its own vote is durable; nobody may hear of the term until it is.
         if !new_term && !self.unpersisted.iter().any(|earlier| earlier.new_term) {
@@ -379,13 +351,7 @@ impl RaftCore {
         let restore = self.persist(&ready, effects);
         messages.append(&mut ready.take_persisted_messages());
         let (number, must_sync) = (ready.number(), ready.must_sync());
-        self.unpersisted.push_back(Unpersisted {
-            number,
-            must_sync,
-            new_term,
-            messages,
-            restore,
-        });
+        self.unpersisted.push_back(Unpersisted { number, must_sync, new_term, messages, restore });
         let committed = ready.take_committed_entries();
         self.node.advance_append_async(ready);
         self.apply(committed, effects)
@@ -404,9 +370,7 @@ impl RaftCore {
             storage.set_hard_state(hard_state);
             self.persisted_term_vote = (hard_state.term, hard_state.vote);
         }
-        let restore = snapshot
-            .as_ref()
-            .map(|snapshot| (snapshot.index, snapshot.data.clone()));
+        let restore = snapshot.as_ref().map(|snapshot| (snapshot.index, snapshot.data.clone()));
         if snapshot.is_some() || !ready.entries().is_empty() || ready.hs().is_some() {
             effects.push(RaftEffect::Persist(Persist {
                 number: ready.number(),
@@ -439,14 +403,9 @@ impl RaftCore {
 
     fn send(&mut self, messages: Vec<Message>, effects: &mut Vec<RaftEffect>) -> Result<(), RaftError> {
         for message in messages {
-            let bytes = message
-                .write_to_bytes()
-                .map_err(|source| RaftError::Uncodable { source })?;
+            let bytes = message.write_to_bytes().map_err(|source| RaftError::Uncodable { source })?;
             let to = message.to;
-            effects.push(RaftEffect::Send {
-                to,
-                message: bytes.into(),
-            });
+            effects.push(RaftEffect::Send { to, message: bytes.into() });
             // A lost snapshot is found out by the probe that follows it, so no report from the link is needed.
             if message.get_msg_type() == MessageType::MsgSnapshot {
                 self.node.report_snapshot(to, SnapshotStatus::Finish);
@@ -476,12 +435,7 @@ impl RaftCore {
             }
             self.applied = index;
             let proposal = self.take_proposal(index, term, effects);
-            effects.push(RaftEffect::Apply {
-                index,
-                term,
-                command,
-                proposal,
-            });
+            effects.push(RaftEffect::Apply { index, term, command, proposal });
             if self.is_leader() && term == self.term() && self.leading_term != Some(term) {
                 self.leading_term = Some(term);
                 effects.push(RaftEffect::Leading { term });
@@ -505,10 +459,7 @@ impl RaftCore {
             if at == index && proposed_term == term {
                 proposal = Some(id);
             } else {
-                effects.push(RaftEffect::ProposalFailed {
-                    id,
-                    reason: ProposalFailure::OutcomeUnknown,
-                });
+                effects.push(RaftEffect::ProposalFailed { id, reason: ProposalFailure::OutcomeUnknown });
             }
         }
         proposal
@@ -517,10 +468,7 @@ impl RaftCore {
     fn note_leader(&mut self, leader: u64, role: StateRole, effects: &mut Vec<RaftEffect>) {
         if role != StateRole::Leader {
             for (_, (_, id)) in std::mem::take(&mut self.proposals) {
-                effects.push(RaftEffect::ProposalFailed {
-                    id,
-                    reason: ProposalFailure::OutcomeUnknown,
-                });
+                effects.push(RaftEffect::ProposalFailed { id, reason: ProposalFailure::OutcomeUnknown });
             }
         }
         let (term, leader) = (self.term(), (leader != raft::INVALID_ID).then_some(leader));

@@ -105,30 +105,18 @@ impl HardStateRecord {
     }
 
     pub(super) fn from_raft(state: &HardState) -> Self {
-        Self {
-            term: state.term,
-            vote: state.vote,
-            commit: state.commit,
-        }
+        Self { term: state.term, vote: state.vote, commit: state.commit }
     }
 
     pub(super) fn to_raft(self) -> HardState {
-        HardState {
-            term: self.term,
-            vote: self.vote,
-            commit: self.commit,
-            ..HardState::default()
-        }
+        HardState { term: self.term, vote: self.vote, commit: self.commit, ..HardState::default() }
     }
 }
 
 impl RaftConf {
     /// A group of these voters.
     pub fn of_voters(voters: impl IntoIterator<Item = u64>) -> Self {
-        Self {
-            voters: voters.into_iter().collect(),
-            ..Self::default()
-        }
+        Self { voters: voters.into_iter().collect(), ..Self::default() }
     }
 
     pub(super) fn from_raft(conf: &ConfState) -> Self {
@@ -175,10 +163,7 @@ impl RaftSnapshot {
     }
 
     pub(super) fn to_raft(&self) -> Snapshot {
-        let mut snapshot = Snapshot {
-            data: self.data.clone(),
-            ..Snapshot::default()
-        };
+        let mut snapshot = Snapshot { data: self.data.clone(), ..Snapshot::default() };
         let metadata = snapshot.mut_metadata();
         metadata.index = self.index;
         metadata.term = self.term;
@@ -198,11 +183,7 @@ impl RaftEntry {
         bytes.put_u8(VERSION);
         bytes.put_u8(kind);
         bytes.put_slice(&entry.data);
-        Self {
-            index: entry.index,
-            term: entry.term,
-            bytes: bytes.freeze(),
-        }
+        Self { index: entry.index, term: entry.term, bytes: bytes.freeze() }
     }
 
     pub(super) fn to_raft(&self) -> Result<Entry, CodecError> {
@@ -212,26 +193,14 @@ impl RaftEntry {
             [VERSION, 1, ..] => EntryType::EntryConfChange,
             [VERSION, 2, ..] => EntryType::EntryConfChangeV2,
             [VERSION, ..] => {
-                return Err(CodecError::Inconsistent {
-                    what,
-                    reason: "unknown kind of entry",
-                });
+                return Err(CodecError::Inconsistent { what, reason: "unknown kind of entry" });
             }
             [found, ..] => {
-                return Err(CodecError::UnknownVersion {
-                    what,
-                    found,
-                    known: VERSION,
-                });
+                return Err(CodecError::UnknownVersion { what, found, known: VERSION });
             }
             [] => return Err(CodecError::Empty { what }),
         };
-        let mut entry = Entry {
-            index: self.index,
-            term: self.term,
-            data: self.bytes.slice(2..),
-            ..Entry::default()
-        };
+        let mut entry = Entry { index: self.index, term: self.term, data: self.bytes.slice(2..), ..Entry::default() };
         entry.set_entry_type(kind);
         Ok(entry)
     }
@@ -243,32 +212,18 @@ mod tests {
 
     #[test]
     fn golden_bytes_of_what_raft_persists() {
-        let hard_state = HardStateRecord {
-            term: 3,
-            vote: 300,
-            commit: 70_000,
-        };
+        let hard_state = HardStateRecord { term: 3, vote: 300, commit: 70_000 };
         let bytes = hard_state.encode().unwrap();
         assert_eq!(bytes, [1, 3, 251, 0x2c, 1, 252, 0x70, 0x11, 1, 0]);
         assert_eq!(HardStateRecord::decode(&bytes).unwrap(), hard_state);
 
         let conf = RaftConf::of_voters([7]);
-        let snapshot = RaftSnapshot {
-            index: 9,
-            term: 2,
-            conf,
-            data: Bytes::from_static(b"ab"),
-        };
+        let snapshot = RaftSnapshot { index: 9, term: 2, conf, data: Bytes::from_static(b"ab") };
         let bytes = snapshot.encode().unwrap();
         assert_eq!(bytes, [1, 9, 2, 1, 7, 0, 0, 0, 0, 2, b'a', b'b']);
         assert_eq!(RaftSnapshot::decode(&bytes).unwrap(), snapshot);
 
-        let entry = Entry {
-            index: 5,
-            term: 2,
-            data: Bytes::from_static(b"x"),
-            ..Entry::default()
-        };
+        let entry = Entry { index: 5, term: 2, data: Bytes::from_static(b"x"), ..Entry::default() };
         let stored = RaftEntry::from_raft(&entry);
         assert_eq!(stored.bytes[..], [1, 0, b'x']);
         assert_eq!(stored.to_raft().unwrap(), entry);
@@ -276,11 +231,7 @@ mod tests {
 
     #[test]
     fn unknown_versions_kinds_and_trailing_bytes_are_errors() {
-        let entry = |bytes: &'static [u8]| RaftEntry {
-            index: 1,
-            term: 1,
-            bytes: Bytes::from_static(bytes),
-        };
+        let entry = |bytes: &'static [u8]| RaftEntry { index: 1, term: 1, bytes: Bytes::from_static(bytes) };
         for bad in [&[][..], &[2, 0], &[1, 9], &[1]] {
             assert!(entry(bad).to_raft().is_err(), "{bad:?}");
         }

@@ -19,14 +19,8 @@ pub struct RaftStorage {
 impl RaftStorage {
     /// Takes what was on disk, when it is whole; also says from which index on the log on disk is stale.
     pub(super) fn open(persisted: &PersistedRaft) -> Result<(Self, Option<u64>), RaftError> {
-        let (index, term) = persisted
-            .snapshot
-            .as_ref()
-            .map_or((0, 0), |snapshot| (snapshot.index, snapshot.term));
-        let conf = persisted
-            .snapshot
-            .as_ref()
-            .map_or(&persisted.conf, |snapshot| &snapshot.conf);
+        let (index, term) = persisted.snapshot.as_ref().map_or((0, 0), |snapshot| (snapshot.index, snapshot.term));
+        let conf = persisted.snapshot.as_ref().map_or(&persisted.conf, |snapshot| &snapshot.conf);
         let mut storage = Self {
             hard_state: persisted.hard_state.to_raft(),
             conf: conf.to_raft(),
@@ -46,15 +40,9 @@ impl RaftStorage {
             }
             let expected = storage.last() + 1;
             if stored.index != expected {
-                return Err(RaftError::LogGap {
-                    expected,
-                    found: stored.index,
-                });
+                return Err(RaftError::LogGap { expected, found: stored.index });
             }
-            let entry = stored.to_raft().map_err(|source| RaftError::EntryUndecodable {
-                index: expected,
-                source,
-            })?;
+            let entry = stored.to_raft().map_err(|source| RaftError::EntryUndecodable { index: expected, source })?;
             storage.entries.push_back(entry);
         }
         // Nor may a log that ends below the snapshot be appended to: it would have a hole.
@@ -64,11 +52,7 @@ impl RaftStorage {
         }
         // A snapshot that arrived just before the end was durable before the hard state that goes with it.
         if storage.hard_state.term < term {
-            storage.hard_state = HardState {
-                term,
-                commit: storage.hard_state.commit,
-                ..HardState::default()
-            };
+            storage.hard_state = HardState { term, commit: storage.hard_state.commit, ..HardState::default() };
         }
         storage.hard_state.commit = storage.hard_state.commit.max(index);
         let (last_index, commit) = (storage.last(), storage.hard_state.commit);
@@ -83,9 +67,7 @@ impl RaftStorage {
     }
 
     pub(super) fn snapshot_index(&self) -> u64 {
-        self.snapshot
-            .as_ref()
-            .map_or(0, |snapshot| snapshot.get_metadata().index)
+        self.snapshot.as_ref().map_or(0, |snapshot| snapshot.get_metadata().index)
     }
 
     /// Appends entries that follow the log or replace its end; returns the first index replaced.

@@ -83,29 +83,16 @@ impl MetadataState {
         if self.tombstones.keys().any(|id| self.topics.contains_key(id)) {
             return Some("a topic exists and is deleted");
         }
-        if !self
-            .producers
-            .keys()
-            .all(|id| (1..self.next_producer_id).contains(&id.0))
-        {
+        if !self.producers.keys().all(|id| (1..self.next_producer_id).contains(&id.0)) {
             return Some("a producer id was never allocated");
         }
-        if self
-            .topics
-            .values()
-            .any(|topic| topic.partitions.len() != usize::from(topic.config.partitions))
-        {
+        if self.topics.values().any(|topic| topic.partitions.len() != usize::from(topic.config.partitions)) {
             return Some("a topic's partitions are not as many as its configuration says");
         }
         self.partitions().find_map(|(_, partition)| {
             let copies = partition.replicas.len();
             let in_quorum = &partition.in_quorum;
-            if copies == 0
-                || partition
-                    .replicas
-                    .iter()
-                    .any(|replica| !self.nodes.contains_key(&replica.node))
-            {
+            if copies == 0 || partition.replicas.iter().any(|replica| !self.nodes.contains_key(&replica.node)) {
                 return Some("a replica is on an unknown node");
             }
             if in_quorum.len() < copies / 2 + 1 || !in_quorum.iter().all(|node| partition.has_replica(*node)) {

@@ -67,14 +67,8 @@ impl MetadataState {
     /// Applies the entry at `index`; a refused command changes nothing but the applied index.
     pub fn apply(&mut self, index: u64, command: &MetadataCommand) -> Applied {
         if index <= self.applied_index {
-            let answer = Err(MetadataRefusal::AlreadyApplied {
-                index,
-                applied_index: self.applied_index,
-            });
-            return Applied {
-                events: Vec::new(),
-                answer,
-            };
+            let answer = Err(MetadataRefusal::AlreadyApplied { index, applied_index: self.applied_index });
+            return Applied { events: Vec::new(), answer };
         }
         self.applied_index = index;
         let mut events = Vec::new();
@@ -89,33 +83,21 @@ impl MetadataState {
 
     fn dispatch(&mut self, command: &MetadataCommand, events: &mut Vec<MetadataEvent>) -> Outcome {
         match command {
-            MetadataCommand::RegisterNode {
-                node,
-                incarnation,
-                boot_number,
-                nonce,
-                address,
-            } => self.register_node(*node, *incarnation, *boot_number, *nonce, address, events),
-            MetadataCommand::CreateTopic {
-                name,
-                config,
-                created_at_secs,
-                request,
-            } => self.create_topic(name, config, *created_at_secs, *request, events),
+            MetadataCommand::RegisterNode { node, incarnation, boot_number, nonce, address } => {
+                self.register_node(*node, *incarnation, *boot_number, *nonce, address, events)
+            }
+            MetadataCommand::CreateTopic { name, config, created_at_secs, request } => {
+                self.create_topic(name, config, *created_at_secs, *request, events)
+            }
             MetadataCommand::DeleteTopic { topic, deleted_at_secs } => {
                 self.delete_topic(*topic, *deleted_at_secs, events)
             }
-            MetadataCommand::AlterTopic {
-                topic,
-                partitions,
-                max_age_secs,
-                max_bytes,
-            } => self.alter_topic(*topic, *partitions, *max_age_secs, *max_bytes, events),
-            MetadataCommand::SetRetention {
-                topic,
-                max_age_secs,
-                max_bytes,
-            } => self.alter_topic(*topic, None, Some(*max_age_secs), Some(*max_bytes), events),
+            MetadataCommand::AlterTopic { topic, partitions, max_age_secs, max_bytes } => {
+                self.alter_topic(*topic, *partitions, *max_age_secs, *max_bytes, events)
+            }
+            MetadataCommand::SetRetention { topic, max_age_secs, max_bytes } => {
+                self.alter_topic(*topic, None, Some(*max_age_secs), Some(*max_bytes), events)
+            }
             MetadataCommand::InitProducer { existing, now_secs } => self.init_producer(*existing, *now_secs),
             MetadataCommand::OpenEpoch { partitions } => Ok(self.open_epochs(partitions, events)),
             MetadataCommand::LeaderChosen { partitions } => Ok(self.choose_leaders(partitions, events)),
@@ -156,29 +138,12 @@ impl MetadataState {
                 return Ok(MetadataAnswer::NodeRegistered);
             } else if boot_number <= known.boot_number {
                 let registered = known.boot_number;
-                return Err(MetadataRefusal::RolledBack {
-                    node,
-                    given: boot_number,
-                    registered,
-                });
+                return Err(MetadataRefusal::RolledBack { node, given: boot_number, registered });
             }
         }
         let address = address.to_owned();
-        self.nodes.insert(
-            node,
-            NodeState {
-                incarnation,
-                boot_number,
-                nonce,
-                address,
-                retired_incarnations,
-            },
-        );
-        events.push(MetadataEvent::NodeRegistered {
-            node,
-            incarnation,
-            boot_number,
-        });
+        self.nodes.insert(node, NodeState { incarnation, boot_number, nonce, address, retired_incarnations });
+        events.push(MetadataEvent::NodeRegistered { node, incarnation, boot_number });
         Ok(MetadataAnswer::NodeRegistered)
     }
 
@@ -214,25 +179,17 @@ impl MetadataState {
 
     /// One partition.
     pub fn partition(&self, partition: TopicPartition) -> Option<&PartitionState> {
-        self.topics
-            .get(&partition.topic)?
-            .partitions
-            .get(usize::from(partition.partition))
+        self.topics.get(&partition.topic)?.partitions.get(usize::from(partition.partition))
     }
 
     pub(super) fn partition_mut(&mut self, partition: TopicPartition) -> Option<&mut PartitionState> {
-        self.topics
-            .get_mut(&partition.topic)?
-            .partitions
-            .get_mut(usize::from(partition.partition))
+        self.topics.get_mut(&partition.topic)?.partitions.get_mut(usize::from(partition.partition))
     }
 
     /// All partitions, in order.
     pub fn partitions(&self) -> impl Iterator<Item = (TopicPartition, &PartitionState)> {
         self.topics.iter().flat_map(|(id, topic)| {
-            (0..=u16::MAX)
-                .zip(&topic.partitions)
-                .map(|(number, state)| (TopicPartition::new(*id, number), state))
+            (0..=u16::MAX).zip(&topic.partitions).map(|(number, state)| (TopicPartition::new(*id, number), state))
         })
     }
 

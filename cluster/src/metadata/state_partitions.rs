@@ -36,21 +36,11 @@ impl MetadataState {
             if !self.is_valid_choice(choice) {
                 continue;
             }
-            let LeaderChoice {
-                partition,
-                epoch,
-                leader,
-                incarnation,
-                boot_number,
-            } = *choice;
+            let LeaderChoice { partition, epoch, leader, incarnation, boot_number } = *choice;
             let Some(state) = self.partition_mut(partition) else {
                 continue;
             };
-            state.leader = Some(PartitionLeader {
-                node: leader,
-                incarnation,
-                boot_number,
-            });
+            state.leader = Some(PartitionLeader { node: leader, incarnation, boot_number });
             let mut in_quorum: Vec<NodeId> = state.replicas.iter().map(|replica| replica.node).collect();
             in_quorum.sort_unstable();
             state.in_quorum = in_quorum;
@@ -77,9 +67,7 @@ impl MetadataState {
         let Some(node) = self.node(choice.leader) else {
             return false;
         };
-        let admitted = state
-            .replica(choice.leader)
-            .is_some_and(|replica| replica.admitted == choice.incarnation);
+        let admitted = state.replica(choice.leader).is_some_and(|replica| replica.admitted == choice.incarnation);
         state.epoch == choice.epoch
             && state.leader.is_none()
             && admitted

@@ -19,21 +19,11 @@ impl MetadataState {
         }
         let current = self.producers.get(&producer).map_or(0, |bumped| bumped.epoch);
         if given < current {
-            return Err(MetadataRefusal::ProducerFenced {
-                producer,
-                given,
-                current,
-            });
+            return Err(MetadataRefusal::ProducerFenced { producer, given, current });
         }
         match current.checked_add(1) {
             Some(epoch) if given == current => {
-                self.producers.insert(
-                    producer,
-                    BumpedProducer {
-                        epoch,
-                        bumped_at_secs: now_secs,
-                    },
-                );
+                self.producers.insert(producer, BumpedProducer { epoch, bumped_at_secs: now_secs });
                 Ok(MetadataAnswer::Producer { producer, epoch })
             }
             // Its epoch has run out or was forgotten after its expiry: a new id needs no fence.
@@ -43,10 +33,8 @@ impl MetadataState {
 
     fn allocate_producer(&mut self) -> Outcome {
         let producer = ProducerId(self.next_producer_id);
-        self.next_producer_id = self
-            .next_producer_id
-            .checked_add(1)
-            .ok_or(MetadataRefusal::IdsExhausted { what: "producer id" })?;
+        self.next_producer_id =
+            self.next_producer_id.checked_add(1).ok_or(MetadataRefusal::IdsExhausted { what: "producer id" })?;
         Ok(MetadataAnswer::Producer { producer, epoch: 0 })
     }
 
@@ -55,7 +43,6 @@ impl MetadataState {
             return;
         }
         self.producers_swept_at_secs = now_secs;
-        self.producers
-            .retain(|_, bumped| bumped.bumped_at_secs.saturating_add(PRODUCER_EXPIRY_SECS) > now_secs);
+        self.producers.retain(|_, bumped| bumped.bumped_at_secs.saturating_add(PRODUCER_EXPIRY_SECS) > now_secs);
     }
 }

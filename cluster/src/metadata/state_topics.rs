@@ -26,34 +26,19 @@ impl MetadataState {
         }
         if let Some(topic) = self.topic_id(name) {
             // The retry of a request whose answer was lost hears what the first try did.
-            if request != 0
-                && self
-                    .topics
-                    .get(&topic)
-                    .is_some_and(|known| known.create_request == request)
-            {
+            if request != 0 && self.topics.get(&topic).is_some_and(|known| known.create_request == request) {
                 return Ok(MetadataAnswer::TopicCreated { topic });
             }
-            return Err(MetadataRefusal::TopicExists {
-                name: name.to_owned(),
-                topic,
-            });
+            return Err(MetadataRefusal::TopicExists { name: name.to_owned(), topic });
         }
         if config.partitions == 0 {
             return Err(MetadataRefusal::NoPartitions);
         }
         self.check_room(u32::from(config.partitions))?;
-        let topic = if name == DEFAULT_TOPIC_NAME {
-            DEFAULT_TOPIC
-        } else {
-            TopicId(self.next_topic_id)
-        };
+        let topic = if name == DEFAULT_TOPIC_NAME { DEFAULT_TOPIC } else { TopicId(self.next_topic_id) };
         let next_topic_id = match topic {
             DEFAULT_TOPIC => self.next_topic_id,
-            _ => self
-                .next_topic_id
-                .checked_add(1)
-                .ok_or(MetadataRefusal::IdsExhausted { what: "topic id" })?,
+            _ => self.next_topic_id.checked_add(1).ok_or(MetadataRefusal::IdsExhausted { what: "topic id" })?,
         };
         let partitions = self.place(config.partitions, config.replication_factor)?;
         let state = TopicState {
@@ -67,10 +52,7 @@ impl MetadataState {
         self.next_topic_id = next_topic_id;
         self.topic_ids.insert(name.to_owned(), topic);
         self.topics.insert(topic, state);
-        events.push(MetadataEvent::TopicCreated {
-            topic,
-            partitions: config.partitions,
-        });
+        events.push(MetadataEvent::TopicCreated { topic, partitions: config.partitions });
         Ok(MetadataAnswer::TopicCreated { topic })
     }
 
@@ -88,20 +70,12 @@ impl MetadataState {
         };
         self.topic_ids.remove(&state.name);
         self.forget_replicas(&state.partitions);
-        let tombstone = Tombstone {
-            name: state.name.clone(),
-            topic_epoch: state.topic_epoch,
-            deleted_at_secs,
-        };
+        let tombstone = Tombstone { name: state.name.clone(), topic_epoch: state.topic_epoch, deleted_at_secs };
         self.tombstones.insert(topic, tombstone);
         while self.tombstones.len() > MAX_TOMBSTONES {
             self.tombstones.pop_first();
         }
-        events.push(MetadataEvent::TopicDeleted {
-            topic,
-            name: state.name,
-            partitions: state.config.partitions,
-        });
+        events.push(MetadataEvent::TopicDeleted { topic, name: state.name, partitions: state.config.partitions });
         Ok(MetadataAnswer::TopicDeleted { topic })
     }
 
@@ -117,42 +91,22 @@ impl MetadataState {
         let config = self.topics.get(&topic).ok_or(not_found.clone())?.config;
         let asked = partitions.unwrap_or(config.partitions);
         if asked < config.partitions {
-            return Err(MetadataRefusal::FewerPartitions {
-                topic,
-                present: config.partitions,
-                asked,
-            });
+            return Err(MetadataRefusal::FewerPartitions { topic, present: config.partitions, asked });
         }
         let added_count = asked - config.partitions;
         self.check_room(u32::from(added_count))?;
-        let added = if added_count == 0 {
-            Vec::new()
-        } else {
-            self.place(added_count, config.replication_factor)?
-        };
+        let added = if added_count == 0 { Vec::new() } else { self.place(added_count, config.replication_factor)? };
         let state = self.topics.get_mut(&topic).ok_or(not_found)?;
         state.partitions.extend(added);
         state.config.partitions = asked;
         state.config.max_age_secs = max_age_secs.unwrap_or(config.max_age_secs);
         state.config.max_bytes = max_bytes.unwrap_or(config.max_bytes);
-        let TopicConfig {
-            max_age_secs,
-            max_bytes,
-            ..
-        } = state.config;
+        let TopicConfig { max_age_secs, max_bytes, .. } = state.config;
         if added_count > 0 {
-            events.push(MetadataEvent::PartitionsAdded {
-                topic,
-                first: config.partitions,
-                partitions: asked,
-            });
+            events.push(MetadataEvent::PartitionsAdded { topic, first: config.partitions, partitions: asked });
         }
         if (max_age_secs, max_bytes) != (config.max_age_secs, config.max_bytes) {
-            events.push(MetadataEvent::RetentionSet {
-                topic,
-                max_age_secs,
-                max_bytes,
-            });
+            events.push(MetadataEvent::RetentionSet { topic, max_age_secs, max_bytes });
         }
         Ok(MetadataAnswer::TopicAltered { topic })
     }
@@ -160,11 +114,7 @@ impl MetadataState {
     fn check_room(&self, asked: u32) -> Result<(), MetadataRefusal> {
         let total = self.partition_count.saturating_add(asked);
         if total > MAX_PARTITIONS {
-            return Err(MetadataRefusal::TooManyPartitions {
-                asked,
-                total,
-                limit: MAX_PARTITIONS,
-            });
+            return Err(MetadataRefusal::TooManyPartitions { asked, total, limit: MAX_PARTITIONS });
         }
         Ok(())
     }

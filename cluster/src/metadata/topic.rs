@@ -29,13 +29,7 @@ pub struct TopicConfig {
 
 impl Default for TopicConfig {
     fn default() -> Self {
-        Self {
-            partitions: 1,
-            replication_factor: 1,
-            mode: ReplicationMode::L1,
-            max_age_secs: 0,
-            max_bytes: 0,
-        }
+        Self { partitions: 1, replication_factor: 1, mode: ReplicationMode::L1, max_age_secs: 0, max_bytes: 0 }
     }
 }
 

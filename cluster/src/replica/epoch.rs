@@ -58,24 +58,14 @@ impl EpochHistory {
                 return Ok(());
             }
             if epoch < last.epoch {
-                return Err(EpochHistoryError::Falls {
-                    given: epoch,
-                    last: last.epoch,
-                });
+                return Err(EpochHistoryError::Falls { given: epoch, last: last.epoch });
             }
             if position <= last.start_position {
                 let last_position = last.start_position;
-                return Err(EpochHistoryError::Overlaps {
-                    given: epoch,
-                    start_position: position,
-                    last_position,
-                });
+                return Err(EpochHistoryError::Overlaps { given: epoch, start_position: position, last_position });
             }
         }
-        self.starts.push(EpochStart {
-            epoch,
-            start_position: position,
-        });
+        self.starts.push(EpochStart { epoch, start_position: position });
         Ok(())
     }
 
@@ -86,11 +76,7 @@ impl EpochHistory {
 
     /// The log begins at `log_start` now: epochs that ended by then are gone.
     pub fn advance_start(&mut self, log_start: u64) {
-        let ended = self
-            .starts
-            .windows(2)
-            .take_while(|pair| pair[1].start_position <= log_start)
-            .count();
+        let ended = self.starts.windows(2).take_while(|pair| pair[1].start_position <= log_start).count();
         self.starts.drain(..ended);
     }
 
@@ -121,15 +107,8 @@ impl EpochHistory {
     ///
     /// The greatest epoch both know decides: below its shorter end they were written by one leader, and so was all before.
     pub fn common_end(&self, log_end: u64, other: &Self, other_end: u64) -> u64 {
-        let shared = self
-            .starts
-            .iter()
-            .rev()
-            .find(|start| other.start_of(start.epoch).is_some());
-        shared.map_or(0, |start| {
-            self.end_of(start.epoch, log_end)
-                .min(other.end_of(start.epoch, other_end))
-        })
+        let shared = self.starts.iter().rev().find(|start| other.start_of(start.epoch).is_some());
+        shared.map_or(0, |start| self.end_of(start.epoch, log_end).min(other.end_of(start.epoch, other_end)))
     }
 
     /// The epochs, in order.
@@ -143,10 +122,8 @@ mod tests {
     use super::*;
 
     fn history(starts: &[(u32, u64)]) -> EpochHistory {
-        let starts = starts.iter().map(|&(epoch, start_position)| EpochStart {
-            epoch: LeaderEpoch(epoch),
-            start_position,
-        });
+        let starts =
+            starts.iter().map(|&(epoch, start_position)| EpochStart { epoch: LeaderEpoch(epoch), start_position });
         EpochHistory::from_starts(starts).unwrap()
     }
 
@@ -167,14 +144,8 @@ mod tests {
     fn epochs_and_positions_only_rise() {
         let mut history = history(&[(2, 10)]);
         assert!(history.note_batch(LeaderEpoch(2), 50).is_ok());
-        assert!(matches!(
-            history.note_batch(LeaderEpoch(1), 60),
-            Err(EpochHistoryError::Falls { .. })
-        ));
-        assert!(matches!(
-            history.note_batch(LeaderEpoch(3), 10),
-            Err(EpochHistoryError::Overlaps { .. })
-        ));
+        assert!(matches!(history.note_batch(LeaderEpoch(1), 60), Err(EpochHistoryError::Falls { .. })));
+        assert!(matches!(history.note_batch(LeaderEpoch(3), 10), Err(EpochHistoryError::Overlaps { .. })));
         assert_eq!(history.starts().len(), 1);
     }
 

@@ -74,10 +74,7 @@ impl LeaderReplica {
         let followers = replicas
             .iter()
             .filter(|vote| vote.node != node)
-            .map(|&vote| Follower {
-                vote,
-                durable_end: None,
-            })
+            .map(|&vote| Follower { vote, durable_end: None })
             .collect();
         Self {
             partition,
@@ -133,10 +130,7 @@ impl LeaderReplica {
     pub fn on_fenced(&mut self, promised: LeaderEpoch, effects: &mut Vec<LeaderEffect>) {
         if promised > self.epoch && !self.stepped_down {
             self.stepped_down = true;
-            effects.push(LeaderEffect::SteppedDown {
-                partition: self.partition,
-                promised,
-            });
+            effects.push(LeaderEffect::SteppedDown { partition: self.partition, promised });
         }
     }
 
@@ -212,17 +206,11 @@ impl LeaderReplica {
         }
         if position > self.high_watermark {
             self.high_watermark = position;
-            effects.push(LeaderEffect::HighWatermarkAdvanced {
-                partition: self.partition,
-                position,
-            });
+            effects.push(LeaderEffect::HighWatermarkAdvanced { partition: self.partition, position });
         }
         if !self.led {
             self.led = true;
-            effects.push(LeaderEffect::Led {
-                partition: self.partition,
-                epoch: self.epoch,
-            });
+            effects.push(LeaderEffect::Led { partition: self.partition, epoch: self.epoch });
         }
     }
 }

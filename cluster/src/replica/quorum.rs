@@ -16,10 +16,7 @@ pub fn quorum_position(copies: usize, own_flush: u64, acks: impl Iterator<Item =
     }
     // Few replicas, no allocation: an end is on the quorum when enough followers are at or past it.
     let on_quorum = |position: &u64| acks.clone().filter(|ack| ack >= position).count() >= followers_needed;
-    acks.clone()
-        .filter(on_quorum)
-        .max()
-        .map(|position| position.min(own_flush))
+    acks.clone().filter(on_quorum).max().map(|position| position.min(own_flush))
 }
 
 #[cfg(test)]
@@ -38,12 +35,7 @@ mod tests {
             let mut fields = input.split('|').map(str::trim);
             let copies: usize = fields.next().unwrap().parse().unwrap();
             let own: u64 = fields.next().unwrap().parse().unwrap();
-            let acks: Vec<u64> = fields
-                .next()
-                .unwrap()
-                .split_whitespace()
-                .map(|ack| ack.parse().unwrap())
-                .collect();
+            let acks: Vec<u64> = fields.next().unwrap().split_whitespace().map(|ack| ack.parse().unwrap()).collect();
             let expected: Option<u64> = expected.trim().parse().ok();
             assert_eq!(quorum_position(copies, own, acks.iter().copied()), expected, "{line}");
             count += 1;

@@ -65,11 +65,7 @@ impl World {
     }
 
     fn answer(&mut self, node: u16, epoch: u32, outcome: PromiseOutcome) {
-        let answers = [PromiseAnswer {
-            partition: PARTITION,
-            epoch: LeaderEpoch(epoch),
-            outcome,
-        }];
+        let answers = [PromiseAnswer { partition: PARTITION, epoch: LeaderEpoch(epoch), outcome }];
         self.act(|controller, state, now_ms, actions| {
             controller.on_promises(state, NodeId(node), &answers, now_ms, actions);
         });
@@ -86,16 +82,8 @@ impl World {
 }
 
 fn clean_of(incarnation: u64, boot_number: u64, last_epoch: u32, durable_end: u64) -> PromiseOutcome {
-    let incarnation = ReplicaIncarnation {
-        node: incarnation,
-        damage_count: 0,
-    };
-    PromiseOutcome::Clean {
-        incarnation,
-        boot_number,
-        last_epoch: LeaderEpoch(last_epoch),
-        durable_end,
-    }
+    let incarnation = ReplicaIncarnation { node: incarnation, damage_count: 0 };
+    PromiseOutcome::Clean { incarnation, boot_number, last_epoch: LeaderEpoch(last_epoch), durable_end }
 }
 
 #[test]
@@ -129,11 +117,7 @@ fn a_restart_of_the_leader_opens_the_next_epoch() {
 
 #[test]
 fn of_three_the_better_of_two_clean_answers_wins() {
-    for (second, third, winner) in [
-        ((2, 500), (1, 900), 2),
-        ((2, 500), (2, 900), 3),
-        ((2, 500), (2, 500), 2),
-    ] {
+    for (second, third, winner) in [((2, 500), (1, 900), 2), ((2, 500), (2, 900), 3), ((2, 500), (2, 500), 2)] {
         let mut world = World::new(3, 3);
         world.commit_proposed();
         assert_eq!(world.asked.len(), 3);
@@ -154,14 +138,7 @@ fn unclean_and_foreign_answers_do_not_count_and_the_partition_stays_offline() {
     world.answer(3, 1, clean_of(999, 1, 5, 5000));
     world.clean(3, 7, 5, 5000);
     assert!(world.proposed.is_empty());
-    assert_eq!(
-        world
-            .controller
-            .waiting()
-            .map(|(partition, _)| partition)
-            .collect::<Vec<_>>(),
-        [PARTITION]
-    );
+    assert_eq!(world.controller.waiting().map(|(partition, _)| partition).collect::<Vec<_>>(), [PARTITION]);
     world.clean(3, 1, 0, 0);
     assert_eq!(world.proposed.len(), 1);
 }
@@ -265,10 +242,7 @@ fn a_replica_that_promised_more_makes_the_next_epoch_open() {
 fn a_deleted_topic_is_forgotten() {
     let mut world = World::new(3, 3);
     world.commit_proposed();
-    world.apply(&MetadataCommand::DeleteTopic {
-        topic: TopicId(1),
-        deleted_at_secs: 1,
-    });
+    world.apply(&MetadataCommand::DeleteTopic { topic: TopicId(1), deleted_at_secs: 1 });
     assert!(world.controller.is_settled());
     world.pass_ms(5000);
     assert!(world.proposed.is_empty());

@@ -21,67 +21,24 @@ fn commands() -> Vec<(MetadataCommand, &'static str)> {
         max_bytes: 10 << 30,
     };
     let (topic, epoch) = (TopicId(7), LeaderEpoch(5));
-    let incarnation = ReplicaIncarnation {
-        node: 0xabcd,
-        damage_count: 1,
-    };
+    let incarnation = ReplicaIncarnation { node: 0xabcd, damage_count: 1 };
     vec![
         (register(1, 0xabcd, 4), "010001fbcdab04fba00f0c6c616e63652d313a39303030"),
         (
-            MetadataCommand::CreateTopic {
-                name: "ab".into(),
-                config,
-                created_at_secs: 1_700_000_000,
-                request: 9,
-            },
+            MetadataCommand::CreateTopic { name: "ab".into(), config, created_at_secs: 1_700_000_000, request: 9 },
             "01010261620302 01 fc803a0900 fd0000008002000000 fc00f15365 09",
         ),
+        (MetadataCommand::DeleteTopic { topic, deleted_at_secs: 11 }, "0102070b"),
         (
-            MetadataCommand::DeleteTopic {
-                topic,
-                deleted_at_secs: 11,
-            },
-            "0102070b",
-        ),
-        (
-            MetadataCommand::AlterTopic {
-                topic,
-                partitions: Some(300),
-                max_age_secs: None,
-                max_bytes: Some(0),
-            },
+            MetadataCommand::AlterTopic { topic, partitions: Some(300), max_age_secs: None, max_bytes: Some(0) },
             "010307 01fb2c01 00 0100",
         ),
-        (
-            MetadataCommand::SetRetention {
-                topic,
-                max_age_secs: 60,
-                max_bytes: 250,
-            },
-            "0104073cfa",
-        ),
-        (
-            MetadataCommand::InitProducer {
-                existing: Some((ProducerId(3), 1)),
-                now_secs: 5,
-            },
-            "010501030105",
-        ),
-        (
-            MetadataCommand::OpenEpoch {
-                partitions: vec![EpochOpening { partition, epoch }],
-            },
-            "01060107 0205",
-        ),
+        (MetadataCommand::SetRetention { topic, max_age_secs: 60, max_bytes: 250 }, "0104073cfa"),
+        (MetadataCommand::InitProducer { existing: Some((ProducerId(3), 1)), now_secs: 5 }, "010501030105"),
+        (MetadataCommand::OpenEpoch { partitions: vec![EpochOpening { partition, epoch }] }, "01060107 0205"),
         (
             MetadataCommand::LeaderChosen {
-                partitions: vec![LeaderChoice {
-                    partition,
-                    epoch,
-                    leader: NodeId(1),
-                    incarnation,
-                    boot_number: 4,
-                }],
+                partitions: vec![LeaderChoice { partition, epoch, leader: NodeId(1), incarnation, boot_number: 4 }],
             },
             "010701070205 01 fbcdab 01 04",
         ),
@@ -104,15 +61,7 @@ fn golden_bytes_of_a_snapshot() {
     state.apply(1, &register(1, 0xabcd, 4));
     state.apply(2, &create("ab", 1, 1));
     let partition = TopicPartition::new(TopicId(1), 0);
-    state.apply(
-        3,
-        &MetadataCommand::OpenEpoch {
-            partitions: vec![EpochOpening {
-                partition,
-                epoch: LeaderEpoch(1),
-            }],
-        },
-    );
+    state.apply(3, &MetadataCommand::OpenEpoch { partitions: vec![EpochOpening { partition, epoch: LeaderEpoch(1) }] });
     let bytes = state.encode_snapshot().unwrap();
     let golden = "01 03 02 01 \
         01 01 fbcdab 04 fba00f 0c6c616e63652d313a39303030 00 \
@@ -127,24 +76,12 @@ fn golden_bytes_of_a_snapshot() {
 fn unknown_versions_commands_and_trailing_bytes_are_errors() {
     let mut bytes = commands()[2].0.encode().unwrap();
     bytes.push(0);
-    assert!(matches!(
-        MetadataCommand::decode(&bytes),
-        Err(CodecError::Trailing { trailing: 1, .. })
-    ));
+    assert!(matches!(MetadataCommand::decode(&bytes), Err(CodecError::Trailing { trailing: 1, .. })));
     assert!(matches!(MetadataCommand::decode(&[]), Err(CodecError::Empty { .. })));
-    assert!(matches!(
-        MetadataCommand::decode(&[2, 0]),
-        Err(CodecError::UnknownVersion { found: 2, known: 1, .. })
-    ));
-    assert!(matches!(
-        MetadataCommand::decode(&[1, 200]),
-        Err(CodecError::Undecodable { .. })
-    ));
+    assert!(matches!(MetadataCommand::decode(&[2, 0]), Err(CodecError::UnknownVersion { found: 2, known: 1, .. })));
+    assert!(matches!(MetadataCommand::decode(&[1, 200]), Err(CodecError::Undecodable { .. })));
     let vast = [1, 6, 253, 255, 255, 255, 255, 255, 255, 255, 127];
-    assert!(
-        MetadataCommand::decode(&vast).is_err(),
-        "a vast length allocates nothing"
-    );
+    assert!(MetadataCommand::decode(&vast).is_err(), "a vast length allocates nothing");
 }
 
 proptest::proptest! {

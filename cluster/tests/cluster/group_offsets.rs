@@ -8,20 +8,11 @@ use lance_messages::id::{TopicId, TopicPartition};
 use proptest::prelude::*;
 
 fn key(topic: u32, partition: u16, consumer: ConsumerKey) -> OffsetKey {
-    OffsetKey {
-        partition: TopicPartition::new(TopicId(topic), partition),
-        consumer,
-    }
+    OffsetKey { partition: TopicPartition::new(TopicId(topic), partition), consumer }
 }
 
 fn commit(key: OffsetKey, offset: u64) -> OffsetRecord {
-    OffsetRecord::Commit(OffsetCommit {
-        key,
-        committed: CommittedOffset {
-            offset,
-            committed_at_ms: 5,
-        },
-    })
+    OffsetRecord::Commit(OffsetCommit { key, committed: CommittedOffset { offset, committed_at_ms: 5 } })
 }
 
 fn group(name: &str) -> ConsumerKey {
@@ -34,33 +25,16 @@ fn offset_of(offsets: &GroupOffsets, key: &OffsetKey) -> Option<u64> {
 
 #[test]
 fn golden_bytes_of_every_record() {
-    let committed = CommittedOffset {
-        offset: 0x0102,
-        committed_at_ms: 3,
-    };
-    let entry = OffsetCommit {
-        key: key(7, 2, ConsumerKey::Id(9)),
-        committed,
-    };
-    let body = [
-        7, 0, 0, 0, 2, 0, 2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0,
-    ];
+    let committed = CommittedOffset { offset: 0x0102, committed_at_ms: 3 };
+    let entry = OffsetCommit { key: key(7, 2, ConsumerKey::Id(9)), committed };
+    let body = [7, 0, 0, 0, 2, 0, 2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0];
     let records: [(OffsetRecord, Vec<u8>); 6] = [
         (OffsetRecord::Commit(entry.clone()), [&[1, 1], &body[..]].concat()),
         (OffsetRecord::TopicDeleted(TopicId(7)), vec![1, 2, 7, 0, 0, 0]),
-        (
-            OffsetRecord::ForgetConsumer(group("ab")),
-            vec![1, 3, 1, 2, 0, b'a', b'b'],
-        ),
-        (
-            OffsetRecord::SnapshotBegin { count: 2 },
-            vec![1, 4, 2, 0, 0, 0, 0, 0, 0, 0],
-        ),
+        (OffsetRecord::ForgetConsumer(group("ab")), vec![1, 3, 1, 2, 0, b'a', b'b']),
+        (OffsetRecord::SnapshotBegin { count: 2 }, vec![1, 4, 2, 0, 0, 0, 0, 0, 0, 0]),
         (OffsetRecord::SnapshotEntry(entry), [&[1, 5], &body[..]].concat()),
-        (
-            OffsetRecord::SnapshotEnd { count: 2 },
-            vec![1, 6, 2, 0, 0, 0, 0, 0, 0, 0],
-        ),
+        (OffsetRecord::SnapshotEnd { count: 2 }, vec![1, 6, 2, 0, 0, 0, 0, 0, 0, 0]),
     ];
     for (record, golden) in records {
         assert_eq!(record.encode().unwrap(), golden);
@@ -71,22 +45,10 @@ fn golden_bytes_of_every_record() {
         let trailing = OffsetRecord::decode(&[&golden[..], &[0]].concat());
         assert_eq!(trailing, Err(OffsetRecordError::Trailing { trailing: 1 }));
     }
-    assert_eq!(
-        OffsetRecord::decode(&[2, 1]),
-        Err(OffsetRecordError::UnknownVersion { found: 2 })
-    );
-    assert_eq!(
-        OffsetRecord::decode(&[1, 9]),
-        Err(OffsetRecordError::UnknownKind { found: 9 })
-    );
-    assert_eq!(
-        OffsetRecord::decode(&[1, 3, 7]),
-        Err(OffsetRecordError::UnknownConsumer { found: 7 })
-    );
-    assert_eq!(
-        OffsetRecord::decode(&[1, 3, 1, 0, 0]),
-        Err(OffsetRecordError::BadGroupName { bytes: 0 })
-    );
+    assert_eq!(OffsetRecord::decode(&[2, 1]), Err(OffsetRecordError::UnknownVersion { found: 2 }));
+    assert_eq!(OffsetRecord::decode(&[1, 9]), Err(OffsetRecordError::UnknownKind { found: 9 }));
+    assert_eq!(OffsetRecord::decode(&[1, 3, 7]), Err(OffsetRecordError::UnknownConsumer { found: 7 }));
+    assert_eq!(OffsetRecord::decode(&[1, 3, 1, 0, 0]), Err(OffsetRecordError::BadGroupName { bytes: 0 }));
     let long = OffsetRecord::ForgetConsumer(group(&"x".repeat(256)));
     assert_eq!(long.encode(), Err(OffsetRecordError::BadGroupName { bytes: 256 }));
 }
@@ -109,20 +71,11 @@ fn a_deleted_topic_and_a_forgotten_consumer_take_their_offsets_along() {
     for topic in 1..4 {
         for partition in 0..2 {
             offsets.apply(commit(key(topic, partition, group("g")), 10)).unwrap();
-            offsets
-                .apply(commit(key(topic, partition, ConsumerKey::Id(u64::MAX)), 10))
-                .unwrap();
+            offsets.apply(commit(key(topic, partition, ConsumerKey::Id(u64::MAX)), 10)).unwrap();
         }
     }
     offsets.apply(OffsetRecord::TopicDeleted(TopicId(2))).unwrap();
-    assert_eq!(
-        (
-            offsets.of_topic(TopicId(2)).count(),
-            offsets.of_topic(TopicId(1)).count(),
-            offsets.len()
-        ),
-        (0, 4, 8)
-    );
+    assert_eq!((offsets.of_topic(TopicId(2)).count(), offsets.of_topic(TopicId(1)).count(), offsets.len()), (0, 4, 8));
     offsets.apply(OffsetRecord::ForgetConsumer(group("g"))).unwrap();
     assert_eq!((offsets.of_consumer(&group("g")).count(), offsets.len()), (0, 4));
 }
@@ -146,17 +99,10 @@ fn a_snapshot_takes_effect_only_as_a_whole() {
     assert!(other.iter().eq(before.iter()));
 
     torn.apply(commit(key(9, 0, group("old")), 2)).unwrap();
-    assert_eq!(
-        (torn.len(), offset_of(&torn, &key(9, 0, group("old")))),
-        (1, Some(2)),
-        "a torn one is passed over"
-    );
+    assert_eq!((torn.len(), offset_of(&torn, &key(9, 0, group("old")))), (1, Some(2)), "a torn one is passed over");
     assert_eq!(torn.apply(records[4].clone()), Err(OffsetRecordError::OutsideSnapshot));
     torn.apply(records[0].clone()).unwrap();
-    assert!(matches!(
-        torn.apply(records[4].clone()),
-        Err(OffsetRecordError::SnapshotCount { announced: 3, .. })
-    ));
+    assert!(matches!(torn.apply(records[4].clone()), Err(OffsetRecordError::SnapshotCount { announced: 3, .. })));
     assert_eq!(torn.len(), 1);
 }
 
@@ -169,20 +115,11 @@ fn a_consumer_keeps_its_partition_of_the_groups_topic() {
         (0..200).map(|id| groups_partition(&ConsumerKey::Id(id), 16)).collect();
     assert_eq!(spread.len(), 16);
     // These may never change: offsets would be looked for where they are not.
-    assert_eq!(
-        (
-            groups_partition(&group("a"), 50),
-            groups_partition(&ConsumerKey::Id(1), 50)
-        ),
-        (7, 40)
-    );
+    assert_eq!((groups_partition(&group("a"), 50), groups_partition(&ConsumerKey::Id(1), 50)), (7, 40));
 }
 
 fn consumer() -> impl Strategy<Value = ConsumerKey> {
-    prop_oneof![
-        (0u64..3).prop_map(ConsumerKey::Id),
-        "[a-c]{1,2}".prop_map(ConsumerKey::Group)
-    ]
+    prop_oneof![(0u64..3).prop_map(ConsumerKey::Id), "[a-c]{1,2}".prop_map(ConsumerKey::Group)]
 }
 
 fn plain_record() -> impl Strategy<Value = OffsetRecord> {

@@ -8,20 +8,12 @@ const PARTITION: TopicPartition = TopicPartition::new(TopicId(1), 0);
 const EPOCH: LeaderEpoch = LeaderEpoch(4);
 
 fn incarnation(node: u16) -> ReplicaIncarnation {
-    ReplicaIncarnation {
-        node: 100 + u64::from(node),
-        damage_count: 0,
-    }
+    ReplicaIncarnation { node: 100 + u64::from(node), damage_count: 0 }
 }
 
 fn leader_of(copies: u16, high_watermark: u64, own_flush: u64) -> LeaderReplica {
-    let votes: Vec<Vote> = (1..=copies)
-        .map(|node| Vote {
-            node: NodeId(node),
-            admitted: incarnation(node),
-            in_quorum: true,
-        })
-        .collect();
+    let votes: Vec<Vote> =
+        (1..=copies).map(|node| Vote { node: NodeId(node), admitted: incarnation(node), in_quorum: true }).collect();
     LeaderReplica::new(PARTITION, EPOCH, NodeId(1), &votes, high_watermark, own_flush)
 }
 
@@ -32,39 +24,21 @@ fn effects(input: impl FnOnce(&mut Vec<LeaderEffect>)) -> Vec<LeaderEffect> {
 }
 
 fn advanced(position: u64) -> LeaderEffect {
-    LeaderEffect::HighWatermarkAdvanced {
-        partition: PARTITION,
-        position,
-    }
+    LeaderEffect::HighWatermarkAdvanced { partition: PARTITION, position }
 }
 
-const LED: LeaderEffect = LeaderEffect::Led {
-    partition: PARTITION,
-    epoch: EPOCH,
-};
+const LED: LeaderEffect = LeaderEffect::Led { partition: PARTITION, epoch: EPOCH };
 
 #[test]
 fn alone_the_high_watermark_follows_the_own_flush_once_the_epoch_has_started() {
     let mut leader = leader_of(1, 0, 500);
-    assert_eq!(
-        effects(|out| leader.on_local_flushed(600, out)),
-        [],
-        "no epoch-start batch yet"
-    );
-    assert_eq!(
-        effects(|out| leader.on_epoch_started(704, out)),
-        [],
-        "it is not synced yet"
-    );
+    assert_eq!(effects(|out| leader.on_local_flushed(600, out)), [], "no epoch-start batch yet");
+    assert_eq!(effects(|out| leader.on_epoch_started(704, out)), [], "it is not synced yet");
     assert!(!leader.is_serving());
     assert_eq!(effects(|out| leader.on_local_flushed(704, out)), [advanced(704), LED]);
     assert!(leader.is_serving());
     assert_eq!(effects(|out| leader.on_local_flushed(900, out)), [advanced(900)]);
-    assert_eq!(
-        effects(|out| leader.on_local_flushed(800, out)),
-        [],
-        "a flush never goes back"
-    );
+    assert_eq!(effects(|out| leader.on_local_flushed(800, out)), [], "a flush never goes back");
 }
 
 #[test]
@@ -90,10 +64,7 @@ fn acks_of_other_epochs_incarnations_or_strangers_do_not_count() {
     leader.on_appended(NodeId(8), EPOCH, incarnation(8), 104, &mut ignored);
     leader.on_appended(NodeId(1), EPOCH, incarnation(1), 104, &mut ignored);
     assert_eq!(ignored, []);
-    assert_eq!(
-        effects(|out| leader.on_appended(NodeId(2), EPOCH, incarnation(2), 104, out)),
-        [advanced(104), LED]
-    );
+    assert_eq!(effects(|out| leader.on_appended(NodeId(2), EPOCH, incarnation(2), 104, out)), [advanced(104), LED]);
 }
 
 #[test]
@@ -102,10 +73,7 @@ fn an_evicted_follower_does_not_count_and_an_admitted_one_starts_anew() {
     effects(|out| leader.on_epoch_started(104, out));
     effects(|out| leader.on_in_quorum_changed(&[NodeId(1), NodeId(3)], out));
     effects(|out| leader.on_local_flushed(300, out));
-    assert_eq!(
-        effects(|out| leader.on_appended(NodeId(2), EPOCH, incarnation(2), 300, out)),
-        []
-    );
+    assert_eq!(effects(|out| leader.on_appended(NodeId(2), EPOCH, incarnation(2), 300, out)), []);
     let acked = effects(|out| leader.on_appended(NodeId(3), EPOCH, incarnation(3), 200, out));
     assert_eq!(acked, [advanced(200), LED]);
     let back = effects(|out| leader.on_in_quorum_changed(&[NodeId(1), NodeId(2), NodeId(3)], out));
@@ -117,10 +85,7 @@ fn an_evicted_follower_does_not_count_and_an_admitted_one_starts_anew() {
         [],
         "its old life is over"
     );
-    assert_eq!(
-        effects(|out| leader.on_appended(NodeId(2), EPOCH, incarnation(7), 400, out)),
-        [advanced(400)]
-    );
+    assert_eq!(effects(|out| leader.on_appended(NodeId(2), EPOCH, incarnation(7), 400, out)), [advanced(400)]);
 }
 
 #[test]
@@ -128,16 +93,9 @@ fn a_fenced_leader_commits_nothing_more() {
     let mut leader = leader_of(1, 0, 0);
     effects(|out| leader.on_epoch_started(104, out));
     effects(|out| leader.on_local_flushed(104, out));
-    assert_eq!(
-        effects(|out| leader.on_fenced(EPOCH, out)),
-        [],
-        "its own epoch is no fence"
-    );
+    assert_eq!(effects(|out| leader.on_fenced(EPOCH, out)), [], "its own epoch is no fence");
     let promised = LeaderEpoch(5);
-    let stepped_down = LeaderEffect::SteppedDown {
-        partition: PARTITION,
-        promised,
-    };
+    let stepped_down = LeaderEffect::SteppedDown { partition: PARTITION, promised };
     assert_eq!(effects(|out| leader.on_fenced(promised, out)), [stepped_down]);
     assert_eq!(effects(|out| leader.on_fenced(promised, out)), []);
     assert_eq!(effects(|out| leader.on_local_flushed(999, out)), []);

@@ -25,21 +25,11 @@ struct Node {
 impl Node {
     /// Starts as the shell does: open, register, then answer every request for promises.
     fn start(disk: RaftDisk, boot_number: u64) -> Self {
-        let config = RaftConfig {
-            snapshot_interval_entries: 10,
-            kept_entries: 2,
-            ..RaftConfig::new(INCARNATION, boot_number)
-        };
+        let config =
+            RaftConfig { snapshot_interval_entries: 10, kept_entries: 2, ..RaftConfig::new(INCARNATION, boot_number) };
         let mut effects = Vec::new();
         let core = MetadataCore::new(config, &disk.durable, 0, &mut effects).unwrap();
-        let mut node = Self {
-            core,
-            disk,
-            boot_number,
-            events: Vec::new(),
-            answers: Vec::new(),
-            order: Vec::new(),
-        };
+        let mut node = Self { core, disk, boot_number, events: Vec::new(), answers: Vec::new(), order: Vec::new() };
         node.obey(effects);
         node.propose(0, &register(1, INCARNATION, boot_number));
         node
@@ -90,22 +80,10 @@ impl Node {
         let answers: Vec<PromiseAnswer> = partitions
             .iter()
             .map(|&(partition, epoch)| {
-                let incarnation = ReplicaIncarnation {
-                    node: INCARNATION,
-                    damage_count: 0,
-                };
+                let incarnation = ReplicaIncarnation { node: INCARNATION, damage_count: 0 };
                 let (boot_number, last_epoch) = (self.boot_number, LeaderEpoch(epoch.0 - 1));
-                let outcome = PromiseOutcome::Clean {
-                    incarnation,
-                    boot_number,
-                    last_epoch,
-                    durable_end: 0,
-                };
-                PromiseAnswer {
-                    partition,
-                    epoch,
-                    outcome,
-                }
+                let outcome = PromiseOutcome::Clean { incarnation, boot_number, last_epoch, durable_end: 0 };
+                PromiseAnswer { partition, epoch, outcome }
             })
             .collect();
         self.core.on_promises(node, &answers, effects).unwrap();
@@ -115,14 +93,7 @@ impl Node {
         let state = self.core.state();
         state
             .partitions()
-            .map(|(id, decided)| {
-                (
-                    id.topic.0,
-                    id.partition,
-                    decided.epoch.0,
-                    state.leader_is_current(decided),
-                )
-            })
+            .map(|(id, decided)| (id.topic.0, id.partition, decided.epoch.0, state.leader_is_current(decided)))
             .collect()
     }
 }
@@ -136,19 +107,12 @@ fn a_created_topic_has_leaders_at_once_by_way_of_an_epoch_and_a_promise() {
     let topic = TopicId(1);
     assert_eq!(
         node.answers,
-        [
-            (0, Ok(MetadataAnswer::NodeRegistered)),
-            (1, Ok(MetadataAnswer::TopicCreated { topic }))
-        ]
+        [(0, Ok(MetadataAnswer::NodeRegistered)), (1, Ok(MetadataAnswer::TopicCreated { topic }))]
     );
     assert_eq!(node.epochs(), [(1, 0, 1, true), (1, 1, 1, true)]);
     let kinds: Vec<&str> = node.events.iter().map(kind).collect();
     assert_eq!(kinds, ["registered", "created", "opened", "opened", "chosen", "chosen"]);
-    assert_eq!(
-        node.order[..4],
-        ["committed", "answer", "committed", "answer"],
-        "facts come before answers"
-    );
+    assert_eq!(node.order[..4], ["committed", "answer", "committed", "answer"], "facts come before answers");
 }
 
 fn kind(event: &MetadataEvent) -> &'static str {
@@ -167,16 +131,12 @@ fn every_start_leads_in_a_new_epoch_and_remembers_everything() {
     for boot_number in 1..30 {
         let mut node = Node::start(disk, boot_number);
         node.propose(1, &create(&format!("t{boot_number}"), 1, 1));
-        let expected: Vec<_> = (1..=boot_number as u32)
-            .map(|topic| (topic, 0, boot_number as u32 + 1 - topic, true))
-            .collect();
+        let expected: Vec<_> =
+            (1..=boot_number as u32).map(|topic| (topic, 0, boot_number as u32 + 1 - topic, true)).collect();
         assert_eq!(node.epochs(), expected);
         assert!(node.core.controller().is_settled());
         disk = node.disk;
-        assert!(
-            boot_number < 5 || disk.durable.snapshot.is_some(),
-            "the log is compacted now and then"
-        );
+        assert!(boot_number < 5 || disk.durable.snapshot.is_some(), "the log is compacted now and then");
     }
 }
 
@@ -185,22 +145,13 @@ fn refusals_are_answered_and_the_core_goes_on() {
     let mut node = Node::start(RaftDisk::new(&[INCARNATION]), 1);
     node.propose(1, &create("alpha", 1, 1));
     node.propose(2, &create("alpha", 1, 1));
-    let refusal = MetadataRefusal::TopicExists {
-        name: "alpha".into(),
-        topic: TopicId(1),
-    };
+    let refusal = MetadataRefusal::TopicExists { name: "alpha".into(), topic: TopicId(1) };
     assert_eq!(node.answers.last(), Some(&(2, Err(ProposeFailure::Refused(refusal)))));
     let huge = create(&"x".repeat(9 << 20), 1, 1);
     node.propose(3, &huge);
-    assert!(matches!(
-        node.answers.last(),
-        Some((3, Err(ProposeFailure::TooLarge { .. })))
-    ));
+    assert!(matches!(node.answers.last(), Some((3, Err(ProposeFailure::TooLarge { .. })))));
     node.propose(4, &create("beta", 1, 1));
-    assert!(matches!(
-        node.answers.last(),
-        Some((4, Ok(MetadataAnswer::TopicCreated { topic: TopicId(2) })))
-    ));
+    assert!(matches!(node.answers.last(), Some((4, Ok(MetadataAnswer::TopicCreated { topic: TopicId(2) })))));
 }
 
 #[test]
@@ -219,26 +170,14 @@ fn ten_thousand_partitions_get_their_leaders_in_a_few_commands() {
     let mut node = Node::start(RaftDisk::new(&[INCARNATION]), 1);
     node.propose(1, &create("wide", 10_000, 1));
     assert!(node.epochs().iter().all(|(_, _, epoch, led)| *epoch == 1 && *led));
-    assert!(
-        node.core.raft().applied_index() < 12,
-        "{}",
-        node.core.raft().applied_index()
-    );
+    assert!(node.core.raft().applied_index() < 12, "{}", node.core.raft().applied_index());
 }
 
 #[test]
 fn a_command_that_cannot_be_read_stops_the_core_for_good() {
-    let entry = RaftEntry {
-        index: 1,
-        term: 1,
-        bytes: Bytes::from_static(&[1, 0, 99]),
-    };
+    let entry = RaftEntry { index: 1, term: 1, bytes: Bytes::from_static(&[1, 0, 99]) };
     let conf = RaftConf::of_voters([INCARNATION]);
-    let persisted = PersistedRaft {
-        entries: vec![entry],
-        conf,
-        ..PersistedRaft::default()
-    };
+    let persisted = PersistedRaft { entries: vec![entry], conf, ..PersistedRaft::default() };
     let mut effects = Vec::new();
     let mut core = MetadataCore::new(RaftConfig::new(INCARNATION, 1), &persisted, 0, &mut effects).unwrap();
     let numbers: Vec<u64> = effects

@@ -8,11 +8,7 @@ use lance_cluster::metadata::{
 };
 
 fn config() -> RaftConfig {
-    RaftConfig {
-        snapshot_interval_entries: 8,
-        kept_entries: 3,
-        ..RaftConfig::new(7, 1)
-    }
+    RaftConfig { snapshot_interval_entries: 8, kept_entries: 3, ..RaftConfig::new(7, 1) }
 }
 
 struct Node {
@@ -26,12 +22,7 @@ impl Node {
     fn start(disk: RaftDisk) -> Self {
         let mut effects = Vec::new();
         let core = RaftCore::new(config(), &disk.durable, &mut effects).unwrap();
-        let mut node = Self {
-            core,
-            disk,
-            applied: Vec::new(),
-            other: Vec::new(),
-        };
+        let mut node = Self { core, disk, applied: Vec::new(), other: Vec::new() };
         node.take(effects);
         node
     }
@@ -40,12 +31,7 @@ impl Node {
         for effect in effects {
             match effect {
                 RaftEffect::Persist(persist) => self.disk.pending.push(persist),
-                RaftEffect::Apply {
-                    index,
-                    command,
-                    proposal,
-                    ..
-                } => self.applied.push((index, command, proposal)),
+                RaftEffect::Apply { index, command, proposal, .. } => self.applied.push((index, command, proposal)),
                 RaftEffect::SaveSnapshot { snapshot, drop_through } => self.disk.save_snapshot(snapshot, drop_through),
                 other => self.other.push(other),
             }
@@ -67,11 +53,7 @@ impl Node {
     }
 
     fn commands(&self) -> Vec<&[u8]> {
-        self.applied
-            .iter()
-            .map(|(_, command, _)| &command[..])
-            .filter(|command| !command.is_empty())
-            .collect()
+        self.applied.iter().map(|(_, command, _)| &command[..]).filter(|command| !command.is_empty()).collect()
     }
 }
 
@@ -79,13 +61,7 @@ impl Node {
 fn a_sole_voter_leads_at_once_and_is_leading_once_its_first_entry_is_durable() {
     let mut node = Node::start(RaftDisk::new(&[7]));
     assert!(node.core.is_leader() && !node.core.is_leading());
-    assert_eq!(
-        node.other,
-        [RaftEffect::LeaderChanged {
-            term: 1,
-            leader: Some(7)
-        }]
-    );
+    assert_eq!(node.other, [RaftEffect::LeaderChanged { term: 1, leader: Some(7) }]);
     node.sync_all();
     assert!(node.core.is_leading());
     assert_eq!(node.other.last(), Some(&RaftEffect::Leading { term: 1 }));
@@ -158,9 +134,7 @@ fn a_snapshot_drops_the_log_and_a_restart_begins_with_it() {
     let mut effects = Vec::new();
     let early = node.core.compact(index - 1, Bytes::new(), &mut effects);
     assert!(matches!(early, Err(RaftError::SnapshotNotApplied { .. })) && effects.is_empty());
-    node.core
-        .compact(index, Bytes::from_static(b"state"), &mut effects)
-        .unwrap();
+    node.core.compact(index, Bytes::from_static(b"state"), &mut effects).unwrap();
     node.take(effects);
     assert!(!node.core.wants_snapshot());
     assert_eq!(node.disk.durable.entries.first().unwrap().index, index - 2);
@@ -175,44 +149,20 @@ fn a_snapshot_drops_the_log_and_a_restart_begins_with_it() {
 
 #[test]
 fn a_log_that_lost_what_it_confirmed_is_refused() {
-    let entry = |index| RaftEntry {
-        index,
-        term: 1,
-        bytes: Bytes::from_static(&[1, 0]),
-    };
-    let start = |persisted: &PersistedRaft| {
-        RaftCore::new(config(), persisted, &mut Vec::new())
-            .map(|_| ())
-            .unwrap_err()
-    };
+    let entry = |index| RaftEntry { index, term: 1, bytes: Bytes::from_static(&[1, 0]) };
+    let start =
+        |persisted: &PersistedRaft| RaftCore::new(config(), persisted, &mut Vec::new()).map(|_| ()).unwrap_err();
     let mut persisted = PersistedRaft {
-        hard_state: HardStateRecord {
-            term: 1,
-            vote: 7,
-            commit: 3,
-        },
+        hard_state: HardStateRecord { term: 1, vote: 7, commit: 3 },
         entries: vec![entry(1), entry(2)],
         snapshot: None,
         conf: RaftConf::of_voters([7]),
     };
-    assert!(matches!(
-        start(&persisted),
-        RaftError::LostEntries {
-            last_index: 2,
-            commit: 3
-        }
-    ));
+    assert!(matches!(start(&persisted), RaftError::LostEntries { last_index: 2, commit: 3 }));
     persisted.entries.push(entry(4));
     assert!(matches!(start(&persisted), RaftError::LogGap { expected: 3, found: 4 }));
-    persisted.entries[2] = RaftEntry {
-        index: 3,
-        term: 1,
-        bytes: Bytes::from_static(&[9]),
-    };
-    assert!(matches!(
-        start(&persisted),
-        RaftError::EntryUndecodable { index: 3, .. }
-    ));
+    persisted.entries[2] = RaftEntry { index: 3, term: 1, bytes: Bytes::from_static(&[9]) };
+    assert!(matches!(start(&persisted), RaftError::EntryUndecodable { index: 3, .. }));
     persisted.conf = RaftConf::default();
     persisted.entries[2] = entry(3);
     assert!(matches!(start(&persisted), RaftError::ConfigInvalid { .. }));
@@ -220,47 +170,23 @@ fn a_log_that_lost_what_it_confirmed_is_refused() {
 
 #[test]
 fn a_log_that_a_snapshot_overtook_is_dropped_before_anything_follows() {
-    let entry = |index, term| RaftEntry {
-        index,
-        term,
-        bytes: Bytes::from_static(&[1, 0]),
-    };
-    let snapshot = RaftSnapshot {
-        index: 5,
-        term: 3,
-        conf: RaftConf::of_voters([7]),
-        data: Bytes::new(),
-    };
-    for entries in [
-        vec![entry(1, 1), entry(2, 1)],
-        (1..=9).map(|index| entry(index, 2)).collect(),
-    ] {
+    let entry = |index, term| RaftEntry { index, term, bytes: Bytes::from_static(&[1, 0]) };
+    let snapshot = RaftSnapshot { index: 5, term: 3, conf: RaftConf::of_voters([7]), data: Bytes::new() };
+    for entries in [vec![entry(1, 1), entry(2, 1)], (1..=9).map(|index| entry(index, 2)).collect()] {
         let stale_from = if entries.len() == 2 { 1 } else { 5 };
         let persisted = PersistedRaft {
-            hard_state: HardStateRecord {
-                term: 2,
-                vote: 9,
-                commit: 1,
-            },
+            hard_state: HardStateRecord { term: 2, vote: 9, commit: 1 },
             entries,
             snapshot: Some(snapshot.clone()),
             conf: RaftConf::default(),
         };
         let mut effects = Vec::new();
         let core = RaftCore::new(config(), &persisted, &mut effects).unwrap();
-        let RaftEffect::Persist(first) = &effects[0] else {
-            panic!("{effects:?}")
-        };
+        let RaftEffect::Persist(first) = &effects[0] else { panic!("{effects:?}") };
         assert_eq!((first.truncate_from, first.must_sync), (Some(stale_from), false));
-        let RaftEffect::Persist(second) = &effects[2] else {
-            panic!("{effects:?}")
-        };
+        let RaftEffect::Persist(second) = &effects[2] else { panic!("{effects:?}") };
         assert_eq!((second.entries[0].index, second.truncate_from), (6, None));
-        assert_eq!(
-            (core.term(), core.applied_index()),
-            (4, 5),
-            "the snapshot's term is the least"
-        );
+        assert_eq!((core.term(), core.applied_index()), (4, 5), "the snapshot's term is the least");
     }
 }
 
@@ -269,20 +195,11 @@ fn hostile_messages_change_nothing() {
     let mut node = Node::start(RaftDisk::new(&[7]));
     node.sync_all();
     let mut effects = Vec::new();
-    assert!(matches!(
-        node.core.on_message(&[0xff; 9], &mut effects),
-        Err(RaftError::MessageMalformed { .. })
-    ));
-    assert!(matches!(
-        node.core.on_message(&[], &mut effects),
-        Err(RaftError::MessageMisdirected { .. })
-    ));
+    assert!(matches!(node.core.on_message(&[0xff; 9], &mut effects), Err(RaftError::MessageMalformed { .. })));
+    assert!(matches!(node.core.on_message(&[], &mut effects), Err(RaftError::MessageMisdirected { .. })));
     // An append response to node 7 from 9, who is no member.
     let stranger = [0x08, 4, 0x10, 7, 0x18, 9, 0x20, 1];
-    assert!(matches!(
-        node.core.on_message(&stranger, &mut effects),
-        Err(RaftError::MessageRefused { .. })
-    ));
+    assert!(matches!(node.core.on_message(&stranger, &mut effects), Err(RaftError::MessageRefused { .. })));
     assert_eq!(effects, []);
     node.propose(1, b"a");
     node.sync_all();
@@ -291,16 +208,10 @@ fn hostile_messages_change_nothing() {
 
 #[test]
 fn a_message_above_the_limit_is_not_parsed() {
-    let config = RaftConfig {
-        max_message_bytes: 10,
-        ..config()
-    };
+    let config = RaftConfig { max_message_bytes: 10, ..config() };
     let mut core = RaftCore::new(config, &RaftDisk::new(&[7]).durable, &mut Vec::new()).unwrap();
     let result = core.on_message(&[0; 11], &mut Vec::new());
-    assert!(matches!(
-        result,
-        Err(RaftError::MessageTooLarge { bytes: 11, limit: 10 })
-    ));
+    assert!(matches!(result, Err(RaftError::MessageTooLarge { bytes: 11, limit: 10 })));
 }
 
 #[test]
@@ -313,10 +224,7 @@ fn after_a_panic_the_node_is_never_used_again() {
     }));
     assert!(panicked.is_err());
     assert!(matches!(node.core.on_tick(1, &mut Vec::new()), Err(RaftError::Stopped)));
-    assert!(matches!(
-        node.core.on_propose(1, vec![1], &mut Vec::new()),
-        Err(RaftError::Stopped)
-    ));
+    assert!(matches!(node.core.on_propose(1, vec![1], &mut Vec::new()), Err(RaftError::Stopped)));
 }
 
 #[test]

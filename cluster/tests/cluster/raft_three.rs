@@ -33,11 +33,7 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let node = || Node {
-            core: None,
-            disk: RaftDisk::new(&IDS),
-            state: Vec::new(),
-        };
+        let node = || Node { core: None, disk: RaftDisk::new(&IDS), state: Vec::new() };
         let mut world = Self {
             chance: Chance(seed),
             now_ms: 0,
@@ -57,18 +53,9 @@ impl World {
 
     fn start(&mut self, id: u64) {
         let seed = self.chance.next();
-        let config = RaftConfig {
-            snapshot_interval_entries: 12,
-            kept_entries: 3,
-            ..RaftConfig::new(id, seed)
-        };
+        let config = RaftConfig { snapshot_interval_entries: 12, kept_entries: 3, ..RaftConfig::new(id, seed) };
         let node = self.nodes.get_mut(&id).unwrap();
-        node.state = node
-            .disk
-            .durable
-            .snapshot
-            .as_ref()
-            .map_or_else(Vec::new, |snapshot| snapshot.data.to_vec());
+        node.state = node.disk.durable.snapshot.as_ref().map_or_else(Vec::new, |snapshot| snapshot.data.to_vec());
         let mut effects = Vec::new();
         node.core = Some(RaftCore::new(config, &node.disk.durable, &mut effects).unwrap());
         self.take(id, effects);
@@ -90,8 +77,7 @@ impl World {
         let node = self.nodes.get_mut(&id).unwrap();
         let mut effects = Vec::new();
         if let Some(core) = node.core.as_mut().filter(|core| core.wants_snapshot()) {
-            core.compact(core.applied_index(), node.state.clone().into(), &mut effects)
-                .unwrap();
+            core.compact(core.applied_index(), node.state.clone().into(), &mut effects).unwrap();
         }
         self.take(id, effects);
     }
@@ -107,12 +93,7 @@ impl World {
                     node.state = data.to_vec();
                     self.snapshots_restored += 1;
                 }
-                RaftEffect::Apply {
-                    index,
-                    term,
-                    command,
-                    proposal,
-                } => {
+                RaftEffect::Apply { index, term, command, proposal } => {
                     node.state.extend_from_slice(&command);
                     self.trace = self.trace.rotate_left(5) ^ index ^ (id << 32) ^ term;
                     let first = self.committed.entry(index).or_insert((term, command.clone()));
@@ -136,11 +117,7 @@ impl World {
         if self.network.is_empty() {
             return;
         }
-        let at = if lossy {
-            self.chance.below(self.network.len())
-        } else {
-            0
-        };
+        let at = if lossy { self.chance.below(self.network.len()) } else { 0 };
         let (from, to, message) = self.network.remove(at);
         let cut_off = [Some(from), Some(to)].contains(&self.cut_off);
         if lossy && (cut_off || self.chance.percent(8)) {
@@ -155,10 +132,7 @@ impl World {
     fn propose(&mut self, id: u64) {
         let command = self.next_command;
         self.next_command += 1;
-        self.input(id, |core, effects| {
-            core.on_propose(command, command.to_le_bytes().to_vec(), effects)
-                .unwrap()
-        });
+        self.input(id, |core, effects| core.on_propose(command, command.to_le_bytes().to_vec(), effects).unwrap());
     }
 
     fn tick(&mut self, id: u64) {
@@ -214,27 +188,15 @@ fn run(seed: u64) -> World {
     let before = world.committed.len();
     world.acked_amid_faults = world.acked.len();
     world.heal();
-    assert!(
-        world.committed.len() > before + 20,
-        "seed {seed}: writes resume after the faults"
-    );
+    assert!(world.committed.len() > before + 20, "seed {seed}: writes resume after the faults");
     let states: Vec<&Vec<u8>> = world.nodes.values().map(|node| &node.state).collect();
-    assert!(
-        states.iter().all(|state| *state == states[0]),
-        "seed {seed}: all states are equal"
-    );
-    let kept: BTreeSet<u64> = states[0]
-        .chunks(8)
-        .map(|command| u64::from_le_bytes(command.try_into().unwrap()))
-        .collect();
+    assert!(states.iter().all(|state| *state == states[0]), "seed {seed}: all states are equal");
+    let kept: BTreeSet<u64> =
+        states[0].chunks(8).map(|command| u64::from_le_bytes(command.try_into().unwrap())).collect();
     assert_eq!(kept.len() * 8, states[0].len(), "seed {seed}: nothing is applied twice");
     assert!(world.acked.is_subset(&kept), "seed {seed}: nothing acked is lost");
     let indexes: Vec<u64> = world.committed.keys().copied().collect();
-    assert_eq!(
-        indexes,
-        (1..=indexes.len() as u64).collect::<Vec<_>>(),
-        "seed {seed}: no index is left out"
-    );
+    assert_eq!(indexes, (1..=indexes.len() as u64).collect::<Vec<_>>(), "seed {seed}: no index is left out");
     world
 }
 
@@ -246,10 +208,7 @@ fn three_voters_commit_in_one_order_and_lose_nothing_acked() {
         restored += world.snapshots_restored;
         acked += world.acked_amid_faults;
     }
-    assert!(
-        restored > 50 && acked > 5000,
-        "{restored} snapshots restored, {acked} proposals acked amid faults"
-    );
+    assert!(restored > 50 && acked > 5000, "{restored} snapshots restored, {acked} proposals acked amid faults");
 }
 
 #[test]

@@ -14,53 +14,24 @@ fn partition() -> impl Strategy<Value = TopicPartition> {
 
 fn config() -> impl Strategy<Value = TopicConfig> {
     (0u16..4, 0u8..4, any::<bool>(), 0u64..3, 0u64..3).prop_map(|(partitions, factor, strong, age, bytes)| {
-        let mode = if strong {
-            ReplicationMode::L2
-        } else {
-            ReplicationMode::L1
-        };
-        TopicConfig {
-            partitions,
-            replication_factor: factor,
-            mode,
-            max_age_secs: age,
-            max_bytes: bytes,
-        }
+        let mode = if strong { ReplicationMode::L2 } else { ReplicationMode::L1 };
+        TopicConfig { partitions, replication_factor: factor, mode, max_age_secs: age, max_bytes: bytes }
     })
 }
 
 fn choice() -> impl Strategy<Value = LeaderChoice> {
     (partition(), 0u32..4, 1u16..4, 0u64..3, 1u64..4).prop_map(|(partition, epoch, node, life, boot_number)| {
-        let incarnation = ReplicaIncarnation {
-            node: u64::from(node) * 10 + life,
-            damage_count: 0,
-        };
-        LeaderChoice {
-            partition,
-            epoch: LeaderEpoch(epoch),
-            leader: NodeId(node),
-            incarnation,
-            boot_number,
-        }
+        let incarnation = ReplicaIncarnation { node: u64::from(node) * 10 + life, damage_count: 0 };
+        LeaderChoice { partition, epoch: LeaderEpoch(epoch), leader: NodeId(node), incarnation, boot_number }
     })
 }
 
 fn opening() -> impl Strategy<Value = EpochOpening> {
-    (partition(), 0u32..4).prop_map(|(partition, epoch)| EpochOpening {
-        partition,
-        epoch: LeaderEpoch(epoch),
-    })
+    (partition(), 0u32..4).prop_map(|(partition, epoch)| EpochOpening { partition, epoch: LeaderEpoch(epoch) })
 }
 
 fn command() -> impl Strategy<Value = MetadataCommand> {
-    let name = prop_oneof![
-        Just("default"),
-        Just("a"),
-        Just("b"),
-        Just("c"),
-        Just("bad name"),
-        Just("")
-    ];
+    let name = prop_oneof![Just("default"), Just("a"), Just("b"), Just("c"), Just("bad name"), Just("")];
     prop_oneof![
         3 => (0u16..4, 0u64..3, 0u64..4, 0u64..2).prop_map(|(node, life, boot_number, nonce)| {
             let incarnation = u64::from(node) * 10 + life;
@@ -93,10 +64,7 @@ fn command() -> impl Strategy<Value = MetadataCommand> {
 }
 
 fn apply_all(state: &mut MetadataState, first: u64, commands: &[MetadataCommand]) -> Vec<Applied> {
-    (first..)
-        .zip(commands)
-        .map(|(index, command)| state.apply(index, command))
-        .collect()
+    (first..).zip(commands).map(|(index, command)| state.apply(index, command)).collect()
 }
 
 proptest! {

@@ -31,14 +31,8 @@ pub struct RaftDisk {
 
 impl RaftDisk {
     pub fn new(voters: &[u64]) -> Self {
-        let durable = PersistedRaft {
-            conf: RaftConf::of_voters(voters.iter().copied()),
-            ..PersistedRaft::default()
-        };
-        Self {
-            durable,
-            pending: Vec::new(),
-        }
+        let durable = PersistedRaft { conf: RaftConf::of_voters(voters.iter().copied()), ..PersistedRaft::default() };
+        Self { durable, pending: Vec::new() }
     }
 
     /// Makes the oldest batch durable and gives its number.
@@ -79,11 +73,7 @@ impl RaftDisk {
         }
         if steps > 3 {
             if let (Some(first), Some(last)) = (batch.entries.first(), durable.entries.last()) {
-                assert_eq!(
-                    first.index,
-                    last.index + 1,
-                    "the log on disk has no holes and no overlaps"
-                );
+                assert_eq!(first.index, last.index + 1, "the log on disk has no holes and no overlaps");
             }
             durable.entries.extend(batch.entries.iter().cloned());
         }
@@ -104,15 +94,6 @@ pub fn register(node: u16, incarnation: u64, boot_number: u64) -> MetadataComman
 }
 
 pub fn create(name: &str, partitions: u16, replication_factor: u8) -> MetadataCommand {
-    let config = TopicConfig {
-        partitions,
-        replication_factor,
-        ..TopicConfig::default()
-    };
-    MetadataCommand::CreateTopic {
-        name: name.to_owned(),
-        config,
-        created_at_secs: 1_700_000_000,
-        request: 0,
-    }
+    let config = TopicConfig { partitions, replication_factor, ..TopicConfig::default() };
+    MetadataCommand::CreateTopic { name: name.to_owned(), config, created_at_secs: 1_700_000_000, request: 0 }
 }

@@ -11,16 +11,9 @@ pub fn capacities<'a>(files: impl Iterator<Item = (&'a str, String)>) -> BTreeMa
     for code in &codes {
         let declares = |line: &&str| line.contains("_MAILBOX: usize = ") || line.contains("_MAILBOX_SPARE: usize = ");
         for line in code.lines().filter(declares) {
-            let name = line
-                .split("const ")
-                .nth(1)
-                .and_then(|rest| rest.split(':').next())
-                .unwrap_or_default();
+            let name = line.split("const ").nth(1).and_then(|rest| rest.split(':').next()).unwrap_or_default();
             let value = line.split("= ").nth(1).unwrap_or_default().replace([';', '_'], "");
-            let number: usize = value
-                .trim()
-                .parse()
-                .unwrap_or_else(|_| panic!("a mailbox is a plain number: {line}"));
+            let number: usize = value.trim().parse().unwrap_or_else(|_| panic!("a mailbox is a plain number: {line}"));
             match name.strip_suffix("_SPARE") {
                 Some(name) => constants.insert(name.to_owned(), format!("requests + {number}")),
                 None => constants.insert(name.to_owned(), number.to_string()),
@@ -34,10 +27,7 @@ pub fn capacities<'a>(files: impl Iterator<Item = (&'a str, String)>) -> BTreeMa
         }
     }
     let actor_of = |constant: &str| actors.get(constant).cloned().unwrap_or_else(|| actor_name(constant));
-    constants
-        .into_iter()
-        .map(|(constant, value)| (actor_of(&constant), value))
-        .collect()
+    constants.into_iter().map(|(constant, value)| (actor_of(&constant), value)).collect()
 }
 
 /// `CONNECTION_MAILBOX` → `ConnectionActor`.
@@ -52,17 +42,13 @@ fn actor_name(constant: &str) -> String {
 /// Actors that the chart lacks, shows with another number, or shows though they don't exist.
 pub fn differences(readme: &str, capacities: &BTreeMap<String, String>) -> Vec<String> {
     let shown: BTreeMap<String, String> = readme.lines().filter_map(shown_on).collect();
-    let wrong = capacities
-        .iter()
-        .filter(|(actor, capacity)| shown.get(*actor) != Some(capacity));
+    let wrong = capacities.iter().filter(|(actor, capacity)| shown.get(*actor) != Some(capacity));
     let wrong = wrong.map(|(actor, capacity)| match shown.get(actor) {
         Some(other) => format!("{actor} has {capacity}, the chart says {other}"),
         None => format!("{actor} [{capacity}] is not on the chart"),
     });
     let gone = shown.keys().filter(|actor| !capacities.contains_key(*actor));
-    wrong
-        .chain(gone.map(|actor| format!("{actor} is on the chart and has no such constant")))
-        .collect()
+    wrong.chain(gone.map(|actor| format!("{actor} is on the chart and has no such constant"))).collect()
 }
 
 /// The actor and number of one line of the chart: `├── PollerActor × shards [1024]`.

@@ -30,10 +30,7 @@ pub fn files(dir: &Path, extensions: &[&str]) -> Vec<PathBuf> {
         for entry in entries {
             let path = entry.unwrap().path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let extension = path
-                .extension()
-                .and_then(|extension| extension.to_str())
-                .unwrap_or_default();
+            let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
             if path.is_dir() {
                 let skipped = ["target", ".git", "corpus", "artifacts", "lance-data", "node_modules"];
                 if !skipped.contains(&name) {
@@ -64,12 +61,7 @@ pub fn sources() -> Vec<Source> {
             let code = blank_literals(&text);
             let test_folder = |part: &str| ["tests", "benches", "examples", "fuzz"].contains(&part);
             let is_test = path.split('/').any(|part| test_folder(part.trim_end_matches(".rs")));
-            Source {
-                path,
-                text,
-                code,
-                is_test,
-            }
+            Source { path, text, code, is_test }
         })
         .collect();
     let test_files: BTreeSet<String> = sources.iter().flat_map(test_module_files).collect();
@@ -107,10 +99,7 @@ impl Source {
         let mut code = self.code.clone();
         while let Some(start) = code.find("#[cfg(test)]") {
             let end = item_end(&code, start).unwrap_or(code.len());
-            let blank: String = code[start..end]
-                .chars()
-                .map(|c| if c == '\n' { '\n' } else { ' ' })
-                .collect();
+            let blank: String = code[start..end].chars().map(|c| if c == '\n' { '\n' } else { ' ' }).collect();
             code.replace_range(start..end, &blank);
         }
         code
@@ -146,10 +135,7 @@ pub fn functions(code: &str) -> Vec<(String, usize, usize)> {
     for (at, _) in code.match_indices("fn ") {
         let starts_word =
             at == 0 || !code.as_bytes()[at - 1].is_ascii_alphanumeric() && code.as_bytes()[at - 1] != b'_';
-        let name: String = code[at + 3..]
-            .chars()
-            .take_while(|c| c.is_alphanumeric() || *c == '_')
-            .collect();
+        let name: String = code[at + 3..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
         if !starts_word || name.is_empty() {
             continue;
         }

@@ -22,11 +22,7 @@ fn header() -> BatchHeader {
         committed_through: 0x10,
         sort_key: SortKey(0x0F0E_0D0C_0B0A_0908_0706_0504_0302_0100),
         max_timestamp_ns: 0x77,
-        producer: Some(ProducerSequence {
-            id: ProducerId(0x88),
-            epoch: 9,
-            sequence: 10,
-        }),
+        producer: Some(ProducerSequence { id: ProducerId(0x88), epoch: 9, sequence: 10 }),
     }
 }
 
@@ -50,10 +46,7 @@ const GOLDEN_CRC: u32 = 0xADA3_5CE1;
 #[test]
 fn a_header_of_another_partition_never_checks() {
     let bytes = header().encode(BatchSeed::new(partition()));
-    for other in [
-        TopicPartition::new(TopicId(1), 0x0506),
-        TopicPartition::new(TopicId(0x0102_0304), 0),
-    ] {
+    for other in [TopicPartition::new(TopicId(1), 0x0506), TopicPartition::new(TopicId(0x0102_0304), 0)] {
         let decoded = BatchHeader::decode(&bytes, BatchSeed::new(other));
         assert!(matches!(decoded, Err(BatchError::Checksum { .. })));
     }
@@ -74,30 +67,16 @@ fn every_flipped_bit_is_noticed() {
 fn unwritten_and_short_bytes_are_told_apart() {
     let seed = BatchSeed::new(partition());
     assert_eq!(BatchHeader::decode(&[0; 104], seed), Err(BatchError::Empty));
-    assert_eq!(
-        BatchHeader::decode(&[0x0F; 103], seed),
-        Err(BatchError::Short { found: 103 })
-    );
-    assert_eq!(
-        BatchHeader::decode(&[0x01; 104], seed),
-        Err(BatchError::NotABatch { found: 1 })
-    );
+    assert_eq!(BatchHeader::decode(&[0x0F; 103], seed), Err(BatchError::Short { found: 103 }));
+    assert_eq!(BatchHeader::decode(&[0x01; 104], seed), Err(BatchError::NotABatch { found: 1 }));
 }
 
 #[test]
 fn bytes_that_are_no_tlvs_belong_to_the_tlv_of_the_header() {
     let seed = BatchSeed::new(partition());
-    let opaque = BatchHeader {
-        flags: BatchFlags::OPAQUE,
-        record_count: 1,
-        ..header()
-    };
+    let opaque = BatchHeader { flags: BatchFlags::OPAQUE, record_count: 1, ..header() };
     assert_eq!(u32_at(&opaque.encode(seed), 1), 99 + 0x44);
-    let packed = BatchHeader {
-        flags: BatchFlags::RECORDS.with_codec(Some(Codec::Zstd)),
-        plain_len: 999,
-        ..header()
-    };
+    let packed = BatchHeader { flags: BatchFlags::RECORDS.with_codec(Some(Codec::Zstd)), plain_len: 999, ..header() };
     assert_eq!(u32_at(&packed.encode(seed), 1), 99 + 0x44);
     assert_eq!(BatchHeader::decode(&packed.encode(seed), seed), Ok(packed));
 }
@@ -107,48 +86,13 @@ fn contradicting_fields_are_refused() {
     let seed = BatchSeed::new(partition());
     let refuse = |header: BatchHeader, field| {
         let decoded = BatchHeader::decode(&header.encode(seed), seed);
-        assert!(
-            matches!(decoded, Err(BatchError::Inconsistent { field: f, .. }) if f == field),
-            "{decoded:?}"
-        );
+        assert!(matches!(decoded, Err(BatchError::Inconsistent { field: f, .. }) if f == field), "{decoded:?}");
     };
-    refuse(
-        BatchHeader {
-            plain_len: 1,
-            ..header()
-        },
-        "plain_len",
-    );
-    refuse(
-        BatchHeader {
-            flags: BatchFlags::CONTROL,
-            ..header()
-        },
-        "plain_len",
-    );
-    refuse(
-        BatchHeader {
-            flags: BatchFlags::CONTROL,
-            plain_len: 0,
-            ..header()
-        },
-        "record_count",
-    );
-    refuse(
-        BatchHeader {
-            stored_len: MAX_BATCH_BYTES + 1,
-            plain_len: MAX_BATCH_BYTES + 1,
-            ..header()
-        },
-        "stored_len",
-    );
-    refuse(
-        BatchHeader {
-            position: u64::MAX,
-            ..header()
-        },
-        "position",
-    );
+    refuse(BatchHeader { plain_len: 1, ..header() }, "plain_len");
+    refuse(BatchHeader { flags: BatchFlags::CONTROL, ..header() }, "plain_len");
+    refuse(BatchHeader { flags: BatchFlags::CONTROL, plain_len: 0, ..header() }, "record_count");
+    refuse(BatchHeader { stored_len: MAX_BATCH_BYTES + 1, plain_len: MAX_BATCH_BYTES + 1, ..header() }, "stored_len");
+    refuse(BatchHeader { position: u64::MAX, ..header() }, "position");
     assert_eq!(BatchFlags::from_bits(0x0030), None);
     assert_eq!(BatchFlags::from_bits(0x0100), None);
 }
@@ -158,14 +102,8 @@ fn a_control_batch_has_golden_bytes() {
     let start = ControlBatch::EpochStart { leader: NodeId(0x0203) };
     assert_eq!(start.encode(), [1, 1, 3, 2]);
     assert_eq!(ControlBatch::decode(&start.encode()), Ok(start));
-    assert_eq!(
-        ControlBatch::decode(&[9, 1, 0]),
-        Err(ControlBatchError::Unknown { kind: 9, version: 1 })
-    );
-    assert_eq!(
-        ControlBatch::decode(&[1, 1, 0]),
-        Err(ControlBatchError::Length { found: 3, expected: 4 })
-    );
+    assert_eq!(ControlBatch::decode(&[9, 1, 0]), Err(ControlBatchError::Unknown { kind: 9, version: 1 }));
+    assert_eq!(ControlBatch::decode(&[1, 1, 0]), Err(ControlBatchError::Length { found: 3, expected: 4 }));
     assert!(ControlBatch::decode(&[]).is_err());
 }
 

@@ -64,12 +64,7 @@ impl DataDir {
             Some(record) => record,
             None => {
                 refuse_ownerless_data(disk, path, &file)?;
-                NodeRecord {
-                    cluster_id: 0,
-                    node_id,
-                    incarnation: randomness.max(1),
-                    boot_number: 0,
-                }
+                NodeRecord { cluster_id: 0, node_id, incarnation: randomness.max(1), boot_number: 0 }
             }
         };
         if record.node_id != node_id {
@@ -82,13 +77,7 @@ impl DataDir {
         }
         record.boot_number += 1;
         write_record(disk, &file, &record)?;
-        Ok(Self {
-            disk: Arc::clone(disk),
-            path: path.to_path_buf(),
-            record,
-            created: stored.is_none(),
-            _lock: lock,
-        })
+        Ok(Self { disk: Arc::clone(disk), path: path.to_path_buf(), record, created: stored.is_none(), _lock: lock })
     }
 
     /// Who it belongs to.
@@ -114,24 +103,14 @@ impl DataDir {
                 expected: format!("{cluster_id:016x}"),
             });
         }
-        self.replace_record(NodeRecord {
-            cluster_id,
-            ..self.record
-        })
+        self.replace_record(NodeRecord { cluster_id, ..self.record })
     }
 
     /// Makes this node a stranger to its peers, durably: what it once confirmed no longer counts.
     pub fn renew_incarnation(&mut self, randomness: u64) -> Result<(), CheckpointError> {
         // Equal randomness must still give another incarnation.
-        let incarnation = if randomness == self.record.incarnation {
-            !randomness
-        } else {
-            randomness
-        };
-        self.replace_record(NodeRecord {
-            incarnation: incarnation.max(1),
-            ..self.record
-        })
+        let incarnation = if randomness == self.record.incarnation { !randomness } else { randomness };
+        self.replace_record(NodeRecord { incarnation: incarnation.max(1), ..self.record })
     }
 
     /// The data dir itself.
@@ -185,10 +164,7 @@ fn refuse_ownerless_data(disk: &Arc<dyn Disk>, path: &Path, node_file: &Path) ->
         };
         if holds_data {
             let data = path.join(&entry.name);
-            return Err(CheckpointError::IdentityMissing {
-                path: node_file.to_path_buf(),
-                data,
-            });
+            return Err(CheckpointError::IdentityMissing { path: node_file.to_path_buf(), data });
         }
     }
     Ok(())
@@ -198,10 +174,7 @@ fn read_record(disk: &Arc<dyn Disk>, path: &Path) -> Result<Option<NodeRecord>, 
     let Some(bytes) = read_file(disk, path)? else {
         return Ok(None);
     };
-    let malformed = |source| CheckpointError::Malformed {
-        path: path.to_path_buf(),
-        source,
-    };
+    let malformed = |source| CheckpointError::Malformed { path: path.to_path_buf(), source };
     let version: VersionOnly = serde_json::from_slice(&bytes).map_err(malformed)?;
     if version.format_version != FORMAT_VERSION {
         return Err(CheckpointError::UnknownVersion {
@@ -222,24 +195,15 @@ fn read_record(disk: &Arc<dyn Disk>, path: &Path) -> Result<Option<NodeRecord>, 
     let (stored, computed) = (hex(&file.crc) as u32, record_crc(&record));
     let canonical = to_file(&record);
     if stored != computed || file.crc != canonical.crc || file.cluster_id != canonical.cluster_id {
-        let flaw = Flaw::Crc {
-            what: "identity",
-            stored,
-            computed,
-        };
-        return Err(CheckpointError::Damaged {
-            path: path.to_path_buf(),
-            flaw,
-        });
+        let flaw = Flaw::Crc { what: "identity", stored, computed };
+        return Err(CheckpointError::Damaged { path: path.to_path_buf(), flaw });
     }
     Ok(Some(record))
 }
 
 fn write_record(disk: &Arc<dyn Disk>, path: &Path, record: &NodeRecord) -> Result<(), CheckpointError> {
-    let mut text = serde_json::to_vec_pretty(&to_file(record)).map_err(|source| CheckpointError::Malformed {
-        path: path.to_path_buf(),
-        source,
-    })?;
+    let mut text = serde_json::to_vec_pretty(&to_file(record))
+        .map_err(|source| CheckpointError::Malformed { path: path.to_path_buf(), source })?;
     text.push(b'\n');
     replace_file(disk, path, &text)
 }
@@ -256,12 +220,7 @@ fn to_file(record: &NodeRecord) -> NodeFile {
 }
 
 fn record_crc(record: &NodeRecord) -> u32 {
-    let NodeRecord {
-        cluster_id,
-        node_id,
-        incarnation,
-        boot_number,
-    } = record;
+    let NodeRecord { cluster_id, node_id, incarnation, boot_number } = record;
     crc32fast::hash(format!("{FORMAT_VERSION},{cluster_id:016x},{node_id},{incarnation:016x},{boot_number}").as_bytes())
 }
 
@@ -273,18 +232,12 @@ fn take_lock(disk: &Arc<dyn Disk>, path: &Path) -> Result<Arc<dyn DiskFile>, Che
     if unsafe { libc::flock(fd, libc::LOCK_EX | libc::LOCK_NB) } != 0 {
         let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
         if errno != libc::EWOULDBLOCK {
-            return Err(CheckpointError::LockRefused {
-                path: path.to_path_buf(),
-                errno,
-            });
+            return Err(CheckpointError::LockRefused { path: path.to_path_buf(), errno });
         }
         let text = read_file(disk, path)?.unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let holder = if text.trim().is_empty() { "unknown" } else { text.trim() };
-        return Err(CheckpointError::Locked {
-            path: path.to_path_buf(),
-            holder: holder.to_owned(),
-        });
+        return Err(CheckpointError::Locked { path: path.to_path_buf(), holder: holder.to_owned() });
     }
     file.set_len(0)?;
     file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0)?;

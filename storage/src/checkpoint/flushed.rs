@@ -53,11 +53,7 @@ impl FlushedMarks {
         let mut marks = Self::default();
         let mut found = Vec::new();
         for entry in disk.list(dir)? {
-            let Some(shard) = entry
-                .name
-                .strip_prefix(PREFIX)
-                .and_then(|text| text.parse::<u32>().ok())
-            else {
+            let Some(shard) = entry.name.strip_prefix(PREFIX).and_then(|text| text.parse::<u32>().ok()) else {
                 continue;
             };
             let path = dir.join(&entry.name);
@@ -69,10 +65,7 @@ impl FlushedMarks {
         }
         let mut files = Vec::new();
         for shard in 0..shard_count {
-            let own = marks
-                .positions
-                .iter()
-                .filter(|(partition, _)| shard_of(**partition) == shard);
+            let own = marks.positions.iter().filter(|(partition, _)| shard_of(**partition) == shard);
             let own: Vec<_> = own.map(|(partition, position)| (*partition, *position)).collect();
             files.push(FlushedFile::create(disk, dir, shard, &own)?);
         }
@@ -103,15 +96,7 @@ impl FlushedFile {
         let (mut buffer, slot_bytes) = (Vec::new(), slot_bytes_for(marks.len()));
         write_image(disk, &path, &mut buffer, slot_bytes, sequence, shard, marks)?;
         let file = disk.open(&path, OpenMode::ReadWrite)?;
-        Ok(Self {
-            disk: Arc::clone(disk),
-            path,
-            file,
-            shard,
-            slot_bytes,
-            sequence,
-            buffer,
-        })
+        Ok(Self { disk: Arc::clone(disk), path, file, shard, slot_bytes, sequence, buffer })
     }
 
     /// Where it is.
@@ -140,15 +125,7 @@ impl FlushedFile {
     pub fn store_everywhere(&mut self, marks: &[(TopicPartition, u64)]) -> Result<(), CheckpointError> {
         let slot_bytes = self.slot_bytes.max(slot_bytes_for(marks.len()));
         let sequence = self.sequence + 1;
-        write_image(
-            &self.disk,
-            &self.path,
-            &mut self.buffer,
-            slot_bytes,
-            sequence,
-            self.shard,
-            marks,
-        )?;
+        write_image(&self.disk, &self.path, &mut self.buffer, slot_bytes, sequence, self.shard, marks)?;
         self.file = self.disk.open(&self.path, OpenMode::ReadWrite)?;
         self.slot_bytes = slot_bytes;
         self.sequence = sequence;
@@ -234,27 +211,17 @@ fn decode_slot(path: &Path, slot: &[u8]) -> Result<Result<SlotContent, Flaw>, Ch
             supported: BODY_VERSION.into(),
         });
     }
-    let short = Flaw::Short {
-        found: frame.body.len() as u64,
-        needed: BODY_HEADER_BYTES as u64,
-    };
+    let short = Flaw::Short { found: frame.body.len() as u64, needed: BODY_HEADER_BYTES as u64 };
     let Some((head, entries)) = frame.body.split_at_checked(BODY_HEADER_BYTES) else {
         return Ok(Err(short));
     };
     let expected = u64::from(frame::u32_at(head, 12)) * ENTRY_BYTES as u64;
     if entries.len() as u64 != expected {
-        return Ok(Err(Flaw::Field {
-            what: "bytes of entries",
-            found: entries.len() as u64,
-            expected,
-        }));
+        return Ok(Err(Flaw::Field { what: "bytes of entries", found: entries.len() as u64, expected }));
     }
     let entries = entries.chunks_exact(ENTRY_BYTES).map(|entry| {
         let partition = u16::from_le_bytes([entry[4], entry[5]]);
-        (
-            TopicPartition::new(TopicId(frame::u32_at(entry, 0)), partition),
-            frame::u64_at(entry, 8),
-        )
+        (TopicPartition::new(TopicId(frame::u32_at(entry, 0)), partition), frame::u64_at(entry, 8))
     });
     Ok(Ok((frame::u64_at(head, 0), entries.collect())))
 }

@@ -79,10 +79,7 @@ pub(super) fn encode(out: &mut Vec<u8>, magic: [u8; 4], body_version: u8, write_
 /// The frame `bytes` start with; what follows it is ignored.
 pub(super) fn decode(bytes: &[u8], magic: [u8; 4]) -> Result<Frame<'_>, Flaw> {
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
-        return Err(Flaw::Short {
-            found: bytes.len() as u64,
-            needed: HEADER_BYTES as u64,
-        });
+        return Err(Flaw::Short { found: bytes.len() as u64, needed: HEADER_BYTES as u64 });
     };
     let found = [header[0], header[1], header[2], header[3]];
     if found != magic {
@@ -96,24 +93,14 @@ pub(super) fn decode(bytes: &[u8], magic: [u8; 4]) -> Result<Frame<'_>, Flaw> {
     let body = usize::try_from(body_bytes)
         .ok()
         .and_then(|count| rest.get(..count))
-        .ok_or(Flaw::Short {
-            found: bytes.len() as u64,
-            needed: body_bytes.saturating_add(HEADER_BYTES as u64),
-        })?;
+        .ok_or(Flaw::Short { found: bytes.len() as u64, needed: body_bytes.saturating_add(HEADER_BYTES as u64) })?;
     check_crc("body", u32_at(header, 16), body)?;
-    Ok(Frame {
-        body_version: header[5],
-        body,
-    })
+    Ok(Frame { body_version: header[5], body })
 }
 
 fn check_crc(what: &'static str, stored: u32, bytes: &[u8]) -> Result<(), Flaw> {
     let computed = crc32fast::hash(bytes);
-    if stored == computed {
-        Ok(())
-    } else {
-        Err(Flaw::Crc { what, stored, computed })
-    }
+    if stored == computed { Ok(()) } else { Err(Flaw::Crc { what, stored, computed }) }
 }
 
 /// The u32 at `at`, which must lie inside `bytes`.

@@ -117,11 +117,7 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// The checkpoint at `path`, whose body has layout `body_version`. Touches nothing yet.
     pub fn new(disk: &Arc<dyn Disk>, path: impl Into<PathBuf>, body_version: u8) -> Self {
-        Self {
-            disk: Arc::clone(disk),
-            path: path.into(),
-            body_version,
-        }
+        Self { disk: Arc::clone(disk), path: path.into(), body_version }
     }
 
     /// Where it is.
@@ -163,10 +159,7 @@ fn at(path: &Path, flaw: Flaw) -> CheckpointError {
             found: found.into(),
             supported: frame::VERSION.into(),
         },
-        flaw => CheckpointError::Damaged {
-            path: path.to_path_buf(),
-            flaw,
-        },
+        flaw => CheckpointError::Damaged { path: path.to_path_buf(), flaw },
     }
 }
 

@@ -24,12 +24,7 @@ impl Reserve {
         let file = disk.open(path, OpenMode::CreateOrOpen)?;
         disk.sync_dir(folder_of(path))?;
         let held = file.len()? == bytes;
-        let mut reserve = Self {
-            disk: Arc::clone(disk),
-            file,
-            bytes,
-            held,
-        };
+        let mut reserve = Self { disk: Arc::clone(disk), file, bytes, held };
         if !reserve.held {
             reserve.refill()?;
         }

@@ -16,9 +16,7 @@ fn with_dir(disk: &MemoryDisk) -> Arc<dyn Disk> {
 
 fn policies() -> impl Iterator<Item = CrashPolicy> {
     let random = (0..8).map(|seed| CrashPolicy::Random { seed });
-    [CrashPolicy::DropUnsynced, CrashPolicy::KeepAll]
-        .into_iter()
-        .chain(random)
+    [CrashPolicy::DropUnsynced, CrashPolicy::KeepAll].into_iter().chain(random)
 }
 
 #[test]
@@ -33,10 +31,7 @@ fn a_checkpoint_is_old_or_new_after_any_power_cut() {
             let written = checkpoint.write(b"much newer").is_ok();
             disk.crash(policy);
             let found = checkpoint.read().unwrap().unwrap();
-            assert!(
-                found == b"much newer" || (found == b"old" && !written),
-                "{step} {policy:?}"
-            );
+            assert!(found == b"much newer" || (found == b"old" && !written), "{step} {policy:?}");
             checkpoint.write(b"newest").unwrap();
             assert_eq!(checkpoint.read().unwrap().unwrap(), b"newest");
         }
@@ -56,13 +51,8 @@ fn a_damaged_checkpoint_is_refused_with_its_path() {
 #[test]
 fn a_checkpoint_of_another_version_is_refused() {
     let disk = MemoryDisk::default();
-    Checkpoint::new(&with_dir(&disk), "data/snapshot", 2)
-        .write(b"content")
-        .unwrap();
-    let text = Checkpoint::new(&disk.as_disk(), "data/snapshot", 1)
-        .read()
-        .unwrap_err()
-        .to_string();
+    Checkpoint::new(&with_dir(&disk), "data/snapshot", 2).write(b"content").unwrap();
+    let text = Checkpoint::new(&disk.as_disk(), "data/snapshot", 1).read().unwrap_err().to_string();
     assert_eq!(text, "data/snapshot: the content is version 2, this program reads 1");
 }
 
@@ -71,12 +61,7 @@ fn every_start_counts_and_the_incarnation_stays() {
     let disk = MemoryDisk::default();
     for boot_number in 1..5 {
         let data = DataDir::open(&disk.as_disk(), Path::new(DIR), NODE, 1000 + boot_number).unwrap();
-        let expected = NodeRecord {
-            cluster_id: 0,
-            node_id: NODE,
-            incarnation: 1001,
-            boot_number,
-        };
+        let expected = NodeRecord { cluster_id: 0, node_id: NODE, incarnation: 1001, boot_number };
         assert_eq!((*data.record(), data.created()), (expected, boot_number == 1));
         disk.crash(CrashPolicy::DropUnsynced);
     }
@@ -89,12 +74,7 @@ fn a_boot_number_is_never_given_out_twice() {
     for step in 0..20 {
         for policy in policies() {
             let disk = MemoryDisk::default();
-            let mut given = vec![
-                DataDir::open(&disk.as_disk(), Path::new(DIR), NODE, 5)
-                    .unwrap()
-                    .record()
-                    .boot_number,
-            ];
+            let mut given = vec![DataDir::open(&disk.as_disk(), Path::new(DIR), NODE, 5).unwrap().record().boot_number];
             disk.power_off_at(disk.mutations() + step);
             given.extend(DataDir::open(&disk.as_disk(), Path::new(DIR), NODE, 6).map(|data| data.record().boot_number));
             disk.crash(policy);
@@ -112,25 +92,11 @@ fn another_node_or_cluster_is_refused_and_both_are_named() {
     data.adopt_cluster(0xABC).unwrap();
     data.adopt_cluster(0xABC).unwrap();
     let text = data.adopt_cluster(0xDEF).unwrap_err().to_string();
-    assert!(
-        text.contains("cluster id is 0000000000000abc, but this node was started as 0000000000000def"),
-        "{text}"
-    );
-    let Err(refused) = DataDir::open(&disk.as_disk(), Path::new(DIR), NodeId(4), 5) else {
-        panic!("accepted")
-    };
+    assert!(text.contains("cluster id is 0000000000000abc, but this node was started as 0000000000000def"), "{text}");
+    let Err(refused) = DataDir::open(&disk.as_disk(), Path::new(DIR), NodeId(4), 5) else { panic!("accepted") };
     let text = refused.to_string();
-    assert!(
-        text.starts_with("data/node.json: node id is 3, but this node was started as 4"),
-        "{text}"
-    );
-    assert_eq!(
-        DataDir::open(&disk.as_disk(), Path::new(DIR), NODE, 5)
-            .unwrap()
-            .record()
-            .cluster_id,
-        0xABC
-    );
+    assert!(text.starts_with("data/node.json: node id is 3, but this node was started as 4"), "{text}");
+    assert_eq!(DataDir::open(&disk.as_disk(), Path::new(DIR), NODE, 5).unwrap().record().cluster_id, 0xABC);
 }
 
 #[test]
@@ -141,13 +107,7 @@ fn a_renewed_incarnation_is_another_one_and_stays() {
     let renewed = data.record().incarnation;
     assert_ne!(renewed, 5);
     disk.crash(CrashPolicy::DropUnsynced);
-    assert_eq!(
-        DataDir::open(&disk.as_disk(), Path::new(DIR), NODE, 9)
-            .unwrap()
-            .record()
-            .incarnation,
-        renewed
-    );
+    assert_eq!(DataDir::open(&disk.as_disk(), Path::new(DIR), NODE, 9).unwrap().record().incarnation, renewed);
 }
 
 #[test]
@@ -162,11 +122,7 @@ fn a_changed_node_file_is_never_taken_for_another_identity() {
         if let Ok(data) = DataDir::open(&flipped.as_disk(), Path::new(DIR), NODE, 1) {
             let expected = (NODE, 0x1234_5678_9ABC_DEF0, 2);
             let record = data.record();
-            assert_eq!(
-                (record.node_id, record.incarnation, record.boot_number),
-                expected,
-                "bit {bit}"
-            );
+            assert_eq!((record.node_id, record.incarnation, record.boot_number), expected, "bit {bit}");
         }
     }
 }
@@ -174,27 +130,17 @@ fn a_changed_node_file_is_never_taken_for_another_identity() {
 #[test]
 fn a_newer_node_file_is_refused_as_such() {
     let disk = MemoryDisk::default();
-    let file = with_dir(&disk)
-        .open(Path::new("data/node.json"), OpenMode::Create)
-        .unwrap();
-    file.write_all_at(b"{\"format_version\": 2, \"something\": []}", 0)
-        .unwrap();
-    let Err(refused) = DataDir::open(&disk.as_disk(), Path::new(DIR), NODE, 5) else {
-        panic!("accepted")
-    };
-    assert_eq!(
-        refused.to_string(),
-        "data/node.json: the file is version 2, this program reads 1"
-    );
+    let file = with_dir(&disk).open(Path::new("data/node.json"), OpenMode::Create).unwrap();
+    file.write_all_at(b"{\"format_version\": 2, \"something\": []}", 0).unwrap();
+    let Err(refused) = DataDir::open(&disk.as_disk(), Path::new(DIR), NODE, 5) else { panic!("accepted") };
+    assert_eq!(refused.to_string(), "data/node.json: the file is version 2, this program reads 1");
 }
 
 #[test]
 fn data_without_an_identity_is_refused() {
     let disk = MemoryDisk::default();
     with_dir(&disk).create_dir_all(Path::new("data/logs/1-0")).unwrap();
-    let Err(refused) = DataDir::open(&disk.as_disk(), Path::new(DIR), NODE, 5) else {
-        panic!("accepted")
-    };
+    let Err(refused) = DataDir::open(&disk.as_disk(), Path::new(DIR), NODE, 5) else { panic!("accepted") };
     assert!(matches!(refused, CheckpointError::IdentityMissing { .. }), "{refused}");
 }
 
@@ -203,20 +149,11 @@ fn two_servers_never_share_a_data_dir() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("data");
     let backend = BackendChoice::Blocking;
-    let disk = open_disk(DiskOptions {
-        backend,
-        ..DiskOptions::default()
-    })
-    .unwrap();
+    let disk = open_disk(DiskOptions { backend, ..DiskOptions::default() }).unwrap();
     let first = DataDir::open(&disk, &path, NODE, 5).unwrap();
-    let Err(refused) = DataDir::open(&disk, &path, NODE, 5) else {
-        panic!("shared")
-    };
+    let Err(refused) = DataDir::open(&disk, &path, NODE, 5) else { panic!("shared") };
     let holder = std::process::id().to_string();
-    assert!(
-        matches!(&refused, CheckpointError::Locked { holder: found, .. } if *found == holder),
-        "{refused}"
-    );
+    assert!(matches!(&refused, CheckpointError::Locked { holder: found, .. } if *found == holder), "{refused}");
     drop(first);
     assert_eq!(DataDir::open(&disk, &path, NODE, 5).unwrap().record().boot_number, 2);
 }
@@ -254,10 +191,7 @@ fn marks_survive_any_power_cut_and_never_run_ahead() {
             disk.crash(policy);
             let (found, _) = FlushedMarks::open(&disk.as_disk(), Path::new(DIR), 1, shard_of(1)).unwrap();
             let position = found.positions[&partition(0)];
-            assert!(
-                position >= confirmed && position <= tried,
-                "{position} {confirmed} {tried} {policy:?}"
-            );
+            assert!(position >= confirmed && position <= tried, "{position} {confirmed} {tried} {policy:?}");
             assert!(found.damaged.is_empty());
         }
     }
@@ -277,9 +211,7 @@ fn marks_move_with_their_partitions_to_other_shards() {
     all.sort_unstable();
     assert_eq!(all, expected);
     // A mark that is lowered stays low, also where a second shard once knew it.
-    files[1]
-        .store_everywhere(&[(partition(1), 11), (partition(3), 5)])
-        .unwrap();
+    files[1].store_everywhere(&[(partition(1), 11), (partition(3), 5)]).unwrap();
     let (found, _) = FlushedMarks::open(&disk.as_disk(), dir, 4, shard_of(4)).unwrap();
     assert_eq!(found.positions[&partition(3)], 5);
 }
@@ -291,10 +223,7 @@ fn one_damaged_slot_costs_one_store_and_two_cost_the_marks() {
     let (_, mut files) = FlushedMarks::open(&with_dir(&disk), dir, 1, shard_of(1)).unwrap();
     files[0].store(&marks(3, 100)).unwrap();
     files[0].store(&marks(3, 200)).unwrap();
-    let (path, len) = (
-        files[0].path().to_owned(),
-        disk.read_file(files[0].path()).unwrap().len() as u64,
-    );
+    let (path, len) = (files[0].path().to_owned(), disk.read_file(files[0].path()).unwrap().len() as u64);
     let snapshot = disk.snapshot();
     for half in [0, len / 2] {
         let flipped = MemoryDisk::from_snapshot(&snapshot, CrashPolicy::DropUnsynced);

@@ -10,11 +10,8 @@ fn partition() -> TopicPartition {
 }
 
 fn entries(count: u32) -> Vec<IndexEntry> {
-    let entry = |n: u32| IndexEntry {
-        sort_key: SortKey(u128::from(n) * 10),
-        offset_delta: n * 100,
-        position_delta: n * 104,
-    };
+    let entry =
+        |n: u32| IndexEntry { sort_key: SortKey(u128::from(n) * 10), offset_delta: n * 100, position_delta: n * 104 };
     (0..count).map(entry).collect()
 }
 
@@ -28,16 +25,9 @@ fn bytes_of(entries: &[IndexEntry]) -> Vec<u8> {
 }
 
 fn read(bytes: Vec<u8>) -> Result<Index, usize> {
-    let base = Mark {
-        position: 4096,
-        offset: 0,
-        record: 0,
-    };
+    let base = Mark { position: 4096, offset: 0, record: 0 };
     let segment = Segment::new(Path::new("/log"), partition(), base);
-    let mut index = Index {
-        pages: Pages::Read(bytes),
-        entries: 0,
-    };
+    let mut index = Index { pages: Pages::Read(bytes), entries: 0 };
     index.entries = index.check(&segment)?;
     Ok(index)
 }
@@ -48,12 +38,7 @@ fn a_page_has_golden_bytes() {
     assert_eq!(bytes.len(), 4096);
     assert_eq!(bytes[4..16], [1, 0, 2, 0, 0, 0x10, 0, 0, 0, 0, 0, 0]);
     assert_eq!(bytes[16..40], [0; 24]);
-    assert_eq!(
-        bytes[40..64],
-        [
-            10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 100, 0, 0, 0, 104, 0, 0, 0
-        ]
-    );
+    assert_eq!(bytes[40..64], [10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 100, 0, 0, 0, 104, 0, 0, 0]);
     assert!(bytes[64..].iter().all(|byte| *byte == 0));
 }
 

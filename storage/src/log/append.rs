@@ -53,9 +53,7 @@ impl Log {
         let rolls = self.must_roll(batch);
         let header = self.header_of(batch, rolls);
         let parts = [&header.encode(self.seed)[..], batch.records];
-        let exhausted = |_| AppendError::PoolExhausted {
-            bytes: header.batch_bytes(),
-        };
+        let exhausted = |_| AppendError::PoolExhausted { bytes: header.batch_bytes() };
         if rolls {
             let mut fresh = self.fresh_segment();
             fresh.buffer.append(parts, pool).map_err(exhausted)?;
@@ -85,10 +83,7 @@ impl Log {
         }
         let last = self.last_epoch();
         if batch.leader_epoch < last {
-            return Err(AppendError::StaleEpoch {
-                last,
-                got: batch.leader_epoch,
-            });
+            return Err(AppendError::StaleEpoch { last, got: batch.leader_epoch });
         }
         Ok(())
     }
@@ -110,14 +105,10 @@ impl Log {
                 record_count: 0,
                 duplicate: true,
             })),
-            SequenceCheck::OutOfOrder { expected } => Err(AppendError::OutOfOrderSequence {
-                expected,
-                got: producer.sequence,
-            }),
-            SequenceCheck::Fenced { current } => Err(AppendError::FencedProducer {
-                current,
-                got: producer.epoch,
-            }),
+            SequenceCheck::OutOfOrder { expected } => {
+                Err(AppendError::OutOfOrderSequence { expected, got: producer.sequence })
+            }
+            SequenceCheck::Fenced { current } => Err(AppendError::FencedProducer { current, got: producer.epoch }),
         }
     }
 
@@ -136,11 +127,7 @@ impl Log {
         let first = rolls || self.end.position == self.active.segment.base().position;
         let flags = batch.flags.without(BatchFlags::STARTS_SEGMENT);
         BatchHeader {
-            flags: if first {
-                flags.with(BatchFlags::STARTS_SEGMENT)
-            } else {
-                flags
-            },
+            flags: if first { flags.with(BatchFlags::STARTS_SEGMENT) } else { flags },
             records_crc: batch.records_crc,
             position: self.end.position,
             base_offset: self.end.offset,
@@ -163,17 +150,10 @@ impl Log {
         self.active.index.note(base.position, base.offset, header);
         self.producers.note(header);
         if header.leader_epoch > self.last_epoch() {
-            self.epochs.push(EpochStart {
-                epoch: header.leader_epoch,
-                position: header.position,
-            });
+            self.epochs.push(EpochStart { epoch: header.leader_epoch, position: header.position });
         }
         self.last_sort_key = self.last_sort_key.max(header.sort_key);
-        self.end = Mark {
-            position: header.end_position(),
-            offset: header.end_offset(),
-            record: header.end_record(),
-        };
+        self.end = Mark { position: header.end_position(), offset: header.end_offset(), record: header.end_record() };
     }
 
     fn fresh_segment(&self) -> WritingSegment {
@@ -192,10 +172,7 @@ impl Log {
 
     fn roll_to(&mut self, fresh: WritingSegment) {
         let mut old = std::mem::replace(&mut self.active, fresh);
-        old.end = Some(SegmentEnd {
-            mark: self.end,
-            last_append_ns: self.last_sort_key.timestamp_ns(),
-        });
+        old.end = Some(SegmentEnd { mark: self.end, last_append_ns: self.last_sort_key.timestamp_ns() });
         self.closing.push_back(old);
         self.groups = 0;
     }

@@ -39,10 +39,7 @@ pub(super) enum Closing {
     /// The index file is there; its pages wait for slots.
     FillIndex { file: Arc<dyn DiskFile> },
     /// The pages are to be written.
-    WriteIndex {
-        file: Arc<dyn DiskFile>,
-        chunks: Vec<Chunk>,
-    },
+    WriteIndex { file: Arc<dyn DiskFile>, chunks: Vec<Chunk> },
     /// The segment is to be cut to its length.
     Truncate,
 }
@@ -74,12 +71,7 @@ pub(crate) struct Chores {
 impl Chores {
     /// Nothing to do; what is known of the state file.
     pub(super) fn restored(state_exists: bool, state_range: Option<(u64, u64)>, state_position: u64) -> Self {
-        Self {
-            state_exists,
-            state_range,
-            state_position,
-            ..Self::default()
-        }
+        Self { state_exists, state_range, state_position, ..Self::default() }
     }
 
     /// True every other time.
@@ -121,11 +113,7 @@ impl Log {
         self.chores.state_bytes = bytes.len() as u64;
         self.chores.state_position = self.end.position;
         let file_range = (file_offset, file_offset + bytes.len() as u64);
-        self.chores.prepared = Some(Prepared {
-            position: self.end.position,
-            file_range,
-            chunks,
-        });
+        self.chores.prepared = Some(Prepared { position: self.end.position, file_range, chunks });
     }
 
     /// Encodes the index of the oldest closing segment, if it waits for slots and there are enough now.
@@ -142,20 +130,13 @@ impl Log {
             encode_page(page, entries, number, partition, front.segment.base().position);
         }
         if let Some(chunks) = chunks_of(&bytes, 0, pool) {
-            front.closing = Closing::WriteIndex {
-                file: Arc::clone(file),
-                chunks,
-            };
+            front.closing = Closing::WriteIndex { file: Arc::clone(file), chunks };
         }
     }
 
     /// True when [`Log::take_chore`] would answer a step.
     pub(super) fn has_chore(&self) -> bool {
-        let state = self
-            .chores
-            .prepared
-            .as_ref()
-            .is_some_and(|state| state.position <= self.durable.position);
+        let state = self.chores.prepared.as_ref().is_some_and(|state| state.position <= self.durable.position);
         let close = self.closing.front().is_some_and(|front| {
             front.end.is_some_and(|end| end.mark.position <= self.durable.position)
                 && !matches!(front.closing, Closing::FillIndex { .. })
@@ -178,22 +159,11 @@ impl Log {
             Ok(file) => file,
             Err(error) => return Some(Err(error)),
         };
-        let step = |file, kind| {
-            Some(Ok(FlushStep {
-                file,
-                kind,
-                end_position: written,
-            }))
-        };
+        let step = |file, kind| Some(Ok(FlushStep { file, kind, end_position: written }));
         match std::mem::take(&mut front.closing) {
             Closing::CreateIndex => {
                 self.in_flight = Some(InFlight::Chore(Chore::CreateIndex { base_position }));
-                step(
-                    file,
-                    OpKind::Create {
-                        path: front.segment.index_path(),
-                    },
-                )
+                step(file, OpKind::Create { path: front.segment.index_path() })
             }
             waiting @ Closing::FillIndex { .. } => {
                 front.closing = waiting;
@@ -207,21 +177,13 @@ impl Log {
             Closing::Truncate => {
                 self.in_flight = Some(InFlight::Chore(Chore::Truncate { base_position }));
                 front.closing = Closing::Truncate;
-                step(
-                    file,
-                    OpKind::SetLen {
-                        len: end.mark.position - base_position,
-                    },
-                )
+                step(file, OpKind::SetLen { len: end.mark.position - base_position })
             }
         }
     }
 
     fn take_state(&mut self) -> Option<Result<FlushStep, DiskError>> {
-        self.chores
-            .prepared
-            .as_ref()
-            .filter(|state| state.position <= self.durable.position)?;
+        self.chores.prepared.as_ref().filter(|state| state.position <= self.durable.position)?;
         let path = self.state_path();
         let end_position = self.written.position;
         if !self.chores.state_exists {
@@ -230,11 +192,7 @@ impl Log {
                 Err(error) => return Some(Err(error)),
             };
             self.in_flight = Some(InFlight::Chore(Chore::CreateState));
-            return Some(Ok(FlushStep {
-                file,
-                kind: OpKind::Create { path },
-                end_position,
-            }));
+            return Some(Ok(FlushStep { file, kind: OpKind::Create { path }, end_position }));
         }
         let file = match self.disk.open(&path, OpenMode::ReadWrite) {
             Ok(file) => file,
@@ -242,20 +200,10 @@ impl Log {
         };
         let state = self.chores.prepared.take()?;
         self.chores.saving = true;
-        let chore = Chore::SaveState {
-            file_range: state.file_range,
-            position: state.position,
-        };
+        let chore = Chore::SaveState { file_range: state.file_range, position: state.position };
         self.in_flight = Some(InFlight::Chore(chore));
-        let kind = OpKind::Write {
-            chunks: state.chunks,
-            sync: true,
-        };
-        Some(Ok(FlushStep {
-            file,
-            kind,
-            end_position,
-        }))
+        let kind = OpKind::Write { chunks: state.chunks, sync: true };
+        Some(Ok(FlushStep { file, kind, end_position }))
     }
 
     fn state_path(&self) -> PathBuf {
@@ -340,12 +288,7 @@ fn chunks_of(bytes: &[u8], file_offset: u64, pool: &mut SlotPool) -> Option<Vec<
         let len = (bytes.len() - at).min(slot.len());
         slot[..len].copy_from_slice(&bytes[at..at + len]);
         debug_assert!(len.is_multiple_of(BLOCK));
-        chunks.push(Chunk {
-            slot,
-            slot_start: 0,
-            len: len as u32,
-            file_offset: file_offset + at as u64,
-        });
+        chunks.push(Chunk { slot, slot_start: 0, len: len as u32, file_offset: file_offset + at as u64 });
         at += len;
     }
     Some(chunks)

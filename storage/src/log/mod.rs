@@ -133,12 +133,7 @@ struct WritingSegment {
 #[derive(Debug)]
 enum InFlight {
     /// Bytes of the segment at `base_position`, through `end`.
-    Write {
-        base_position: u64,
-        end: Mark,
-        file_end: u64,
-        sync: bool,
-    },
+    Write { base_position: u64, end: Mark, file_end: u64, sync: bool },
     /// All of that segment durable through `end`.
     Sync { end: Mark },
     /// The file of that segment.
@@ -345,18 +340,9 @@ impl Log {
     /// watermark, the bounds of segments, and the bounds of the log.
     pub fn mark_at(&self, position: u64) -> Option<Mark> {
         let bounds = [self.start, self.high_watermark, self.written, self.durable, self.end];
-        let segments = self
-            .closed
-            .iter()
-            .chain(self.closing.iter().map(|closing| &closing.segment));
-        let bases = segments
-            .map(|segment| segment.base())
-            .chain([self.active.segment.base()]);
-        bounds
-            .into_iter()
-            .chain(self.marks.iter().copied())
-            .chain(bases)
-            .find(|mark| mark.position == position)
+        let segments = self.closed.iter().chain(self.closing.iter().map(|closing| &closing.segment));
+        let bases = segments.map(|segment| segment.base()).chain([self.active.segment.base()]);
+        bounds.into_iter().chain(self.marks.iter().copied()).chain(bases).find(|mark| mark.position == position)
     }
 
     /// What retention needs to know of each segment, oldest first.
@@ -367,18 +353,10 @@ impl Log {
             last_append_ns: end.last_append_ns,
             closed,
         };
-        let now = SegmentEnd {
-            mark: self.end,
-            last_append_ns: self.last_sort_key.timestamp_ns(),
-        };
-        let closed = self
-            .closed
-            .iter()
-            .filter_map(|segment| Some(facts(segment, segment.end()?, true)));
+        let now = SegmentEnd { mark: self.end, last_append_ns: self.last_sort_key.timestamp_ns() };
+        let closed = self.closed.iter().filter_map(|segment| Some(facts(segment, segment.end()?, true)));
         let writing = self.closing.iter().chain([&self.active]);
-        closed
-            .chain(writing.map(|open| facts(&open.segment, open.end.unwrap_or(now), false)))
-            .collect()
+        closed.chain(writing.map(|open| facts(&open.segment, open.end.unwrap_or(now), false))).collect()
     }
 
     /// The closed segments, oldest first: for scrubbing.
@@ -409,12 +387,7 @@ impl Log {
             removed.extend(self.closed.pop_front());
         }
         let start = self.start.position;
-        let covered = self
-            .epochs
-            .iter()
-            .skip(1)
-            .take_while(|epoch| epoch.position <= start)
-            .count();
+        let covered = self.epochs.iter().skip(1).take_while(|epoch| epoch.position <= start).count();
         self.epochs.drain(..covered);
         removed
     }

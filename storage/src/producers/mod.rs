@@ -84,20 +84,12 @@ pub struct ProducerTable {
 impl ProducerTable {
     /// What `wanted` means to a batch made at `now_ns`; changes nothing.
     pub fn check(&self, wanted: &ProducerSequence, now_ns: u64) -> SequenceCheck {
-        let Some(known) = self
-            .producers
-            .get(&wanted.id.0)
-            .filter(|known| !known.is_expired(now_ns))
-        else {
+        let Some(known) = self.producers.get(&wanted.id.0).filter(|known| !known.is_expired(now_ns)) else {
             return SequenceCheck::Next;
         };
         if wanted.epoch != known.epoch {
             let fenced = SequenceCheck::Fenced { current: known.epoch };
-            return if wanted.epoch > known.epoch {
-                SequenceCheck::Next
-            } else {
-                fenced
-            };
+            return if wanted.epoch > known.epoch { SequenceCheck::Next } else { fenced };
         }
         // Sequences wrap: those up to half the range behind the newest one are old.
         let behind = known.last_sequence.wrapping_sub(wanted.sequence);
@@ -109,9 +101,7 @@ impl ProducerTable {
                 None => SequenceCheck::DuplicateBefore(known.remembered().last().copied().unwrap_or_default()),
             }
         } else {
-            SequenceCheck::OutOfOrder {
-                expected: known.last_sequence.wrapping_add(1),
-            }
+            SequenceCheck::OutOfOrder { expected: known.last_sequence.wrapping_add(1) }
         }
     }
 
@@ -159,11 +149,7 @@ impl ProducerTable {
     /// The newest sequence of a producer and its epoch.
     pub fn last_sequence(&self, id: ProducerId) -> Option<ProducerSequence> {
         let known = self.producers.get(&id.0)?;
-        Some(ProducerSequence {
-            id,
-            epoch: known.epoch,
-            sequence: known.last_sequence,
-        })
+        Some(ProducerSequence { id, epoch: known.epoch, sequence: known.last_sequence })
     }
 }
 

@@ -167,14 +167,10 @@ fn decode(bytes: &[u8], partition: TopicPartition) -> Option<(State, usize)> {
     let segment_base = fields.mark()?;
     let (epoch_count, entry_count, producer_count) = (fields.u32()?, fields.u32()?, fields.u32()?);
     let epochs = fields.many(epoch_count, EPOCH_BYTES, |fields| {
-        Some(EpochStart {
-            epoch: LeaderEpoch(fields.u32()?),
-            position: fields.u64()?,
-        })
+        Some(EpochStart { epoch: LeaderEpoch(fields.u32()?), position: fields.u64()? })
     })?;
-    let entries = fields.many(entry_count, ENTRY_BYTES, |fields| {
-        fields.take(ENTRY_BYTES)?.first_chunk().map(IndexEntry::decode)
-    })?;
+    let entries = fields
+        .many(entry_count, ENTRY_BYTES, |fields| fields.take(ENTRY_BYTES)?.first_chunk().map(IndexEntry::decode))?;
     let producers = fields.many(producer_count, PRODUCER_BYTES, Fields::producer)?;
     let state = State {
         mark,
@@ -182,9 +178,7 @@ fn decode(bytes: &[u8], partition: TopicPartition) -> Option<(State, usize)> {
         segment_base,
         epochs,
         entries,
-        producers: ProducerTable {
-            producers: producers.into_iter().collect(),
-        },
+        producers: ProducerTable { producers: producers.into_iter().collect() },
         file_range: (0, 0),
     };
     fields.0.is_empty().then_some((state, length))
@@ -208,11 +202,7 @@ impl<'a> Fields<'a> {
     }
 
     fn mark(&mut self) -> Option<Mark> {
-        Some(Mark {
-            position: self.u64()?,
-            offset: self.u64()?,
-            record: self.u64()?,
-        })
+        Some(Mark { position: self.u64()?, offset: self.u64()?, record: self.u64()? })
     }
 
     /// `count` items of at least `least` bytes: a count that cannot be true reserves no memory.
@@ -243,16 +233,7 @@ impl<'a> Fields<'a> {
         })?;
         let mut batches = [StoredBatch::default(); REMEMBERED_BATCHES];
         batches.iter_mut().zip(stored).for_each(|(place, batch)| *place = batch);
-        Some((
-            id,
-            Producer {
-                epoch,
-                last_sequence,
-                batches,
-                count,
-                last_append_ns,
-            },
-        ))
+        Some((id, Producer { epoch, last_sequence, batches, count, last_append_ns }))
     }
 }
 
@@ -276,27 +257,12 @@ mod tests {
     }
 
     fn encoded(position: u64) -> Vec<u8> {
-        let entry = IndexEntry {
-            sort_key: SortKey(5),
-            offset_delta: 6,
-            position_delta: 7,
-        };
+        let entry = IndexEntry { sort_key: SortKey(5), offset_delta: 6, position_delta: 7 };
         let state = StateRef {
-            mark: Mark {
-                position,
-                offset: 2,
-                record: 3,
-            },
+            mark: Mark { position, offset: 2, record: 3 },
             last_sort_key: SortKey(4),
-            segment_base: Mark {
-                position: 1,
-                offset: 1,
-                record: 1,
-            },
-            epochs: &[EpochStart {
-                epoch: LeaderEpoch(1),
-                position: 0,
-            }],
+            segment_base: Mark { position: 1, offset: 1, record: 1 },
+            epochs: &[EpochStart { epoch: LeaderEpoch(1), position: 0 }],
             entries: &[entry],
             producers: &table(),
         };
@@ -321,10 +287,7 @@ mod tests {
         let mut bytes = encoded(10);
         bytes.extend(encoded(20));
         let states = decode_all(&bytes, partition());
-        assert_eq!(
-            states.iter().map(|state| state.mark.position).collect::<Vec<_>>(),
-            [20, 10]
-        );
+        assert_eq!(states.iter().map(|state| state.mark.position).collect::<Vec<_>>(), [20, 10]);
         assert_eq!(states[0].producers, table());
         assert_eq!(states[0].file_range, (4096, 8192));
         bytes[4096 + 50] ^= 1;

@@ -19,20 +19,12 @@ pub(crate) fn header(id: u64, epoch: u16, sequence: u32, position: u64, now_ns: 
         committed_through: 0,
         sort_key: SortKey::at_time(now_ns),
         max_timestamp_ns: 0,
-        producer: Some(ProducerSequence {
-            id: ProducerId(id),
-            epoch,
-            sequence,
-        }),
+        producer: Some(ProducerSequence { id: ProducerId(id), epoch, sequence }),
     }
 }
 
 fn wanted(epoch: u16, sequence: u32) -> ProducerSequence {
-    ProducerSequence {
-        id: ProducerId(1),
-        epoch,
-        sequence,
-    }
+    ProducerSequence { id: ProducerId(1), epoch, sequence }
 }
 
 fn table(sequences: std::ops::Range<u32>) -> ProducerTable {
@@ -52,14 +44,10 @@ fn the_next_sequence_is_stored_and_a_gap_is_refused() {
 fn a_retry_among_the_last_five_gets_its_first_answer() {
     let table = table(0..10);
     for sequence in 5..10u32 {
-        let SequenceCheck::Duplicate(batch) = table.check(&wanted(0, sequence), 1) else {
-            panic!("{sequence}")
-        };
+        let SequenceCheck::Duplicate(batch) = table.check(&wanted(0, sequence), 1) else { panic!("{sequence}") };
         assert_eq!(batch.position, u64::from(sequence) * 100);
     }
-    let SequenceCheck::DuplicateBefore(oldest) = table.check(&wanted(0, 4), 1) else {
-        panic!()
-    };
+    let SequenceCheck::DuplicateBefore(oldest) = table.check(&wanted(0, 4), 1) else { panic!() };
     assert_eq!(oldest.position, 500);
 }
 
@@ -69,10 +57,7 @@ fn an_unknown_producer_may_begin_anywhere() {
     assert_eq!(table.check(&wanted(3, 77), 1), SequenceCheck::Next);
     table.note(&header(1, 3, 77, 0, 1));
     assert_eq!(table.check(&wanted(3, 78), 1), SequenceCheck::Next);
-    assert_eq!(
-        table.check(&wanted(3, 79), 1),
-        SequenceCheck::OutOfOrder { expected: 78 }
-    );
+    assert_eq!(table.check(&wanted(3, 79), 1), SequenceCheck::OutOfOrder { expected: 78 });
 }
 
 #[test]

@@ -56,20 +56,12 @@ pub(crate) struct Chain {
 impl Chain {
     /// The start of a segment named after `position`, nothing else known.
     pub fn at(position: u64) -> Self {
-        Self {
-            position,
-            offset: None,
-            record: None,
-        }
+        Self { position, offset: None, record: None }
     }
 
     /// What must follow `header`.
     pub fn after(header: &BatchHeader) -> Self {
-        Self {
-            position: header.end_position(),
-            offset: Some(header.end_offset()),
-            record: Some(header.end_record()),
-        }
+        Self { position: header.end_position(), offset: Some(header.end_offset()), record: Some(header.end_record()) }
     }
 
     /// Whether `header` continues here.
@@ -107,10 +99,7 @@ pub(crate) fn batch_at<'a>(
     let records = usize::try_from(needed)
         .ok()
         .and_then(|len| records.get(..len))
-        .ok_or(BatchFlaw::Cut {
-            needed,
-            left: records.len() as u64,
-        })?;
+        .ok_or(BatchFlaw::Cut { needed, left: records.len() as u64 })?;
     check_records(&header, crc32fast::hash(records))?;
     Ok((header, records))
 }
@@ -120,10 +109,7 @@ pub(crate) fn check_records(header: &BatchHeader, computed: u32) -> Result<(), B
     if header.records_crc == computed {
         Ok(())
     } else {
-        Err(BatchFlaw::Records {
-            stored: header.records_crc,
-            computed,
-        })
+        Err(BatchFlaw::Records { stored: header.records_crc, computed })
     }
 }
 

@@ -49,9 +49,7 @@ impl Window {
         if self.memory.len() < self.start + len {
             self.memory = vec![0; len + BLOCK];
             // An address that cannot be aligned would only cost a copy.
-            self.start = Some(self.memory.as_ptr().align_offset(BLOCK))
-                .filter(|start| *start < BLOCK)
-                .unwrap_or(0);
+            self.start = Some(self.memory.as_ptr().align_offset(BLOCK)).filter(|start| *start < BLOCK).unwrap_or(0);
         }
         &mut self.memory[self.start..self.start + len]
     }
@@ -79,13 +77,7 @@ impl<'a> Cursor<'a> {
     /// A cursor before the batch at `position`, for a caller that wants `wanted` bytes of records.
     pub fn new(source: &'a Source, window: &'a mut Window, position: u64, wanted: u64) -> Self {
         window.clear();
-        Self {
-            source,
-            window,
-            chain: Chain::at(position),
-            wanted,
-            batches: Batches::Unknown,
-        }
+        Self { source, window, chain: Chain::at(position), wanted, batches: Batches::Unknown }
     }
 
     /// Whether the next header is here already, or costs no more than a read of the page cache.
@@ -143,13 +135,7 @@ impl<'a> Cursor<'a> {
             None => {
                 let read_to = self.window.file_offset + self.window.filled as u64;
                 let left = read_to.saturating_sub(records_at);
-                Err(self.source.damaged(
-                    file_offset,
-                    BatchFlaw::Cut {
-                        needed: len as u64,
-                        left,
-                    },
-                ))
+                Err(self.source.damaged(file_offset, BatchFlaw::Cut { needed: len as u64, left }))
             }
         }
     }
@@ -170,9 +156,7 @@ impl<'a> Cursor<'a> {
             Batches::Small => self.wanted / 8 + BLOCK as u64,
             Batches::Large => self.wanted / LARGE_BYTES * BATCH_HEADER_BYTES as u64 + BLOCK as u64,
         };
-        usize::try_from(self.wanted.saturating_add(extra))
-            .unwrap_or(WINDOW_BYTES)
-            .min(WINDOW_BYTES)
+        usize::try_from(self.wanted.saturating_add(extra)).unwrap_or(WINDOW_BYTES).min(WINDOW_BYTES)
     }
 
     fn fill(&mut self, file_offset: u64, len: usize) -> Result<(), ReadError> {

@@ -97,11 +97,7 @@ impl Reader {
                 }
                 Lookup::SortKey(sort_key) if header.sort_key >= sort_key => {
                     let (offset, record) = (header.base_offset, header.base_record);
-                    return Ok(Some(Found {
-                        offset,
-                        record,
-                        sort_key: header.sort_key,
-                    }));
+                    return Ok(Some(Found { offset, record, sort_key: header.sort_key }));
                 }
                 _ => {}
             }

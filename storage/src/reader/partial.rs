@@ -16,10 +16,7 @@ pub(super) struct PartialBatches {
 impl PartialBatches {
     /// The plain bytes of the batch at `position`, if they are here.
     pub fn get(&mut self, partition: TopicPartition, position: u64) -> Option<Bytes> {
-        let at = self
-            .batches
-            .iter()
-            .position(|batch| (batch.0, batch.1) == (partition, position))?;
+        let at = self.batches.iter().position(|batch| (batch.0, batch.1) == (partition, position))?;
         let batch = self.batches.remove(at);
         let plain = batch.2.clone();
         self.batches.push(batch);

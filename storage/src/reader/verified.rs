@@ -54,11 +54,7 @@ impl Verified {
     }
 
     fn forget_least_used(&mut self) {
-        let oldest = self
-            .segments
-            .iter()
-            .min_by_key(|(_, parts)| parts.used)
-            .map(|(key, _)| *key);
+        let oldest = self.segments.iter().min_by_key(|(_, parts)| parts.used).map(|(key, _)| *key);
         if let Some(key) = oldest {
             self.segments.remove(&key);
         }
@@ -69,9 +65,8 @@ impl Parts {
     fn insert(&mut self, start: u64, end: u64) {
         let first = self.ranges.partition_point(|range| range.1 < start);
         let last = self.ranges.partition_point(|range| range.0 <= end);
-        let joined = self.ranges[first..last]
-            .iter()
-            .fold((start, end), |all, range| (all.0.min(range.0), all.1.max(range.1)));
+        let joined =
+            self.ranges[first..last].iter().fold((start, end), |all, range| (all.0.min(range.0), all.1.max(range.1)));
         self.ranges.splice(first..last, [joined]);
         if self.ranges.len() > PARTS {
             let shortest = (0..self.ranges.len()).min_by_key(|at| self.ranges[*at].1 - self.ranges[*at].0);

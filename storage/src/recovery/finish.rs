@@ -136,14 +136,8 @@ fn closed_segments(
     for (number, first) in bases.iter().enumerate().take(found.len()) {
         let next = bases.get(number + 1).filter(|_| number + 1 < found.len());
         let end = match next {
-            Some(next) => SegmentEnd {
-                mark: mark(next),
-                last_append_ns: next.sort_key.timestamp_ns(),
-            },
-            None => SegmentEnd {
-                mark: replay.segment_base,
-                last_append_ns: replay.last_sort_key.timestamp_ns(),
-            },
+            Some(next) => SegmentEnd { mark: mark(next), last_append_ns: next.sort_key.timestamp_ns() },
+            None => SegmentEnd { mark: replay.segment_base, last_append_ns: replay.last_sort_key.timestamp_ns() },
         };
         let segment = Segment::new(&options.dir, options.partition, mark(first));
         segment.close(end);

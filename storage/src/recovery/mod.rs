@@ -65,18 +65,10 @@ fn list(disk: &dyn Disk, dir: &Path) -> Result<Folder, OpenError> {
         Err(error) if error.is_not_found() => Vec::new(),
         Err(error) => return Err(error.into()),
     };
-    let mut folder = Folder {
-        segments: Vec::new(),
-        has_state: false,
-        indexes: Vec::new(),
-    };
+    let mut folder = Folder { segments: Vec::new(), has_state: false, indexes: Vec::new() };
     for entry in entries.into_iter().filter(|entry| !entry.is_dir) {
         if let Some(base_position) = parse_file_name(&entry.name) {
-            folder.segments.push(Found {
-                path: dir.join(&entry.name),
-                base_position,
-                len: entry.len,
-            });
+            folder.segments.push(Found { path: dir.join(&entry.name), base_position, len: entry.len });
         } else if entry.name == crate::log::STATE_FILE {
             folder.has_state = true;
         } else if entry.name.ends_with(".idx") {
@@ -95,20 +87,14 @@ fn create(
     folder: &Folder,
 ) -> Result<(Log, RecoveryReport), OpenError> {
     if let Some(flushed) = context.flushed_position.filter(|position| *position > 0) {
-        return Err(OpenError::Missing {
-            dir: options.dir,
-            flushed,
-        });
+        return Err(OpenError::Missing { dir: options.dir, flushed });
     }
     disk.create_dir_all(&options.dir)?;
     let path = options.dir.join(file_name(0));
     let file = disk.open(&path, OpenMode::Create)?;
     file.sync()?;
     disk.sync_dir(&options.dir)?;
-    let report = RecoveryReport {
-        created: true,
-        ..RecoveryReport::default()
-    };
+    let report = RecoveryReport { created: true, ..RecoveryReport::default() };
     let log = finish::fresh(disk, options, file, folder.has_state);
     Ok((log, report))
 }
@@ -130,11 +116,7 @@ fn finish_closing(disk: &dyn Disk, segments: &mut [Found], report: &mut Recovery
             let file = disk.open(&segment.path, OpenMode::ReadWrite)?;
             let mut window = Window::new(&*file, segment.len);
             if let Some(found) = window.find_nonzero(len)? {
-                return Err(OpenError::Overlap {
-                    path: segment.path.clone(),
-                    file_offset: found,
-                    next_position: next,
-                });
+                return Err(OpenError::Overlap { path: segment.path.clone(), file_offset: found, next_position: next });
             }
             file.set_len(len)?;
             file.sync()?;
@@ -171,12 +153,7 @@ fn first_headers(
             Err(reason) => DamageReason::Header(reason),
         };
         replay::refuse_unknown_version(&segment.path, 0, &reason)?;
-        *damage = Some(Stop {
-            path: segment.path.clone(),
-            file_offset: 0,
-            position: segment.base_position,
-            reason,
-        });
+        *damage = Some(Stop { path: segment.path.clone(), file_offset: 0, position: segment.base_position, reason });
         // What lies below the damage stays readable; without anything below, the log is empty.
         folder.segments.truncate(number.max(1));
         return Ok(headers);

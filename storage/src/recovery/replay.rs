@@ -57,24 +57,17 @@ impl Replay {
         damage: Option<Stop>,
     ) -> Result<Self, OpenError> {
         let newest = &segments[segments.len() - 1];
-        let reach = damage
-            .as_ref()
-            .map_or(newest.base_position + newest.len, |stop| stop.position);
+        let reach = damage.as_ref().map_or(newest.base_position + newest.len, |stop| stop.position);
         let start_position = segments[0].base_position;
         // A state that this log never reached, or left behind, says nothing about it.
-        let state = states
-            .into_iter()
-            .find(|state| (start_position..=reach).contains(&state.mark.position));
+        let state = states.into_iter().find(|state| (start_position..=reach).contains(&state.mark.position));
         let flushed = context.flushed_position.unwrap_or_default();
         let saved = state.as_ref().map_or(0, |state| state.mark.position);
         let mut replay = Self::from_state(options, segments, bases, state);
         let proved = if damage.is_some() { reach } else { newest.base_position };
         replay.durable_position = flushed.max(saved).max(proved);
         replay.damage = damage;
-        let first = segments
-            .partition_point(|segment| segment.base_position <= replay.end.position)
-            .max(1)
-            - 1;
+        let first = segments.partition_point(|segment| segment.base_position <= replay.end.position).max(1) - 1;
         for number in first..segments.len() {
             let segment = &segments[number];
             let last = number + 1 == segments.len() && replay.damage.is_none();
@@ -91,12 +84,7 @@ impl Replay {
             let reason = DamageReason::Short { needed, left: 0 };
             let file_offset = replay.end.position - replay.segment_base.position;
             let path = segments[replay.segment_number].path.clone();
-            replay.damage = Some(Stop {
-                path,
-                file_offset,
-                position: replay.end.position,
-                reason,
-            });
+            replay.damage = Some(Stop { path, file_offset, position: replay.end.position, reason });
         }
         Ok(replay)
     }
@@ -107,13 +95,7 @@ impl Replay {
             offset: first.base_offset,
             record: first.base_record,
         };
-        let start = bases.first().map_or(
-            Mark {
-                position: segments[0].base_position,
-                ..Mark::default()
-            },
-            base,
-        );
+        let start = bases.first().map_or(Mark { position: segments[0].base_position, ..Mark::default() }, base);
         let mut replay = Self {
             end: start,
             durable_position: 0,
@@ -152,11 +134,8 @@ impl Replay {
             // The state was saved when the segment was thought to end: its own first batch says how it began.
             self.index = IndexBuilder::new(options.index_interval_bytes);
             if let Some(first) = first {
-                self.segment_base = Mark {
-                    position: first.position,
-                    offset: first.base_offset,
-                    record: first.base_record,
-                };
+                self.segment_base =
+                    Mark { position: first.position, offset: first.base_offset, record: first.base_record };
                 self.index.note(first.position, first.base_offset, first);
             }
         }
@@ -186,17 +165,8 @@ impl Replay {
                 Err(reason) => reason,
             };
             refuse_unknown_version(&segment.path, file_offset, &reason)?;
-            let stop = Stop {
-                path: segment.path.clone(),
-                file_offset,
-                position: self.end.position,
-                reason,
-            };
-            return if newest {
-                self.judge(&mut window, segment, seed, stop)
-            } else {
-                Ok(Some(stop))
-            };
+            let stop = Stop { path: segment.path.clone(), file_offset, position: self.end.position, reason };
+            return if newest { self.judge(&mut window, segment, seed, stop) } else { Ok(Some(stop)) };
         }
         Ok(None)
     }
@@ -205,11 +175,8 @@ impl Replay {
     fn learn_base(&mut self, window: &mut Window<'_>, segment: &Found, seed: BatchSeed) -> Result<(), OpenError> {
         let bytes = window.bytes(0, BATCH_HEADER_BYTES as u64)?;
         if let Ok(first) = BatchHeader::decode(bytes, seed) {
-            self.segment_base = Mark {
-                position: segment.base_position,
-                offset: first.base_offset,
-                record: first.base_record,
-            };
+            self.segment_base =
+                Mark { position: segment.base_position, offset: first.base_offset, record: first.base_record };
             self.index.note(first.position, first.base_offset, &first);
         }
         Ok(())
@@ -231,10 +198,7 @@ impl Replay {
         }
         let left = window.file_len() - file_offset;
         if header.batch_bytes() > left {
-            return Ok(Err(DamageReason::Short {
-                needed: header.batch_bytes(),
-                left,
-            }));
+            return Ok(Err(DamageReason::Short { needed: header.batch_bytes(), left }));
         }
         window.near = header.batch_bytes() < FAR_BATCH_BYTES || header.end_position() > self.durable_position;
         if header.end_position() > self.durable_position
@@ -260,11 +224,7 @@ impl Replay {
         } else if header.leader_epoch < last_epoch {
             chain("leader epoch", header.leader_epoch.0.into(), last_epoch.0.into())
         } else if header.flags.starts_segment() != first {
-            chain(
-                "starts-segment flag",
-                header.flags.starts_segment().into(),
-                first.into(),
-            )
+            chain("starts-segment flag", header.flags.starts_segment().into(), first.into())
         } else {
             None
         }
@@ -275,21 +235,13 @@ impl Replay {
             self.segment_base.offset = header.base_offset;
             self.segment_base.record = header.base_record;
         }
-        self.index
-            .note(self.segment_base.position, self.segment_base.offset, header);
+        self.index.note(self.segment_base.position, self.segment_base.offset, header);
         self.producers.note(header);
         if self.epochs.last().is_none_or(|start| start.epoch < header.leader_epoch) {
-            self.epochs.push(EpochStart {
-                epoch: header.leader_epoch,
-                position: header.position,
-            });
+            self.epochs.push(EpochStart { epoch: header.leader_epoch, position: header.position });
         }
         self.last_sort_key = self.last_sort_key.max(header.sort_key);
-        self.end = Mark {
-            position: header.end_position(),
-            offset: header.end_offset(),
-            record: header.end_record(),
-        };
+        self.end = Mark { position: header.end_position(), offset: header.end_offset(), record: header.end_record() };
         self.batches += 1;
     }
 
@@ -357,11 +309,7 @@ fn header_at(
     let position = segment.base_position + file_offset;
     // Cheap tests first: any byte of a record may look like the type of a header.
     let plausible = bytes.get(5) == Some(&BATCH_VERSION) && bytes.get(16..24) == Some(&position.to_le_bytes());
-    Ok(if plausible {
-        BatchHeader::decode(bytes, seed).ok()
-    } else {
-        None
-    })
+    Ok(if plausible { BatchHeader::decode(bytes, seed).ok() } else { None })
 }
 
 /// What is wrong with the records of a batch, if anything is.
@@ -373,10 +321,7 @@ fn check_records(
     let needed = u64::from(header.stored_len);
     let stored = window.bytes(file_offset + BATCH_HEADER_BYTES as u64, needed)?;
     if (stored.len() as u64) < needed {
-        return Ok(Some(DamageReason::Short {
-            needed,
-            left: stored.len() as u64,
-        }));
+        return Ok(Some(DamageReason::Short { needed, left: stored.len() as u64 }));
     }
     let computed = crc32fast::hash(stored);
     let stored = header.records_crc;
@@ -404,11 +349,9 @@ pub(super) fn check_first(
 /// A batch of another version is no damage: whoever wrote it knows how to read it.
 pub(super) fn refuse_unknown_version(path: &Path, file_offset: u64, reason: &DamageReason) -> Result<(), OpenError> {
     match reason {
-        DamageReason::Header(BatchError::UnknownVersion { found }) => Err(OpenError::UnknownVersion {
-            path: path.to_owned(),
-            file_offset,
-            version: *found,
-        }),
+        DamageReason::Header(BatchError::UnknownVersion { found }) => {
+            Err(OpenError::UnknownVersion { path: path.to_owned(), file_offset, version: *found })
+        }
         _ => Ok(()),
     }
 }

@@ -20,13 +20,7 @@ pub(super) struct Window<'a> {
 impl<'a> Window<'a> {
     /// For a file of `len` bytes.
     pub(super) fn new(file: &'a dyn DiskFile, len: u64) -> Self {
-        Self {
-            file,
-            len,
-            bytes: Vec::new(),
-            start: 0,
-            near: true,
-        }
+        Self { file, len, bytes: Vec::new(), start: 0, near: true }
     }
 
     /// Bytes of the file.
@@ -73,11 +67,7 @@ impl<'a> Window<'a> {
                 break;
             }
             // Whole blocks first: comparing them is far faster than looking at each byte.
-            let zeroes: usize = piece
-                .chunks(BLOCK)
-                .take_while(|block| is_zero(block))
-                .map(<[u8]>::len)
-                .sum();
+            let zeroes: usize = piece.chunks(BLOCK).take_while(|block| is_zero(block)).map(<[u8]>::len).sum();
             if let Some(found) = piece[zeroes..].iter().position(|byte| *byte != 0) {
                 return Ok(Some(at + (zeroes + found) as u64));
             }
@@ -92,11 +82,7 @@ impl<'a> Window<'a> {
         while end > from {
             let start = end.saturating_sub(NEAR_BYTES).max(from);
             let piece = self.bytes(start, end - start)?;
-            let zeroes: usize = piece
-                .rchunks(BLOCK)
-                .take_while(|block| is_zero(block))
-                .map(<[u8]>::len)
-                .sum();
+            let zeroes: usize = piece.rchunks(BLOCK).take_while(|block| is_zero(block)).map(<[u8]>::len).sum();
             if let Some(last) = piece[..piece.len() - zeroes].iter().rposition(|byte| *byte != 0) {
                 return Ok(start + last as u64 + 1);
             }

@@ -67,22 +67,14 @@ enum State {
     /// In the records of a batch, whose bytes up to a file offset were hashed.
     Records(BatchHeader, Hasher, u64),
     /// Behind a damaged batch: looking for a header from a file offset on.
-    Lost {
-        damaged_from: u64,
-        look_from: u64,
-        flaw: BatchFlaw,
-    },
+    Lost { damaged_from: u64, look_from: u64, flaw: BatchFlaw },
 }
 
 impl SegmentScrub {
     /// A scrub of `segment`, whose open file is `file`; `None` while it is the active one.
     pub fn new(segment: &Arc<Segment>, file: Arc<dyn DiskFile>) -> Option<Self> {
         let base = segment.base();
-        let chain = Chain {
-            position: base.position,
-            offset: Some(base.offset),
-            record: Some(base.record),
-        };
+        let chain = Chain { position: base.position, offset: Some(base.offset), record: Some(base.record) };
         Some(Self {
             end: segment.end()?,
             segment: Arc::clone(segment),
@@ -108,11 +100,7 @@ impl SegmentScrub {
             match std::mem::replace(&mut self.state, State::Header) {
                 State::Header => self.header()?,
                 State::Records(header, hasher, hashed) => self.records(header, hasher, hashed)?,
-                State::Lost {
-                    damaged_from,
-                    look_from,
-                    flaw,
-                } => self.look(damaged_from, look_from, flaw)?,
+                State::Lost { damaged_from, look_from, flaw } => self.look(damaged_from, look_from, flaw)?,
             }
         }
         Ok(None)
@@ -131,25 +119,13 @@ impl SegmentScrub {
         let file_offset = self.segment.file_offset(self.chain.position);
         let filled = self.read(file_offset, BATCH_HEADER_BYTES as u64)?;
         let checked = header_at(&self.buffer[..filled], self.segment.seed(), &self.chain).and_then(|header| {
-            let left = self
-                .end
-                .mark
-                .position
-                .saturating_sub(header.position + BATCH_HEADER_BYTES as u64);
+            let left = self.end.mark.position.saturating_sub(header.position + BATCH_HEADER_BYTES as u64);
             let needed = u64::from(header.stored_len);
-            if needed > left {
-                Err(BatchFlaw::Cut { needed, left })
-            } else {
-                Ok(header)
-            }
+            if needed > left { Err(BatchFlaw::Cut { needed, left }) } else { Ok(header) }
         });
         self.state = match checked {
             Ok(header) => State::Records(header, Hasher::new(), file_offset + BATCH_HEADER_BYTES as u64),
-            Err(flaw) => State::Lost {
-                damaged_from: file_offset,
-                look_from: file_offset + 1,
-                flaw,
-            },
+            Err(flaw) => State::Lost { damaged_from: file_offset, look_from: file_offset + 1, flaw },
         };
         Ok(())
     }
@@ -178,22 +154,14 @@ impl SegmentScrub {
         let position = self.segment.base().position + look_from;
         if let Some((at, header)) = find_header(&self.buffer[..filled], self.segment.seed(), position) {
             self.damaged(damaged_from..look_from + at as u64, flaw);
-            self.chain = Chain {
-                position: header.position,
-                offset: None,
-                record: None,
-            };
+            self.chain = Chain { position: header.position, offset: None, record: None };
         } else if filled <= BATCH_HEADER_BYTES || look_from + filled as u64 >= end {
             self.damaged(damaged_from..end, flaw);
             self.chain = Chain::at(self.end.mark.position);
         } else {
             // A header may begin in what was read and end in what was not.
             let look_from = look_from + (filled - BATCH_HEADER_BYTES + 1) as u64;
-            self.state = State::Lost {
-                damaged_from,
-                look_from,
-                flaw,
-            };
+            self.state = State::Lost { damaged_from, look_from, flaw };
         }
         Ok(())
     }
@@ -201,10 +169,7 @@ impl SegmentScrub {
     /// A last batch that ends elsewhere than the next segment begins leads nowhere.
     fn check_end(&mut self) {
         let end = self.end.mark;
-        let ends = [
-            ("end offset", self.chain.offset, end.offset),
-            ("end record", self.chain.record, end.record),
-        ];
+        let ends = [("end offset", self.chain.offset, end.offset), ("end record", self.chain.record, end.record)];
         for (field, found, expected) in ends {
             if let Some(found) = found.filter(|found| *found != expected) {
                 let at = self.end_offset();
@@ -224,13 +189,7 @@ impl SegmentScrub {
             return;
         }
         let (path, partition) = (self.file.path().to_path_buf(), self.segment.partition());
-        self.report.damages.push(Damage {
-            path,
-            partition,
-            file_offsets,
-            positions,
-            flaw,
-        });
+        self.report.damages.push(Damage { path, partition, file_offsets, positions, flaw });
     }
 
     /// Reads at most a chunk into the buffer, as far as the file goes.
@@ -239,10 +198,7 @@ impl SegmentScrub {
         let wanted = wanted.min(CHUNK_BYTES) as usize;
         let mut filled = 0;
         while filled < wanted {
-            match self
-                .file
-                .read_uncached_at(&mut self.buffer[filled..wanted], file_offset + filled as u64)?
-            {
+            match self.file.read_uncached_at(&mut self.buffer[filled..wanted], file_offset + filled as u64)? {
                 0 => break,
                 count => filled += count,
             }
@@ -263,11 +219,7 @@ pub struct ScrubPace {
 impl ScrubPace {
     /// A pace that starts with nothing saved up.
     pub fn new(bytes_per_second: u64, now_ns: u64) -> Self {
-        Self {
-            bytes_per_second,
-            allowance_bytes: 0,
-            last_ns: now_ns,
-        }
+        Self { bytes_per_second, allowance_bytes: 0, last_ns: now_ns }
     }
 
     /// Bytes that may be read now.

@@ -35,14 +35,7 @@ fn a_sound_segment_is_verified_whatever_the_step() {
     for budget_bytes in [1, 1_000, 100_000, u64::MAX] {
         let (report, verified) = scrub(&maker, budget_bytes, |_| {});
         let bytes = maker.parts[0].bytes.len() as u64;
-        assert_eq!(
-            report,
-            ScrubReport {
-                bytes,
-                batches: 10,
-                damages: vec![]
-            }
-        );
+        assert_eq!(report, ScrubReport { bytes, batches: 10, damages: vec![] });
         assert!(verified);
     }
 }
@@ -84,10 +77,7 @@ fn a_shortened_file_is_damaged_to_its_end() {
     for cut in [0, 50, starts[3] + 10, starts[5] + 104 + 9, starts[9]] {
         let (report, _) = scrub(&maker, 10_000, |bytes| bytes.truncate(cut as usize));
         let first = report.damages.first().unwrap();
-        assert!(
-            starts.contains(&first.file_offsets.start) && first.file_offsets.start <= cut,
-            "{cut}: {first:?}"
-        );
+        assert!(starts.contains(&first.file_offsets.start) && first.file_offsets.start <= cut, "{cut}: {first:?}");
         assert_eq!(report.damages.last().unwrap().file_offsets.end, len, "{cut}");
     }
 }
@@ -104,14 +94,9 @@ fn garbage_is_one_bounded_report() {
     }
     many.roll();
     let starts = many.positions.clone();
-    let (report, _) = scrub(&many, u64::MAX, |bytes| {
-        starts.iter().for_each(|start| bytes[*start as usize + 110] ^= 1)
-    });
+    let (report, _) = scrub(&many, u64::MAX, |bytes| starts.iter().for_each(|start| bytes[*start as usize + 110] ^= 1));
     assert_eq!(report.damages.len(), DAMAGES);
-    assert_eq!(
-        report.damages.last().unwrap().positions.end,
-        many.parts[0].bytes.len() as u64
-    );
+    assert_eq!(report.damages.last().unwrap().positions.end, many.parts[0].bytes.len() as u64);
 }
 
 #[test]

@@ -21,12 +21,7 @@ struct Entry {
 impl SegmentFiles {
     /// A cache of at most `capacity` (at least 1) open files.
     pub fn new(disk: Arc<dyn Disk>, capacity: usize) -> Self {
-        Self {
-            disk,
-            capacity: capacity.max(1),
-            clock: 0,
-            entries: Vec::new(),
-        }
+        Self { disk, capacity: capacity.max(1), clock: 0, entries: Vec::new() }
     }
 
     /// The disk the files live on.
@@ -44,11 +39,7 @@ impl SegmentFiles {
         }
         let file = segment.open(&*self.disk)?;
         self.make_room();
-        self.entries.push(Entry {
-            segment: Arc::downgrade(segment),
-            file: Arc::clone(&file),
-            last_used: self.clock,
-        });
+        self.entries.push(Entry { segment: Arc::downgrade(segment), file: Arc::clone(&file), last_used: self.clock });
         Ok(file)
     }
 

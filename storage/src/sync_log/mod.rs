@@ -152,11 +152,7 @@ impl SyncLog {
 
     /// Bytes on disk.
     pub fn bytes(&self) -> u64 {
-        self.end_position
-            - self
-                .segments
-                .first()
-                .map_or(self.end_position, |segment| segment.base_position)
+        self.end_position - self.segments.first().map_or(self.end_position, |segment| segment.base_position)
     }
 
     /// The failure that stopped the log, if one did.
@@ -172,10 +168,7 @@ impl SyncLog {
         let Some(first) = entries.first() else { return Ok(()) };
         let expected = self.last_index().map_or(first.index, |last| last + 1);
         self.check_entries(entries, expected)?;
-        let bytes: u64 = entries
-            .iter()
-            .map(|entry| (BATCH_HEADER_BYTES + entry.data.len()) as u64)
-            .sum();
+        let bytes: u64 = entries.iter().map(|entry| (BATCH_HEADER_BYTES + entry.data.len()) as u64).sum();
         let active_bytes = self.active_bytes();
         if self.segments.is_empty() || (active_bytes > 0 && active_bytes + bytes > self.options.segment_bytes) {
             self.roll()?;
@@ -270,28 +263,20 @@ impl SyncLog {
     }
 
     fn active_bytes(&self) -> u64 {
-        self.segments
-            .last()
-            .map_or(0, |segment| self.end_position - segment.base_position)
+        self.segments.last().map_or(0, |segment| self.end_position - segment.base_position)
     }
 
     fn check_running(&self) -> Result<(), SyncLogError> {
         match &self.latched {
             None => Ok(()),
-            Some(reason) => Err(SyncLogError::Latched {
-                dir: self.options.dir.clone(),
-                reason: reason.clone(),
-            }),
+            Some(reason) => Err(SyncLogError::Latched { dir: self.options.dir.clone(), reason: reason.clone() }),
         }
     }
 
     fn check_entries(&self, entries: &[LogEntry], mut expected: u64) -> Result<(), SyncLogError> {
         for entry in entries {
             if entry.index != expected {
-                return Err(SyncLogError::OutOfOrder {
-                    found: entry.index,
-                    expected,
-                });
+                return Err(SyncLogError::OutOfOrder { found: entry.index, expected });
             }
             let sizes = [
                 ("term", entry.term, u64::from(u32::MAX)),
@@ -299,12 +284,7 @@ impl SyncLog {
             ];
             for (field, found, limit) in sizes {
                 if found > limit {
-                    return Err(SyncLogError::TooLarge {
-                        index: entry.index,
-                        field,
-                        found,
-                        limit,
-                    });
+                    return Err(SyncLogError::TooLarge { index: entry.index, field, found, limit });
                 }
             }
             expected += 1;
@@ -318,11 +298,7 @@ impl SyncLog {
         let base = self.segments.last().map_or(0, |segment| segment.base_position);
         self.buffer.clear();
         for entry in entries {
-            let flags = if position == base {
-                BatchFlags::STARTS_SEGMENT
-            } else {
-                BatchFlags::RECORDS
-            };
+            let flags = if position == base { BatchFlags::STARTS_SEGMENT } else { BatchFlags::RECORDS };
             let header = BatchHeader {
                 flags: flags.with(BatchFlags::OPAQUE),
                 records_crc: crc32fast::hash(&entry.data),
@@ -371,13 +347,8 @@ impl SyncLog {
         let file = self.disk.open(&path, OpenMode::CreateOrOpen)?;
         // Left by an attempt that failed between these steps; it can hold nothing of the log.
         file.set_len(0)?;
-        self.disk
-            .sync_dir(&self.options.dir)
-            .map_err(|error| self.latch(error))?;
-        self.segments.push(Segment {
-            base_position: self.end_position,
-            file,
-        });
+        self.disk.sync_dir(&self.options.dir).map_err(|error| self.latch(error))?;
+        self.segments.push(Segment { base_position: self.end_position, file });
         Ok(())
     }
 
@@ -393,9 +364,7 @@ impl SyncLog {
             return Ok(());
         };
         let (file, len) = (Arc::clone(&segment.file), position - segment.base_position);
-        file.set_len(len)
-            .and_then(|()| file.sync())
-            .map_err(|error| self.latch(error))
+        file.set_len(len).and_then(|()| file.sync()).map_err(|error| self.latch(error))
     }
 
     fn latch(&mut self, error: DiskError) -> SyncLogError {
@@ -405,16 +374,12 @@ impl SyncLog {
 
     fn locate(&self, at: usize) -> Result<(&Segment, u64), SyncLogError> {
         let position = self.positions.get(at).copied().unwrap_or(self.end_position);
-        let number = self
-            .segments
-            .partition_point(|segment| segment.base_position <= position);
+        let number = self.segments.partition_point(|segment| segment.base_position <= position);
         match number.checked_sub(1).and_then(|number| self.segments.get(number)) {
             Some(segment) => Ok((segment, position - segment.base_position)),
-            None => Err(SyncLogError::Gap {
-                path: self.options.dir.clone(),
-                found: self.end_position,
-                expected: position,
-            }),
+            None => {
+                Err(SyncLogError::Gap { path: self.options.dir.clone(), found: self.end_position, expected: position })
+            }
         }
     }
 
@@ -429,12 +394,7 @@ impl SyncLog {
 
     fn damaged(&self, segment: &Segment, file_offset: u64, flaw: BatchFlaw) -> SyncLogError {
         let path = segment.file.path().to_path_buf();
-        SyncLogError::Damaged {
-            path,
-            file_offset,
-            synced: self.end_position,
-            flaw,
-        }
+        SyncLogError::Damaged { path, file_offset, synced: self.end_position, flaw }
     }
 }
 
@@ -443,11 +403,7 @@ fn segment_path(dir: &Path, base_position: u64) -> PathBuf {
 }
 
 fn entry_of(header: &BatchHeader, data: &[u8]) -> LogEntry {
-    LogEntry {
-        index: header.base_record,
-        term: header.leader_epoch.0.into(),
-        data: Bytes::copy_from_slice(data),
-    }
+    LogEntry { index: header.base_record, term: header.leader_epoch.0.into(), data: Bytes::copy_from_slice(data) }
 }
 
 /// Fills `out` from `file_offset`, past the page cache, as far as the file goes.

@@ -29,23 +29,14 @@ impl SyncLog {
         let files = segment_files(disk, &options)?;
         let seed = BatchSeed::new(options.partition);
         let start = files.first().map_or(0, |(base, _)| *base);
-        let mut scan = Scan {
-            seed,
-            chain: Chain::at(start),
-            entries: Vec::new(),
-            positions: VecDeque::new(),
-            last: None,
-        };
+        let mut scan =
+            Scan { seed, chain: Chain::at(start), entries: Vec::new(), positions: VecDeque::new(), last: None };
         let mut report = SyncLogReport::default();
         let mut segments = Vec::with_capacity(files.len());
         let newest = files.len().saturating_sub(1);
         for (number, (base_position, path)) in files.into_iter().enumerate() {
             if base_position != scan.chain.position {
-                return Err(SyncLogError::Gap {
-                    path,
-                    found: base_position,
-                    expected: scan.chain.position,
-                });
+                return Err(SyncLogError::Gap { path, found: base_position, expected: scan.chain.position });
             }
             let file = disk.open(&path, OpenMode::ReadWrite)?;
             report.truncated_bytes += scan.segment(&file, base_position, number == newest)?;
@@ -96,18 +87,10 @@ impl Scan {
         let (header, data) = batch_at(bytes, self.seed, &self.chain)?;
         if header.flags.starts_segment() != first {
             let (found, expected) = (header.flags.starts_segment().into(), first.into());
-            return Err(BatchFlaw::Chain {
-                field: "starts-segment",
-                found,
-                expected,
-            });
+            return Err(BatchFlaw::Chain { field: "starts-segment", found, expected });
         }
         if header.record_count != 1 {
-            return Err(BatchFlaw::Chain {
-                field: "record count",
-                found: header.record_count.into(),
-                expected: 1,
-            });
+            return Err(BatchFlaw::Chain { field: "record count", found: header.record_count.into(), expected: 1 });
         }
         self.positions.push_back(header.position);
         self.entries.push(entry_of(&header, data));
@@ -136,12 +119,7 @@ impl Scan {
         if synced <= bad {
             return Ok(());
         }
-        Err(SyncLogError::Damaged {
-            path: file.path().to_path_buf(),
-            file_offset: at as u64,
-            synced,
-            flaw,
-        })
+        Err(SyncLogError::Damaged { path: file.path().to_path_buf(), file_offset: at as u64, synced, flaw })
     }
 }
 

@@ -9,11 +9,7 @@ use std::collections::BTreeMap;
 const DIR: &str = "meta";
 
 fn options() -> SyncLogOptions {
-    SyncLogOptions {
-        dir: DIR.into(),
-        partition: TopicPartition::new(TopicId(u32::MAX), 0),
-        segment_bytes: 1_000,
-    }
+    SyncLogOptions { dir: DIR.into(), partition: TopicPartition::new(TopicId(u32::MAX), 0), segment_bytes: 1_000 }
 }
 
 fn open(disk: &MemoryDisk) -> Result<(SyncLog, Vec<LogEntry>, SyncLogReport), SyncLogError> {
@@ -22,11 +18,7 @@ fn open(disk: &MemoryDisk) -> Result<(SyncLog, Vec<LogEntry>, SyncLogReport), Sy
 
 fn entry(index: u64, term: u64) -> LogEntry {
     let data = vec![index as u8 ^ term as u8; (index * 37 % 200) as usize];
-    LogEntry {
-        index,
-        term,
-        data: data.into(),
-    }
+    LogEntry { index, term, data: data.into() }
 }
 
 fn entries(indexes: std::ops::Range<u64>, term: u64) -> Vec<LogEntry> {
@@ -41,26 +33,17 @@ fn segment_names(disk: &MemoryDisk) -> Vec<PathBuf> {
 fn entries_come_back_over_many_segments() {
     let disk = MemoryDisk::default();
     let (mut log, found, report) = open(&disk).unwrap();
-    assert_eq!(
-        (found, report, log.last_index()),
-        (vec![], SyncLogReport::default(), None)
-    );
+    assert_eq!((found, report, log.last_index()), (vec![], SyncLogReport::default(), None));
     for start in (5..65).step_by(3) {
         log.append(&entries(start..start + 3, start / 20 + 1)).unwrap();
     }
     assert!(segment_names(&disk).len() > 5);
-    let all: Vec<_> = (5..65)
-        .step_by(3)
-        .flat_map(|start| entries(start..start + 3, start / 20 + 1))
-        .collect();
+    let all: Vec<_> = (5..65).step_by(3).flat_map(|start| entries(start..start + 3, start / 20 + 1)).collect();
     assert_eq!(log.read_from(5).unwrap(), all);
     assert_eq!(log.read_from(40).unwrap(), all[35..]);
     let (log, found, report) = open(&disk).unwrap();
     assert_eq!((found, report.truncated_bytes), (all, 0));
-    assert_eq!(
-        (log.first_index(), log.last_index(), log.last_term()),
-        (Some(5), Some(64), 4)
-    );
+    assert_eq!((log.first_index(), log.last_index(), log.last_term()), (Some(5), Some(64), 4));
 }
 
 #[test]
@@ -123,9 +106,7 @@ impl Model {
     /// Notes that a step has begun.
     fn begin(&mut self, step: Step) {
         match step {
-            Step::Append(from, to, term) => self
-                .may
-                .extend(entries(from..to, term).into_iter().map(|e| (e.index, e))),
+            Step::Append(from, to, term) => self.may.extend(entries(from..to, term).into_iter().map(|e| (e.index, e))),
             Step::Truncate(index) => self.must.retain(|other, _| *other < index),
             Step::Drop(index) => self.must.retain(|other, _| *other >= index),
             Step::Clear => self.must.clear(),
@@ -135,9 +116,7 @@ impl Model {
     /// Notes that it was confirmed.
     fn confirm(&mut self, step: Step) {
         match step {
-            Step::Append(from, to, term) => self
-                .must
-                .extend(entries(from..to, term).into_iter().map(|e| (e.index, e))),
+            Step::Append(from, to, term) => self.must.extend(entries(from..to, term).into_iter().map(|e| (e.index, e))),
             Step::Truncate(index) => self.may.retain(|other, _| *other < index),
             Step::Drop(_) => {}
             Step::Clear => self.may.clear(),
@@ -184,10 +163,7 @@ fn a_power_cut_at_any_step_loses_nothing_confirmed() {
     let steps = whole.mutations();
     assert!(steps > 40, "{steps}");
     let random = (0..12).map(|seed| CrashPolicy::Random { seed });
-    let policies: Vec<_> = [CrashPolicy::DropUnsynced, CrashPolicy::KeepAll]
-        .into_iter()
-        .chain(random)
-        .collect();
+    let policies: Vec<_> = [CrashPolicy::DropUnsynced, CrashPolicy::KeepAll].into_iter().chain(random).collect();
     for step in 0..=steps {
         for policy in &policies {
             let (disk, mut model) = (MemoryDisk::default(), Model::default());
@@ -231,10 +207,7 @@ fn a_flipped_bit_is_refused_or_cut_but_never_read() {
                 Err(other) => panic!("{other}"),
                 Ok((_, found, report)) => {
                     // Only the last group can be taken for torn: nothing says that it was synced.
-                    assert!(
-                        *path == newest && at + last_group >= bytes.len() as u64,
-                        "{at} of {path:?}"
-                    );
+                    assert!(*path == newest && at + last_group >= bytes.len() as u64, "{at} of {path:?}");
                     assert!(report.truncated_bytes > 0);
                     assert!(found.len() >= 8 && all.starts_with(&found));
                 }
@@ -249,16 +222,10 @@ fn a_full_disk_refuses_an_append_and_takes_it_later() {
     let (mut log, ..) = open(&disk).unwrap();
     log.append(&entries(1..4, 1)).unwrap();
     for torn_bytes in [0, 50, 104, 150, 230, 400] {
-        let full = FaultKind::Torn {
-            bytes: torn_bytes,
-            errno: libc::ENOSPC,
-        };
+        let full = FaultKind::Torn { bytes: torn_bytes, errno: libc::ENOSPC };
         disk.inject(Fault::new(Operation::Write, full));
         let refused = log.append(&entries(4..9, 7)).unwrap_err();
-        assert!(
-            matches!(&refused, SyncLogError::Disk(error) if error.is_no_space()),
-            "{refused}"
-        );
+        assert!(matches!(&refused, SyncLogError::Disk(error) if error.is_no_space()), "{refused}");
         // Nothing of it stays, whatever had been written.
         assert_eq!(open(&disk).unwrap().1, entries(1..4, 1));
     }
@@ -277,10 +244,7 @@ fn a_failed_sync_or_write_stops_the_log_until_it_is_opened_again() {
         disk.inject(Fault::new(operation, FaultKind::Errno(libc::EIO)));
         assert!(log.append(&entries(4..6, 1)).is_err());
         assert!(log.latched().is_some());
-        assert!(matches!(
-            log.append(&entries(4..6, 1)),
-            Err(SyncLogError::Latched { .. })
-        ));
+        assert!(matches!(log.append(&entries(4..6, 1)), Err(SyncLogError::Latched { .. })));
         assert!(matches!(log.truncate_from(2), Err(SyncLogError::Latched { .. })));
         let (mut log, found, _) = open(&disk).unwrap();
         assert_eq!(found[..3], entries(1..4, 1));
@@ -298,10 +262,7 @@ fn a_missing_segment_is_named() {
     let names = segment_names(&disk);
     disk.as_disk().remove_file(&names[1]).unwrap();
     let refused = open(&disk).map(|_| ()).unwrap_err();
-    assert!(
-        matches!(&refused, SyncLogError::Gap { path, .. } if *path == names[2]),
-        "{refused}"
-    );
+    assert!(matches!(&refused, SyncLogError::Gap { path, .. } if *path == names[2]), "{refused}");
 }
 
 #[test]
@@ -312,24 +273,10 @@ fn entries_that_do_not_follow_or_do_not_fit_are_refused() {
     let refused = log.append(&[entry(5, 1)]).unwrap_err();
     assert!(matches!(refused, SyncLogError::OutOfOrder { found: 5, expected: 4 }));
     let refused = log.append(&[entry(4, 1 << 32)]).unwrap_err();
-    assert!(matches!(
-        refused,
-        SyncLogError::TooLarge {
-            index: 4,
-            field: "term",
-            ..
-        }
-    ));
+    assert!(matches!(refused, SyncLogError::TooLarge { index: 4, field: "term", .. }));
     let data = Bytes::from(vec![0; MAX_BATCH_BYTES as usize + 1]);
-    let large = LogEntry {
-        index: 4,
-        term: 1,
-        data,
-    };
-    assert!(matches!(
-        log.append(&[large]),
-        Err(SyncLogError::TooLarge { field: "bytes", .. })
-    ));
+    let large = LogEntry { index: 4, term: 1, data };
+    assert!(matches!(log.append(&[large]), Err(SyncLogError::TooLarge { field: "bytes", .. })));
     log.append(&[]).unwrap();
     assert_eq!(log.last_index(), Some(3));
 }
@@ -343,10 +290,7 @@ fn the_files_are_segments_of_batches() {
     let bytes = disk.durable_file(&path).unwrap();
     let (header, data) = batch_at(&bytes, BatchSeed::new(options().partition), &Chain::at(0)).unwrap();
     assert!(header.flags.starts_segment() && header.flags.is_opaque());
-    assert_eq!(
-        (header.base_record, header.leader_epoch.0, header.record_count),
-        (1, 6, 1)
-    );
+    assert_eq!((header.base_record, header.leader_epoch.0, header.record_count), (1, 6, 1));
     assert_eq!(data, &entry(1, 6).data[..]);
     assert_eq!(log.bytes(), bytes.len() as u64);
 }
@@ -360,8 +304,5 @@ fn the_log_of_another_owner_is_refused() {
     }
     let mut other = options();
     other.partition = TopicPartition::new(TopicId(1), 0);
-    assert!(matches!(
-        SyncLog::open(&disk.as_disk(), other),
-        Err(SyncLogError::Damaged { .. })
-    ));
+    assert!(matches!(SyncLog::open(&disk.as_disk(), other), Err(SyncLogError::Damaged { .. })));
 }

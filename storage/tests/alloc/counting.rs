@@ -65,27 +65,16 @@ fn batch(records: &[u8], turn: u64) -> NewBatch<'_> {
         committed_through: 0,
         sort_key: SortKey::at_time(turn),
         max_timestamp_ns: turn,
-        producer: Some(lance_messages::batch::ProducerSequence {
-            id: ProducerId(1),
-            epoch: 0,
-            sequence: turn as u32,
-        }),
+        producer: Some(lance_messages::batch::ProducerSequence { id: ProducerId(1), epoch: 0, sequence: turn as u32 }),
     }
 }
 
 /// Completes the step as a disk would; the file is not written.
 fn flush(log: &mut Log, pool: &mut SlotPool) {
     let Some(step) = log.take_flush(true) else { return };
-    let OpKind::Write { chunks, .. } = step.kind else {
-        panic!("{:?}", step.kind)
-    };
+    let OpKind::Write { chunks, .. } = step.kind else { panic!("{:?}", step.kind) };
     let chunks: Vec<Chunk> = chunks;
-    let completion = DiskCompletion {
-        token: 0,
-        result: Ok(()),
-        chunks,
-        file: None,
-    };
+    let completion = DiskCompletion { token: 0, result: Ok(()), chunks, file: None };
     let completed = log.complete(completion, pool).unwrap();
     log.advance_high_watermark(completed.durable_end);
 }
@@ -113,11 +102,7 @@ fn appending_and_flushing_allocate_nothing_once_warm() {
         // The index doubles its table now and then: less than once in a thousand batches of this size.
         run(batches / 2, &mut log);
         let allocations = ALLOCATIONS.get().0 - before;
-        assert!(
-            allocations <= 1,
-            "{allocations} allocations in {} batches of {bytes} bytes",
-            batches / 2
-        );
+        assert!(allocations <= 1, "{allocations} allocations in {} batches of {bytes} bytes", batches / 2);
     }
 }
 
@@ -152,14 +137,8 @@ fn used_by_reopening(disk: &Arc<dyn Disk>, number: u16) -> i64 {
     let mut pool = SlotPool::new(Arena::new(64 * BLOCK, 64).unwrap());
     let mut tail = TailRing::new(1 << 20);
     let records = vec![1; 500];
-    let options = LogOptions {
-        partition: TopicPartition::new(TopicId(2), number),
-        ..options(number)
-    };
-    let options = LogOptions {
-        dir: PathBuf::from("/data/logs/2-0"),
-        ..options
-    };
+    let options = LogOptions { partition: TopicPartition::new(TopicId(2), number), ..options(number) };
+    let options = LogOptions { dir: PathBuf::from("/data/logs/2-0"), ..options };
     let (first, _) = Log::open(disk, options.clone(), OpenContext::default()).unwrap();
     drop(first);
     let before = ALLOCATIONS.get().1;

@@ -20,12 +20,8 @@ fn fill(rig: &mut Rig, seed: u64, turns: u64) -> (Vec<u8>, Vec<u64>) {
         if dice.below(4) == 0 {
             let stored = Codec::Zstd.compress(&bytes).unwrap();
             let flags = BatchFlags::RECORDS.with_codec(Some(Codec::Zstd));
-            let batch = NewBatch {
-                flags,
-                plain_len: bytes.len() as u32,
-                record_count: count as u32,
-                ..rig.batch(&stored, 1)
-            };
+            let batch =
+                NewBatch { flags, plain_len: bytes.len() as u32, record_count: count as u32, ..rig.batch(&stored, 1) };
             rig.log.append(&batch, &mut rig.pool, &mut rig.tail).unwrap();
         } else {
             rig.append(&bytes);
@@ -91,16 +87,10 @@ fn records_are_found_by_number_through_the_index() {
     let (_, starts) = fill(&mut rig, 7, 80);
     let (view, mut reader) = (rig.log.view(), Reader::new(&rig.disk, 2));
     for (number, start) in starts.iter().enumerate() {
-        let found = reader
-            .find(&view.slices, Lookup::Record(number as u64))
-            .unwrap()
-            .unwrap();
+        let found = reader.find(&view.slices, Lookup::Record(number as u64)).unwrap().unwrap();
         assert_eq!((found.offset, found.record), (*start, number as u64));
     }
-    assert_eq!(
-        reader.find(&view.slices, Lookup::Record(starts.len() as u64)).unwrap(),
-        None
-    );
+    assert_eq!(reader.find(&view.slices, Lookup::Record(starts.len() as u64)).unwrap(), None);
 }
 
 #[test]
@@ -115,10 +105,7 @@ fn what_retention_removes_is_refused_and_the_rest_is_read() {
     for segment in &removed {
         rig.disk.remove_file(segment.path()).unwrap();
     }
-    assert!(matches!(
-        reader.plan(&[old], 0, 100),
-        Err(ReadError::Removed { position: 0, .. })
-    ));
+    assert!(matches!(reader.plan(&[old], 0, 100), Err(ReadError::Removed { position: 0, .. })));
     assert!(rig.log.bytes() >= 2 << 20);
     let start = rig.log.log_start().offset;
     let plan = reader.plan(&rig.log.view().slices, start, 1 << 20).unwrap();
@@ -132,11 +119,7 @@ fn what_a_log_writes_is_sound() {
     let mut bytes = 0;
     for segment in rig.log.closed_segments() {
         let file = rig.disk.open(segment.path(), OpenMode::Read).unwrap();
-        let report = SegmentScrub::new(segment, file)
-            .unwrap()
-            .step(u64::MAX)
-            .unwrap()
-            .unwrap();
+        let report = SegmentScrub::new(segment, file).unwrap().step(u64::MAX).unwrap().unwrap();
         assert!(report.damages.is_empty(), "{report:?}");
         bytes += report.bytes;
     }

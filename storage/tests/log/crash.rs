@@ -44,11 +44,7 @@ fn recover_and_go_on(rig: &mut Rig, label: &str) {
     let report = rig.reopen().unwrap_or_else(|error| panic!("{label}: {error}"));
     assert_eq!(report.offline, None, "{label}");
     rig.check();
-    rig.sequence = rig
-        .log
-        .producers()
-        .last_sequence(lance_messages::id::ProducerId(5))
-        .map_or(0, |p| p.sequence + 1);
+    rig.sequence = rig.log.producers().last_sequence(lance_messages::id::ProducerId(5)).map_or(0, |p| p.sequence + 1);
     rig.append(&records(2, 100, 0xAA));
     let sequence = rig.sequence;
     rig.append_as(&records(1, 9, 0xBB), sequence).unwrap();
@@ -71,13 +67,8 @@ fn a_power_cut_at_every_change_of_the_disk_loses_nothing_durable() {
         let changes = calm.memory.mutations() - before;
         assert!(calm.log.segments().len() > 2, "the script rolls");
         for cut in 0..=changes {
-            let policies = [
-                CrashPolicy::DropUnsynced,
-                CrashPolicy::KeepAll,
-                CrashPolicy::Random {
-                    seed: seed * 1000 + cut,
-                },
-            ];
+            let policies =
+                [CrashPolicy::DropUnsynced, CrashPolicy::KeepAll, CrashPolicy::Random { seed: seed * 1000 + cut }];
             for policy in policies {
                 let mut rig = Rig::new();
                 rig.memory.power_off_at(rig.memory.mutations() + cut);
@@ -107,10 +98,7 @@ fn random_runs_with_crashes_agree_with_the_model() {
     for seed in 0..200u64 {
         let mut dice = Dice(seed ^ 0xFACE);
         let zero_ahead = [0, 256 * 1024, 1 << 20][dice.below(3) as usize];
-        let config = MemoryConfig {
-            reorder: true,
-            ..MemoryConfig::seeded(seed)
-        };
+        let config = MemoryConfig { reorder: true, ..MemoryConfig::seeded(seed) };
         let mut rig = Rig::on(MemoryDisk::new(config), MIN_SEGMENT_BYTES, zero_ahead);
         for round in 0..3 {
             let cut = rig.memory.mutations() + dice.below(60);
@@ -118,9 +106,7 @@ fn random_runs_with_crashes_agree_with_the_model() {
                 rig.memory.power_off_at(cut);
             }
             script(&mut rig, dice.below(u64::MAX), 12);
-            rig.memory.crash(CrashPolicy::Random {
-                seed: dice.below(u64::MAX),
-            });
+            rig.memory.crash(CrashPolicy::Random { seed: dice.below(u64::MAX) });
             recover_and_go_on(&mut rig, &format!("seed {seed} round {round}"));
         }
     }

@@ -67,12 +67,7 @@ fn any_flip_in_durable_bytes_is_damage_or_beyond_every_mark() {
         rig.flushed = Some(rig.durable);
         let at = dice.below(rig.durable);
         assert!(rig.memory.flip_bit(&dir().join(file_name(0)), at, dice.below(8) as u8));
-        let holder = rig
-            .known
-            .iter()
-            .find(|known| at < known.end_position())
-            .unwrap()
-            .clone();
+        let holder = rig.known.iter().find(|known| at < known.end_position()).unwrap().clone();
         let report = rig.reopen().unwrap();
         let in_header = at < holder.position + BATCH_HEADER_BYTES as u64;
         match report.offline {
@@ -110,11 +105,7 @@ fn rolled() -> Rig {
 #[test]
 fn a_missing_or_short_closed_segment_is_named_and_nothing_is_deleted() {
     let mut rig = rolled();
-    let paths: Vec<_> = rig
-        .log
-        .closed_segments()
-        .map(|segment| segment.path().to_owned())
-        .collect();
+    let paths: Vec<_> = rig.log.closed_segments().map(|segment| segment.path().to_owned()).collect();
     let file = rig.disk.open(&paths[1], OpenMode::ReadWrite).unwrap();
     let len = file.len().unwrap();
     file.set_len(len - 1).unwrap();
@@ -154,14 +145,8 @@ fn a_closed_segment_with_a_bad_first_batch_leaves_those_below_readable() {
 fn a_segment_of_another_partition_is_never_taken_for_ours() {
     let mut rig = filled(3);
     rig.flushed = Some(rig.durable);
-    let other = LogOptions {
-        partition: TopicPartition::new(TopicId(8), 3),
-        ..options(1 << 20, 0)
-    };
-    let context = OpenContext {
-        flushed_position: rig.flushed,
-        now_ns: 0,
-    };
+    let other = LogOptions { partition: TopicPartition::new(TopicId(8), 3), ..options(1 << 20, 0) };
+    let context = OpenContext { flushed_position: rig.flushed, now_ns: 0 };
     let (_, report) = Log::open(&rig.disk, other, context).unwrap();
     assert_eq!(report.offline.unwrap().position, 0);
     rig.reopen().unwrap();

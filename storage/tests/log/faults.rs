@@ -12,8 +12,7 @@ fn a_failed_sync_latches_the_log_and_nothing_more_is_acked() {
     rig.settle();
     let durable = rig.log.durable_end();
     rig.append(&records(1, 100, 2));
-    rig.memory
-        .inject(Fault::new(Operation::Sync, FaultKind::Errno(libc::EIO)));
+    rig.memory.inject(Fault::new(Operation::Sync, FaultKind::Errno(libc::EIO)));
     assert!(matches!(rig.step(true), Some(Err(DiskFailed::Latched(_)))));
     assert_eq!(rig.log.durable_end(), durable);
     assert!(rig.log.take_flush(true).is_none());
@@ -26,18 +25,14 @@ fn a_failed_sync_latches_the_log_and_nothing_more_is_acked() {
     rig.reopen().unwrap();
     rig.log.latch(latch);
     let batch = rig.batch(&bytes, 1);
-    assert!(
-        matches!(rig.try_append(&batch), Err(AppendError::Latched(_))),
-        "a restart of the owner keeps it"
-    );
+    assert!(matches!(rig.try_append(&batch), Err(AppendError::Latched(_))), "a restart of the owner keeps it");
 }
 
 #[test]
 fn a_failed_write_latches_the_log() {
     let mut rig = Rig::new();
     rig.append(&records(1, 100, 1));
-    rig.memory
-        .inject(Fault::new(Operation::Write, FaultKind::Errno(libc::EIO)));
+    rig.memory.inject(Fault::new(Operation::Write, FaultKind::Errno(libc::EIO)));
     assert!(matches!(rig.step(true), Some(Err(DiskFailed::Latched(_)))));
     assert_eq!(rig.pool.free_count(), rig.pool.capacity());
 }
@@ -49,8 +44,7 @@ fn a_full_disk_keeps_everything_until_there_is_space() {
         rig.append(&records(1, 50, 1));
         rig.settle();
         rig.append(&records(1, bytes, 2));
-        rig.memory
-            .inject(Fault::new(Operation::Write, FaultKind::Errno(libc::ENOSPC)).times(2));
+        rig.memory.inject(Fault::new(Operation::Write, FaultKind::Errno(libc::ENOSPC)).times(2));
         let step = rig.log.take_flush(true).unwrap();
         rig.append(&records(1, bytes, 3));
         let completion = rig.perform(step);
@@ -71,8 +65,7 @@ fn a_full_disk_keeps_everything_until_there_is_space() {
 fn a_disk_that_fills_up_during_a_roll_loses_nothing() {
     for skip in 0..30 {
         let mut rig = Rig::new();
-        rig.memory
-            .inject(Fault::any(FaultKind::Errno(libc::ENOSPC)).after(skip));
+        rig.memory.inject(Fault::any(FaultKind::Errno(libc::ENOSPC)).after(skip));
         let mut refused = 0;
         for turn in 0..30 {
             rig.append(&records(1, 90_000, turn));
@@ -108,8 +101,7 @@ fn out_of_descriptors_is_waited_for() {
     rig.settle();
     rig.log.release_idle();
     rig.append(&records(1, 100, 2));
-    rig.memory
-        .inject(Fault::new(Operation::Open, FaultKind::Errno(libc::EMFILE)));
+    rig.memory.inject(Fault::new(Operation::Open, FaultKind::Errno(libc::EMFILE)));
     assert!(rig.log.take_flush(true).is_none());
     assert!(rig.log.latched().is_none());
     assert!(rig.log.wants_flush(true));

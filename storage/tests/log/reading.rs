@@ -27,20 +27,9 @@ fn only_what_is_below_the_high_watermark_is_served() {
     rig.append(&records(1, 10, 2));
     let (answer, bytes) = tail(&rig, 0, 100);
     assert_eq!(bytes, records(1, 10, 1));
-    assert_eq!(
-        answer,
-        TailRead {
-            next_offset: 15,
-            record_count: 1,
-            bytes: 15,
-            crc: crc32fast::hash(&bytes)
-        }
-    );
+    assert_eq!(answer, TailRead { next_offset: 15, record_count: 1, bytes: 15, crc: crc32fast::hash(&bytes) });
     assert!(matches!(read(&rig, 15, 100).0, LogRead::Empty));
-    assert!(matches!(
-        read(&rig, 16, 100).0,
-        LogRead::OutOfRange { log_start: 0, end: 15 }
-    ));
+    assert!(matches!(read(&rig, 16, 100).0, LogRead::OutOfRange { log_start: 0, end: 15 }));
 }
 
 #[test]
@@ -101,11 +90,7 @@ fn what_has_left_the_ring_is_found_in_its_segment() {
     let known = rig.known.clone();
     let mut from_segments = 0;
     for batch in &known {
-        for offset in [
-            batch.base_offset,
-            batch.base_offset + 7,
-            batch.base_offset + batch.bytes.len() as u64 - 1,
-        ] {
+        for offset in [batch.base_offset, batch.base_offset + 7, batch.base_offset + batch.bytes.len() as u64 - 1] {
             match read(&rig, offset, 1 << 20).0 {
                 LogRead::Segments(slice) => {
                     from_segments += 1;
@@ -131,12 +116,7 @@ fn a_compressed_batch_is_left_to_the_readers() {
     let mut rig = Rig::new();
     let packed = vec![9; 50];
     let flags = BatchFlags::RECORDS.with_codec(Some(Codec::Lz4));
-    let batch = NewBatch {
-        flags,
-        plain_len: 500,
-        record_count: 5,
-        ..rig.batch(&packed, 1)
-    };
+    let batch = NewBatch { flags, plain_len: 500, record_count: 5, ..rig.batch(&packed, 1) };
     let appended = rig.log.append(&batch, &mut rig.pool, &mut rig.tail).unwrap();
     assert_eq!(appended.end_offset, 500);
     rig.settle();

@@ -48,15 +48,8 @@ fn read_all(log: &Log, disk: &Arc<dyn lance_storage::disk::Disk>) -> u64 {
 
 fn write_roll_and_read_again(backend: BackendChoice) {
     let folder = tempfile::tempdir().unwrap();
-    let disk = open_disk(DiskOptions {
-        backend,
-        ..DiskOptions::default()
-    })
-    .unwrap();
-    let options = LogOptions {
-        dir: folder.path().join("9-3"),
-        ..options(1 << 20, 128 * 1024)
-    };
+    let disk = open_disk(DiskOptions { backend, ..DiskOptions::default() }).unwrap();
+    let options = LogOptions { dir: folder.path().join("9-3"), ..options(1 << 20, 128 * 1024) };
     let mut pool = SlotPool::new(Arena::new(64 * 1024, 64).unwrap());
     let mut queue = disk.write_queue(&Default::default(), pool.arena()).unwrap();
     let mut tail = TailRing::new(0);
@@ -85,10 +78,7 @@ fn write_roll_and_read_again(backend: BackendChoice) {
     assert_eq!(read_all(&log, &disk), log.end_offset());
     let (end, record) = (log.log_end(), log.end_record());
     drop(log);
-    let context = OpenContext {
-        flushed_position: Some(end),
-        now_ns: 0,
-    };
+    let context = OpenContext { flushed_position: Some(end), now_ns: 0 };
     let (mut log, report) = Log::open(&disk, options, context).unwrap();
     assert_eq!((report.log_end, report.truncated_bytes, report.offline), (end, 0, None));
     assert_eq!((log.end_record(), log.partition()), (record, partition()));

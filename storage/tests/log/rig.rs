@@ -74,13 +74,7 @@ pub struct Rig {
 }
 
 pub fn options(segment_bytes: u64, zero_ahead_bytes: u64) -> LogOptions {
-    LogOptions {
-        dir: dir(),
-        partition: partition(),
-        segment_bytes,
-        index_interval_bytes: 64 * 1024,
-        zero_ahead_bytes,
-    }
+    LogOptions { dir: dir(), partition: partition(), segment_bytes, index_interval_bytes: 64 * 1024, zero_ahead_bytes }
 }
 
 fn queue_of(disk: &Arc<dyn Disk>, pool: &SlotPool) -> Box<dyn WriteQueue> {
@@ -164,24 +158,13 @@ impl Rig {
 
     pub fn append_as(&mut self, bytes: &[u8], sequence: u32) -> Result<Appended, AppendError> {
         let epoch = self.log.last_epoch().0.max(1);
-        let producer = Some(ProducerSequence {
-            id: ProducerId(5),
-            epoch: 0,
-            sequence,
-        });
-        let batch = NewBatch {
-            producer,
-            ..self.batch(bytes, epoch)
-        };
+        let producer = Some(ProducerSequence { id: ProducerId(5), epoch: 0, sequence });
+        let batch = NewBatch { producer, ..self.batch(bytes, epoch) };
         self.try_append(&batch)
     }
 
     pub fn append_control(&mut self, epoch: u32) -> Appended {
-        let batch = NewBatch {
-            flags: BatchFlags::CONTROL,
-            plain_len: 0,
-            ..self.batch(&[1, 1, 1, 0], epoch)
-        };
+        let batch = NewBatch { flags: BatchFlags::CONTROL, plain_len: 0, ..self.batch(&[1, 1, 1, 0], epoch) };
         self.try_append(&batch).unwrap()
     }
 
@@ -226,10 +209,7 @@ impl Rig {
 
     /// Opens the log anew, as a process that starts does; the model forgets what was not durable and is gone.
     pub fn reopen_on(&mut self, disk: Arc<dyn Disk>) -> Result<RecoveryReport, OpenError> {
-        let context = OpenContext {
-            flushed_position: self.flushed,
-            now_ns: self.clock,
-        };
+        let context = OpenContext { flushed_position: self.flushed, now_ns: self.clock };
         let (log, report) = Log::open(&disk, options(self.segment_bytes, self.zero_ahead_bytes), context)?;
         self.queue = queue_of(&disk, &self.pool);
         self.tail = TailRing::new(1 << 20);
@@ -281,28 +261,15 @@ impl Rig {
     pub fn check(&self) {
         let stored = self.stored();
         let durable = self.log.durable_end();
-        let expected: Vec<_> = self
-            .known
-            .iter()
-            .filter(|known| known.end_position() <= durable)
-            .cloned()
-            .collect();
+        let expected: Vec<_> = self.known.iter().filter(|known| known.end_position() <= durable).cloned().collect();
         assert_eq!(stored.len(), expected.len(), "batches at {:?}", self.log);
         for (stored, expected) in stored.iter().zip(&expected) {
             assert_eq!(stored, expected);
         }
-        assert!(
-            durable >= self.durable,
-            "durable once, gone now: {} of {}",
-            durable,
-            self.durable
-        );
+        assert!(durable >= self.durable, "durable once, gone now: {} of {}", durable, self.durable);
         let last = self.known.last();
         let plain = |known: &Known| if known.control { 0 } else { known.bytes.len() as u64 };
-        assert_eq!(
-            self.log.end_offset(),
-            last.map_or(0, |last| last.base_offset + plain(last))
-        );
+        assert_eq!(self.log.end_offset(), last.map_or(0, |last| last.base_offset + plain(last)));
         let mut epochs: Vec<u32> = self.known.iter().map(|known| known.epoch).collect();
         epochs.dedup();
         let history: Vec<u32> = self.log.epoch_history().iter().map(|start| start.epoch.0).collect();
@@ -311,17 +278,8 @@ impl Rig {
             let first = self.known.iter().find(|known| known.epoch == start.epoch.0).unwrap();
             assert_eq!(start.position, first.position);
         }
-        let sequence = self
-            .known
-            .iter()
-            .rev()
-            .find_map(|known| known.producer)
-            .map(|producer| producer.sequence);
-        let remembered = self
-            .log
-            .producers()
-            .last_sequence(ProducerId(5))
-            .map(|producer| producer.sequence);
+        let sequence = self.known.iter().rev().find_map(|known| known.producer).map(|producer| producer.sequence);
+        let remembered = self.log.producers().last_sequence(ProducerId(5)).map(|producer| producer.sequence);
         assert_eq!(remembered, sequence);
     }
 }

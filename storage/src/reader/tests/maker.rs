@@ -55,12 +55,7 @@ fn refused<T>(operation: Operation, path: &Path) -> Result<T, DiskError> {
 impl Disk for Files {
     fn backend(&self) -> Backend {
         let kind = BackendKind::Memory;
-        Backend {
-            kind,
-            o_direct: false,
-            registered: false,
-            refused: None,
-        }
+        Backend { kind, o_direct: false, registered: false, refused: None }
     }
     fn create_dir_all(&self, path: &Path) -> Result<(), DiskError> {
         refused(Operation::CreateDir, path)
@@ -154,35 +149,18 @@ impl Maker {
     pub(crate) fn new() -> Self {
         let (parts, plain, records) = (Vec::new(), Vec::new(), Vec::new());
         let (batches, positions) = (Vec::new(), Vec::new());
-        let mut maker = Self {
-            parts,
-            position: 0,
-            plain,
-            record: 0,
-            records,
-            batches,
-            positions,
-            time: 1_000,
-        };
+        let mut maker = Self { parts, position: 0, plain, record: 0, records, batches, positions, time: 1_000 };
         maker.roll();
         maker
     }
 
     pub(crate) fn roll(&mut self) {
         let base = self.end();
-        self.parts.push(Part {
-            base,
-            bytes: Vec::new(),
-            index: IndexBuilder::new(65_536),
-        });
+        self.parts.push(Part { base, bytes: Vec::new(), index: IndexBuilder::new(65_536) });
     }
 
     pub(crate) fn end(&self) -> Mark {
-        Mark {
-            position: self.position,
-            offset: self.plain.len() as u64,
-            record: self.record,
-        }
+        Mark { position: self.position, offset: self.plain.len() as u64, record: self.record }
     }
 
     /// A batch of records whose values have these lengths.
@@ -253,10 +231,7 @@ impl Maker {
             let next = self.parts.get(number + 1).map(|part| part.base);
             let (base, limit) = (part.base, next.unwrap_or(self.end()));
             let segment = Arc::new(Segment::new(Path::new("log"), PARTITION, base));
-            segment.close(SegmentEnd {
-                mark: limit,
-                last_append_ns: 0,
-            });
+            segment.close(SegmentEnd { mark: limit, last_append_ns: 0 });
             let (start_position, start_offset) = (base.position, base.offset);
             files.put(segment.path(), part.bytes.clone());
             let mut index = vec![0; file_bytes(part.index.entries().len())];
@@ -264,13 +239,7 @@ impl Maker {
                 encode_page(bytes, part.index.entries(), page, PARTITION, base.position);
             }
             files.put(&segment.index_path(), index);
-            slices.push(SegmentSlice {
-                segment,
-                start_position,
-                start_offset,
-                limit,
-                closed: next.is_some(),
-            });
+            slices.push(SegmentSlice { segment, start_position, start_offset, limit, closed: next.is_some() });
         }
         (files, slices)
     }

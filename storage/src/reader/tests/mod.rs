@@ -40,10 +40,7 @@ fn bytes_of(plan: &ReadPlan) -> Vec<u8> {
             Piece::File { file, file_offset, len } => {
                 assert!(*len >= 32 * 1024);
                 let mut part = vec![0; *len as usize];
-                assert_eq!(
-                    plan::read_full(file, &mut part, *file_offset, false).unwrap() as u64,
-                    *len
-                );
+                assert_eq!(plan::read_full(file, &mut part, *file_offset, false).unwrap() as u64, *len);
                 out.extend_from_slice(&part);
             }
         }
@@ -61,16 +58,8 @@ fn check(maker: &Maker, reader: &mut Reader, slices: &[SegmentSlice], offset: u6
     assert!(got == maker.plain[offset as usize..][..got.len()], "bytes at {offset}");
     assert_eq!(plan.next_offset, offset + got.len() as u64);
     assert!(got.len() as u64 <= u64::from(max_bytes));
-    let count = maker
-        .records
-        .iter()
-        .filter(|start| (offset..plan.next_offset).contains(start))
-        .count();
-    assert_eq!(
-        plan.record_count as usize, count,
-        "records from {offset} to {}",
-        plan.next_offset
-    );
+    let count = maker.records.iter().filter(|start| (offset..plan.next_offset).contains(start)).count();
+    assert_eq!(plan.record_count as usize, count, "records from {offset} to {}", plan.next_offset);
     assert!(!got.is_empty() || max_bytes == 0 || offset == maker.plain.len() as u64);
     plan.next_offset
 }
@@ -105,10 +94,7 @@ fn any_offset_may_be_asked_for() {
 #[test]
 fn a_reply_ends_behind_a_batch_else_a_record_and_inside_one_only_when_it_must() {
     let mut maker = Maker::new();
-    maker
-        .batch(&[95; 10], None)
-        .batch(&[95; 10], None)
-        .batch(&[9_995], None);
+    maker.batch(&[95; 10], None).batch(&[95; 10], None).batch(&[9_995], None);
     let (files, slices) = maker.make();
     let mut reader = files.reader();
     for (offset, max_bytes, next_offset) in [
@@ -121,11 +107,7 @@ fn a_reply_ends_behind_a_batch_else_a_record_and_inside_one_only_when_it_must() 
         (2_000, 5_000, 7_000),
         (7_000, 5_000, 12_000),
     ] {
-        assert_eq!(
-            check(&maker, &mut reader, &slices, offset, max_bytes),
-            next_offset,
-            "{offset} {max_bytes}"
-        );
+        assert_eq!(check(&maker, &mut reader, &slices, offset, max_bytes), next_offset, "{offset} {max_bytes}");
     }
 }
 
@@ -179,10 +161,7 @@ fn small_batches_come_in_one_piece_from_few_reads() {
         if !closed {
             (slice.start_position, slice.start_offset) = (900 * 1_128, 900 * 1_024);
         }
-        let plan = files
-            .reader()
-            .plan(std::slice::from_ref(&slice), 1_000 * 1_024, 1 << 20)
-            .unwrap();
+        let plan = files.reader().plan(std::slice::from_ref(&slice), 1_000 * 1_024, 1 << 20).unwrap();
         assert_eq!((plan.pieces.len(), plan.record_count), (1, 1_000));
         // The test's files give 300,000 bytes at most at a time.
         assert!(files.reads(&slice) <= 8, "{}", files.reads(&slice));
@@ -267,30 +246,21 @@ fn a_batch_of_another_partition_is_refused() {
     let other = TopicPartition::new(TopicId(8), 3);
     slice.segment = Arc::new(Segment::new(Path::new("log"), other, Mark::default()));
     let refused = files.reader().plan(&[slice], 0, MAX);
-    assert!(
-        matches!(refused, Err(ReadError::Damaged { position: 0, .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(ReadError::Damaged { position: 0, .. })), "{refused:?}");
 }
 
 #[test]
 fn an_offset_below_the_slices_is_named() {
     let (files, slices) = mixture().make();
     let refused = files.reader().plan(&slices[1..], 5, MAX);
-    assert!(
-        matches!(refused, Err(ReadError::BelowStart { offset: 5, .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(ReadError::BelowStart { offset: 5, .. })), "{refused:?}");
 }
 
 #[test]
 fn a_segment_that_retention_removed_is_told_from_a_failing_disk() {
     let (_, slices) = mixture().make();
     let refused = Arc::new(Files::default()).reader().plan(&slices, 5, MAX);
-    assert!(
-        matches!(refused, Err(ReadError::Removed { position: 0, .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(ReadError::Removed { position: 0, .. })), "{refused:?}");
 }
 
 #[test]
@@ -313,9 +283,7 @@ fn replies_are_capped_whatever_is_asked_for() {
 #[test]
 fn a_large_batch_taken_in_parts_is_read_once() {
     let mut maker = Maker::new();
-    maker
-        .batch(&[10_000; 300], Some(Codec::Lz4))
-        .batch(&[10_000; 300], None);
+    maker.batch(&[10_000; 300], Some(Codec::Lz4)).batch(&[10_000; 300], None);
     let (files, slice) = maker.changed(false, |_| {});
     let (mut reader, mut offset) = (files.reader(), 0);
     while offset < maker.plain.len() as u64 {
@@ -343,10 +311,7 @@ fn records_times_and_keys_are_found() {
             continue;
         };
         assert!(found.sort_key.timestamp_ns() >= time);
-        assert_eq!(
-            reader.find(&slices, Lookup::SortKey(found.sort_key)).unwrap(),
-            Some(found)
-        );
+        assert_eq!(reader.find(&slices, Lookup::SortKey(found.sort_key)).unwrap(), Some(found));
         batches.push(found.offset);
     }
     batches.dedup();
@@ -374,9 +339,6 @@ fn a_batch_shorter_than_its_header_says_is_damage() {
     maker.batch(&[100_000], None);
     for closed in [true, false] {
         let (files, slice) = maker.changed(closed, |bytes| bytes.truncate(BATCH_HEADER_BYTES + 500));
-        assert!(matches!(
-            files.reader().plan(&[slice], 0, MAX),
-            Err(ReadError::Damaged { .. })
-        ));
+        assert!(matches!(files.reader().plan(&[slice], 0, MAX), Err(ReadError::Damaged { .. })));
     }
 }
