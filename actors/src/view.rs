@@ -83,6 +83,11 @@ impl ClusterView {
         view
     }
 
+    /// Whether there is metadata at all: until then nobody can say what exists.
+    pub fn is_known(&self) -> bool {
+        self.node.is_some()
+    }
+
     /// The topic of this name.
     pub fn topic_by_name(&self, name: &str) -> Option<&TopicView> {
         self.topics.get(self.names.get(name)?)

@@ -1,4 +1,5 @@
-//! Where the programs under test are: built once by each test process, with the profile and target folder of the tests.
+//! Where the programs under test are: built once by each test process, with the profile and target folder of the tests,
+//! or those in the folder that `LANCE_TEST_PROGRAMS` names.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,6 +15,9 @@ pub fn program(name: &str) -> PathBuf {
 
 /// Cargo has let go of its lock when tests run, so that it can be called again.
 fn build() -> PathBuf {
+    if let Some(folder) = std::env::var_os("LANCE_TEST_PROGRAMS") {
+        return PathBuf::from(folder);
+    }
     let test = std::env::current_exe().unwrap();
     // <target>/<folder of the profile>/deps/<test>
     let folder = test.parent().and_then(Path::parent).unwrap().to_owned();

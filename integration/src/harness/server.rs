@@ -153,8 +153,9 @@ impl Server {
 
     /// Starts the process and waits until it serves.
     pub fn start_again(&mut self) {
+        let started = Instant::now();
         self.spawn();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = started + PATIENCE;
         // The screen is printed once the node serves; its last line names the way out.
         while !self.stdout.text().contains("Ctrl-C") {
             let ended = self.child.as_mut().and_then(|child| child.try_wait().unwrap());
@@ -162,6 +163,8 @@ impl Server {
             assert!(Instant::now() < deadline, "the server does not serve:\n{}", self.stderr());
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
+        // Shown when the test fails.
+        println!("the server serves after {:?}", started.elapsed());
     }
 
     /// Starts the process without waiting for anything.

@@ -138,6 +138,18 @@ pub struct SessionCore {
     pressed: bool,
 }
 
+/// Whether a request can only be answered by who knows the topics.
+fn needs_metadata(request: &Request) -> bool {
+    !matches!(
+        request,
+        Request::Ignored
+            | Request::Keepalive
+            | Request::Hello(_)
+            | Request::Authenticate { .. }
+            | Request::GetClusterStatus
+    )
+}
+
 /// Which shard owns a partition.
 pub fn shard_of(partition: TopicPartition, shards: u16) -> u16 {
     let mixed =
@@ -264,6 +276,9 @@ impl SessionCore {
                     return;
                 }
             };
+        if !view.is_known() && needs_metadata(&request) {
+            return self.refuse_for_now(&request, correlation, kept.header.command());
+        }
         match request {
             Request::Ignored => {}
             Request::Keepalive => {
@@ -283,6 +298,17 @@ impl SessionCore {
             Request::Hello(hello) => self.on_hello(&hello, correlation),
             other => self.on_control(other, correlation, partition, kept.header.command(), view, now, effects),
         }
+    }
+
+    /// What exists is not known yet: clients hear that they may try again, and nothing that they would give up for.
+    fn refuse_for_now(&mut self, request: &Request, correlation: u64, command: u8) {
+        let (lane, correlation, answers) = match request {
+            Request::Produce(produce) => (INGEST_LANE, 0, Answers::Ingest(produce.batch_id)),
+            _ => (self.control_lane(), correlation, Answers::Control(command)),
+        };
+        let message = "The server is starting: try again";
+        let error = TypedError::with_message(ErrorCode::Unavailable, answers, message);
+        self.lanes.reserve(lane, ReplySlot::ready(correlation, Response::Error(error)));
     }
 
     fn on_produce(
