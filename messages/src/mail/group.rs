@@ -1,12 +1,11 @@
 //! Messages that the group actor receives.
 
-use crate::error_code::ErrorCode;
 use crate::id::TopicPartition;
 
 /// Stores how far a consumer is; answered once that is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "actix", derive(actix::Message))]
-#[cfg_attr(feature = "actix", rtype(result = "Result<(), ErrorCode>"))]
+#[cfg_attr(feature = "actix", rtype(result = "Result<(), crate::error_code::ErrorCode>"))]
 pub struct CommitOffset {
     /// The partition read.
     pub partition: TopicPartition,
@@ -19,7 +18,7 @@ pub struct CommitOffset {
 /// Asks how far a consumer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "actix", derive(actix::Message))]
-#[cfg_attr(feature = "actix", rtype(result = "Result<Option<u64>, ErrorCode>"))]
+#[cfg_attr(feature = "actix", rtype(result = "Result<Option<u64>, crate::error_code::ErrorCode>"))]
 pub struct CommittedOffset {
     /// The partition read.
     pub partition: TopicPartition,
