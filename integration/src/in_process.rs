@@ -91,7 +91,8 @@ impl InProcess {
             shards: 1,
             node: NODE,
         };
-        let mut view = ClusterView { node: Some(NODE), ..ClusterView::default() };
+        let mut view = ClusterView::default();
+        view.node = Some(NODE);
         let topic = TopicView {
             id: TOPIC,
             name: "bench".to_owned(),
