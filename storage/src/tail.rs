@@ -36,6 +36,8 @@ pub struct TailEntry {
     pub flags: BatchFlags,
     /// CRC-32 of the stored bytes.
     pub records_crc: u32,
+    /// The greatest timestamp of its records, ns.
+    pub timestamp_ns: u64,
     /// Bytes stored.
     stored_len: u32,
     /// Where they start, in bytes since the ring began.
@@ -61,9 +63,7 @@ pub struct TailRing {
 impl TailRing {
     /// A ring of `bytes` bytes; 0 keeps nothing.
     pub fn new(bytes: usize) -> Self {
-        let entries = (bytes / ENTRY_PER_BYTES)
-            .clamp(MIN_ENTRIES, MAX_ENTRIES)
-            .next_power_of_two();
+        let entries = (bytes / ENTRY_PER_BYTES).clamp(MIN_ENTRIES, MAX_ENTRIES).next_power_of_two();
         Self {
             bytes: vec![0; bytes].into_boxed_slice(),
             head: 0,
@@ -105,6 +105,7 @@ impl TailRing {
             record_count: header.record_count,
             flags: header.flags,
             records_crc: header.records_crc,
+            timestamp_ns: header.max_timestamp_ns,
             stored_len: header.stored_len,
             start,
             previous,
@@ -114,9 +115,7 @@ impl TailRing {
         };
         let place = self.place(number);
         // The table is a ring of its own: the entry that stood here was at least as old as the oldest bytes.
-        self.oldest = self
-            .oldest
-            .max((number.0 + 1).saturating_sub(self.entries.len() as u64));
+        self.oldest = self.oldest.max((number.0 + 1).saturating_sub(self.entries.len() as u64));
         self.entries[place] = Some(entry);
         self.next_number += 1;
         let at = (start % self.bytes.len() as u64) as usize;
@@ -181,11 +180,7 @@ impl TailRing {
             return None;
         }
         let left_in_round = capacity - self.head % capacity;
-        let start = if left_in_round < len {
-            self.head + left_in_round
-        } else {
-            self.head
-        };
+        let start = if left_in_round < len { self.head + left_in_round } else { self.head };
         self.head = start + len;
         let kept_from = self.head.saturating_sub(capacity);
         while self.oldest < self.next_number {

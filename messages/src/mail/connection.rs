@@ -39,6 +39,8 @@ pub enum FetchedData<S> {
         record_count: u32,
         /// CRC-32 of `data`.
         crc: u32,
+        /// Timestamp of the newest batch in `data`, ns; 0 when unknown.
+        timestamp_ns: u64,
     },
     /// Records in segments, to be read by a reader thread.
     Segments(S),

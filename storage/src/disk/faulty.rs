@@ -329,6 +329,10 @@ impl DiskFile for FaultyFile {
         self.inner.read_uncached_at(out, file_offset)
     }
 
+    fn will_need(&self, file_offset: u64, len: u64) {
+        self.inner.will_need(file_offset, len);
+    }
+
     fn write_all_at(&self, data: &[u8], file_offset: u64) -> Result<(), DiskError> {
         self.switch.pass(Operation::Write, self.path())?;
         self.inner.write_all_at(data, file_offset)

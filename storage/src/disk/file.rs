@@ -14,6 +14,8 @@ use super::{BLOCK, DiskError, DiskFile, OpenMode, Operation};
 
 /// The largest buffer an unaligned uncached read goes through.
 const BOUNCE_BYTES: usize = 1 << 20;
+/// Bytes read ahead by one call: kernels cut longer ranges at their own idea of read-ahead.
+const AHEAD_STEP_BYTES: u64 = 512 * 1024;
 
 /// Whether files are written past the page cache; shared by all files of a disk.
 #[derive(Debug)]
@@ -146,6 +148,35 @@ impl OsFile {
         Ok(filled)
     }
 
+    /// Fills `out`, whose address and length are whole blocks as `file_offset` is, without another copy.
+    fn fill_direct(&self, direct: &File, out: &mut [u8], file_offset: u64) -> Result<usize, DiskError> {
+        let mut filled = 0;
+        while filled < out.len() {
+            let at = file_offset + filled as u64;
+            match direct.read_at(&mut out[filled..], at) {
+                Ok(count) => {
+                    filled += count;
+                    // A read that ends inside a block is the end of the file, and could not go on unaligned.
+                    if count == 0 || !count.is_multiple_of(BLOCK) {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.failed(Operation::Read, at)(error)),
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Whether the page cache holds a byte of the file.
+    fn is_cached(&self, file_offset: u64) -> bool {
+        let mut byte = 0u8;
+        let part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+        let Ok(at) = libc::off_t::try_from(file_offset) else { return true };
+        // SAFETY: one vector of one byte, which outlives the call, and an open descriptor.
+        unsafe { libc::preadv2(self.file.as_raw_fd(), &raw const part, 1, at, libc::RWF_NOWAIT) > 0 }
+    }
+
     /// Reads whole blocks around the range into an aligned buffer, and copies the range out of it.
     fn fill_bounced(&self, direct: &File, out: &mut [u8], file_offset: u64) -> Result<usize, DiskError> {
         let block = BLOCK as u64;
@@ -192,8 +223,22 @@ impl DiskFile for OsFile {
 
     fn read_uncached_at(&self, out: &mut [u8], file_offset: u64) -> Result<usize, DiskError> {
         match self.direct() {
+            Some(direct) if is_aligned(out, file_offset) => self.fill_direct(direct, out, file_offset),
             Some(direct) => self.fill_bounced(direct, out, file_offset),
             None => self.fill(&self.file, out, file_offset),
+        }
+    }
+
+    fn will_need(&self, file_offset: u64, len: u64) {
+        let Some(last) = len.checked_sub(1).and_then(|before| file_offset.checked_add(before)) else { return };
+        if self.is_cached(last) {
+            return;
+        }
+        for at in (file_offset..=last).step_by(AHEAD_STEP_BYTES as usize) {
+            let step = AHEAD_STEP_BYTES.min(last - at + 1);
+            let (Ok(at), Ok(step)) = (libc::off_t::try_from(at), libc::off_t::try_from(step)) else { return };
+            // SAFETY: an open descriptor and numbers; a refusal changes nothing.
+            unsafe { libc::posix_fadvise(self.file.as_raw_fd(), at, step, libc::POSIX_FADV_WILLNEED) };
         }
     }
 
@@ -241,6 +286,12 @@ fn takes_blocks(file: &File) -> bool {
     }
     let aligned = |align: u32| align > 0 && BLOCK.is_multiple_of(align as usize);
     aligned(answer.stx_dio_mem_align) && aligned(answer.stx_dio_offset_align)
+}
+
+/// Whether O_DIRECT takes this read as it is.
+fn is_aligned(out: &[u8], file_offset: u64) -> bool {
+    let whole = |number: usize| number.is_multiple_of(BLOCK);
+    whole(out.as_ptr().addr()) && whole(out.len()) && file_offset.is_multiple_of(BLOCK as u64)
 }
 
 /// A block as the allocator aligns it.

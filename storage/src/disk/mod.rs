@@ -78,6 +78,8 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     ///
     /// Falls back to `read_at` only where the file system has no O_DIRECT.
     fn read_uncached_at(&self, out: &mut [u8], file_offset: u64) -> Result<usize, DiskError>;
+    /// Says that a range will soon be read through the page cache, so that the device can start; promises nothing.
+    fn will_need(&self, _file_offset: u64, _len: u64) {}
     /// Writes all of `data`, extending the file when needed; durable after [`DiskFile::sync`].
     fn write_all_at(&self, data: &[u8], file_offset: u64) -> Result<(), DiskError>;
     /// Makes data and length durable. A failed sync is final: never retry it.

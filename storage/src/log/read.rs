@@ -41,6 +41,8 @@ pub struct TailRead {
     pub bytes: usize,
     /// Their CRC-32.
     pub crc: u32,
+    /// Timestamp of the newest batch in them, ns; 0 when unknown.
+    pub timestamp_ns: u64,
 }
 
 /// All segments of a log at one moment, for look-ups on a reader thread.
@@ -81,12 +83,7 @@ impl Log {
 
     fn read_tail(&self, offset: u64, max_bytes: usize, tail: &TailRing, out: &mut BytesMut) -> Option<TailRead> {
         let mut at = tail.find(self.options.partition, offset, self.newest_in_tail);
-        let mut read = TailRead {
-            next_offset: offset,
-            record_count: 0,
-            bytes: 0,
-            crc: 0,
-        };
+        let mut read = TailRead { next_offset: offset, record_count: 0, bytes: 0, crc: 0, timestamp_ns: 0 };
         while let Some(entry) = at.and_then(|number| tail.entry(number)) {
             let committed = entry.end_position <= self.high_watermark.position;
             if !committed || entry.flags.codec().is_some() || !read.take(entry, tail.stored(entry), max_bytes, out) {
@@ -111,15 +108,9 @@ impl Log {
         let wanted = offset - base.offset;
         let behind = entries.partition_point(|entry| u64::from(entry.offset_delta) <= wanted);
         let entry = behind.checked_sub(1).and_then(|at| entries.get(at));
-        let (position_delta, offset_delta) = entry.map_or((0, 0), |entry| {
-            (u64::from(entry.position_delta), u64::from(entry.offset_delta))
-        });
-        self.open_slice(
-            holder.end.map(|end| end.mark),
-            &holder.segment,
-            position_delta,
-            offset_delta,
-        )
+        let (position_delta, offset_delta) =
+            entry.map_or((0, 0), |entry| (u64::from(entry.position_delta), u64::from(entry.offset_delta)));
+        self.open_slice(holder.end.map(|end| end.mark), &holder.segment, position_delta, offset_delta)
     }
 
     /// Every segment that holds something readable: for look-ups by time, record number and sort key.
@@ -151,9 +142,7 @@ impl Log {
         offset_delta: u64,
     ) -> Option<SegmentSlice> {
         let base = segment.base();
-        let limit = end
-            .filter(|end| end.position < self.high_watermark.position)
-            .unwrap_or(self.high_watermark);
+        let limit = end.filter(|end| end.position < self.high_watermark.position).unwrap_or(self.high_watermark);
         (limit.position > base.position).then(|| SegmentSlice {
             segment: Arc::clone(segment),
             start_position: base.position + position_delta,
@@ -174,21 +163,14 @@ impl TailRead {
         if !whole && self.bytes > 0 {
             return false;
         }
-        let end = if whole {
-            stored.len()
-        } else {
-            cut(stored, skip, room, entry.flags.is_opaque())
-        };
+        let end = if whole { stored.len() } else { cut(stored, skip, room, entry.flags.is_opaque()) };
         let data = stored.get(skip..end).unwrap_or_default();
         out.put_slice(data);
         let from_start = skip == 0 && whole;
         let known = if from_start { Some(entry.records_crc) } else { None };
         self.crc = join(self.crc, data, known);
-        self.record_count += if from_start {
-            entry.record_count
-        } else {
-            begun(stored, skip, end, entry)
-        };
+        self.record_count += if from_start { entry.record_count } else { begun(stored, skip, end, entry) };
+        self.timestamp_ns = entry.timestamp_ns;
         self.bytes += data.len();
         self.next_offset += data.len() as u64;
         whole

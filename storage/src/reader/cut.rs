@@ -27,10 +27,7 @@ pub(super) enum Layout {
 pub(super) fn cut(plain: &[u8], layout: Layout, start: usize, max_bytes: usize) -> Cut {
     let limit = start.saturating_add(max_bytes).min(plain.len());
     if layout == Layout::Opaque {
-        return Cut {
-            end: limit,
-            records: u32::from(start == 0 && limit > 0),
-        };
+        return Cut { end: limit, records: u32::from(start == 0 && limit > 0) };
     }
     let mut part = Cut { end: start, records: 0 };
     let mut at = 0;
@@ -48,12 +45,24 @@ pub(super) fn cut(plain: &[u8], layout: Layout, start: usize, max_bytes: usize) 
     }
     if part.end == start && limit > start {
         // Even one record is too long: the reader gets a piece of it and carries on inside.
-        part = Cut {
-            end: limit,
-            records: part.records + u32::from(at >= start && at < limit),
-        };
+        part = Cut { end: limit, records: part.records + u32::from(at >= start && at < limit) };
     }
     part
+}
+
+/// Where the record that holds byte `at` of `plain` ends; `at` itself where bytes are no record, or may be cut anywhere.
+pub(super) fn end_of_record(plain: &[u8], layout: Layout, at: usize) -> usize {
+    if layout == Layout::Opaque {
+        return at;
+    }
+    let mut start = 0;
+    while let Some(end) = record_end(plain, start) {
+        if end > at {
+            return end;
+        }
+        start = end;
+    }
+    at
 }
 
 /// Where record number `skip` of `plain` starts; the end when there are not so many.
@@ -107,28 +116,16 @@ mod tests {
             (3, 27, 30, 1),
             (3, 7, 10, 0),
         ] {
-            assert_eq!(
-                cut(&plain(), Layout::Records, start, max_bytes),
-                Cut { end, records },
-                "{start} {max_bytes}"
-            );
+            assert_eq!(cut(&plain(), Layout::Records, start, max_bytes), Cut { end, records }, "{start} {max_bytes}");
         }
     }
 
     #[test]
     fn only_a_record_longer_than_the_limit_is_cut_inside() {
-        for (start, max_bytes, end, records) in [
-            (0, 9, 9, 1),
-            (9, 1, 10, 0),
-            (10, 3, 13, 1),
-            (13, 3, 16, 0),
-            (0, 0, 0, 0),
-        ] {
-            assert_eq!(
-                cut(&plain(), Layout::Records, start, max_bytes),
-                Cut { end, records },
-                "{start} {max_bytes}"
-            );
+        for (start, max_bytes, end, records) in
+            [(0, 9, 9, 1), (9, 1, 10, 0), (10, 3, 13, 1), (13, 3, 16, 0), (0, 0, 0, 0)]
+        {
+            assert_eq!(cut(&plain(), Layout::Records, start, max_bytes), Cut { end, records }, "{start} {max_bytes}");
         }
     }
 
@@ -152,10 +149,16 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_record_is_found_from_any_byte_of_it() {
+        for (at, end) in [(0, 10), (9, 10), (10, 30), (34, 35), (49, 50), (50, 50)] {
+            assert_eq!(end_of_record(&plain(), Layout::Records, at), end, "{at}");
+        }
+        assert_eq!(end_of_record(&[0; 9], Layout::Opaque, 4), 4);
+    }
+
+    #[test]
     fn records_are_found_by_number() {
-        let starts: Vec<_> = (0..6)
-            .map(|skip| start_of_record(&plain(), Layout::Records, skip))
-            .collect();
+        let starts: Vec<_> = (0..6).map(|skip| start_of_record(&plain(), Layout::Records, skip)).collect();
         assert_eq!(starts, [0, 10, 30, 35, 50, 50]);
         assert_eq!(start_of_record(&[0; 9], Layout::Opaque, 0), 0);
     }

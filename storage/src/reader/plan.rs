@@ -2,7 +2,7 @@
 
 use super::check::{BatchFlaw, check_records};
 use super::cursor::{Cursor, LARGE_BYTES, WINDOW_BYTES};
-use super::cut::{Layout, cut};
+use super::cut::{Layout, cut, end_of_record};
 use super::partial::PartialBatches;
 use super::source::Source;
 use super::verified::Verified;
@@ -46,6 +46,8 @@ pub struct ReadPlan {
     pub next_offset: u64,
     /// Records that start in the data.
     pub record_count: u32,
+    /// Timestamp of the newest batch in the data, ns; 0 when there is none.
+    pub timestamp_ns: u64,
 }
 
 impl Reader {
@@ -55,15 +57,23 @@ impl Reader {
     /// a record, and inside a record only when that is longer than `max_bytes` alone. An empty plan: nothing there yet.
     /// Damage behind good data ends the plan there; the next one from that place says what is wrong.
     pub fn plan(&mut self, slices: &[SegmentSlice], offset: u64, max_bytes: u32) -> Result<ReadPlan, ReadError> {
-        let mut reply = Assembly::new(offset, max_bytes.min(MAX_REPLY_DATA_BYTES).into());
+        self.plan_within(slices, offset, max_bytes, MAX_REPLY_DATA_BYTES)
+    }
+
+    /// As [`Reader::plan`], with at most `max_copied` bytes in memory unless a single record needs more; what goes out
+    /// by `sendfile` does not count.
+    pub fn plan_within(
+        &mut self,
+        slices: &[SegmentSlice],
+        offset: u64,
+        max_bytes: u32,
+        max_copied: u32,
+    ) -> Result<ReadPlan, ReadError> {
+        let mut reply = Assembly::new(offset, max_bytes.min(MAX_REPLY_DATA_BYTES).into(), max_copied.max(1).into());
         for slice in slices {
             if slice.start_offset > reply.next_offset {
                 let (partition, start) = (slice.segment.partition(), slice.start_offset);
-                return Err(ReadError::BelowStart {
-                    partition,
-                    offset,
-                    start,
-                });
+                return Err(ReadError::BelowStart { partition, offset, start });
             }
             match self.collect(slice, &mut reply) {
                 Ok(true) => {}
@@ -79,17 +89,12 @@ impl Reader {
     fn collect(&mut self, slice: &SegmentSlice, reply: &mut Assembly) -> Result<bool, ReadError> {
         let source = &Source::open(&mut self.files, slice, Some(reply.next_offset))?;
         let start = source.position_before(reply.next_offset);
-        let Self {
-            verified,
-            partial,
-            window,
-            scratch,
-            ..
-        } = self;
-        let mut cursor = Cursor::new(source, window, start, reply.room());
+        let Self { verified, partial, window, scratch, .. } = self;
+        source.read_ahead(start, reply.room());
+        let mut cursor = Cursor::new(source, window, start, reply.copy_room());
         while reply.room() > 0 {
             // For the last bit of a reply another read past the page cache is too dear.
-            if reply.bytes > 0 && reply.room() < LARGE_BYTES && !cursor.is_cheap() {
+            if reply.bytes > 0 && reply.copy_room() < LARGE_BYTES && !cursor.is_cheap() {
                 return Ok(false);
             }
             let Some(header) = cursor.peek()? else { return Ok(true) };
@@ -97,7 +102,11 @@ impl Reader {
             if header.end_offset() > reply.next_offset {
                 let skip = reply.next_offset.saturating_sub(header.base_offset);
                 let rest = u64::from(header.plain_len) - skip;
-                if reply.bytes > 0 && rest > reply.room() {
+                let room = match skip == 0 && goes_by_file(source, &header) {
+                    true => reply.room(),
+                    false => reply.copy_room(),
+                };
+                if reply.bytes > 0 && rest > room {
                     return Ok(false);
                 }
                 if header.base_offset > reply.next_offset {
@@ -108,7 +117,8 @@ impl Reader {
                     };
                     return Err(source.damaged(source.file_offset_of(header.position), flaw));
                 }
-                if skip == 0 && rest <= reply.room() && header.flags.codec().is_none() {
+                reply.plan.timestamp_ns = header.max_timestamp_ns;
+                if skip == 0 && rest <= room && header.flags.codec().is_none() {
                     whole_batch(source, &header, &mut cursor, verified, scratch, reply)?;
                 } else {
                     part_of_batch(source, &header, &mut cursor, partial, skip as usize, reply)?;
@@ -116,11 +126,20 @@ impl Reader {
                         return Ok(false);
                     }
                 }
+                source.note_checked(&header);
+            } else if header.flags.is_control() {
+                // Never served, so that there is nothing to check.
+                source.note_checked(&header);
             }
-            cursor.advance(&header, reply.room());
+            cursor.advance(&header, reply.copy_room());
         }
         Ok(false)
     }
+}
+
+/// Whether the records of a whole batch may go from the file to the socket.
+fn goes_by_file(source: &Source, header: &BatchHeader) -> bool {
+    source.closed && u64::from(header.stored_len) >= LARGE_BYTES && header.flags.codec().is_none()
 }
 
 /// Adds all records of a batch stored plainly.
@@ -132,11 +151,10 @@ fn whole_batch(
     scratch: &mut Vec<u8>,
     reply: &mut Assembly,
 ) -> Result<(), ReadError> {
-    let len = u64::from(header.stored_len);
-    if source.closed && len >= LARGE_BYTES {
+    if goes_by_file(source, header) {
         let (start, end) = (header.position, header.end_position());
         let (partition, base) = (source.partition(), source.base_position());
-        if !source.is_verified() && !verified.contains(partition, base, start, end) {
+        if !source.is_checked(end) && !verified.contains(partition, base, start, end) {
             check_on_disk(source, header, scratch)?;
             verified.insert(partition, base, start, end);
         }
@@ -164,13 +182,16 @@ fn part_of_batch(
         None => plain_bytes(source, header, cursor)?,
     };
     let layout = layout_of(header);
-    let part = cut(
-        &plain,
-        layout,
-        skip,
-        usize::try_from(reply.room()).unwrap_or(usize::MAX),
-    );
-    reply.push_bytes(plain.slice(skip..part.end), part.records);
+    // A record is only cut inside when the fetch has no room for it, however little is to be copied.
+    let record = end_of_record(&plain, layout, skip).saturating_sub(skip) as u64;
+    let room = reply.copy_room().max(record).min(reply.room());
+    let part = cut(&plain, layout, skip, usize::try_from(room).unwrap_or(usize::MAX));
+    let bytes = match part.end - skip < plain.len() / 2 {
+        // A small part must not keep a large batch in memory until a slow reader has it.
+        true => Bytes::copy_from_slice(plain.get(skip..part.end).unwrap_or_default()),
+        false => plain.slice(skip..part.end),
+    };
+    reply.push_bytes(bytes, part.records);
     if part.end < plain.len() {
         partial.put(source.partition(), header.position, plain);
     } else {
@@ -181,11 +202,7 @@ fn part_of_batch(
 
 /// How the plain bytes of a batch divide.
 pub(super) fn layout_of(header: &BatchHeader) -> Layout {
-    if header.flags.is_opaque() {
-        Layout::Opaque
-    } else {
-        Layout::Records
-    }
+    if header.flags.is_opaque() { Layout::Opaque } else { Layout::Records }
 }
 
 /// The plain bytes of a batch, checked and decompressed.
@@ -201,9 +218,7 @@ pub(super) fn plain_bytes(source: &Source, header: &BatchHeader, cursor: &mut Cu
         return Ok(stored);
     };
     let plain = codec.decompress(&stored, header.plain_len as usize).map_err(|_| {
-        let flaw = BatchFlaw::Compressed {
-            plain_len: header.plain_len,
-        };
+        let flaw = BatchFlaw::Compressed { plain_len: header.plain_len };
         source.damaged(source.file_offset_of(header.position), flaw)
     })?;
     Ok(plain.into())
@@ -250,20 +265,15 @@ struct Assembly {
     hasher: Hasher,
     max_bytes: u64,
     bytes: u64,
+    max_copied: u64,
+    copied_bytes: u64,
     next_offset: u64,
 }
 
 impl Assembly {
-    fn new(offset: u64, max_bytes: u64) -> Self {
+    fn new(offset: u64, max_bytes: u64, max_copied: u64) -> Self {
         let (plan, copied, hasher) = (ReadPlan::default(), BytesMut::new(), Hasher::new());
-        Self {
-            plan,
-            copied,
-            hasher,
-            max_bytes,
-            bytes: 0,
-            next_offset: offset,
-        }
+        Self { plan, copied, hasher, max_bytes, bytes: 0, max_copied, copied_bytes: 0, next_offset: offset }
     }
 
     /// Bytes that still fit.
@@ -271,20 +281,27 @@ impl Assembly {
         self.max_bytes - self.bytes
     }
 
+    /// Bytes that still fit and may be copied.
+    fn copy_room(&self) -> u64 {
+        self.room().min(self.max_copied.saturating_sub(self.copied_bytes))
+    }
+
     /// Adds records to the piece being copied together, of at most `left` more bytes in this segment.
     fn push_copy(&mut self, records: &[u8], record_count: u32, left: u64) {
         if self.copied.len() + records.len() > self.copied.capacity() {
             self.flush();
-            let room = self.room().min(left).min(WINDOW_BYTES as u64);
+            let room = self.copy_room().min(left).min(WINDOW_BYTES as u64);
             self.copied.reserve(records.len().max(room as usize));
         }
         self.copied.extend_from_slice(records);
+        self.copied_bytes += records.len() as u64;
         self.count(records.len() as u64, record_count);
     }
 
     fn push_bytes(&mut self, bytes: Bytes, record_count: u32) {
         self.flush();
         self.hasher.update(&bytes);
+        self.copied_bytes += bytes.len() as u64;
         self.count(bytes.len() as u64, record_count);
         self.plan.pieces.push(Piece::Inline(bytes));
     }
@@ -292,14 +309,9 @@ impl Assembly {
     fn push_file(&mut self, file: &Arc<dyn DiskFile>, file_offset: u64, header: &BatchHeader) {
         self.flush();
         let len = u64::from(header.stored_len);
-        self.hasher
-            .combine(&Hasher::new_with_initial_len(header.records_crc, len));
+        self.hasher.combine(&Hasher::new_with_initial_len(header.records_crc, len));
         self.count(len, header.record_count);
-        self.plan.pieces.push(Piece::File {
-            file: Arc::clone(file),
-            file_offset,
-            len,
-        });
+        self.plan.pieces.push(Piece::File { file: Arc::clone(file), file_offset, len });
     }
 
     fn count(&mut self, bytes: u64, records: u32) {
@@ -318,12 +330,7 @@ impl Assembly {
 
     fn finish(mut self) -> ReadPlan {
         self.flush();
-        ReadPlan {
-            bytes: self.bytes,
-            crc: self.hasher.finalize(),
-            next_offset: self.next_offset,
-            ..self.plan
-        }
+        ReadPlan { bytes: self.bytes, crc: self.hasher.finalize(), next_offset: self.next_offset, ..self.plan }
     }
 }
 
@@ -337,11 +344,7 @@ pub(super) fn read_full(
     let mut filled = 0;
     while filled < out.len() {
         let (rest, at) = (&mut out[filled..], file_offset + filled as u64);
-        let count = if uncached {
-            file.read_uncached_at(rest, at)?
-        } else {
-            file.read_at(rest, at)?
-        };
+        let count = if uncached { file.read_uncached_at(rest, at)? } else { file.read_at(rest, at)? };
         if count == 0 {
             break;
         }

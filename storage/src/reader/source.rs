@@ -6,13 +6,17 @@ use super::plan::read_full;
 use crate::disk::{DiskError, DiskFile};
 use crate::index::{Index, IndexEntry};
 use crate::segment::{Segment, SegmentFiles, SegmentSlice};
-use lance_messages::batch::BatchSeed;
+use lance_messages::batch::{BatchHeader, BatchSeed};
 use lance_messages::id::TopicPartition;
 use lance_messages::sort_key::SortKey;
 use std::sync::Arc;
 
 /// Plain bytes between the start of a slice and an offset from which on the index is worth a look.
 const INDEX_WORTH_BYTES: u64 = 64 * 1024;
+/// The most that is read ahead for one fetch; as much again for the next one.
+const AHEAD_BYTES: u64 = 8 * 1024 * 1024;
+/// Fetches below this are left to the kernel's own read-ahead.
+const AHEAD_WORTH_BYTES: u64 = 128 * 1024;
 
 /// A slice with its file, and with its index where that helps.
 pub(super) struct Source {
@@ -31,17 +35,12 @@ impl Source {
     pub fn open(files: &mut SegmentFiles, slice: &SegmentSlice, offset: Option<u64>) -> Result<Self, ReadError> {
         let segment = Arc::clone(&slice.segment);
         let file = files.get(&segment).map_err(|error| match error.is_not_found() {
-            true => ReadError::Removed {
-                partition: segment.partition(),
-                position: segment.base().position,
-            },
+            true => ReadError::Removed { partition: segment.partition(), position: segment.base().position },
             false => ReadError::Disk(error),
         })?;
         let far = offset.is_none_or(|offset| offset.saturating_sub(slice.start_offset) > INDEX_WORTH_BYTES);
         // Without an index, which could not even be rebuilt, the way is longer and the answer the same.
-        let index = (far && slice.closed)
-            .then(|| segment.index(&**files.disk(), &*file).ok())
-            .flatten();
+        let index = (far && slice.closed).then(|| segment.index(&**files.disk(), &*file).ok()).flatten();
         Ok(Self {
             file,
             index,
@@ -67,9 +66,31 @@ impl Source {
         self.segment.base().position
     }
 
-    /// Whether every batch of it was checked since start.
-    pub fn is_verified(&self) -> bool {
-        self.closed && self.segment.is_verified()
+    /// Whether some reader, or the scrubber, has checked everything below `end_position` since start.
+    pub fn is_checked(&self, end_position: u64) -> bool {
+        self.segment.is_verified() || end_position <= self.segment.checked_through()
+    }
+
+    /// Tells other readers that a batch was checked, or needs no check.
+    pub fn note_checked(&self, header: &BatchHeader) {
+        if self.closed {
+            self.segment.note_checked(header.position, header.end_position());
+        }
+    }
+
+    /// Has the device read `wanted` bytes from `position` on, and as many behind them for the fetch that comes next.
+    pub fn read_ahead(&self, position: u64, wanted: u64) {
+        let wanted = wanted.min(AHEAD_BYTES);
+        if !self.closed || wanted < AHEAD_WORTH_BYTES {
+            return;
+        }
+        let limit = self.file_offset_of(self.limit_position);
+        let mut at = self.file_offset_of(position);
+        for _ in 0..2 {
+            let len = wanted.min(limit.saturating_sub(at));
+            self.file.will_need(at, len);
+            at += len;
+        }
     }
 
     /// A batch boundary at or before the batch that holds `offset`.

@@ -8,7 +8,7 @@ use crate::index::{Index, IndexError};
 use lance_messages::batch::BatchSeed;
 use lance_messages::id::TopicPartition;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 mod files;
@@ -52,6 +52,7 @@ pub struct Segment {
     end: OnceLock<SegmentEnd>,
     index: OnceLock<Arc<Index>>,
     verified: AtomicBool,
+    checked_through: AtomicU64,
 }
 
 impl Segment {
@@ -65,6 +66,7 @@ impl Segment {
             end: OnceLock::new(),
             index: OnceLock::new(),
             verified: AtomicBool::new(false),
+            checked_through: AtomicU64::new(base.position),
         }
     }
 
@@ -111,6 +113,20 @@ impl Segment {
     /// Remembers the outcome of a verification of the whole segment.
     pub fn set_verified(&self, verified: bool) {
         self.verified.store(verified, Ordering::Release);
+        if !verified {
+            self.checked_through.store(self.base.position, Ordering::Release);
+        }
+    }
+
+    /// The log position up to which readers, taken together, have found every checksum right since the process started.
+    pub fn checked_through(&self) -> u64 {
+        self.checked_through.load(Ordering::Acquire)
+    }
+
+    /// Remembers that every checksum in `start..end` was found right; parts that leave a gap are not remembered.
+    pub fn note_checked(&self, start: u64, end: u64) {
+        let grown = |through: u64| (start <= through && end > through).then_some(end);
+        let _ = self.checked_through.fetch_update(Ordering::AcqRel, Ordering::Acquire, grown);
     }
 
     /// Opens the file for reading.

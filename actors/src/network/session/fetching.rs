@@ -93,13 +93,14 @@ impl SessionCore {
             answer: None,
             data: PartData::None,
             data_crc: 0,
+            timestamp_ns: 0,
         }
     }
 
     fn start_fetch(&mut self, slot: FetchSlot, max_wait: Duration, effects: &mut Effects) {
         self.fetches += 1;
         let any_failed = slot.is_complete() || slot.parts.iter().any(|part| part.answer.is_some());
-        let max_wait = if any_failed { Duration::ZERO } else { max_wait };
+        let max_wait = if any_failed || self.draining { Duration::ZERO } else { max_wait };
         let lane = self.control_lane();
         let asked: Vec<(u16, TopicPartition, u64, u32, Option<u16>)> = slot
             .parts
@@ -140,8 +141,8 @@ impl SessionCore {
             Ok((bounds, data)) => {
                 part.bounds = Some(bounds);
                 match data {
-                    FetchedData::Tail { data, next_offset, record_count, crc } => {
-                        part.data_crc = crc;
+                    FetchedData::Tail { data, next_offset, record_count, crc, timestamp_ns } => {
+                        (part.data_crc, part.timestamp_ns) = (crc, timestamp_ns);
                         let len = data.len() as u32;
                         part.data = PartData::Memory(data);
                         answer_part(part, None, next_offset, record_count, len);
@@ -185,15 +186,12 @@ impl SessionCore {
         {
             match plan {
                 Ok(plan) => {
-                    part.data_crc = plan.crc;
+                    (part.data_crc, part.timestamp_ns) = (plan.crc, plan.timestamp_ns);
                     let (next_offset, records, len) = (plan.next_offset, plan.record_count, plan.bytes as u32);
                     part.data = PartData::Plan(plan);
                     answer_part(part, None, next_offset, records, len);
                 }
-                Err(error) => {
-                    tracing::error!(partition = %part.partition, %error, "a read failed");
-                    finish_part(part, Some(ErrorCode::StorageOffline));
-                }
+                Err(_) => finish_part(part, Some(ErrorCode::StorageOffline)),
             }
         }
         self.advance(effects, now);
@@ -296,7 +294,7 @@ fn answer_part(part: &mut FetchPart, error: Option<ErrorCode>, next_offset: u64,
         high_watermark: bounds.map_or(0, |bounds| bounds.high_watermark_offset),
         log_start: bounds.map_or(0, |bounds| bounds.log_start_offset),
         next_offset,
-        timestamp: 0,
+        timestamp: part.timestamp_ns,
         record_count,
         data_len,
     });

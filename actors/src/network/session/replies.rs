@@ -53,6 +53,8 @@ pub struct FetchPart {
     pub data: PartData,
     /// CRC-32 of the data.
     pub data_crc: u32,
+    /// Timestamp of the newest batch in the data, ns; 0 when unknown.
+    pub timestamp_ns: u64,
 }
 
 /// A fetch under way.

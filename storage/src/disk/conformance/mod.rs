@@ -340,6 +340,20 @@ fn blocking_file_operations_do_what_they_say(home: Home) {
         assert_eq!(file.read_uncached_at(&mut out, start as u64).unwrap(), expected.len(), "{start} {len}");
         assert!(out[..expected.len()] == *expected, "{start} {len}");
     }
+    // Whole blocks into aligned memory take no detour; the file ends inside one.
+    let mut memory = vec![0u8; 8 * BLOCK];
+    let aligned = memory.as_ptr().align_offset(BLOCK);
+    for (start, blocks) in [(0, 4), (BLOCK, 2), (2 * BLOCK, 5), (5 * BLOCK, 1)] {
+        let out = &mut memory[aligned..aligned + blocks * BLOCK];
+        let expected = &data[start.min(data.len())..data.len().min(start + blocks * BLOCK)];
+        assert_eq!(file.read_uncached_at(out, start as u64).unwrap(), expected.len(), "{start} {blocks}");
+        assert!(out[..expected.len()] == *expected, "{start} {blocks}");
+    }
+    // A hint about any range, also one behind the end, changes nothing.
+    for (start, len) in [(0, 20_000), (4_000, 1 << 20), (1 << 30, 10), (0, 0), (u64::MAX, 5)] {
+        file.will_need(start, len);
+    }
+    assert_eq!(file.len().unwrap(), 20_000);
     disk.rename(&first, &second).unwrap();
     disk.sync_dir(&dir).unwrap();
     let entry = |name: &str, len, is_dir| DirEntry { name: name.to_owned(), len, is_dir };

@@ -206,7 +206,7 @@ impl Maker {
             leader_epoch: LeaderEpoch(1),
             committed_through: 0,
             sort_key: SortKey::new(self.time, NodeId(1), 0, 0),
-            max_timestamp_ns: 0,
+            max_timestamp_ns: self.time,
             producer: None,
         };
         let part = self.parts.last_mut().unwrap();

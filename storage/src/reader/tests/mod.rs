@@ -142,11 +142,14 @@ fn large_batches_of_closed_segments_go_from_file_to_socket_after_one_check() {
         assert_eq!((plan.pieces.len(), plan.bytes), (16, 1 << 20));
         bytes_of(&plan);
     }
-    // What another thread has checked need not be checked again.
-    slice.segment.set_verified(true);
+    // What another thread has checked need not be checked again, until a scrub finds damage.
     let before = files.reads(&slice);
     files.reader().plan(std::slice::from_ref(&slice), 0, 1 << 20).unwrap();
     assert_eq!(files.reads(&slice) - before, 16);
+    slice.segment.set_verified(false);
+    let before = files.reads(&slice);
+    files.reader().plan(std::slice::from_ref(&slice), 0, 1 << 20).unwrap();
+    assert_eq!(files.reads(&slice) - before, 1 + 16 + 15);
 }
 
 #[test]
@@ -341,4 +344,43 @@ fn a_batch_shorter_than_its_header_says_is_damage() {
         let (files, slice) = maker.changed(closed, |bytes| bytes.truncate(BATCH_HEADER_BYTES + 500));
         assert!(matches!(files.reader().plan(&[slice], 0, MAX), Err(ReadError::Damaged { .. })));
     }
+}
+
+#[test]
+fn what_is_copied_stays_within_its_limit_and_files_do_not_count() {
+    let mut maker = Maker::new();
+    for _ in 0..20 {
+        maker.batch(&[10_000], None);
+    }
+    maker.batch(&[200_000], None).batch(&[90, 90, 150_000, 90], None);
+    for (closed, ends) in [(true, [100_050, 550_395]), (false, [100_050, 200_100])] {
+        let (files, slice) = maker.changed(closed, |_| {});
+        let mut reader = files.reader();
+        let first = reader.plan_within(std::slice::from_ref(&slice), 0, MAX, 105_000).unwrap();
+        assert_eq!(first.next_offset, ends[0]);
+        bytes_of(&first);
+        let second = reader.plan_within(std::slice::from_ref(&slice), first.next_offset, MAX, 105_000).unwrap();
+        assert_eq!(second.next_offset, ends[1]);
+        bytes_of(&second);
+    }
+    // A record longer than the limit is not cut inside while the fetch has room for it, and ends the reply.
+    let (files, slice) = maker.changed(false, |_| {});
+    let mut reader = files.reader();
+    for (offset, next_offset) in [(200_100, 400_105), (400_105, 400_295), (400_295, 550_300), (550_300, 550_395)] {
+        let plan = reader.plan_within(std::slice::from_ref(&slice), offset, MAX, 1_000).unwrap();
+        assert_eq!(plan.next_offset, next_offset);
+        assert_eq!(bytes_of(&plan), &maker.plain[offset as usize..next_offset as usize]);
+    }
+}
+
+#[test]
+fn a_reply_names_the_time_of_its_newest_batch() {
+    let mut maker = Maker::new();
+    maker.batch(&[100], None).batch(&[100], None).control().batch(&[100], Some(Codec::Lz4));
+    for (max_bytes, timestamp_ns) in [(105, 1_010), (210, 1_020), (250, 1_020), (MAX, 1_040)] {
+        let (files, slices) = maker.make();
+        assert_eq!(files.reader().plan(&slices, 0, max_bytes).unwrap().timestamp_ns, timestamp_ns);
+    }
+    let (files, slices) = maker.make();
+    assert_eq!(files.reader().plan(&slices, 315, MAX).unwrap().timestamp_ns, 0);
 }
