@@ -480,6 +480,7 @@ impl ActorFuture<ConnectionActor> for Drive {
         if actor.drive.as_ref().is_none_or(|waker| !waker.will_wake(task.waker())) {
             actor.drive = Some(task.waker().clone());
         }
+        let wanted_input = actor.core.wants_input();
         // What was read before but had to wait for room comes first.
         if !actor.input.is_empty() && actor.core.wants_input() {
             actor.take_input(ctx);
@@ -489,6 +490,10 @@ impl ActorFuture<ConnectionActor> for Drive {
             task.waker().wake_by_ref();
         }
         actor.write_socket(ctx, task);
+        if !wanted_input && actor.core.wants_input() {
+            // What was written made room for requests that nobody has looked for yet.
+            task.waker().wake_by_ref();
+        }
         let finished = actor.core.is_closing() || actor.at_end || (actor.close_when_idle && actor.core.is_idle());
         if finished && (actor.core.is_idle() || (actor.at_end && actor.core.output.is_empty())) {
             ctx.stop();
@@ -517,8 +522,11 @@ impl Handler<PlanDone> for ConnectionActor {
     type Result = ();
 
     fn handle(&mut self, message: PlanDone, ctx: &mut Self::Context) {
-        if let Err(ReadError::Damaged { .. }) = message.plan {
-            self.setup.metrics.damaged_batches.add(1);
+        if let Err(error) = &message.plan {
+            tracing::error!(connection = self.id.0, %error, "a read failed");
+            if matches!(error, ReadError::Damaged { .. }) {
+                self.setup.metrics.damaged_batches.add(1);
+            }
         }
         self.with_core(ctx, |core, _, now, effects| {
             core.on_plan(message.request, message.part, message.plan, now, effects);
@@ -562,7 +570,7 @@ impl Handler<BeginDrain> for ConnectionActor {
     type Result = ();
 
     fn handle(&mut self, _: BeginDrain, ctx: &mut Self::Context) {
-        self.with_core(ctx, |core, _, _, _| core.on_drain());
+        self.with_core(ctx, |core, _, _, effects| core.on_drain(effects));
     }
 }
 

@@ -2,21 +2,27 @@
 
 use crate::network::connection::{FileSent, LookUpDone, PlanDone};
 use actix::prelude::*;
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::mail::ingestion::OffsetQuery;
 use lance_storage::disk::{Disk, DiskFile};
 use lance_storage::log::LogView;
-use lance_storage::reader::{Lookup, Piece, ReadError, Reader};
+use lance_storage::reader::{Lookup, Piece, ReadError, ReadPlan, Reader};
 use lance_storage::segment::SegmentSlice;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Jobs that may wait for a reader thread.
 const QUEUE: usize = 4096;
 /// How long a reader thread waits for a socket before it gives the rest of a file back.
 const SOCKET_WAIT_MS: i32 = 2;
+/// The most one fetch copies into memory; a range that goes out by `sendfile` is no copy.
+const COPY_BYTES: std::ops::RangeInclusive<usize> = 64 * 1024..=1024 * 1024;
+/// Copied bytes that may wait for slow sockets before fetches copy less and less.
+const COPY_BUDGET: usize = 256 * 1024 * 1024;
 /// A reader thread without work for this long gives its buffers back.
 const IDLE: Duration = Duration::from_secs(5);
 
@@ -98,9 +104,10 @@ impl ReaderPool {
     /// Starts `threads` threads.
     pub fn start(threads: usize, disk: Arc<dyn Disk>, open_files: usize) -> std::io::Result<Self> {
         let (jobs, queue) = bounded(QUEUE);
+        let held = Held::default();
         for number in 0..threads.max(1) {
-            let (queue, disk) = (queue.clone(), Arc::clone(&disk));
-            let work = move || work(&queue, &disk, open_files.div_ceil(threads.max(1)));
+            let (queue, disk, held) = (queue.clone(), Arc::clone(&disk), held.clone());
+            let work = move || work(&queue, &disk, open_files.div_ceil(threads.max(1)), &held);
             std::thread::Builder::new().name(format!("reader-{number}")).spawn(work)?;
         }
         Ok(Self { jobs })
@@ -115,13 +122,59 @@ impl ReaderPool {
     }
 }
 
-fn work(queue: &Receiver<Box<ReaderJob>>, disk: &Arc<dyn Disk>, open_files: usize) {
+/// Copied bytes of all replies that no socket has taken yet.
+#[derive(Clone, Default)]
+struct Held(Arc<AtomicUsize>);
+
+impl Held {
+    /// How much the next fetch may copy.
+    fn room(&self) -> usize {
+        let left = COPY_BUDGET.saturating_sub(self.0.load(Ordering::Relaxed));
+        (left / 16).clamp(*COPY_BYTES.start(), *COPY_BYTES.end())
+    }
+
+    /// Whether so much waits that records are cut inside rather than copied whole.
+    fn is_full(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= COPY_BUDGET
+    }
+
+    /// Counts the copies of a plan until they are dropped.
+    fn hold(&self, plan: &mut ReadPlan) {
+        for piece in &mut plan.pieces {
+            if let Piece::Inline(bytes) = piece {
+                self.0.fetch_add(bytes.len(), Ordering::Relaxed);
+                let bytes = std::mem::take(bytes);
+                *piece = Piece::Inline(Bytes::from_owner(HeldBytes { bytes, held: self.clone() }));
+            }
+        }
+    }
+}
+
+/// Bytes that count as held as long as they live.
+struct HeldBytes {
+    bytes: Bytes,
+    held: Held,
+}
+
+impl AsRef<[u8]> for HeldBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for HeldBytes {
+    fn drop(&mut self) {
+        self.held.0.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+    }
+}
+
+fn work(queue: &Receiver<Box<ReaderJob>>, disk: &Arc<dyn Disk>, open_files: usize, held: &Held) {
     let mut reader = Reader::new(disk, open_files);
     loop {
         match queue.recv_timeout(IDLE) {
             Ok(job) => {
                 // A panic ends the job, not the thread.
-                let run = std::panic::AssertUnwindSafe(|| run(*job, &mut reader));
+                let run = std::panic::AssertUnwindSafe(|| run(*job, &mut reader, held));
                 if std::panic::catch_unwind(run).is_err() {
                     tracing::error!("a reader job panicked");
                     reader = Reader::new(disk, open_files);
@@ -133,10 +186,15 @@ fn work(queue: &Receiver<Box<ReaderJob>>, disk: &Arc<dyn Disk>, open_files: usiz
     }
 }
 
-fn run(job: ReaderJob, reader: &mut Reader) {
+fn run(job: ReaderJob, reader: &mut Reader, held: &Held) {
     match job {
         ReaderJob::Plan { request, part, read, offset, max_bytes, reply } => {
-            let plan = reader.plan(read.slices(), offset, max_bytes);
+            let room = held.room() as u32;
+            let max_bytes = if held.is_full() { max_bytes.min(room) } else { max_bytes };
+            let mut plan = reader.plan_within(read.slices(), offset, max_bytes, room);
+            if let Ok(plan) = &mut plan {
+                held.hold(plan);
+            }
             answer(&reply, PlanDone { request, part, plan });
         }
         ReaderJob::LookUp { request, read, query, reply } => {
@@ -265,4 +323,32 @@ fn wait_writable(socket: RawFd, timeout_ms: i32) -> bool {
     let mut poll = libc::pollfd { fd: socket, events: libc::POLLOUT, revents: 0 };
     // SAFETY: one pollfd, owned by this frame, for a descriptor the caller keeps open.
     unsafe { libc::poll(&mut poll, 1, timeout_ms) > 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan_of(len: usize) -> ReadPlan {
+        ReadPlan { pieces: vec![Piece::Inline(Bytes::from(vec![7; len]))], ..ReadPlan::default() }
+    }
+
+    #[test]
+    fn copies_count_until_the_last_byte_is_sent() {
+        let held = Held::default();
+        assert_eq!(held.room(), *COPY_BYTES.end());
+        let mut plans: Vec<ReadPlan> = (0..8).map(|_| plan_of(COPY_BUDGET / 8)).collect();
+        plans.iter_mut().for_each(|plan| held.hold(plan));
+        assert!(held.is_full());
+        assert_eq!(held.room(), *COPY_BYTES.start());
+        let Some(Piece::Inline(mut bytes)) = plans.pop().and_then(|mut plan| plan.pieces.pop()) else {
+            panic!("no copy");
+        };
+        bytes::Buf::advance(&mut bytes, COPY_BUDGET / 8 - 1);
+        assert!(held.is_full(), "one byte keeps all of its buffer");
+        drop(bytes);
+        assert!(!held.is_full());
+        drop(plans);
+        assert_eq!(held.0.load(Ordering::Relaxed), 0);
+    }
 }
