@@ -43,12 +43,10 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// What the seed picks; `power` says whether power cuts are fair game.
-    pub fn new(rng: &mut Rng, power: bool) -> Self {
+    /// What the seed picks; with `durable_acks` also what loses the content of caches.
+    pub fn new(rng: &mut Rng, durable_acks: bool) -> Self {
         let mut all = vec![
             Trouble::Kill,
-            Trouble::SyncError,
-            Trouble::WriteError,
             Trouble::NoSpace,
             Trouble::Stall,
             Trouble::ActorFailure,
@@ -56,7 +54,8 @@ impl Plan {
             Trouble::BitFlip,
             Trouble::Disconnect,
         ];
-        if power {
+        if durable_acks {
+            all.extend([Trouble::SyncError, Trouble::WriteError]);
             all.push(Trouble::CutAfter);
             all.extend(FileKind::ALL.map(Trouble::CutAtFile));
         }

@@ -82,6 +82,8 @@ pub struct Oracle {
     pub violation: Option<String>,
     /// Bits are flipped: a reply may be damaged, as long as it is not taken for a right one.
     pub damage: bool,
+    /// Bytes of all batches.
+    pub sent_bytes: u64,
     /// Acks that clients received.
     pub acks: u64,
     /// Bytes that consumers received.
@@ -118,7 +120,10 @@ impl Oracle {
             acked: false,
             offset: None,
         };
-        self.sent.entry(batch.key).or_insert(sent);
+        self.sent.entry(batch.key).or_insert_with(|| {
+            self.sent_bytes += sent.bytes;
+            sent
+        });
     }
 
     /// A client was told that its batch is stored, and maybe where.

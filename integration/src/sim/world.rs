@@ -55,6 +55,8 @@ pub struct Outcome {
     pub read_bytes: u64,
     /// Kinds of files at whose change the power failed.
     pub cuts: BTreeSet<FileKind>,
+    /// How the node was configured, and what could go wrong.
+    pub setup: String,
     /// The last things that happened.
     pub recent: String,
 }
@@ -73,6 +75,7 @@ struct World {
     oracle: Oracle,
     nodes: Vec<Node>,
     clients: Vec<Client>,
+    setup: NodeSetup,
     plan: Plan,
     phase: Phase,
     chaos_ns: u64,
@@ -122,6 +125,7 @@ impl World {
             oracle: Oracle::default(),
             nodes: vec![Node::new(0, disk, setup)],
             clients: Vec::new(),
+            setup,
             plan,
             phase: Phase::Setup,
             chaos_ns,
@@ -167,8 +171,9 @@ impl World {
 
     fn deliver(&mut self, envelope: Envelope) {
         let Envelope { from, to, boot, mail } = envelope;
-        let starting = matches!(mail, Mail::Wake(Wake::Start));
-        if boot != self.boot_of(to) && !starting {
+        // Packets and starts find whatever runs there now.
+        let for_any_boot = matches!(mail, Mail::Wake(Wake::Start) | Mail::Connect { .. } | Mail::Bytes(..));
+        if boot != self.boot_of(to) && !for_any_boot {
             return;
         }
         let now_ns = self.scheduler.now_ns();
@@ -195,7 +200,15 @@ impl World {
                     self.refuse(node, connection, client);
                 }
             }
+            Mail::Bytes(connection, _) if !self.nodes[usize::from(node)].knows(connection) => {
+                self.refuse(node, connection, (connection >> 20) as u16);
+            }
             mail => self.with_node(node, |node, ctx| node.handle(from, part, mail, ctx)),
+        }
+        for (part, failure) in std::mem::take(&mut self.nodes[usize::from(node)].failures) {
+            if self.verbose {
+                eprintln!("                 {part:?} failed: {failure}");
+            }
         }
         if self.nodes[usize::from(node)].disk.is_off() {
             // What it still said in its last moment nobody heard.
@@ -503,6 +516,10 @@ impl World {
     /// Everybody is content: now the whole log is looked at.
     fn finish(&mut self) {
         self.done = true;
+        if !self.setup.sync_always {
+            // What was acked in this mode may still wait for its sync.
+            self.nodes[0].disk.memory().crash(CrashPolicy::KeepAll);
+        }
         let partitions: Vec<TopicPartition> = self.oracle.partitions.keys().copied().collect();
         for partition in partitions {
             let memory = self.nodes[0].disk.memory().clone();
@@ -526,6 +543,7 @@ impl World {
             faults: self.faults,
             read_bytes: self.oracle.read_bytes,
             cuts: self.nodes.iter().flat_map(|node| node.disk.cuts()).collect(),
+            setup: format!("{:?} {:?}", self.setup, self.plan),
             recent: self.trace.recent(60),
         }
     }

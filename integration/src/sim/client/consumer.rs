@@ -6,7 +6,7 @@ use crate::sim::oracle::Oracle;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::TopicPartition;
 use lance_messages::wire::fetch::{Fetch, FetchList, FetchPartition, FetchPartitions, FetchedPartition};
-use lance_messages::wire::lookup::{LookupOffset, LookupTarget};
+use lance_messages::wire::lookup::{LookupOffset, LookupOffsetResponse, LookupTarget};
 use lance_messages::wire::{Request, Response};
 use std::collections::BTreeMap;
 
@@ -133,16 +133,21 @@ impl Consumer {
                 ctx.oracle.violated(what);
             }
             (Asked::LookUp { partition, target, high_watermark }, Response::LookupOffset(found)) => {
-                on_looked_up(partition, target, high_watermark, found.offset, ctx);
+                on_looked_up(partition, target, high_watermark, &found, ctx);
             }
-            (_, Response::Error(error)) => self.on_error(error.code, ctx),
+            (Asked::Probe { partition, .. } | Asked::LookUp { partition, .. }, Response::Error(error)) => {
+                self.on_error(partition, error.code, ctx);
+            }
             (_, other) => ctx.oracle.violated(format!("a consumer was answered {other:?}")),
         }
     }
 
-    fn on_error(&mut self, code: ErrorCode, ctx: &mut Context<'_>) {
-        if !code.is_retriable() && code != ErrorCode::StorageOffline {
-            ctx.oracle.violated(format!("a consumer was refused: {code:?}"));
+    fn on_error(&mut self, partition: TopicPartition, code: ErrorCode, ctx: &mut Context<'_>) {
+        let unknown = matches!(code, ErrorCode::UnknownTopic | ErrorCode::UnknownPartition);
+        // Somebody may have deleted it meanwhile.
+        let gone = unknown && !partitions(ctx.oracle).contains(&partition);
+        if !code.is_retriable() && code != ErrorCode::StorageOffline && !gone {
+            ctx.oracle.violated(format!("{partition}: a consumer was refused: {code:?}"));
         }
         self.paused_until_ns = ctx.now_ns + ctx.rng.range(2_000_000, 60_000_000);
     }
@@ -150,7 +155,7 @@ impl Consumer {
     fn on_fetched(&mut self, fetched: &FetchedPartition, asked: u64, data: &[u8], ctx: &mut Context<'_>) {
         let partition = fetched.partition;
         if let Some(code) = fetched.error {
-            return self.on_error(code, ctx);
+            return self.on_error(partition, code, ctx);
         }
         let start = fetched.next_offset.saturating_sub(data.len() as u64);
         if start != asked {
@@ -170,14 +175,22 @@ impl Consumer {
     }
 }
 
-fn on_looked_up(partition: TopicPartition, target: LookupTarget, watermark: u64, offset: u64, ctx: &mut Context<'_>) {
+fn on_looked_up(
+    partition: TopicPartition,
+    target: LookupTarget,
+    watermark: u64,
+    found: &LookupOffsetResponse,
+    ctx: &mut Context<'_>,
+) {
+    let offset = found.offset;
     let truth = ctx.oracle.partition(partition);
     let verdict = match target {
         LookupTarget::Earliest if offset != 0 => Err(format!("{partition} starts at {offset}")),
         LookupTarget::Latest if offset < watermark => {
             Err(format!("{partition}: the end was looked up at {offset}, but {watermark} had been served"))
         }
-        LookupTarget::RecordNumber(record) => {
+        // Another number is that of the end: the record was not there yet.
+        LookupTarget::RecordNumber(record) if found.record_number == record => {
             truth.looked_up.push((record, offset));
             Ok(())
         }

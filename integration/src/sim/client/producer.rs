@@ -18,6 +18,8 @@ use std::collections::VecDeque;
 const LANE_WINDOW: usize = 5;
 /// Batches each lane writes after faults have ended.
 const LAST_BATCHES: u32 = 2;
+/// Bytes all clients together write while things go wrong.
+const MOST_BYTES: u64 = 12 << 20;
 
 struct Pending {
     batch: Batch,
@@ -95,7 +97,8 @@ impl Producer {
         for lane in &mut self.lanes {
             let wanted = if settling { lane.last_batches } else { ctx.rng.below(4) as u32 };
             for _ in 0..wanted {
-                if lane.unacked.len() >= LANE_WINDOW * 2 {
+                let enough = !settling && ctx.oracle.sent_bytes > MOST_BYTES;
+                if enough || lane.unacked.len() >= LANE_WINDOW * 2 {
                     break;
                 }
                 lane.last_batches -= u32::from(settling);

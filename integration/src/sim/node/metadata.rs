@@ -277,10 +277,11 @@ impl Metadata {
     fn publish(&mut self, ctx: &mut Context<'_>) {
         let Some(running) = self.running.as_ref() else { return };
         let core = &running.core;
-        let view = ClusterView::new(core.state(), self.identity.node, core.leader_node(), core.raft().term());
-        if core.is_leading() {
-            check::shown(ctx.oracle, &view);
+        if !core.is_leading() {
+            return self.send_answers(ctx);
         }
+        let view = ClusterView::new(core.state(), self.identity.node, core.leader_node(), core.raft().term());
+        check::shown(ctx.oracle, &view);
         self.publication += 1;
         let mut assignments: Vec<Vec<TopicPartition>> = vec![Vec::new(); usize::from(self.shards)];
         for partition in view.partitions() {

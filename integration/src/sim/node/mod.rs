@@ -6,7 +6,7 @@ mod metadata;
 mod poller;
 mod replication;
 
-use super::context::{Context, disk_delay};
+use super::context::{Context, Outgoing, disk_delay};
 use super::disk::SimDisk;
 use super::mail::{Address, Mail, Part, Wake};
 use super::sabotage::Sabotage;
@@ -93,6 +93,10 @@ pub struct Node {
     pub disk: SimDisk,
     /// Counts its processes; messages to earlier ones are lost.
     pub boot: u64,
+    /// Steps of its disk that are still to come.
+    steps: usize,
+    /// Why its actors failed.
+    pub failures: Vec<(Part, String)>,
     /// How far its wall clock is off, in nanoseconds.
     pub skew_ns: i64,
     setup: NodeSetup,
@@ -102,7 +106,7 @@ pub struct Node {
 impl Node {
     /// A machine that is switched on and runs nothing yet.
     pub fn new(index: u16, disk: SimDisk, setup: NodeSetup) -> Self {
-        Self { index, disk, boot: 0, skew_ns: 0, setup, process: None }
+        Self { index, disk, boot: 0, steps: 0, failures: Vec::new(), skew_ns: 0, setup, process: None }
     }
 
     /// Where its partition logs are.
@@ -144,6 +148,7 @@ impl Node {
     /// The process is gone at once; its disk stays as it is, but for what is in flight.
     pub fn kill(&mut self) {
         self.process = None;
+        self.steps = 0;
         self.boot += 1;
     }
 
@@ -220,7 +225,12 @@ impl Node {
         true
     }
 
-    /// Connections that are open, and whose they are.
+    /// Whether a connection is open here.
+    pub fn knows(&self, connection: u64) -> bool {
+        self.process.as_ref().is_some_and(|process| process.connections.contains_key(&connection))
+    }
+
+    /// Connections that are open.
     pub fn connections(&self) -> Vec<u64> {
         self.process.iter().flat_map(|process| process.connections.keys().copied()).collect()
     }
@@ -262,8 +272,13 @@ impl Node {
         self.tell_connections(ctx);
         match begun {
             Ok(wait) => self.set_gate(part, wait, ctx),
-            Err(_) => self.fail(part, ctx),
+            Err(failure) => self.on_failure(part, failure, ctx),
         }
+    }
+
+    fn on_failure(&mut self, part: Part, failure: Failure, ctx: &mut Context<'_>) {
+        self.failures.push((part, failure.0));
+        self.fail(part, ctx);
     }
 
     fn tell_connections(&mut self, ctx: &mut Context<'_>) {
@@ -325,7 +340,12 @@ impl Node {
                     other => other.map(|_| ()),
                 }
             }
-            Part::Poller(shard) => process.shards[usize::from(shard)].1.handle(mail, ctx),
+            Part::Poller(shard) => {
+                let out = ctx.out.len();
+                let handled = process.shards[usize::from(shard)].1.handle(mail, ctx);
+                self.count_steps(out, ctx);
+                handled
+            }
             Part::Metadata => match process.metadata.handle(mail, ctx) {
                 Ok(_) => {
                     let wait = process.metadata.wait;
@@ -352,9 +372,15 @@ impl Node {
             }
             Part::Process => Ok(()),
         };
-        if result.is_err() {
-            self.fail(part, ctx);
+        if let Err(failure) = result {
+            self.on_failure(part, failure, ctx);
         }
+    }
+
+    /// Counts the steps of the disk that were asked for since there were `from` outgoing messages.
+    fn count_steps(&mut self, from: usize, ctx: &Context<'_>) {
+        let is_step = |outgoing: &&Outgoing| matches!(outgoing, Outgoing::Wake { wake: Wake::Disk, .. });
+        self.steps += ctx.out.iter().skip(from).filter(is_step).count();
     }
 
     fn on_process(&mut self, mail: &Mail, ctx: &mut Context<'_>) {
@@ -362,19 +388,23 @@ impl Node {
             return;
         }
         self.disk.memory().step();
+        let out = ctx.out.len();
         let Some(process) = self.process.as_mut() else { return };
         let mut failed = Vec::new();
         for (shard, (_, poller)) in (0u16..).zip(&mut process.shards) {
             ctx.me = Address::Node(self.index, Part::Poller(shard));
-            if poller.turn(ctx).is_err() {
-                failed.push(Part::Poller(shard));
+            if let Err(failure) = poller.turn(ctx) {
+                failed.push((Part::Poller(shard), failure));
             }
         }
-        for part in failed {
-            self.fail(part, ctx);
+        self.count_steps(out, ctx);
+        for (part, failure) in failed {
+            self.on_failure(part, failure, ctx);
         }
         // An operation that was put off needs another step.
-        if self.disk.memory().pending_count() > 0 && ctx.rng.once_in(4) {
+        self.steps = self.steps.saturating_sub(1);
+        if self.disk.memory().pending_count() > 0 && self.steps == 0 {
+            self.steps = 1;
             ctx.me = Address::Node(self.index, Part::Process);
             let delay = disk_delay(ctx.rng);
             ctx.wake(Wake::Disk, Duration::from_nanos(delay));
