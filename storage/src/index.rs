@@ -87,6 +87,9 @@ impl IndexEntry {
     }
 }
 
+/// Entries for which a builder keeps room: as many as a group of 1 MiB can add.
+const ROOM_ENTRIES: usize = 16;
+
 /// Collects the entries of a segment while it is written or walked.
 #[derive(Clone, Debug)]
 pub struct IndexBuilder {
@@ -122,6 +125,13 @@ impl IndexBuilder {
                 offset_delta,
                 position_delta,
             });
+        }
+    }
+
+    /// Makes room ahead of need, so that noting a batch of the next groups allocates nothing.
+    pub(crate) fn make_room(&mut self) {
+        if self.entries.capacity() - self.entries.len() < ROOM_ENTRIES {
+            self.entries.reserve(self.entries.len().max(2 * ROOM_ENTRIES));
         }
     }
 

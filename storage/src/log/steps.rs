@@ -86,6 +86,7 @@ impl Log {
             self.prepare_state(self.active.segment.base(), pool);
         }
         self.prepare_index(pool);
+        self.active.index.make_room();
         Ok(Completed {
             durable_end: self.durable.position,
             written_end: self.written.position,
