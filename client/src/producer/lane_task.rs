@@ -182,7 +182,9 @@ impl LaneTask {
         if error.is_retriable() && Instant::now() < deadline {
             tracing::debug!(topic = &*self.lane.topic, partition = self.lane.partition, %error, "sending a batch again");
             self.take_back(&error);
-            self.again.push_front(batch);
+            // A batch that could not even be sent is younger than those that were under way.
+            let older = self.again.partition_point(|other| other.opened < batch.opened);
+            self.again.insert(older, batch);
             if error.is_stale_metadata() {
                 self.link = None;
                 self.shared.client.forget_topic(&self.lane.topic);
@@ -216,7 +218,8 @@ impl LaneTask {
                 self.adopt(None);
             } else if let Some((_, sequence)) = batch.sequence {
                 self.next_sequence = sequence;
-                for later in &mut self.again {
+                // Older ones may be stored under theirs.
+                for later in self.again.iter_mut().filter(|other| other.opened > batch.opened) {
                     later.sequence = None;
                 }
             }
