@@ -339,6 +339,11 @@ impl Shell for MetadataActor {
                     return fail(self, ctx, error);
                 }
                 ctx.run_interval(TICK, |actor, ctx| {
+                    // Intervals still run once after a handler asked to wait: its answers must not leave before what
+                    // they speak of is shown.
+                    if ctx.waiting() {
+                        return;
+                    }
                     let now_ms = actor.now_ms();
                     actor.with_core(ctx, |core, effects| core.on_tick(now_ms, effects));
                 });
