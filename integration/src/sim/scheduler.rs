@@ -82,7 +82,7 @@ impl Scheduler {
     }
 
     /// The next message; time moves to its arrival.
-    pub fn next(&mut self) -> Option<Envelope> {
+    pub fn take_next(&mut self) -> Option<Envelope> {
         let Reverse(due) = self.due.pop()?;
         self.now_ns = self.now_ns.max(due.at_ns);
         Some(due.envelope)

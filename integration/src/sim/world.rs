@@ -161,7 +161,7 @@ impl World {
 
     fn run(&mut self) {
         while !self.done && self.oracle.violation.is_none() {
-            let Some(envelope) = self.scheduler.next() else {
+            let Some(envelope) = self.scheduler.take_next() else {
                 self.oracle.violated("nothing is left to happen".to_owned());
                 return;
             };

@@ -34,7 +34,7 @@ impl Wire {
         let to = Address::Node(self.node, Part::Connection(connection));
         ctx.send(to, Mail::Connect { connection, client: self.client });
         if self.hello {
-            let features = Features(u64::MAX & !Features::TRACE_CONTEXT.0 & !Features::COMPRESSED_FETCH.0);
+            let features = Features(!Features::TRACE_CONTEXT.0 & !Features::COMPRESSED_FETCH.0);
             let hello = Hello { minor_version: MINOR_VERSION, features, client_name: "simulated".to_owned() };
             self.send(Request::Hello(hello), 0, 0, ctx);
         }
