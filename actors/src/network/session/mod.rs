@@ -202,8 +202,22 @@ impl SessionCore {
     }
 
     /// From now on, new produce requests are refused with a retriable error.
-    pub fn on_drain(&mut self) {
+    ///
+    /// Fetches that wait for records are answered with what there is.
+    pub fn on_drain(&mut self, effects: &mut Effects) {
         self.draining = true;
+        let connection = self.id;
+        for (request, slot) in self.lanes.iter_mut() {
+            let ReplySlot::Fetch(fetch) = slot else { continue };
+            if !fetch.may_wait || std::mem::replace(&mut fetch.cancelled, true) {
+                continue;
+            }
+            for part in fetch.parts.iter().filter(|part| part.answer.is_none()) {
+                let Some(shard) = part.waiting_for else { continue };
+                let cancel = CancelWait { connection, request: request.0, partition: part.partition };
+                effects.push(SessionEffect::CancelWait(shard, cancel));
+            }
+        }
     }
 
     /// Sends a keepalive to a client that said Hello.
