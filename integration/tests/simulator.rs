@@ -18,7 +18,8 @@ fn asked_seeds() -> u64 {
 
 /// Runs a seed; a failure says how to see it again.
 fn must_hold(seed: u64) -> Outcome {
-    let again = format!("LANCE_SIM_SEED={seed} cargo test -p lance-integration --test simulator one_seed -- --nocapture");
+    let again =
+        format!("LANCE_SIM_SEED={seed} cargo test -p lance-integration --test simulator one_seed -- --nocapture");
     let options = Options::default();
     match catch_unwind(AssertUnwindSafe(|| run(seed, &options))) {
         Ok(outcome) => {

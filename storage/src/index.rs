@@ -100,10 +100,7 @@ pub struct IndexBuilder {
 impl IndexBuilder {
     /// No entries yet; one is made about every `interval_bytes`.
     pub fn new(interval_bytes: u64) -> Self {
-        Self {
-            interval_bytes: interval_bytes.max(1),
-            entries: Vec::new(),
-        }
+        Self { interval_bytes: interval_bytes.max(1), entries: Vec::new() }
     }
 
     /// Takes note of the next batch of `segment`.
@@ -113,18 +110,13 @@ impl IndexBuilder {
             None => true,
             Some(last) => delta - delta % self.interval_bytes > u64::from(last.position_delta),
         };
-        let (Ok(position_delta), Ok(offset_delta)) = (
-            u32::try_from(delta),
-            u32::try_from(header.base_offset.saturating_sub(base_offset)),
-        ) else {
+        let (Ok(position_delta), Ok(offset_delta)) =
+            (u32::try_from(delta), u32::try_from(header.base_offset.saturating_sub(base_offset)))
+        else {
             return;
         };
         if due {
-            self.entries.push(IndexEntry {
-                sort_key: header.sort_key,
-                offset_delta,
-                position_delta,
-            });
+            self.entries.push(IndexEntry { sort_key: header.sort_key, offset_delta, position_delta });
         }
     }
 
@@ -216,18 +208,14 @@ impl Index {
             }
         };
         let mut index = Self { pages, entries: 0 };
-        index.entries = index
-            .check(segment)
-            .map_err(|page| IndexError::Damaged { path, page })?;
+        index.entries = index.check(segment).map_err(|page| IndexError::Damaged { path, page })?;
         Ok(index)
     }
 
     /// Makes the index of a closed segment anew by walking through `file`.
     pub fn rebuild(segment: &Segment, file: &dyn DiskFile) -> Result<Self, IndexError> {
         let Some(end) = segment.end() else {
-            return Err(IndexError::Open {
-                path: segment.path().to_owned(),
-            });
+            return Err(IndexError::Open { path: segment.path().to_owned() });
         };
         let base = segment.base();
         let mut builder = IndexBuilder::new(DEFAULT_INTERVAL_BYTES);
@@ -238,10 +226,7 @@ impl Index {
             builder.note(base.position, base.offset, &header);
             position = header.end_position();
         }
-        Ok(Self {
-            entries: builder.entries.len(),
-            pages: Pages::Rebuilt(builder.entries),
-        })
+        Ok(Self { entries: builder.entries.len(), pages: Pages::Rebuilt(builder.entries) })
     }
 
     /// Entries there are.

@@ -105,12 +105,8 @@ impl World {
     fn new(seed: u64, options: &Options) -> Self {
         let mut rng = Rng::new(seed);
         let setup = setup(&mut rng, options.sabotage);
-        let config = MemoryConfig {
-            seed: rng.next_u64(),
-            completion: Completion::Manual,
-            reorder: true,
-            capacity_bytes: None,
-        };
+        let config =
+            MemoryConfig { seed: rng.next_u64(), completion: Completion::Manual, reorder: true, capacity_bytes: None };
         let disk = SimDisk::new(MemoryDisk::new(config), options.sabotage.lies());
         let plan = match &options.faults {
             Some(kinds) => Plan::of(kinds),

@@ -142,12 +142,7 @@ impl DiskOp {
     fn check(&self) -> Result<(), DiskError> {
         let whole = |number: u64| number.is_multiple_of(BLOCK as u64);
         let misaligned = |file_offset, slot_start, len| {
-            Err(DiskError::Misaligned {
-                path: self.file.path().to_owned(),
-                file_offset,
-                slot_start,
-                len,
-            })
+            Err(DiskError::Misaligned { path: self.file.path().to_owned(), file_offset, slot_start, len })
         };
         match &self.kind {
             OpKind::Write { chunks, .. } => {

@@ -120,22 +120,10 @@ impl Log {
             }
             self.note_group();
             let (active, end) = (&mut self.active, self.end);
-            return Some(take_write(
-                &*self.disk,
-                active,
-                &mut self.in_flight,
-                &mut self.spare_chunks,
-                end,
-                sync,
-            ));
+            return Some(take_write(&*self.disk, active, &mut self.in_flight, &mut self.spare_chunks, end, sync));
         }
         if sync && self.durable.position < self.written.position {
-            return Some(take_sync(
-                &*self.disk,
-                &mut self.active,
-                &mut self.in_flight,
-                self.written,
-            ));
+            return Some(take_sync(&*self.disk, &mut self.active, &mut self.in_flight, self.written));
         }
         None
     }
@@ -143,11 +131,7 @@ impl Log {
     fn take_create(&mut self, base_position: u64, path: PathBuf) -> Result<FlushStep, DiskError> {
         let file = self.any_file()?;
         self.in_flight = Some(InFlight::Create { base_position });
-        Ok(FlushStep {
-            file,
-            kind: OpKind::Create { path },
-            end_position: self.written.position,
-        })
+        Ok(FlushStep { file, kind: OpKind::Create { path }, end_position: self.written.position })
     }
 
     /// Any file of the log: an operation that makes a file names the disk by one.
@@ -156,15 +140,8 @@ impl Log {
         match writing.filter_map(|writing| writing.file.as_ref()).next() {
             Some(file) => Ok(Arc::clone(file)),
             None => {
-                let created = self
-                    .closing
-                    .iter()
-                    .filter(|closing| closing.created)
-                    .map(|closing| &closing.segment);
-                let newest = created
-                    .chain(self.closed.iter())
-                    .next_back()
-                    .unwrap_or(&self.active.segment);
+                let created = self.closing.iter().filter(|closing| closing.created).map(|closing| &closing.segment);
+                let newest = created.chain(self.closed.iter()).next_back().unwrap_or(&self.active.segment);
                 newest.open(&*self.disk)
             }
         }
@@ -190,39 +167,20 @@ impl Log {
             Err(error) => return Some(Err(error)),
         };
         let base_position = active.segment.base().position;
-        self.in_flight = Some(InFlight::Zero {
-            base_position,
-            zeroed_to: from + step_bytes,
-        });
-        let kind = OpKind::Zero {
-            file_offset: from,
-            len: step_bytes,
-        };
-        Some(Ok(FlushStep {
-            file,
-            kind,
-            end_position: self.written.position,
-        }))
+        self.in_flight = Some(InFlight::Zero { base_position, zeroed_to: from + step_bytes });
+        let kind = OpKind::Zero { file_offset: from, len: step_bytes };
+        Some(Ok(FlushStep { file, kind, end_position: self.written.position }))
     }
 
     fn note_group(&mut self) {
         let bytes = self.active.buffer.pending_bytes();
-        self.group_bytes = if self.groups == 0 {
-            bytes
-        } else {
-            (self.group_bytes * 7 + bytes) / 8
-        };
+        self.group_bytes = if self.groups == 0 { bytes } else { (self.group_bytes * 7 + bytes) / 8 };
         self.groups = self.groups.saturating_add(1);
     }
 
     fn succeed(&mut self, done: InFlight, file: Option<Arc<dyn DiskFile>>, pool: &mut SlotPool) {
         match done {
-            InFlight::Write {
-                base_position,
-                end,
-                file_end,
-                sync,
-            } => {
+            InFlight::Write { base_position, end, file_end, sync } => {
                 if let Some(writing) = self.writing_at(base_position) {
                     writing.zeroed_to = writing.zeroed_to.max(file_end.next_multiple_of(BLOCK as u64));
                 }
@@ -239,10 +197,7 @@ impl Log {
                     writing.file = file;
                 }
             }
-            InFlight::Zero {
-                base_position,
-                zeroed_to,
-            } => {
+            InFlight::Zero { base_position, zeroed_to } => {
                 if let Some(writing) = self.writing_at(base_position) {
                     writing.zeroed_to = zeroed_to;
                 }
@@ -263,11 +218,7 @@ impl Log {
             return Ok(Some(error));
         }
         match tried {
-            InFlight::Write {
-                base_position,
-                file_end,
-                ..
-            } => {
+            InFlight::Write { base_position, file_end, .. } => {
                 if let Some(writing) = self.writing_at(base_position) {
                     writing.buffer.restore(chunks, file_end, pool);
                 }
@@ -293,11 +244,8 @@ impl Log {
     }
 
     fn fail(&mut self, error: DiskError) {
-        let latch = Latch {
-            partition: self.options.partition,
-            durable_end: self.durable.position,
-            cause: Arc::new(error),
-        };
+        let latch =
+            Latch { partition: self.options.partition, durable_end: self.durable.position, cause: Arc::new(error) };
         self.latched.get_or_insert(latch);
     }
 
@@ -321,15 +269,12 @@ impl Log {
 /// No space, or no descriptor left: nothing was lost, and it may pass. A failed sync never is.
 fn is_retriable(error: &DiskError) -> bool {
     match error {
-        DiskError::Os {
-            operation: Operation::Sync | Operation::SyncDir,
-            ..
-        } => false,
-        DiskError::Os {
-            operation: Operation::Create | Operation::Open,
-            errno,
-            ..
-        } if matches!(*errno, libc::EMFILE | libc::ENFILE) => true,
+        DiskError::Os { operation: Operation::Sync | Operation::SyncDir, .. } => false,
+        DiskError::Os { operation: Operation::Create | Operation::Open, errno, .. }
+            if matches!(*errno, libc::EMFILE | libc::ENFILE) =>
+        {
+            true
+        }
         error => error.is_no_space(),
     }
 }
@@ -360,17 +305,8 @@ fn take_write(
     let file = open(disk, writing)?;
     let mut chunks = std::mem::take(spare);
     writing.buffer.take(&mut chunks);
-    *in_flight = Some(InFlight::Write {
-        base_position,
-        end,
-        file_end: writing.buffer.end(),
-        sync,
-    });
-    Ok(FlushStep {
-        file,
-        kind: OpKind::Write { chunks, sync },
-        end_position: end.position,
-    })
+    *in_flight = Some(InFlight::Write { base_position, end, file_end: writing.buffer.end(), sync });
+    Ok(FlushStep { file, kind: OpKind::Write { chunks, sync }, end_position: end.position })
 }
 
 fn take_sync(
@@ -381,9 +317,5 @@ fn take_sync(
 ) -> Result<FlushStep, DiskError> {
     let file = open(disk, writing)?;
     *in_flight = Some(InFlight::Sync { end });
-    Ok(FlushStep {
-        file,
-        kind: OpKind::Sync,
-        end_position: end.position,
-    })
+    Ok(FlushStep { file, kind: OpKind::Sync, end_position: end.position })
 }

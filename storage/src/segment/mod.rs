@@ -207,12 +207,7 @@ mod tests {
         assert_eq!(file_name(4096), "00000000000000004096.lnc");
         assert_eq!(parse_file_name("00000000000000004096.lnc"), Some(4096));
         assert_eq!(parse_file_name(&file_name(u64::MAX)), Some(u64::MAX));
-        for other in [
-            "4096.lnc",
-            "00000000000000004096.idx",
-            "+0000000000000004096.lnc",
-            "99999999999999999999.lnc",
-        ] {
+        for other in ["4096.lnc", "00000000000000004096.idx", "+0000000000000004096.lnc", "99999999999999999999.lnc"] {
             assert_eq!(parse_file_name(other), None, "{other}");
         }
     }

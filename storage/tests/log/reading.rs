@@ -27,8 +27,16 @@ fn only_what_is_below_the_high_watermark_is_served() {
     rig.append(&records(1, 10, 2));
     let (answer, bytes) = tail(&rig, 0, 100);
     assert_eq!(bytes, records(1, 10, 1));
-    assert_eq!(answer, TailRead { next_offset: 15, record_count: 1, bytes: 15, crc: crc32fast::hash(&bytes),
-            timestamp_ns: rig.clock - 1, });
+    assert_eq!(
+        answer,
+        TailRead {
+            next_offset: 15,
+            record_count: 1,
+            bytes: 15,
+            crc: crc32fast::hash(&bytes),
+            timestamp_ns: rig.clock - 1,
+        }
+    );
     assert!(matches!(read(&rig, 15, 100).0, LogRead::Empty));
     assert!(matches!(read(&rig, 16, 100).0, LogRead::OutOfRange { log_start: 0, end: 15 }));
 }

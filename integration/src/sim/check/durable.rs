@@ -54,7 +54,10 @@ impl DurableCursor {
             let position = self.segment_base + self.file_offset;
             let step = self.step(memory, dir, partition);
             step.map_err(|why| {
-                format!("{partition}: offset {offset} is not durable, the log ends at {} (position {position}): {why}", self.offset)
+                format!(
+                    "{partition}: offset {offset} is not durable, the log ends at {} (position {position}): {why}",
+                    self.offset
+                )
             })?;
         }
         Ok(())

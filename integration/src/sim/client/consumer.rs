@@ -118,7 +118,11 @@ impl Consumer {
         match (asked, response) {
             (Asked::Follow(positions), Response::FetchPartitions(reply)) => {
                 if reply.partitions.len() != positions.len() {
-                    ctx.oracle.violated(format!("{} partitions answered of {}", reply.partitions.len(), positions.len()));
+                    ctx.oracle.violated(format!(
+                        "{} partitions answered of {}",
+                        reply.partitions.len(),
+                        positions.len()
+                    ));
                 }
                 for (fetched, data) in &reply.partitions {
                     let offset = positions.get(&fetched.partition).copied().unwrap_or_default();
@@ -129,7 +133,8 @@ impl Consumer {
                 ctx.oracle.shown(partition, next_offset - data.len() as u64, &data);
             }
             (Asked::Probe { partition, offset, high_watermark }, Response::CatchingUp { end_offset }) => {
-                let what = format!("{partition}: {offset} is past the end {end_offset}, but {high_watermark} was served");
+                let what =
+                    format!("{partition}: {offset} is past the end {end_offset}, but {high_watermark} was served");
                 ctx.oracle.violated(what);
             }
             (Asked::LookUp { partition, target, high_watermark }, Response::LookupOffset(found)) => {

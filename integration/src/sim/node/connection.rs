@@ -72,15 +72,19 @@ impl Connection {
                 self.send_produces(&mut produces, ctx);
             }
             match effect {
-                SessionEffect::Produce(shard, request) => match produces.iter_mut().find(|(other, _)| *other == shard) {
-                    Some((_, requests)) => requests.push(request),
-                    None => produces.push((shard, vec![request])),
-                },
+                SessionEffect::Produce(shard, request) => {
+                    match produces.iter_mut().find(|(other, _)| *other == shard) {
+                        Some((_, requests)) => requests.push(request),
+                        None => produces.push((shard, vec![request])),
+                    }
+                }
                 SessionEffect::Fetch(shard, fetch) => ctx.send(self.to(Part::Ingestion(shard)), Mail::Fetch(fetch)),
                 SessionEffect::CancelWait(shard, cancel) => {
                     ctx.send(self.to(Part::Ingestion(shard)), Mail::CancelWait(cancel));
                 }
-                SessionEffect::LookUp(shard, look_up) => ctx.send(self.to(Part::Ingestion(shard)), Mail::LookUp(look_up)),
+                SessionEffect::LookUp(shard, look_up) => {
+                    ctx.send(self.to(Part::Ingestion(shard)), Mail::LookUp(look_up))
+                }
                 SessionEffect::Metadata(request, call) => {
                     ctx.send(self.to(Part::Metadata), Mail::Call { connection, request, call });
                 }
@@ -95,7 +99,12 @@ impl Connection {
                     self.core.on_committed(request, Err(ErrorCode::Unavailable), ctx.now.elapsed, &mut Vec::new());
                 }
                 SessionEffect::Committed(request, _) => {
-                    self.core.on_committed_offset(request, Err(ErrorCode::Unavailable), ctx.now.elapsed, &mut Vec::new());
+                    self.core.on_committed_offset(
+                        request,
+                        Err(ErrorCode::Unavailable),
+                        ctx.now.elapsed,
+                        &mut Vec::new(),
+                    );
                 }
                 _ => {}
             }

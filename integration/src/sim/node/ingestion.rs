@@ -160,7 +160,8 @@ impl Ingestion {
             }
             Mail::RemoveLog(partition) => {
                 // Whether the files of a deleted partition can be removed concerns nobody else.
-                let _ = lance_storage::disk::Disk::remove_dir_all(&self.disk, &self.logs_dir.join(partition.to_string()));
+                let _ =
+                    lance_storage::disk::Disk::remove_dir_all(&self.disk, &self.logs_dir.join(partition.to_string()));
             }
             Mail::Wake(Wake::Second) => {
                 ctx.wake(Wake::Second, Duration::from_secs(1));

@@ -103,8 +103,8 @@ impl Metadata {
     /// Starts, for the first time or again.
     pub fn begin(&mut self, ctx: &mut Context<'_>, first: bool) -> Result<(), Failure> {
         let genesis = RaftConf::of_voters([self.identity.incarnation]);
-        let (store, persisted) =
-            MetadataStore::open(&self.disk.as_disk(), &self.dir, genesis).map_err(|error| Failure(error.to_string()))?;
+        let (store, persisted) = MetadataStore::open(&self.disk.as_disk(), &self.dir, genesis)
+            .map_err(|error| Failure(error.to_string()))?;
         let mut config = RaftConfig::new(self.identity.incarnation, self.identity.nonce);
         // Snapshots often enough to be seen.
         config.snapshot_interval_entries = 40;
@@ -123,7 +123,9 @@ impl Metadata {
     pub fn handle(&mut self, mail: Mail, ctx: &mut Context<'_>) -> Result<bool, Failure> {
         match mail {
             Mail::Assigned(number) => return Ok(self.on_assigned(number, ctx)),
-            Mail::Call { connection, request, call } => return self.on_call(connection, request, call, ctx).map(|()| false),
+            Mail::Call { connection, request, call } => {
+                return self.on_call(connection, request, call, ctx).map(|()| false);
+            }
             Mail::Wake(Wake::Tick) => ctx.wake(Wake::Tick, TICK),
             _ => {}
         }

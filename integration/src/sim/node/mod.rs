@@ -137,7 +137,8 @@ impl Node {
 
     /// Partitions that serve nothing any more, and why.
     pub fn stopped(&self) -> Vec<(TopicPartition, String)> {
-        let cores = self.process.iter().flat_map(|process| &process.shards).filter_map(|(ingestion, _)| ingestion.core());
+        let cores =
+            self.process.iter().flat_map(|process| &process.shards).filter_map(|(ingestion, _)| ingestion.core());
         let stopped = cores.flat_map(|core| core.partitions()).filter_map(|partition| match &partition.leadership {
             Leadership::Stopped { reason } => Some((partition.id, reason.clone())),
             _ => None,
@@ -179,12 +180,8 @@ impl Node {
             parts.push((ingestion, poller));
         }
         let nonce = ctx.rng.next_u64();
-        let identity = Identity {
-            node: record.node_id,
-            incarnation: record.incarnation,
-            boot_number: record.boot_number,
-            nonce,
-        };
+        let identity =
+            Identity { node: record.node_id, incarnation: record.incarnation, boot_number: record.boot_number, nonce };
         let who = (record.incarnation, record.boot_number);
         self.process = Some(Process {
             started_ns: ctx.now_ns,
@@ -364,7 +361,8 @@ impl Node {
             }
             Part::Connection(id) => {
                 let view = Arc::clone(&process.metadata.view);
-                let open = process.connections.get_mut(&id).is_none_or(|connection| connection.handle(mail, &view, ctx));
+                let open =
+                    process.connections.get_mut(&id).is_none_or(|connection| connection.handle(mail, &view, ctx));
                 if !open {
                     process.connections.remove(&id);
                 }

@@ -26,7 +26,13 @@ pub struct Replication {
 
 impl Replication {
     /// An actor of a process that starts.
-    pub fn new(node: u16, shards: u16, (incarnation, boot_number): (u64, u64), disk: &SimDisk, promises: PathBuf) -> Self {
+    pub fn new(
+        node: u16,
+        shards: u16,
+        (incarnation, boot_number): (u64, u64),
+        disk: &SimDisk,
+        promises: PathBuf,
+    ) -> Self {
         let promises = Checkpoint::new(&disk.as_disk(), promises, BODY_VERSION);
         Self { node, shards, incarnation, boot_number, promises, core: None, logs: Vec::new() }
     }
