@@ -158,6 +158,9 @@ impl IngestionActor {
             match effect {
                 IngestionEffect::Submit { token, step } => operations.push(step.into_op(u64::from(token))),
                 IngestionEffect::Reply(connection, reply) => {
+                    if reply.answer.is_error() {
+                        self.setup.metrics.errors.add(1);
+                    }
                     self.outgoing.entry(connection).or_default().push(reply);
                 }
                 IngestionEffect::Flushed(partition, position) => {

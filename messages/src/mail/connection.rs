@@ -70,6 +70,18 @@ pub enum Answer<S> {
     LookUpSegments(S, crate::mail::ingestion::OffsetQuery),
 }
 
+impl<S> Answer<S> {
+    /// Whether the request failed.
+    pub fn is_error(&self) -> bool {
+        match self {
+            Self::Produced(result) => result.is_err(),
+            Self::Fetched { result, .. } => result.is_err(),
+            Self::LookedUp(result) => result.is_err(),
+            Self::LookUpSegments(..) => false,
+        }
+    }
+}
+
 /// One answer with the number of its request.
 #[derive(Debug)]
 pub struct Reply<S> {
