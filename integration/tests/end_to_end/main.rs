@@ -1,0 +1,13 @@
+//! The whole of it: real processes, sockets and files. `LANCE_LONG_TESTS=1` runs the long variants.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test throughout")]
+
+mod commands;
+mod configuration;
+mod crash;
+mod damage;
+mod fallback;
+mod faults;
+mod hostile;
+mod protocol;
+mod public_clients;
+mod shutdown;
