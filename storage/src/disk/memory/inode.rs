@@ -98,8 +98,19 @@ pub(super) struct Inode {
     pub(super) live: Arc<Vec<u8>>,
     /// What survives every power cut.
     pub(super) durable: Arc<Vec<u8>>,
-    /// Changes from durable to live, oldest first; the flag says that a failed sync lost it.
-    pub(super) unsynced: Vec<(Change, bool)>,
+    /// Changes from durable to live, oldest first.
+    pub(super) unsynced: Vec<(Change, Fate)>,
+}
+
+/// What is to become of a change that was not synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// The next sync makes it durable.
+    Pending,
+    /// A failed sync lost it to later syncs; some of it may have reached the device.
+    Lost,
+    /// Lost, and since then a sync has succeeded: whatever reached the device lies below what that one wrote.
+    Gone,
 }
 
 impl Inode {
@@ -111,24 +122,26 @@ impl Inode {
     /// Applies a change to the cache only.
     pub(super) fn change(&mut self, change: Change) {
         change.apply(Arc::make_mut(&mut self.live));
-        self.unsynced.push((change, false));
+        self.unsynced.push((change, Fate::Pending));
     }
 
     /// Makes every change durable but those a failed sync lost.
     pub(super) fn sync(&mut self) {
         let durable = Arc::make_mut(&mut self.durable);
-        self.unsynced.retain(|(change, lost)| {
-            if !lost {
+        self.unsynced.retain_mut(|(change, fate)| {
+            if *fate == Fate::Pending {
                 change.apply(durable);
+                return false;
             }
-            *lost
+            *fate = Fate::Gone;
+            true
         });
     }
 
     /// Marks every unsynced change as lost to later syncs.
     pub(super) fn lose_unsynced(&mut self) {
-        for (_, lost) in &mut self.unsynced {
-            *lost = true;
+        for (_, fate) in self.unsynced.iter_mut().filter(|(_, fate)| *fate == Fate::Pending) {
+            *fate = Fate::Lost;
         }
     }
 
@@ -144,11 +157,11 @@ impl Inode {
 
     /// What a read past the cache finds: everything but what a failed sync lost.
     pub(super) fn read_device(&self, out: &mut [u8], file_offset: u64) -> usize {
-        if self.unsynced.iter().all(|(_, lost)| !lost) {
+        if self.unsynced.iter().all(|(_, fate)| *fate == Fate::Pending) {
             return read(&self.live, out, file_offset);
         }
         let mut content = self.durable.as_ref().clone();
-        for (change, _) in self.unsynced.iter().filter(|(_, lost)| !lost) {
+        for (change, _) in self.unsynced.iter().filter(|(_, fate)| *fate == Fate::Pending) {
             change.apply(&mut content);
         }
         read(&content, out, file_offset)
@@ -157,6 +170,7 @@ impl Inode {
     /// The power cut: `dice` decides per change whether it is kept, dropped or torn; without dice `keep` does.
     pub(super) fn crash(&mut self, keep: bool, dice: Option<&mut Dice>) {
         let durable = Arc::make_mut(&mut self.durable);
+        self.unsynced.retain(|(_, fate)| *fate != Fate::Gone);
         if let Some(dice) = dice {
             for (change, _) in self.unsynced.drain(..) {
                 match dice.below(3) {

@@ -24,7 +24,7 @@ mod state;
 mod tests;
 
 pub use fault::{CrashPolicy, Fault, FaultKind};
-use inode::Change;
+use inode::{Change, Fate};
 use names::Node;
 use state::{Content, Handle, State};
 
@@ -113,7 +113,7 @@ impl MemoryDisk {
         if policy != CrashPolicy::DropUnsynced {
             for (inode, change) in &snapshot.in_flight {
                 if let Some(inode) = state.content.inodes.get_mut(inode) {
-                    inode.unsynced.push((change.clone(), false));
+                    inode.unsynced.push((change.clone(), Fate::Pending));
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::{DirEntry, DiskError, OpenMode, Operation, Space};
 use super::fault::{CrashPolicy, Dice, Fault, FaultKind};
-use super::inode::{Change, Inode};
+use super::inode::{Change, Fate, Inode};
 use super::names::{Names, Node};
 use super::queue::Queues;
 
@@ -286,7 +286,7 @@ impl State {
         for (inode, change) in self.queues.power_cut() {
             // What was in flight may have reached the device; a random policy decides below.
             if keep && let Some(inode) = self.content.inodes.get_mut(&inode) {
-                inode.unsynced.push((change, false));
+                inode.unsynced.push((change, Fate::Pending));
             }
         }
         for inode in self.content.inodes.values_mut() {

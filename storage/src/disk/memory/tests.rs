@@ -272,3 +272,18 @@ fn zeroes_and_lengths_are_changes_like_others() {
     rig.queue.kick().unwrap();
     assert_eq!(disk.durable_file(&path("a")).unwrap(), [0; 10]);
 }
+
+#[test]
+fn what_a_failed_sync_lost_never_comes_up_over_a_later_synced_write() {
+    for seed in 0..20 {
+        let disk = disk(MemoryConfig::default());
+        let file = durable(&disk, "a", &[7; 100]);
+        disk.inject(Fault::new(Operation::Sync, FaultKind::Errno(libc::EIO)));
+        file.write_all_at(&[1; 100], 0).unwrap();
+        assert!(file.sync().is_err());
+        file.write_all_at(&[2; 100], 0).unwrap();
+        file.sync().unwrap();
+        disk.crash(CrashPolicy::Random { seed });
+        assert_eq!(disk.read_file(&path("a")).unwrap(), [2; 100], "seed {seed}");
+    }
+}
