@@ -96,7 +96,11 @@ impl Scrape {
             ("connection_failures", "Connections closed because their actor failed", &metrics.connection_failures),
             ("connections_refused", "Connections refused because of the limit", &metrics.connections_refused),
             ("bad_frames", "Malformed frames received", &metrics.bad_frames),
-            ("request_errors", "Produce, fetch and look-up requests that a shard answered with an error", &metrics.errors),
+            (
+                "request_errors",
+                "Produce, fetch and look-up requests that a shard answered with an error",
+                &metrics.errors,
+            ),
             ("damaged_batches", "Damaged ranges found by the scrubber or by readers", &metrics.damaged_batches),
             ("scrubbed_bytes", "Bytes of closed segments read again and checked", &metrics.scrubbed_bytes),
             (

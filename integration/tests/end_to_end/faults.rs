@@ -75,9 +75,8 @@ fn a_connection_that_panics_ends_alone() {
     let server = ServerSpec::new().set("admin.fault_injection=true").start();
     let mut victim = server.connect();
     victim.ping();
-    let (name, _) = eventually("the connection is shown", || {
-        actors(&server).into_iter().find(|(_, kind)| kind == "connection")
-    });
+    let (name, _) =
+        eventually("the connection is shown", || actors(&server).into_iter().find(|(_, kind)| kind == "connection"));
     let mut other = server.connect();
     other.ping();
     inject_panic(&server, &name);
@@ -165,7 +164,10 @@ pub fn sync_error_latches(spec: ServerSpec) {
     let mut connection = server.connect();
     connection.store(topic, 12, &record(b"after"));
     let stored = texts(&connection.read_from(topic, 0));
-    assert_eq!((stored.first().map(String::as_str), stored.last().map(String::as_str)), (Some("before"), Some("after")));
+    assert_eq!(
+        (stored.first().map(String::as_str), stored.last().map(String::as_str)),
+        (Some("before"), Some("after"))
+    );
 }
 
 #[test]
@@ -188,6 +190,8 @@ fn a_latch_survives_a_restart_of_its_actors() {
         eventually(&format!("{actor} is back"), || (restarts(&server, actor) > before).then_some(()));
         store_until_acked(&mut connection, other);
         assert!(connection.ingest(topic, 3, &record(b"not acked")).is_error(), "after a restart of {actor}");
+        let stopped = http::metric(&server.admin(), "lance_partitions_stopped", &[]);
+        assert_eq!(stopped, Some(1.0), "one partition is stopped after a restart of {actor}");
     }
 }
 
