@@ -88,7 +88,7 @@ struct World {
     done: bool,
 }
 
-fn setup(rng: &mut Rng, sabotage: Sabotage) -> NodeSetup {
+fn setup(rng: &mut Rng, options: &Options) -> NodeSetup {
     NodeSetup {
         shards: 1 + rng.below(2) as u16,
         segment_bytes: 1 << 20,
@@ -96,15 +96,16 @@ fn setup(rng: &mut Rng, sabotage: Sabotage) -> NodeSetup {
         slot_bytes: 16 << 10,
         slots: [64, 256][rng.below(2) as usize],
         tail_bytes: [64 << 10, 1 << 20][rng.below(2) as usize],
-        sync_always: sabotage != Sabotage::None || !rng.once_in(8),
-        sabotage,
+        // Chosen faults may be such as the other mode does not promise to survive.
+        sync_always: !rng.once_in(8) || options.faults.is_some(),
+        sabotage: options.sabotage,
     }
 }
 
 impl World {
     fn new(seed: u64, options: &Options) -> Self {
         let mut rng = Rng::new(seed);
-        let setup = setup(&mut rng, options.sabotage);
+        let setup = setup(&mut rng, options);
         let config =
             MemoryConfig { seed: rng.next_u64(), completion: Completion::Manual, reorder: true, capacity_bytes: None };
         let disk = SimDisk::new(MemoryDisk::new(config), options.sabotage.lies());
@@ -338,8 +339,11 @@ impl World {
     /// An operator restarts a process whose partitions have stopped.
     fn operate(&mut self) {
         for node in 0..self.nodes.len() as u16 {
-            let stopped = !self.nodes[usize::from(node)].stopped().is_empty();
-            if stopped && (self.phase == Phase::Settle || self.rng.once_in(3)) {
+            let stopped = self.nodes[usize::from(node)].stopped();
+            if self.verbose && !stopped.is_empty() {
+                eprintln!("                 stopped: {stopped:?}");
+            }
+            if !stopped.is_empty() && (self.phase == Phase::Settle || self.rng.once_in(3)) {
                 self.kill(node, 20 * MILLISECOND);
             }
         }

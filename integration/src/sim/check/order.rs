@@ -32,6 +32,11 @@ fn judge_look_ups(oracle: &Oracle, partition: TopicPartition, found: &[FoundBatc
 
 fn judge(oracle: &Oracle, partition: TopicPartition, found: &[FoundBatch]) -> Result<(), String> {
     let mut seen: BTreeSet<BatchKey> = BTreeSet::new();
+    for batch in found {
+        if let Some(key) = batch.key.filter(|key| !seen.insert(*key)) {
+            return Err(format!("{partition}: {key:?} is stored again at offset {}", batch.offset));
+        }
+    }
     let mut last: BTreeMap<(u16, u16), u32> = BTreeMap::new();
     for batch in found {
         let at = batch.offset;
@@ -43,9 +48,6 @@ fn judge(oracle: &Oracle, partition: TopicPartition, found: &[FoundBatch]) -> Re
         };
         if (sent.crc, sent.bytes, sent.record_count) != (batch.crc, batch.bytes, batch.record_count) {
             return Err(format!("{partition}: {key:?} at offset {at} is not what was sent"));
-        }
-        if !seen.insert(key) {
-            return Err(format!("{partition}: {key:?} is stored again at offset {at}"));
         }
         if let Some(before) = last.insert((key.client, key.lane), key.number)
             && before >= key.number
