@@ -29,6 +29,8 @@ pub const NETWORK_MAILBOX: usize = 16_384;
 pub const FIRST_CLIENT_CONNECTION: u64 = 16;
 /// After a failed accept (out of descriptors, mostly) the listener rests this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// While the committed metadata is not known yet, the listener looks for it this often.
+const METADATA_PAUSE: Duration = Duration::from_millis(5);
 /// Accepts of one turn.
 const ACCEPTS: usize = 64;
 /// Between two of the kernel's probes of a silent connection, and how many may stay unanswered.
@@ -210,6 +212,12 @@ impl ActorFuture<NetworkActor> for Accepts {
                 return Poll::Pending;
             }
             self.resting = None;
+        }
+        // A client that came before the committed metadata would be told that its topics do not exist.
+        if actor.setup.connection.view.load().node.is_none() {
+            self.resting = Some(Box::pin(actix_rt::time::sleep(METADATA_PAUSE)));
+            task.waker().wake_by_ref();
+            return Poll::Pending;
         }
         for _ in 0..ACCEPTS {
             let Some(listener) = actor.listener.as_ref() else {
