@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod fetching;
 mod support;
 
 use lance_messages::error_code::ErrorCode;
