@@ -13,7 +13,7 @@ use crate::supervision::shell::{Life, Shell, fail, guarded};
 use crate::supervision::{ActorState, Escalated, RestartPolicy, Vitals};
 use actix::fut::ActorFuture;
 use actix::prelude::*;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use lance_messages::id::{ConnectionId, TopicPartition};
 use lance_messages::mail::connection::{Replies, Reply, ShardRestarted};
 use lance_messages::mail::poller::{Drain, Submit};
@@ -104,6 +104,8 @@ pub struct IngestionActor {
     outgoing: HashMap<ConnectionId, Vec<Reply<SegmentRead>>>,
     deadline_armed: Option<Duration>,
     counted_open: u64,
+    /// Partitions that take nothing, as counted in the metrics.
+    pub(super) stopped: HashSet<TopicPartition>,
 }
 
 impl IngestionActor {
@@ -132,6 +134,7 @@ impl IngestionActor {
             outgoing: HashMap::new(),
             deadline_armed: None,
             counted_open: 0,
+            stopped: HashSet::new(),
         }
     }
 
@@ -175,7 +178,9 @@ impl IngestionActor {
                         self.marks.latches.insert(partition, latch);
                     }
                     tracing::error!(%partition, %reason, "partition stopped");
-                    self.setup.metrics.partitions_stopped.add(1);
+                    if self.stopped.insert(partition) {
+                        self.setup.metrics.partitions_stopped.add(1);
+                    }
                     leadership.push(LeadershipChanged { partition, result: Err(reason) });
                 }
                 IngestionEffect::NoSpace(partition) => {
@@ -266,7 +271,10 @@ impl IngestionActor {
                 metrics.recovery_truncated_bytes.add(truncated_bytes);
                 match result {
                     Ok(log) => {
-                        wanted.push((partition, log.last_epoch().0, log.durable_end()));
+                        // A log that stays stopped is led by nobody here: asking for its epoch would never settle.
+                        if log.offline().is_none() && log.latched().is_none() {
+                            wanted.push((partition, log.last_epoch().0, log.durable_end()));
+                        }
                         core.on_log_opened(partition, log, effects);
                     }
                     Err(reason) => core.on_log_failed(partition, reason, effects),
@@ -303,6 +311,7 @@ impl Shell for IngestionActor {
     fn drop_core(&mut self, _: &mut Self::Context) {
         self.effects.clear();
         self.outgoing.clear();
+        self.setup.metrics.partitions_stopped.sub(self.stopped.drain().count() as u64);
         if let Some(core) = self.core.take() {
             self.pool = Some(core.into_pool());
         }

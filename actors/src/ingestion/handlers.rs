@@ -115,6 +115,9 @@ impl Handler<AssignPartitions> for IngestionActor {
         self.setup.metrics.partitions.set(self.assigned.len() as u64);
         for partition in &gone {
             self.marks.forget(*partition);
+            if self.stopped.remove(partition) {
+                self.setup.metrics.partitions_stopped.sub(1);
+            }
         }
         let opener = Arc::clone(&self.setup.opener);
         let added_now = added.clone();
