@@ -85,7 +85,7 @@ pub fn run_command(mut command: Command, input: &[u8]) -> Finished {
 /// Takes away what the environment of the tests would tell our programs.
 pub fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars() {
-        if ["LANCE_", "LNC_", "OTEL_", "RUST_LOG"].iter().any(|prefix| name.starts_with(prefix)) {
+        if ["LANCE_", "LNC_", "OTEL_", "RUST_LOG", "RUST_BACKTRACE"].iter().any(|prefix| name.starts_with(prefix)) {
             command.env_remove(name);
         }
     }
