@@ -38,7 +38,7 @@ fn senseless_frame(random: &mut StdRng, topic: u32) -> Vec<u8> {
         }
         4 => frame(random.random(), random.random(), random.random(), &payload),
         5 => frame(COMPRESSED_INGEST, random.random(), topic, &payload),
-        6 => frame(INGEST, random.random(), random.random_range(2..20), &payload),
+        6 => frame(INGEST, random.random(), random.random_range(1_000..2_000), &payload),
         7 => control(0x10, &fetch_payload(topic, random.random(), random.random())),
         8 => control(0x10, &fetch_payload(topic, random.random_range(0..5_000), random.random_range(0..9_000))),
         _ => frame(INGEST, random.random(), topic, &payload),
