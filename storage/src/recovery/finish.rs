@@ -66,8 +66,10 @@ pub(super) fn finish(
             file.set_len(file_end)?;
             file_len = file_end;
         }
-        // Nothing above the mark was reported to be durable before: it is made so now.
-        if replay.torn_end.is_some() || context.flushed_position != Some(replay.end.position) {
+        // Nothing above the mark was reported to be durable before: it is made so now. An empty segment may have been made
+        // by a step whose sync of the folder failed: no mark speaks for its name.
+        let empty = replay.end.position == last.base_position;
+        if empty || replay.torn_end.is_some() || context.flushed_position != Some(replay.end.position) {
             file.sync()?;
             disk.sync_dir(&options.dir)?;
         }

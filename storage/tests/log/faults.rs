@@ -95,6 +95,30 @@ fn a_disk_that_fills_up_during_a_roll_loses_nothing() {
 }
 
 #[test]
+fn a_segment_whose_folder_could_not_be_synced_is_made_durable_at_the_next_start() {
+    let mut rig = Rig::new();
+    rig.memory.inject(Fault::new(Operation::SyncDir, FaultKind::Errno(libc::EIO)));
+    for turn in 0..30 {
+        rig.append(&records(1, 90_000, turn));
+        if let Some(Err(_)) = rig.step(true) {
+            break;
+        }
+    }
+    assert!(rig.log.latched().is_some(), "the roll failed");
+    // All of the log is known to be durable; only the name of its newest, empty segment is not.
+    rig.flushed = Some(rig.log.durable_end());
+    rig.known.retain(|known| known.end_position() <= rig.durable);
+    rig.reopen().unwrap();
+    rig.append(&records(1, 100, 99));
+    rig.settle();
+    rig.memory.crash(lance_storage::disk::memory::CrashPolicy::DropUnsynced);
+    rig.flushed = None;
+    rig.reopen().unwrap();
+    rig.check();
+    assert_eq!(rig.log.durable_end(), rig.durable);
+}
+
+#[test]
 fn out_of_descriptors_is_waited_for() {
     let mut rig = Rig::new();
     rig.append(&records(1, 100, 1));
