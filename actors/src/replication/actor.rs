@@ -17,10 +17,13 @@ use lance_storage::checkpoint::Checkpoint;
 use lance_storage::disk::Disk;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Mailbox capacity of the replication actor.
 pub const REPLICATION_MAILBOX: usize = 4096;
 const BODY_VERSION: u8 = 1;
+/// How often requests for epochs that nobody has answered are repeated.
+const REQUEST_INTERVAL: Duration = Duration::from_millis(500);
 /// Bytes of one promise: topic, partition, epoch.
 const PROMISE_BYTES: usize = 10;
 
@@ -181,6 +184,7 @@ impl Shell for ReplicationActor {
         let incarnation = ReplicaIncarnation { node: self.setup.incarnation, damage_count: 0 };
         self.core = Some(ReplicationCore::new(incarnation, self.setup.boot_number, promises));
         self.life.vitals.set_state(ActorState::Running);
+        ctx.run_interval(REQUEST_INTERVAL, |actor, ctx| actor.with_core(ctx, |core, effects| core.on_tick(effects)));
         let logs = self.logs.clone();
         if !logs.is_empty() {
             self.with_core(ctx, |core, _| core.on_restarted(&logs));

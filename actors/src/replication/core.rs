@@ -27,6 +27,8 @@ struct Replica {
     /// Asked for while the log was not open.
     asked: Option<LeaderEpoch>,
     chosen: Option<LeaderEpoch>,
+    /// A new epoch instead of this one was asked for, and none was opened yet.
+    requested: Option<LeaderEpoch>,
     leading: bool,
     stopped: bool,
 }
@@ -78,6 +80,7 @@ impl ReplicationCore {
             if let Some(epoch) = replica.asked.take() {
                 answers.push((partition, epoch));
             } else if let Some(epoch) = replica.chosen.take() {
+                replica.requested = Some(epoch);
                 requests.push((partition, epoch));
             }
         }
@@ -98,11 +101,21 @@ impl ReplicationCore {
         }
     }
 
+    /// Time has passed: requests that came while nobody led the metadata were not heard, and are repeated.
+    pub fn on_tick(&self, effects: &mut Effects) {
+        let unheard = |(partition, replica): (&TopicPartition, &Replica)| Some((*partition, replica.requested?));
+        let requests: Vec<_> = self.replicas.iter().filter_map(unheard).collect();
+        if !requests.is_empty() {
+            effects.push(ReplicationEffect::RequestEpochs(requests));
+        }
+    }
+
     /// The metadata asks for promises.
     pub fn on_promise_wanted(&mut self, asked: &[(TopicPartition, LeaderEpoch)], effects: &mut Effects) {
         let mut ready = Vec::new();
         for &(partition, epoch) in asked {
             let replica = self.replicas.entry(partition).or_default();
+            replica.requested = replica.requested.filter(|requested| epoch <= *requested);
             if replica.log.is_some() {
                 ready.push((partition, epoch));
             } else {
@@ -231,6 +244,25 @@ mod tests {
         core.on_epochs_wanted(&[(PARTITION, 1, 104)], &mut effects);
         assert_eq!(effects, [ReplicationEffect::RequestEpochs(vec![(PARTITION, LeaderEpoch(1))])]);
         assert_eq!(core.unsettled(), 1);
+    }
+
+    #[test]
+    fn a_request_for_an_epoch_is_repeated_until_one_is_opened() {
+        let (mut core, mut effects) = (core(), Vec::new());
+        core.on_epochs_wanted(&[(PARTITION, 0, 0)], &mut effects);
+        core.on_promise_wanted(&[(PARTITION, LeaderEpoch(1))], &mut effects);
+        core.on_leaders_chosen(&[(PARTITION, LeaderEpoch(1))], &mut effects);
+        effects.clear();
+        core.on_tick(&mut effects);
+        assert_eq!(effects, []);
+        core.on_epochs_wanted(&[(PARTITION, 1, 104)], &mut effects);
+        core.on_tick(&mut effects);
+        let request = ReplicationEffect::RequestEpochs(vec![(PARTITION, LeaderEpoch(1))]);
+        assert_eq!(effects, [request.clone(), request]);
+        core.on_promise_wanted(&[(PARTITION, LeaderEpoch(2))], &mut effects);
+        effects.clear();
+        core.on_tick(&mut effects);
+        assert_eq!(effects, []);
     }
 
     #[test]
