@@ -45,14 +45,15 @@ fn install(home: &Path) {
     make.args(["-m", "venv", "--clear"]).arg(home);
     let mut install = Command::new(home.join("bin/python"));
     install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", PACKAGE]);
-    for command in [make, install] {
-        let shown = format!("{command:?}");
-        let finished = run_command(command, &[]);
-        assert!(
-            finished.status.success(),
+    for mut command in [make, install] {
+        let problem = match command.output() {
+            Ok(output) if output.status.success() => continue,
+            Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
+            Err(error) => error.to_string(),
+        };
+        panic!(
             "the tests of the public Python client need Python 3 with pip and venv, and {PACKAGE} from PyPI;\n\
-             {shown} failed:\n{}\nset LANCE_TEST_PYTHON to a Python that has the package",
-            finished.stderr
+             {command:?} failed: {problem}\nset LANCE_TEST_PYTHON to a Python that has the package"
         );
     }
 }

@@ -1,6 +1,7 @@
 //! Files that were torn or damaged while the server was down: torn tails are cut, damage is named and never served.
 
 use lance_integration::harness::process::run;
+use lance_integration::harness::raw::{control, fetch_payload};
 use lance_integration::harness::records::{record, texts};
 use lance_integration::harness::segments::{BATCH_HEADER_BYTES, batches, flip_bit, overwrite};
 use lance_integration::harness::{Raw, Server, ServerSpec, eventually, http};
@@ -105,6 +106,35 @@ fn a_flipped_bit_in_the_records_of_a_closed_segment_is_an_error_and_never_data()
 #[test]
 fn a_flipped_bit_in_a_header_of_a_closed_segment_is_an_error_and_never_data() {
     damage_in_a_closed_segment(ServerSpec::new(), true);
+}
+
+#[test]
+fn damage_after_a_segment_was_found_right_never_has_a_right_checksum() {
+    let mut server = ServerSpec::new().set("storage.segment_bytes=1MiB").set("storage.tail_ring_bytes=1MiB").start();
+    let mut connection = server.connect();
+    let topic = connection.create_topic("damaged");
+    let stream = fill(&mut connection, topic, 60, 100_000);
+    for restarted in [false, true] {
+        assert!(connection.read_from(topic, 0) == stream, "all is right at first");
+        let segment = &server.files(&server.log_dir(topic, 0), "lnc")[1];
+        let harmed = batches(segment)[3];
+        let byte = harmed.file_offset + BATCH_HEADER_BYTES + 5_000;
+        flip_bit(segment, byte);
+        // Over the whole segment, and inside the batch.
+        for (offset, max_bytes) in [(harmed.base_offset - 100_000, 1 << 20), (harmed.base_offset + 4_000, 40_000)] {
+            connection.send(&control(0x10, &fetch_payload(topic, offset, max_bytes)));
+            let (answer, is_intact) = connection.try_read_any().unwrap();
+            if is_intact && !answer.is_error() {
+                let data = &answer.payload[16..];
+                assert!(stream[offset as usize..].starts_with(data), "wrong bytes with a right checksum");
+            }
+        }
+        flip_bit(segment, byte);
+        if !restarted {
+            server.kill_and_start();
+            connection = server.connect();
+        }
+    }
 }
 
 #[test]
