@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub enum LaneKind {
     /// Sequences and retries: every batch is stored once, in order.
     Idempotent,
-    /// Each batch is sent once: stored at most once, in order.
+    /// Each batch is sent once: stored at most once, those of one connection in order.
     Once,
 }
 
@@ -29,6 +29,8 @@ pub struct Sent {
     pub record_count: u32,
     /// What its lane promises.
     pub lane: LaneKind,
+    /// The connection it was first sent on.
+    pub connection: u64,
     /// Whether its client was told that it is stored.
     pub acked: bool,
     /// Where, if it was told that too.
@@ -109,7 +111,7 @@ impl Oracle {
     }
 
     /// A batch is about to be sent.
-    pub fn sending(&mut self, batch: &Batch, partition: TopicPartition, lane: LaneKind) {
+    pub fn sending(&mut self, batch: &Batch, partition: TopicPartition, lane: LaneKind, connection: u64) {
         let crc = crc32fast::hash(&batch.payload);
         let sent = Sent {
             partition,
@@ -117,6 +119,7 @@ impl Oracle {
             bytes: batch.payload.len() as u64,
             record_count: batch.record_count,
             lane,
+            connection,
             acked: false,
             offset: None,
         };

@@ -37,7 +37,7 @@ fn judge(oracle: &Oracle, partition: TopicPartition, found: &[FoundBatch]) -> Re
             return Err(format!("{partition}: {key:?} is stored again at offset {}", batch.offset));
         }
     }
-    let mut last: BTreeMap<(u16, u16), u32> = BTreeMap::new();
+    let mut last: BTreeMap<(u16, u16, u64), u32> = BTreeMap::new();
     for batch in found {
         let at = batch.offset;
         let Some(key) = batch.key else {
@@ -49,7 +49,9 @@ fn judge(oracle: &Oracle, partition: TopicPartition, found: &[FoundBatch]) -> Re
         if (sent.crc, sent.bytes, sent.record_count) != (batch.crc, batch.bytes, batch.record_count) {
             return Err(format!("{partition}: {key:?} at offset {at} is not what was sent"));
         }
-        if let Some(before) = last.insert((key.client, key.lane), key.number)
+        // What was under way on a connection that broke may come behind what was sent on the next one.
+        let connection = if sent.lane == LaneKind::Once { sent.connection } else { 0 };
+        if let Some(before) = last.insert((key.client, key.lane, connection), key.number)
             && before >= key.number
         {
             return Err(format!("{partition}: {key:?} at offset {at} comes after number {before}"));

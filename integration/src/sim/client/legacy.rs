@@ -65,7 +65,8 @@ impl Legacy {
     pub fn work(&mut self, wire: &mut Wire, ctx: &mut Context<'_>) {
         while self.in_flight.len() < WINDOW && ctx.now_ns >= self.paused_until_ns {
             let Some(batch) = self.waiting.pop_front() else { return };
-            ctx.oracle.sending(&batch, self.partition, LaneKind::Once);
+            let connection = wire.connection.unwrap_or_default();
+            ctx.oracle.sending(&batch, self.partition, LaneKind::Once, connection);
             let produce = Produce {
                 topic: self.partition.topic,
                 batch_id: u64::from(batch.key.number),

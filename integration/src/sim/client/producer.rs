@@ -141,7 +141,8 @@ impl Producer {
                 sequence
             });
             let batch_id = u64::from(lane.number) << 32 | u64::from(sequence);
-            ctx.oracle.sending(&pending.batch, lane.partition, kind);
+            let connection = wire.connection.unwrap_or_default();
+            ctx.oracle.sending(&pending.batch, lane.partition, kind, connection);
             let produce = Produce {
                 topic: lane.partition.topic,
                 batch_id,

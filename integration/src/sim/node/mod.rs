@@ -263,7 +263,7 @@ impl Node {
             Part::Ingestion(shard) => Ok(process.shards[usize::from(shard)].0.begin(ctx)),
             Part::Poller(shard) => process.shards[usize::from(shard)].1.begin().map(|()| false),
             Part::Metadata => process.metadata.begin(ctx, first).map(|()| process.metadata.wait),
-            Part::Replication => process.replication.begin().map(|()| false),
+            Part::Replication => process.replication.begin(ctx, first).map(|()| false),
             _ => Ok(false),
         };
         self.tell_connections(ctx);

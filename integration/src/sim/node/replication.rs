@@ -3,15 +3,17 @@
 use super::Failure;
 use crate::sim::context::Context;
 use crate::sim::disk::SimDisk;
-use crate::sim::mail::{Address, Mail, Part};
+use crate::sim::mail::{Address, Mail, Part, Wake};
 use lance_actors::network::session::shard_of;
 use lance_actors::replication::core::{ReplicationCore, ReplicationEffect};
 use lance_cluster::metadata::ReplicaIncarnation;
 use lance_messages::id::{TopicId, TopicPartition};
 use lance_storage::checkpoint::Checkpoint;
 use std::path::PathBuf;
+use std::time::Duration;
 
 const BODY_VERSION: u8 = 1;
+const REQUEST_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The shell of a replication core.
 pub struct Replication {
@@ -43,7 +45,7 @@ impl Replication {
     }
 
     /// Starts, for the first time or again.
-    pub fn begin(&mut self) -> Result<(), Failure> {
+    pub fn begin(&mut self, ctx: &mut Context<'_>, first: bool) -> Result<(), Failure> {
         let body = self.promises.read().map_err(|error| Failure(error.to_string()))?.unwrap_or_default();
         let promises = body.chunks_exact(10).map(|entry| {
             let topic = TopicId(u32::from_le_bytes([entry[0], entry[1], entry[2], entry[3]]));
@@ -56,14 +58,23 @@ impl Replication {
             core.on_restarted(&self.logs);
         }
         self.core = Some(core);
+        if first {
+            ctx.wake(Wake::Tick, REQUEST_INTERVAL);
+        }
         Ok(())
     }
 
     /// One message.
     pub fn handle(&mut self, mail: Mail, ctx: &mut Context<'_>) -> Result<(), Failure> {
-        let Some(core) = self.core.as_mut() else { return Ok(()) };
+        if matches!(mail, Mail::Wake(Wake::Tick)) {
+            ctx.wake(Wake::Tick, REQUEST_INTERVAL);
+        }
+        let Some(core) = self.core.as_mut() else {
+            return Ok(());
+        };
         let mut effects = Vec::new();
         match mail {
+            Mail::Wake(Wake::Tick) => core.on_tick(&mut effects),
             Mail::EpochsWanted(partitions) => {
                 self.logs.retain(|known| !partitions.iter().any(|opened| opened.0 == known.0));
                 self.logs.extend_from_slice(&partitions);
