@@ -153,8 +153,9 @@ impl Server {
 
     /// Starts the process and waits until it serves.
     pub fn start_again(&mut self) {
-        let started = Instant::now();
+        // The first of all builds the programs, which takes its time.
         self.spawn();
+        let started = Instant::now();
         let deadline = started + PATIENCE;
         // The screen is printed once the node serves; its last line names the way out.
         while !self.stdout.text().contains("Ctrl-C") {
