@@ -11,6 +11,7 @@ use crate::mailbox::Mailbox;
 use crate::metadata::actor::{METADATA_MAILBOX, MetadataActor, MetadataSetup, ServeMetadata};
 use crate::metrics::Metrics;
 use crate::network::actor::{NETWORK_MAILBOX, NetworkActor, NetworkSetup};
+use crate::network::budget::FrameBudget;
 use crate::network::connection::ConnectionSetup;
 use crate::network::readers::ReaderPool;
 use crate::options::{self, ThreadPlan};
@@ -367,6 +368,7 @@ impl Wiring<'_> {
                 metadata: metadata.clone(),
                 group: group.clone(),
                 readers,
+                frames: FrameBudget::default(),
                 clock: self.clock,
                 metrics: Arc::clone(self.metrics),
             },

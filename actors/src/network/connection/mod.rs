@@ -1,19 +1,20 @@
 //! `ConnectionActor`: the socket of one client around its [`SessionCore`].
 
-use super::actor::{ConnectionClosed, NetworkActor};
-use super::outbox::{ShardMessage, push_produce, send, try_send};
-use super::readers::{ReaderJob, ReaderPool, is_writable};
-use super::session::answers::CallFailure;
-use super::session::output::OutputItem;
-use super::session::{DEFAULT_TOPIC_REQUEST, SessionCore, SessionEffect, SessionLimits};
+mod handlers;
+
 use crate::clock::NodeClock;
 use crate::group::actor::GroupActor;
 use crate::ingestion::actor::{IngestionActor, RegisterConnection, ReplyTo, UnregisterConnection};
 use crate::mailbox::Mailbox;
 use crate::metadata::actor::{Call, MetadataActor};
 use crate::metrics::Metrics;
-use crate::network::readers::SegmentRead;
-use crate::supervision::shell::InjectPanic;
+use crate::network::actor::{ConnectionClosed, NetworkActor};
+use crate::network::budget::{FREE_FRAME_BYTES, FrameBudget, FrameReservation};
+use crate::network::outbox::{ShardMessage, push_produce, send, try_send};
+use crate::network::readers::{ReaderJob, ReaderPool};
+use crate::network::session::answers::CallFailure;
+use crate::network::session::output::OutputItem;
+use crate::network::session::{DEFAULT_TOPIC_REQUEST, SessionCore, SessionEffect, SessionLimits};
 use crate::supervision::{ActorState, Vitals};
 use crate::view::ClusterView;
 use actix::fut::ActorFuture;
@@ -22,7 +23,6 @@ use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::ConnectionId;
-use lance_messages::mail::connection::{Replies, ShardRestarted};
 use lance_messages::wire::codec::missing_bytes;
 use lance_storage::reader::{ReadError, ReadPlan};
 use std::io::{ErrorKind, IoSlice};
@@ -32,7 +32,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// Mailbox capacity of a connection above the replies it may wait for.
@@ -41,6 +40,10 @@ pub const CONNECTION_MAILBOX_SPARE: usize = 64;
 const READ_BYTES: std::ops::RangeInclusive<usize> = 16 * 1024..=256 * 1024;
 /// Most slices of one write.
 const WRITE_SLICES: usize = 64;
+/// How often a frame for which there is no room asks again.
+const FRAME_ROOM_RETRY: Duration = Duration::from_millis(10);
+/// A large frame that makes no progress for this long gives its room back: its connection is closed.
+const FRAME_STALL: Duration = Duration::from_secs(30);
 /// How often idleness is looked at.
 const IDLE_CHECK: Duration = Duration::from_secs(5);
 
@@ -105,6 +108,8 @@ pub struct ConnectionSetup {
     pub group: Mailbox<GroupActor>,
     /// Reader threads.
     pub readers: ReaderPool,
+    /// Room for large frames.
+    pub frames: FrameBudget,
     /// The node's clock.
     pub clock: NodeClock,
     /// Figures.
@@ -130,6 +135,7 @@ pub struct ConnectionActor {
     last_frame: Duration,
     pinged: bool,
     drive: Option<Waker>,
+    frame_room: Option<FrameReservation>,
 }
 
 impl ConnectionActor {
@@ -161,6 +167,7 @@ impl ConnectionActor {
             last_frame,
             pinged: false,
             drive: None,
+            frame_room: None,
         }
     }
 
@@ -190,9 +197,7 @@ impl ConnectionActor {
         work: impl FnOnce(&mut SessionCore, &ClusterView, Duration, &mut Vec<SessionEffect>),
     ) {
         self.with_core(ctx, work);
-        if let Some(waker) = &self.drive {
-            waker.wake_by_ref();
-        }
+        self.wake();
     }
 
     fn perform(&mut self, ctx: &mut Context<Self>) {
@@ -315,6 +320,9 @@ impl ConnectionActor {
             }
             Poll::Ready(Ok(())) => {}
         }
+        if !self.has_room_for_frame(ctx) {
+            return false;
+        }
         let wanted = self.read_bytes.max(missing_bytes(&self.input).min(*READ_BYTES.end() * 4));
         if self.input.capacity() - self.input.len() < wanted.min(*READ_BYTES.start()) || wanted > self.read_bytes {
             self.input.reserve(wanted);
@@ -338,6 +346,30 @@ impl ConnectionActor {
                 self.at_end = true;
                 false
             }
+        }
+    }
+
+    /// Whether the frame under way may go on being received; a large one asks the budget of the node first.
+    fn has_room_for_frame(&mut self, ctx: &mut Context<Self>) -> bool {
+        let frame_bytes = self.input.len() + missing_bytes(&self.input);
+        if frame_bytes <= FREE_FRAME_BYTES {
+            self.frame_room = None;
+            return true;
+        }
+        if self.frame_room.as_ref().is_some_and(|room| room.bytes() >= frame_bytes) {
+            return true;
+        }
+        self.frame_room = None;
+        self.frame_room = self.setup.frames.reserve(frame_bytes);
+        if self.frame_room.is_none() {
+            ctx.run_later(FRAME_ROOM_RETRY, |actor, _| actor.wake());
+        }
+        self.frame_room.is_some()
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &self.drive {
+            waker.wake_by_ref();
         }
     }
 
@@ -404,6 +436,11 @@ impl ConnectionActor {
         if self.input.is_empty() && idle >= IDLE_CHECK {
             self.input = BytesMut::new();
             self.read_bytes = *READ_BYTES.start();
+        }
+        if self.frame_room.is_some() && idle >= FRAME_STALL {
+            tracing::debug!(connection = self.id.0, "a large frame stopped coming: closing");
+            ctx.stop();
+            return;
         }
         // Without Hello, or where no time-out is set, a connection may be quiet for ever: TCP finds peers that are gone.
         if self.setup.idle_timeout.is_zero() || !self.core.said_hello() || !self.core.is_idle() {
@@ -499,94 +536,5 @@ impl ActorFuture<ConnectionActor> for Drive {
             ctx.stop();
         }
         Poll::Pending
-    }
-}
-
-impl Handler<Replies<SegmentRead>> for ConnectionActor {
-    type Result = ();
-
-    fn handle(&mut self, message: Replies<SegmentRead>, ctx: &mut Self::Context) {
-        self.with_core(ctx, |core, _, now, effects| core.on_replies(message.replies, message.pressed, now, effects));
-    }
-}
-
-impl Handler<ShardRestarted> for ConnectionActor {
-    type Result = ();
-
-    fn handle(&mut self, message: ShardRestarted, ctx: &mut Self::Context) {
-        self.with_core(ctx, |core, _, now, effects| core.on_shard_restarted(message.shard, now, effects));
-    }
-}
-
-impl Handler<PlanDone> for ConnectionActor {
-    type Result = ();
-
-    fn handle(&mut self, message: PlanDone, ctx: &mut Self::Context) {
-        if let Err(error) = &message.plan {
-            tracing::error!(connection = self.id.0, %error, "a read failed");
-            if matches!(error, ReadError::Damaged { .. }) {
-                self.setup.metrics.damaged_batches.add(1);
-            }
-        }
-        self.with_core(ctx, |core, _, now, effects| {
-            core.on_plan(message.request, message.part, message.plan, now, effects);
-        });
-    }
-}
-
-impl Handler<LookUpDone> for ConnectionActor {
-    type Result = ();
-
-    fn handle(&mut self, message: LookUpDone, ctx: &mut Self::Context) {
-        self.with_core(ctx, |core, _, now, effects| {
-            core.on_look_up_done(message.request, message.result, now, effects);
-        });
-    }
-}
-
-impl Handler<FileSent> for ConnectionActor {
-    type Result = ();
-
-    fn handle(&mut self, message: FileSent, ctx: &mut Self::Context) {
-        self.sending_file = false;
-        self.core.output.advance(message.sent as usize);
-        if let Some(error) = message.error {
-            tracing::debug!(connection = self.id.0, %error, "sending a segment failed: closing");
-            ctx.stop();
-            return;
-        }
-        if message.blocked {
-            // Asks the socket once more: the runtime may only be told that it is full while it really is.
-            let full = self.stream.try_io(Interest::WRITABLE, || match is_writable(&self.stream) {
-                true => Ok(()),
-                false => Err(ErrorKind::WouldBlock.into()),
-            });
-            self.file_blocked = full.is_err();
-        }
-    }
-}
-
-impl Handler<BeginDrain> for ConnectionActor {
-    type Result = ();
-
-    fn handle(&mut self, _: BeginDrain, ctx: &mut Self::Context) {
-        self.with_core(ctx, |core, _, _, effects| core.on_drain(effects));
-    }
-}
-
-impl Handler<CloseWhenIdle> for ConnectionActor {
-    type Result = ();
-
-    fn handle(&mut self, _: CloseWhenIdle, _: &mut Self::Context) {
-        self.close_when_idle = true;
-    }
-}
-
-impl Handler<InjectPanic> for ConnectionActor {
-    type Result = ();
-
-    #[allow(clippy::panic, reason = "fault injection is a panic on purpose")]
-    fn handle(&mut self, _: InjectPanic, ctx: &mut Self::Context) {
-        self.with_core(ctx, |_, _, _, _| panic!("injected fault"));
     }
 }
