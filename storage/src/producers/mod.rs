@@ -84,12 +84,21 @@ pub struct ProducerTable {
 impl ProducerTable {
     /// What `wanted` means to a batch made at `now_ns`; changes nothing.
     pub fn check(&self, wanted: &ProducerSequence, now_ns: u64) -> SequenceCheck {
-        let Some(known) = self.producers.get(&wanted.id.0).filter(|known| !known.is_expired(now_ns)) else {
-            return SequenceCheck::Next;
+        // Who is not known begins at the beginning: a later batch may arrive although an earlier one was refused.
+        let begins = match wanted.sequence {
+            0 => SequenceCheck::Next,
+            _ => SequenceCheck::OutOfOrder { expected: 0 },
         };
+        let Some(known) = self.producers.get(&wanted.id.0) else {
+            return begins;
+        };
+        let continues = wanted.epoch == known.epoch && wanted.sequence == known.last_sequence.wrapping_add(1);
+        if known.is_expired(now_ns) && !continues {
+            return begins;
+        }
         if wanted.epoch != known.epoch {
             let fenced = SequenceCheck::Fenced { current: known.epoch };
-            return if wanted.epoch > known.epoch { SequenceCheck::Next } else { fenced };
+            return if wanted.epoch > known.epoch { begins } else { fenced };
         }
         // Sequences wrap: those up to half the range behind the newest one are old.
         let behind = known.last_sequence.wrapping_sub(wanted.sequence);
