@@ -192,7 +192,22 @@ impl LaneTask {
             tokio::time::sleep(self.backoff.next_wait()).await;
             return;
         }
-        self.give_up(batch, error).await;
+        match self.producer {
+            // Sent once and refused, it is stored nowhere: another producer may send it. The server forgets a producer
+            // after a week, and a topic that was made again never knew it.
+            Some(producer) if starts_over(&error) && batch.attempts <= 1 => {
+                self.take_back(&error);
+                self.again.push_front(batch);
+                self.start_over(producer).await;
+            }
+            _ => self.give_up(batch, error).await,
+        }
+    }
+
+    async fn start_over(&mut self, producer: ProducerEpoch) {
+        self.shared.links.reset_producer(producer).await;
+        self.link = None;
+        self.adopt(None);
     }
 
     /// After a failure the later batches of an idempotent producer were refused too, for being out of order, and over a
@@ -213,9 +228,7 @@ impl LaneTask {
             self.take_back(&error);
             let never_stored = matches!(error, ClientError::Server { .. }) && !error.is_retriable();
             if !never_stored || starts_over(&error) {
-                self.shared.links.reset_producer(producer).await;
-                self.link = None;
-                self.adopt(None);
+                self.start_over(producer).await;
             } else if let Some((_, sequence)) = batch.sequence {
                 self.next_sequence = sequence;
                 // Older ones may be stored under theirs.
