@@ -1,5 +1,7 @@
 //! The arguments of `lnc-bench`.
 
+use super::output_to::OutputTo;
+use super::suite::SuiteArgs;
 use crate::cli::args::Common;
 use crate::cli::units::parse_bytes;
 use clap::{Args, Parser, Subcommand};
@@ -12,7 +14,7 @@ use std::time::Duration;
 pub struct BenchCli {
     /// What every command takes.
     #[command(flatten)]
-    pub common: Common,
+    pub flags: BenchFlags,
     /// What to measure.
     #[command(subcommand)]
     pub command: BenchCommand,
@@ -23,7 +25,45 @@ Examples:
   lnc-bench produce --connections 8 --in-flight 64 --record-bytes 1024
   lnc-bench produce --connections 256 --rate 1000 --floors --floor-dir /var/lib/lance
   lnc-bench consume --fill 1GiB --fetch-bytes 4MiB
-  lnc-bench end-to-end --rate 1000 --output json";
+  lnc-bench end-to-end --rate 1000 --output json
+  lnc-bench suite --output benchmarks.md";
+
+/// Flags of every command; they may follow the subcommand.
+#[derive(Clone, Debug, Args)]
+pub struct BenchFlags {
+    /// Server to load; a suite starts its own.
+    #[arg(long, global = true, env = "LNC_SERVER", default_value = "127.0.0.1:1992", value_name = "HOST:PORT")]
+    pub server: String,
+    /// Where results go: text or json on standard output, or a file (JSON when its name ends in .json).
+    #[arg(long, global = true, default_value = "text", value_name = "text|json|FILE|-")]
+    pub output: OutputTo,
+    /// Token to authenticate with.
+    #[arg(long, global = true, env = "LNC_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Certificate authority to trust, PEM.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// Own certificate, PEM.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Key of the own certificate, PEM.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+}
+
+impl BenchFlags {
+    /// As connections take them.
+    pub fn common(&self) -> Common {
+        Common {
+            server: self.server.clone(),
+            output: self.output.format(),
+            token: self.token.clone(),
+            tls_ca: self.tls_ca.clone(),
+            tls_cert: self.tls_cert.clone(),
+            tls_key: self.tls_key.clone(),
+        }
+    }
+}
 
 /// What to measure.
 #[derive(Debug, Subcommand)]
@@ -36,6 +76,8 @@ pub enum BenchCommand {
     EndToEnd(EndToEndArgs),
     /// Only the floors of this machine.
     Floors(FloorArgs),
+    /// The whole set against servers of its own: one Markdown table of figures, floors, targets and verdicts.
+    Suite(SuiteArgs),
 }
 
 /// The floors to measure in the same run.

@@ -9,11 +9,14 @@ pub mod floors;
 pub mod frames;
 pub mod generator;
 pub mod lane;
+pub mod output_to;
 pub mod produce;
 pub mod raw;
+pub mod reader;
 pub mod replies;
 pub mod report;
 pub mod schedule;
+pub mod suite;
 pub mod usage;
 
 use crate::cli::failure::Failure;
@@ -34,11 +37,15 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: &BenchCli) -> Result<(), Failure> {
+    let output = &cli.flags.output;
+    output.check()?;
+    let common = cli.flags.common();
     let report = match &cli.command {
-        BenchCommand::Produce(args) => produce::run(args, &cli.common)?,
-        BenchCommand::Consume(args) => consume::run(args, &cli.common)?,
-        BenchCommand::EndToEnd(args) => end_to_end::run(args, &cli.common)?,
+        BenchCommand::Produce(args) => produce::run(args, &common)?,
+        BenchCommand::Consume(args) => consume::run(args, &common)?,
+        BenchCommand::EndToEnd(args) => end_to_end::run(args, &common)?,
         BenchCommand::Floors(args) => floors::run(args)?,
+        BenchCommand::Suite(args) => return suite::run(args, output),
     };
-    report.print(cli.common.output)
+    output.write(&report.render(output.format()))
 }

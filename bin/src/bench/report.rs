@@ -1,8 +1,6 @@
 //! What a run measured, beside the floors of the machine.
 
 use crate::cli::args::OutputFormat;
-use crate::cli::failure::Failure;
-use crate::cli::output::Out;
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
@@ -63,12 +61,11 @@ impl Report {
         }
     }
 
-    /// Prints it.
-    pub fn print(&self, output: OutputFormat) -> Result<(), Failure> {
-        let mut out = Out::stdout();
-        match output {
-            OutputFormat::Json => out.json(&self.json()),
-            OutputFormat::Text => out.line(&self.text()),
+    /// What is printed.
+    pub fn render(&self, format: OutputFormat) -> String {
+        match format {
+            OutputFormat::Json => self.json().to_string(),
+            OutputFormat::Text => self.text(),
         }
     }
 
@@ -119,7 +116,7 @@ impl Report {
 }
 
 /// Three digits are enough.
-fn show(value: f64) -> String {
+pub fn show(value: f64) -> String {
     match value.abs() {
         large if large >= 1000.0 => {
             let digits = format!("{value:.0}");

@@ -37,6 +37,25 @@ pub fn process_usage(pid: u32) -> Option<ProcessUsage> {
     Some(ProcessUsage { cpu: Duration::from_secs_f64(ticks as f64 / per_second), peak_rss_bytes: kib * 1024 })
 }
 
+/// Resident set of another process now, bytes.
+pub fn resident_bytes(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = resident.trim().trim_end_matches(" kB").parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// CPU time of all threads another process has now, to the nanosecond.
+pub fn threads_cpu(pid: u32) -> Option<Duration> {
+    let mut sum = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).ok()? {
+        // A thread that has just ended has no file any more.
+        let Ok(text) = fs::read_to_string(thread.ok()?.path().join("schedstat")) else { continue };
+        sum += text.split(' ').next()?.parse::<u64>().ok()?;
+    }
+    Some(Duration::from_nanos(sum))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,6 +64,9 @@ mod tests {
     fn this_process_has_memory_and_an_unknown_one_has_nothing() {
         let own = process_usage(std::process::id()).unwrap();
         assert!(own.peak_rss_bytes > 0);
+        assert!(resident_bytes(std::process::id()).unwrap() > 0);
+        assert!(threads_cpu(std::process::id()).unwrap() > Duration::ZERO);
         assert_eq!(process_usage(u32::MAX), None);
+        assert_eq!(threads_cpu(u32::MAX), None);
     }
 }

@@ -79,7 +79,7 @@ fn overwrite(floors: &mut Floors<'_>, name: &str, file: &File, block: &[u8], syn
     Ok(())
 }
 
-/// 1 MB at a time with O_DIRECT, each followed by fdatasync.
+/// 1 MB at a time with O_DIRECT: appends, each followed by fdatasync, then what was written is read again.
 pub(super) fn appends(floors: &mut Floors<'_>, dir: &Path) -> Result<(), Failure> {
     let file = match open_scratch(dir, "append", libc::O_DIRECT) {
         Ok(file) => file,
@@ -102,6 +102,25 @@ pub(super) fn appends(floors: &mut Floors<'_>, dir: &Path) -> Result<(), Failure
     }
     floors.add("append_1m_direct", at as f64 / (now_ns() - begin).max(1) as f64 * 1e3, "MB_per_s");
     floors.add_times("append_1m_sync", &syncs);
+    reads(floors, &file, at, large)
+}
+
+/// Reads the first `length` bytes of a file, past the page cache, until the time is up.
+fn reads(
+    floors: &mut Floors<'_>,
+    file: &File,
+    length: u64,
+    mut large: Box<Aligned<APPEND_BYTES>>,
+) -> Result<(), Failure> {
+    let begin = now_ns();
+    let end = begin + floors.time.as_nanos() as u64;
+    let (mut at, mut bytes) = (0, 0);
+    while now_ns() < end && length > 0 {
+        file.read_exact_at(&mut large.0, at).map_err(failed)?;
+        bytes += APPEND_BYTES as u64;
+        at = (at + APPEND_BYTES as u64) % length;
+    }
+    floors.add("read_1m_direct", bytes as f64 / (now_ns() - begin).max(1) as f64 * 1e3, "MB_per_s");
     Ok(())
 }
 
