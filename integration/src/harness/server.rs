@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Instant;
 use tempfile::TempDir;
 
@@ -28,6 +29,7 @@ pub struct Server {
     child: Option<Child>,
     stdout: Lines,
     stderr: Lines,
+    followers: Vec<JoinHandle<()>>,
 }
 
 /// What a process printed so far.
@@ -35,7 +37,7 @@ pub struct Server {
 struct Lines(Arc<Mutex<String>>);
 
 impl Lines {
-    fn follow(&self, source: impl Read + Send + 'static) {
+    fn follow(&self, source: impl Read + Send + 'static) -> JoinHandle<()> {
         let text = Arc::clone(&self.0);
         std::thread::spawn(move || {
             for line in BufReader::new(source).lines().map_while(Result::ok) {
@@ -43,7 +45,7 @@ impl Lines {
                 text.push_str(&line);
                 text.push('\n');
             }
-        });
+        })
     }
 
     fn text(&self) -> String {
@@ -88,6 +90,7 @@ impl ServerSpec {
             child: None,
             stdout: Lines::default(),
             stderr: Lines::default(),
+            followers: Vec::new(),
         }
     }
 }
@@ -188,8 +191,10 @@ impl Server {
         command.current_dir(self.folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the server starts");
         self.stdout = Lines::default();
-        self.stdout.follow(child.stdout.take().unwrap());
-        self.stderr.follow(child.stderr.take().unwrap());
+        self.followers = vec![
+            self.stdout.follow(child.stdout.take().unwrap()),
+            self.stderr.follow(child.stderr.take().unwrap()),
+        ];
         self.child = Some(child);
     }
 
@@ -198,6 +203,12 @@ impl Server {
         let mut child = self.child.take().expect("the server runs");
         child.kill().unwrap();
         child.wait().unwrap();
+        self.read_the_rest();
+    }
+
+    /// Everything that a process printed before its end.
+    fn read_the_rest(&mut self) {
+        self.followers.drain(..).for_each(|follower| follower.join().unwrap());
     }
 
     /// kill -9 and a new start on the same folder and ports.
@@ -225,6 +236,7 @@ impl Server {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = child.try_wait().unwrap() {
+                self.read_the_rest();
                 return status;
             }
             if Instant::now() > deadline {
@@ -266,6 +278,7 @@ impl Drop for Server {
             // It may have ended by itself; reaping is what matters.
             let _ = child.kill();
             let _ = child.wait();
+            self.read_the_rest();
         }
         if std::thread::panicking() {
             eprintln!("standard error of the server:\n{}", self.stderr());

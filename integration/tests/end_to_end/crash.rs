@@ -161,6 +161,20 @@ fn a_retried_batch_is_stored_once_across_a_restart() {
 }
 
 #[test]
+fn a_producer_begins_at_zero_so_that_a_later_batch_never_takes_the_place_of_a_refused_one() {
+    let server = ServerSpec::new().start();
+    let mut connection = server.connect();
+    let topic = connection.create_topic("begins");
+    let hello = [&[1u8, 0, 4, 0][..], &(1u64 << 5).to_le_bytes(), b"test"].concat();
+    assert_eq!(connection.control(0x40, &hello).batch_id, 0xC0);
+    assert_eq!(connection.control(0x41, &[0; 10]).batch_id, 0xC1);
+    assert_eq!(connection.ingest(topic, 1, &record(b"second")).text(), "Sequence out of order");
+    connection.store(topic, 0, &record(b"first"));
+    connection.store(topic, 1, &record(b"second"));
+    assert_eq!(texts(&connection.read_from(topic, 0)), ["first", "second"]);
+}
+
+#[test]
 fn topics_and_commits_that_were_acked_survive_and_ids_are_never_used_twice() {
     let mut random = random();
     let mut server = ServerSpec::new().start();
