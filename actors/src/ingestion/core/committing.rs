@@ -1,6 +1,6 @@
 //! Group commit: steps to the poller, and what follows from their completions.
 
-use super::refusals::{refuse, stop};
+use super::refusals::{refuse, refuse_all_held, stop};
 use super::{Effects, IngestionCore, IngestionEffect, Now};
 use crate::ingestion::partition::{Held, Leadership, Partition};
 use crate::ingestion::pending::PendingProduce;
@@ -9,6 +9,10 @@ use lance_messages::mail::connection::{Answer, Reply};
 use lance_storage::disk::DiskCompletion;
 use lance_storage::log::DiskFailed;
 use std::collections::VecDeque;
+use std::time::Duration;
+
+/// How long requests wait for an epoch before they hear that they may try again.
+const HOLD_MAX: Duration = Duration::from_secs(5);
 
 impl IngestionCore {
     /// Hands out a flush step for every partition that has something to write and nothing in flight: group
@@ -71,8 +75,15 @@ impl IngestionCore {
         let starting = matches!(partition.leadership, Leadership::Starting { .. });
         let sync = sync_always || starting || partition.sync_due || partition.unsynced_bytes >= sync_bytes;
         if let Some(step) = log.take_flush(sync) {
-            partition.in_flight = true;
+            (partition.in_flight, partition.retry) = (true, false);
             effects.push(IngestionEffect::Submit { token: slot, step });
+            return;
+        }
+        partition.retry = log.wants_flush(sync);
+        // What could not even begin fails here: no completion will say so.
+        if let Some(latch) = log.latched().cloned() {
+            log.discard_latched(&mut self.pool);
+            stop(partition, latch.to_string(), Some(latch), effects);
         }
     }
 
@@ -120,6 +131,7 @@ impl IngestionCore {
                 for pending in waiting {
                     refuse(effects, pending.connection, pending.request, ErrorCode::NoSpace);
                 }
+                refuse_all_held(partition, ErrorCode::NoSpace, effects);
             }
             Err(DiskFailed::Latched(latch)) => stop(partition, latch.to_string(), Some(latch), effects),
         }
@@ -132,36 +144,58 @@ impl IngestionCore {
         if released > 0 {
             self.gather.on_completed(released as u32, now.elapsed);
         }
+        let full = partition.no_space;
         self.serve_ready(token, now, effects);
         self.retry_stalled(now, effects);
+        if full {
+            // The slots they wait for are those of batches that find no space.
+            for (connection, request) in self.stalled.drain(..) {
+                refuse(effects, connection, request.request, ErrorCode::NoSpace);
+            }
+        }
     }
 
     /// Space may be there again: partitions that found none try their write once more.
     pub fn on_space_retry(&mut self, effects: &mut Effects) {
         for slot in 0..self.partitions.len() as u32 {
-            let no_space = self.partitions.get(slot as usize).and_then(Option::as_ref).is_some_and(|p| p.no_space);
-            if no_space {
+            let partition = self.partitions.get(slot as usize).and_then(Option::as_ref);
+            if partition.is_some_and(|partition| partition.no_space || partition.retry) {
                 self.flush_one(slot, effects);
+            }
+        }
+    }
+
+    /// Answers what has waited too long for an epoch with a retriable error; the shell calls this every second.
+    pub fn refuse_overdue(&mut self, now: Now, effects: &mut Effects) {
+        for partition in self.partitions.iter_mut().flatten() {
+            if now.elapsed.saturating_sub(partition.held_since) >= HOLD_MAX {
+                refuse_all_held(partition, ErrorCode::Unavailable, effects);
             }
         }
     }
 
     /// Requests that waited for the epoch, and fetches that now have something to read.
     fn serve_ready(&mut self, slot: u32, now: Now, effects: &mut Effects) {
-        loop {
-            let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
-                return;
-            };
-            if partition.leading_epoch().is_none() {
-                return;
-            }
+        let partition = self.partitions.get(slot as usize).and_then(Option::as_ref);
+        if partition.is_none_or(|partition| partition.leading_epoch().is_none()) {
+            return;
+        }
+        // Held requests came before those of their partition that wait for the pool, and must stay before them.
+        let mut without_slot = Vec::new();
+        while let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) {
             match partition.held.pop_front() {
-                Some(Held::Produce(connection, request)) => self.on_produce(connection, request, now, effects),
+                Some(Held::Produce(connection, request)) if without_slot.is_empty() => {
+                    let refused = self.try_produce(connection, request, now, effects);
+                    without_slot.extend(refused.map(|request| (connection, request)));
+                }
+                Some(Held::Produce(connection, request)) => without_slot.push((connection, request)),
                 Some(Held::Fetch(fetch)) => self.on_fetch(fetch, now, effects),
                 Some(Held::LookUp(look_up)) => self.on_look_up(look_up, now, effects),
                 None => break,
             }
         }
+        self.counts.pool_waits += without_slot.len() as u64;
+        without_slot.into_iter().rev().for_each(|waiting| self.stalled.push_front(waiting));
         loop {
             let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
                 return;
