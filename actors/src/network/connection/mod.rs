@@ -136,6 +136,8 @@ pub struct ConnectionActor {
     pinged: bool,
     drive: Option<Waker>,
     frame_room: Option<FrameReservation>,
+    /// A look for room is due.
+    asks_for_room: bool,
 }
 
 impl ConnectionActor {
@@ -168,6 +170,7 @@ impl ConnectionActor {
             pinged: false,
             drive: None,
             frame_room: None,
+            asks_for_room: false,
         }
     }
 
@@ -361,8 +364,13 @@ impl ConnectionActor {
         }
         self.frame_room = None;
         self.frame_room = self.setup.frames.reserve(frame_bytes);
-        if self.frame_room.is_none() {
-            ctx.run_later(FRAME_ROOM_RETRY, |actor, _| actor.wake());
+        // Once at a time: a context polls everything again after each future it is given, and would never rest.
+        if self.frame_room.is_none() && !self.asks_for_room {
+            self.asks_for_room = true;
+            ctx.run_later(FRAME_ROOM_RETRY, |actor, _| {
+                actor.asks_for_room = false;
+                actor.wake();
+            });
         }
         self.frame_room.is_some()
     }
