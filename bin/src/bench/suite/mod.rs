@@ -19,7 +19,7 @@ use server::Server;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use table::Table;
-use tally::Tally;
+use tally::{Figures, Tally};
 
 /// Arguments of `lnc-bench suite`.
 #[derive(Clone, Debug, Args)]
@@ -29,7 +29,7 @@ Examples:
   lnc-bench suite --only ack,small-8x64 --sync always --seconds 2 --repeat 5
 
 Every scenario gets a fresh server and a fresh folder; both are gone afterwards. The floors of the machine are measured
-before and after each scenario, and their mean is what its figures are compared with. With --repeat the rounds go
+before and after each scenario, and the middle of the two is what its figures are compared with. With --repeat the rounds go
 through all scenarios in turn. The whole set writes some 10 GB at a time, and needs room for it in --data-dir.
 
 The exit code tells whether everything was measured, not whether every target was met.")]
@@ -138,10 +138,11 @@ fn measure_round(bench: &Bench<'_>, round: u32, tallies: &mut [Tally], machine: 
         bench.scratch.clear()?;
         let after = around::common(bench)?;
         match measured {
-            Ok((sample, own)) => {
-                let mut floors = around::mean(&before, &after);
-                floors.extend(own);
-                for line in tally.add(&sample, &floors) {
+            Ok(measured) => {
+                let [mut floors_before, mut floors_after] = [before, after.clone()];
+                floors_before.extend(measured.before);
+                floors_after.extend(measured.after);
+                for line in tally.add(&measured.figures, &floors_before, &floors_after) {
                     eprintln!("  {line}");
                 }
             }
@@ -155,19 +156,21 @@ fn measure_round(bench: &Bench<'_>, round: u32, tallies: &mut [Tally], machine: 
     Ok(())
 }
 
-/// One scenario, and the floors that only it has.
-fn measure(
-    bench: &Bench<'_>,
-    scenario: &'static Scenario,
-    machine: &mut Machine,
-) -> Result<(tally::Figures, tally::Figures), Failure> {
+/// A load, and the floors only its scenario has.
+struct Around {
+    before: Figures,
+    figures: Figures,
+    after: Figures,
+}
+
+/// One scenario.
+fn measure(bench: &Bench<'_>, scenario: &'static Scenario, machine: &mut Machine) -> Result<Around, Failure> {
     let before = around::own(bench, scenario)?;
     let mut server = Server::start(bench, &scenario.settings(bench.args))?;
     machine.served(&server);
     let figures = loads::run(bench, scenario, &mut server)?;
     server.stop()?;
-    let after = around::own(bench, scenario)?;
-    Ok((figures, around::mean(&before, &after)))
+    Ok(Around { before, figures, after: around::own(bench, scenario)? })
 }
 
 #[cfg(test)]

@@ -49,9 +49,11 @@ impl Table<'_> {
             format!("**Machine:** {}.", self.machine.line()),
             String::new(),
             format!(
-                "**Run:** `lnc-bench suite`, version {}{}, {} rounds of {} s a scenario, interleaved, {} s in all. Figures \
+                "**Run:** `lnc-bench suite`, version {}{}, {} × {} s a scenario, interleaved, {} s in all. Figures \
                  are medians (least – most). Floors are measured before and after each scenario; ratios are those of \
-                 single rounds. A verdict is the median's; in brackets the rounds that met the target.",
+                 single rounds. A verdict is the median's; in brackets the rounds that met the target. \
+                 *Unsteady*: the floor moved by more than half between before and after, or a latency lies below it: \
+                 something else kept the machine busy, and the verdict says little.",
                 env!("CARGO_PKG_VERSION"),
                 if cfg!(debug_assertions) { " (**debug build**)" } else { "" },
                 self.args.repeat,
@@ -117,6 +119,7 @@ impl Table<'_> {
                     "target": line.target.text(line.unit),
                     "verdict": verdict_word(verdict),
                     "rounds_passed": passed,
+                    "doubt": tally.doubt(at),
                     "server_cpu_s_per_gb": tally.server[0],
                     "server_peak_rss_mb": tally.server[1],
                 })
@@ -150,7 +153,8 @@ fn cells(tally: &Tally, at: usize, line: &Line) -> [String; 10] {
     };
     let verdict = match tally.verdict(at) {
         (verdict @ (Verdict::Pass | Verdict::Fail), passed) => {
-            format!("**{}** ({passed} of {})", verdict_word(verdict), rounds.len())
+            let doubt = tally.doubt(at).map_or_else(String::new, |doubt| format!(", {doubt}"));
+            format!("**{}** ({passed} of {}){doubt}", verdict_word(verdict), rounds.len())
         }
         (verdict, _) => verdict_word(verdict).to_owned(),
     };
@@ -209,7 +213,7 @@ mod tests {
         let mut ack = Tally::new(&SCENARIOS[0]);
         let floors = figures(&[("tcp_echo_two_cores_p50", 60.0), ("direct_dsync_4k_p50", 100.0)]);
         for p50 in [180.0, 190.0, 250.0] {
-            ack.add(&figures(&[("ack_p50", p50), ("ack_p99", 1234.5), ("server_peak_rss", 21.0)]), &floors);
+            ack.add(&figures(&[("ack_p50", p50), ("ack_p99", 1234.5), ("server_peak_rss", 21.0)]), &floors, &floors);
         }
         let mut idle = Tally::new(SCENARIOS.iter().find(|scenario| scenario.name == "idle").unwrap());
         idle.failures.push("round 1: no | server".to_owned());

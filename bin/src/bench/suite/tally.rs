@@ -42,14 +42,29 @@ impl Figures {
 pub struct Measured {
     /// The figure.
     pub value: f64,
-    /// Its floor, where it has one.
+    /// Its floor, where it has one: the middle of before and after.
     pub floor: Option<f64>,
+    /// The larger of the floors before and after over the smaller.
+    pub moved: Option<f64>,
 }
+
+/// From here on a floor says more about the neighbours than about the machine.
+const MOVED: f64 = 1.5;
 
 impl Measured {
     /// Figure over floor.
     pub fn ratio(&self) -> Option<f64> {
         self.floor.filter(|floor| *floor > 0.0).map(|floor| self.value / floor)
+    }
+
+    fn new(line: &Line, value: f64, before: &Figures, after: &Figures) -> Self {
+        let (floor, moved) = match (before.sum(line.floors), after.sum(line.floors)) {
+            (Some(before), Some(after)) => {
+                (Some(f64::midpoint(before, after)), Some(before.max(after) / before.min(after).max(f64::MIN_POSITIVE)))
+            }
+            _ => (None, None),
+        };
+        Self { value, floor, moved }
     }
 }
 
@@ -145,24 +160,24 @@ impl Tally {
     }
 
     /// Adds a round, and gives what to say about it.
-    pub fn add(&mut self, figures: &Figures, floors: &Figures) -> Vec<String> {
+    pub fn add(&mut self, figures: &Figures, before: &Figures, after: &Figures) -> Vec<String> {
         let mut said = Vec::new();
         for (line, rounds) in self.scenario.lines.iter().zip(&mut self.rounds) {
             let Some(&value) = figures.values.get(line.figure) else {
                 self.failures.push(format!("{} was not measured", line.what));
                 continue;
             };
-            let measured = Measured { value, floor: floors.sum(line.floors) };
+            let measured = Measured::new(line, value, before, after);
             rounds.push(measured);
             said.push(describe(line, &measured));
         }
         for (values, name) in self.server.iter_mut().zip(["server_cpu_per_gb", "server_peak_rss"]) {
             values.extend(figures.values.get(name));
         }
-        for (name, value) in &floors.values {
+        for (name, value) in before.values.iter().chain(&after.values) {
             self.floors.entry(name.clone()).or_default().push(*value);
         }
-        for warning in figures.warnings.iter().chain(&floors.warnings) {
+        for warning in figures.warnings.iter().chain(&before.warnings).chain(&after.warnings) {
             if !self.warnings.contains(warning) {
                 self.warnings.push(warning.clone());
             }
@@ -179,6 +194,20 @@ impl Tally {
         let ratio = Spread::of(rounds.iter().filter_map(Measured::ratio)).map(|ratio| ratio.median);
         let passed = rounds.iter().filter(|round| target.met(round.value, round.ratio()) == Verdict::Pass).count();
         (target.met(value.median, ratio), passed)
+    }
+
+    /// Why a verdict on a line should not be trusted, if there is a reason.
+    pub fn doubt(&self, line: usize) -> Option<String> {
+        let rounds = &self.rounds[line];
+        let moved = Spread::of(rounds.iter().filter_map(|round| round.moved))?.median;
+        let ratio = Spread::of(rounds.iter().filter_map(Measured::ratio))?.median;
+        // Nothing is faster than what it consists of: the floor was measured in a worse moment.
+        let beaten = self.scenario.lines[line].unit == "µs" && ratio < 1.0;
+        match (moved > MOVED, beaten) {
+            (true, _) => Some(format!("unsteady: floor moved × {moved:.1}")),
+            (false, true) => Some("unsteady: below its floor".to_owned()),
+            (false, false) => None,
+        }
     }
 }
 
@@ -228,8 +257,9 @@ mod tests {
         let mut tally = Tally::new(ack);
         let floors = figures(&[("tcp_echo_two_cores_p50", 60.0), ("direct_dsync_4k_p50", 40.0)]);
         for p50 in [120.0, 125.0, 500.0] {
-            tally.add(&figures(&[("ack_p50", p50), ("ack_p99", 900.0), ("server_peak_rss", 20.0)]), &floors);
+            tally.add(&figures(&[("ack_p50", p50), ("ack_p99", 900.0), ("server_peak_rss", 20.0)]), &floors, &floors);
         }
+        assert_eq!(tally.doubt(0), None);
         assert_eq!(tally.verdict(0), (Verdict::Pass, 2));
         // The echo where the scheduler puts it was not measured.
         assert_eq!(tally.verdict(1), (Verdict::NotMeasured, 0));
@@ -239,9 +269,24 @@ mod tests {
     }
 
     #[test]
+    fn a_floor_that_moved_or_was_beaten_casts_doubt_on_the_verdict() {
+        let floors =
+            |sync: f64| figures(&[("tcp_echo_two_cores_p50", 60.0), ("direct_dsync_4k_p50", sync), ("crc32_1k", 1.0)]);
+        let doubt = |p50: f64, before: f64, after: f64| {
+            let mut tally = Tally::new(&SCENARIOS[0]);
+            tally.add(&figures(&[("ack_p50", p50), ("ack_p99", 900.0)]), &floors(before), &floors(after));
+            assert_eq!(tally.rounds[0][0].floor, Some(f64::midpoint(before, after) + 60.0));
+            tally.doubt(0)
+        };
+        assert_eq!(doubt(200.0, 100.0, 110.0), None);
+        assert_eq!(doubt(1900.0, 100.0, 3940.0).as_deref(), Some("unsteady: floor moved × 25.0"));
+        assert_eq!(doubt(100.0, 100.0, 100.0).as_deref(), Some("unsteady: below its floor"));
+    }
+
+    #[test]
     fn a_figure_that_is_missing_is_a_failure() {
         let mut tally = Tally::new(&SCENARIOS[0]);
-        assert!(tally.add(&figures(&[]), &figures(&[])).is_empty());
+        assert!(tally.add(&figures(&[]), &figures(&[]), &figures(&[])).is_empty());
         assert_eq!(tally.failures.len(), SCENARIOS[0].lines.len());
         assert_eq!(tally.verdict(0), (Verdict::NotMeasured, 0));
     }
