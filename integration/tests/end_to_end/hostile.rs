@@ -278,6 +278,34 @@ fn announced_payloads_that_never_come_reserve_no_memory() {
 }
 
 #[test]
+fn large_frames_that_stop_half_way_share_a_bounded_memory() {
+    let server = ServerSpec::new().start();
+    let topic = server.connect().create_topic("half");
+    let before = resident_bytes(server.pid());
+    let mut header = frame(INGEST, 1, topic, b"")[..HEADER_BYTES].to_vec();
+    header[32..36].copy_from_slice(&(16 * MIB as u32).to_le_bytes());
+    let half = [header, vec![0; 15 << 20]].concat();
+    let connections: Vec<Raw> = (0..60).map(|_| server.connect()).collect();
+    while_working(&server, || {
+        let written: usize = std::thread::scope(|scope| {
+            let send = |connection: &Raw| {
+                connection.stream().set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+                send_some(connection, &half)
+            };
+            let sending: Vec<_> = connections.iter().map(|connection| scope.spawn(move || send(connection))).collect();
+            sending.into_iter().map(|sending| sending.join().unwrap()).sum()
+        });
+        println!("{} MiB written", written as u64 / MIB);
+    });
+    let grown = resident_bytes(server.pid()).saturating_sub(before);
+    println!("grown by {} MiB", grown / MIB);
+    assert!(grown < 400 * MIB, "60 half frames hold {} MiB", grown / MIB);
+    drop(connections);
+    let mut connection = server.connect();
+    connection.store(topic, 2, &vec![1; 16 << 20]);
+}
+
+#[test]
 fn pipelined_requests_of_all_kinds_stay_in_order_on_a_connection_that_reads_late() {
     let server = ServerSpec::new().start();
     let mut connection = server.connect();
