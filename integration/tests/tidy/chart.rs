@@ -12,8 +12,8 @@ pub fn capacities<'a>(files: impl Iterator<Item = (&'a str, String)>) -> BTreeMa
         let declares = |line: &&str| line.contains("_MAILBOX: usize = ") || line.contains("_MAILBOX_SPARE: usize = ");
         for line in code.lines().filter(declares) {
             let name = line.split("const ").nth(1).and_then(|rest| rest.split(':').next()).unwrap_or_default();
-            let value = line.split("= ").nth(1).unwrap_or_default().replace([';', '_'], "");
-            let number: usize = value.trim().parse().unwrap_or_else(|_| panic!("a mailbox is a plain number: {line}"));
+            let text = line.split("= ").nth(1).unwrap_or_default().replace(';', "");
+            let number = value(&text, &codes).unwrap_or_else(|| panic!("no number: {line}"));
             match name.strip_suffix("_SPARE") {
                 Some(name) => constants.insert(name.to_owned(), format!("requests + {number}")),
                 None => constants.insert(name.to_owned(), number.to_string()),
@@ -27,7 +27,19 @@ pub fn capacities<'a>(files: impl Iterator<Item = (&'a str, String)>) -> BTreeMa
         }
     }
     let actor_of = |constant: &str| actors.get(constant).cloned().unwrap_or_else(|| actor_name(constant));
-    constants.into_iter().map(|(constant, value)| (actor_of(&constant), value)).collect()
+    constants.into_iter().map(|(constant, number)| (actor_of(&constant), number)).collect()
+}
+
+/// The value of a sum of products, such as `2 * a::NAME + 64`; a name is a constant of one of the files.
+fn value(expression: &str, codes: &[String]) -> Option<usize> {
+    let constant = |path: &str| {
+        let declaration = format!("const {}: usize = ", path.rsplit("::").next()?);
+        let after = codes.iter().find_map(|code| Some(code.split_once(&declaration)?.1))?;
+        value(after.split(';').next()?, codes)
+    };
+    let factor = |factor: &str| factor.replace('_', "").parse::<usize>().ok().or_else(|| constant(factor));
+    let product = |term: &str| term.split('*').map(|part| factor(part.trim())).product::<Option<usize>>();
+    expression.split('+').map(product).sum()
 }
 
 /// `CONNECTION_MAILBOX` → `ConnectionActor`.
