@@ -1,7 +1,7 @@
 //! `IngestionActor`: the shell that owns a shard's ingestion core, opens its logs and carries out its effects.
 
 use super::core::{IngestionCore, IngestionEffect, IngestionOptions, Now};
-use super::opener::{LogMarks, LogOpener, OpenRequest, Opened};
+use super::opener::{LogMarks, LogOpener, OpenRequest, Opened, Openings};
 use crate::clock::NodeClock;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
@@ -95,6 +95,7 @@ pub struct IngestionActor {
     pool: Option<SlotPool>,
     pub(super) assigned: Vec<TopicPartition>,
     pub(super) marks: LogMarks,
+    pub(super) openings: Openings,
     pub(super) flushed: Option<FlushedFile>,
     marks_moved: bool,
     pub(super) connections: HashMap<ConnectionId, ReplyTo>,
@@ -125,6 +126,7 @@ impl IngestionActor {
             core: None,
             assigned: Vec::new(),
             marks: LogMarks { flushed: marks, latches: HashMap::new() },
+            openings: Openings::default(),
             flushed: Some(flushed),
             marks_moved: false,
             connections: HashMap::new(),
@@ -224,10 +226,13 @@ impl IngestionActor {
             let Some(reply_to) = self.connections.get(&connection) else {
                 continue;
             };
-            // A reply's room was reserved when its request was sent, so only a closed connection refuses it.
-            if let Err(SendError::Full(_)) = reply_to.replies.try_send(Replies { shard, replies, pressed }) {
-                tracing::error!(connection = connection.0, "a connection's mailbox had no room for its reply");
-                self.setup.metrics.errors.add(1);
+            // A connection has room for all it may ask for; the mailbox of an actor that many ask may be full. Order
+            // does not matter: a reply says what it answers.
+            if let Err(SendError::Full(message)) = reply_to.replies.try_send(Replies { shard, replies, pressed }) {
+                let replies = reply_to.replies.clone();
+                actix_rt::spawn(async move {
+                    let _ = replies.send(message).await;
+                });
             }
         }
     }
@@ -252,7 +257,8 @@ impl IngestionActor {
         let requests: Vec<OpenRequest> = partitions.iter().map(|partition| self.marks.request(*partition)).collect();
         let opener = Arc::clone(&self.setup.opener);
         let now_ns = self.setup.clock.now().wall_ns;
-        let opening = async move { opener.open_all(requests, now_ns).await };
+        let openings = self.openings.clone();
+        let opening = async move { opener.open_all(requests, now_ns, openings).await };
         let opening = actix::fut::wrap_future::<_, Self>(opening);
         let opening = opening.map(|opened, actor, ctx| actor.on_logs_opened(opened, ctx));
         if wait {
@@ -266,9 +272,14 @@ impl IngestionActor {
         self.life.vitals.set_state(ActorState::Running);
         let mut wanted = Vec::with_capacity(opened.len());
         let metrics = Arc::clone(&self.setup.metrics);
+        // What was deleted meanwhile is nobody's to lead.
+        let assigned: HashSet<TopicPartition> = self.assigned.iter().copied().collect();
         self.with_core(ctx, |core, _, effects| {
             for Opened { partition, result, truncated_bytes } in opened {
                 metrics.recovery_truncated_bytes.add(truncated_bytes);
+                if !assigned.contains(&partition) {
+                    continue;
+                }
                 match result {
                     Ok(log) => {
                         // A log that stays stopped is led by nobody here: asking for its epoch would never settle.
@@ -339,7 +350,10 @@ impl Shell for IngestionActor {
             });
         }
         ctx.run_interval(Duration::from_secs(1), |actor, ctx| {
-            actor.with_core(ctx, |core, _, effects| core.on_space_retry(effects));
+            actor.with_core(ctx, |core, now, effects| {
+                core.on_space_retry(effects);
+                core.refuse_overdue(now, effects);
+            });
             actor.publish_figures();
             actor.store_marks(ctx);
         });
@@ -365,7 +379,13 @@ impl IngestionActor {
 
     /// Everything in flight is drained before the logs are read again.
     fn recover(&mut self, ctx: &mut Context<Self>) {
-        let drain = self.setup.poller.send(Drain);
+        let (drain, openings) = (self.setup.poller.send(Drain), self.openings.clone());
+        let drain = async move {
+            let drained = drain.await;
+            // What an earlier life began to open may still be read, and cut, by threads.
+            openings.finished().await;
+            drained
+        };
         let drain = actix::fut::wrap_future::<_, Self>(drain);
         ctx.wait(drain.map(|drained, actor, ctx| match drained {
             Ok(()) => actor.open_logs(actor.assigned.clone(), ctx, true),

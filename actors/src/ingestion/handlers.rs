@@ -119,12 +119,12 @@ impl Handler<AssignPartitions> for IngestionActor {
                 self.setup.metrics.partitions_stopped.sub(1);
             }
         }
-        let opener = Arc::clone(&self.setup.opener);
+        let (opener, openings) = (Arc::clone(&self.setup.opener), self.openings.clone());
         let added_now = added.clone();
         self.with_core(ctx, move |core, _, effects| {
             for partition in gone {
                 let log = core.on_unassigned(partition, effects);
-                opener.remove(partition, log);
+                opener.remove(partition, log, openings.clone());
             }
             added_now.iter().for_each(|partition| core.on_assigned(*partition));
         });

@@ -6,6 +6,7 @@ use lance_storage::disk::Disk;
 use lance_storage::log::{Latch, Log, LogOptions, OpenContext};
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// Logs opened by one thread before the next takes its share.
 const LOGS_PER_THREAD: usize = 32;
@@ -84,15 +85,19 @@ impl LogOpener {
     }
 
     /// Opens many logs, several at a time.
-    pub async fn open_all(self: Arc<Self>, requests: Vec<OpenRequest>, now_ns: u64) -> Vec<Opened> {
+    ///
+    /// Openings go on when nobody waits for them any more; `openings` tells [`Openings::finished`] of them.
+    pub async fn open_all(self: Arc<Self>, requests: Vec<OpenRequest>, now_ns: u64, openings: Openings) -> Vec<Opened> {
         let share = requests.len().div_ceil(MAX_THREADS).clamp(1, LOGS_PER_THREAD.max(requests.len() / MAX_THREADS));
         let tasks: Vec<_> = requests
             .chunks(share)
             .map(|chunk| {
                 let (opener, chunk) = (Arc::clone(&self), chunk.to_vec());
-                let failed = chunk.clone();
+                let (failed, under_way) = (chunk.clone(), openings.0.subscribe());
                 let task = actix_rt::task::spawn_blocking(move || -> Vec<Opened> {
-                    chunk.iter().map(|request| opener.open(request, now_ns)).collect()
+                    let opened = chunk.iter().map(|request| opener.open(request, now_ns)).collect();
+                    drop(under_way);
+                    opened
                 });
                 (task, failed)
             })
@@ -111,17 +116,38 @@ impl LogOpener {
         opened
     }
 
-    /// Removes the folder of a partition that was deleted, away from the calling thread.
-    pub fn remove(&self, partition: TopicPartition, log: Option<Log>) {
+    /// Removes the folder of a partition that was deleted, away from the calling thread, once nobody opens it.
+    pub fn remove(&self, partition: TopicPartition, log: Option<Log>, openings: Openings) {
         let (disk, dir) = (Arc::clone(&self.disk), self.options(partition).dir);
-        drop(actix_rt::task::spawn_blocking(move || {
-            drop(log);
-            if let Err(error) = disk.remove_dir_all(&dir)
-                && !error.is_not_found()
-            {
-                tracing::warn!(%partition, %error, "the files of a deleted partition could not be removed");
-            }
-        }));
+        actix_rt::spawn(async move {
+            openings.finished().await;
+            let removal = actix_rt::task::spawn_blocking(move || {
+                drop(log);
+                if let Err(error) = disk.remove_dir_all(&dir)
+                    && !error.is_not_found()
+                {
+                    tracing::warn!(%partition, %error, "the files of a deleted partition could not be removed");
+                }
+            });
+            let _ = removal.await;
+        });
+    }
+}
+
+/// Openings under way: a log is never opened, or removed, while an earlier opening still reads and cuts it.
+#[derive(Clone, Debug)]
+pub struct Openings(Arc<watch::Sender<()>>);
+
+impl Default for Openings {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(())))
+    }
+}
+
+impl Openings {
+    /// Ends once no opening is under way.
+    pub async fn finished(self) {
+        self.0.closed().await;
     }
 }
 

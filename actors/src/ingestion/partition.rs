@@ -6,6 +6,7 @@ use lance_messages::id::{ConnectionId, LeaderEpoch, TopicPartition};
 use lance_messages::mail::ingestion::{Fetch, LookUpOffset, ProduceRequest};
 use lance_storage::log::Log;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// Where a partition stands on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,12 +57,16 @@ pub struct Partition {
     pub waiters: Waiters,
     /// Requests waiting for an epoch.
     pub held: VecDeque<Held>,
+    /// When the first of them came.
+    pub held_since: Duration,
     /// An operation of the log is with the poller.
     pub in_flight: bool,
     /// Already in the list of partitions to flush.
     pub queued: bool,
     /// The last write found no space: appends are refused until one succeeds.
     pub no_space: bool,
+    /// The log has something to write and could not begin (out of descriptors): it is tried again.
+    pub retry: bool,
     /// The epoch chosen before the log was open.
     pub next_epoch: Option<LeaderEpoch>,
     /// Bytes written and not synced, in interval mode.
@@ -82,9 +87,11 @@ impl Partition {
             pending: PendingProduces::default(),
             waiters: Waiters::default(),
             held: VecDeque::new(),
+            held_since: Duration::ZERO,
             in_flight: false,
             queued: false,
             no_space: false,
+            retry: false,
             next_epoch: None,
             unsynced_bytes: 0,
             sync_due: false,

@@ -252,7 +252,9 @@ impl Log {
     /// A chore found no space: it is done without, or tried again with the next state.
     pub(super) fn drop_chore(&mut self, chore: Chore) {
         match chore {
-            Chore::CreateState | Chore::Truncate { .. } => {}
+            // Else it would be tried again at once, for ever.
+            Chore::CreateState => self.chores.prepared = None,
+            Chore::Truncate { .. } => {}
             Chore::SaveState { .. } => self.chores.saving = false,
             // A reader that misses the index file walks through the segment instead.
             Chore::CreateIndex { base_position } | Chore::WriteIndex { base_position } => {

@@ -249,6 +249,13 @@ impl Log {
         self.latched.get_or_insert(latch);
     }
 
+    /// Gives every slot of a log back that latched before a step could begin.
+    pub fn discard_latched(&mut self, pool: &mut SlotPool) {
+        if self.latched.is_some() && self.in_flight.is_none() {
+            self.discard(pool);
+        }
+    }
+
     /// Gives every slot back: a latched log writes nothing any more.
     fn discard(&mut self, pool: &mut SlotPool) {
         self.closing.iter_mut().for_each(|closing| closing.buffer.discard(pool));

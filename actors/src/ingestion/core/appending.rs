@@ -39,7 +39,7 @@ impl IngestionCore {
         let Self { partitions, pool, clock, appends_refused, .. } = self;
         let partition = partitions.get_mut(slot as usize).and_then(Option::as_mut)?;
         let Leadership::Leading { epoch } = partition.leadership else {
-            hold_or_refuse(partition, Held::Produce(connection, request), effects);
+            hold_or_refuse(partition, Held::Produce(connection, request), now, effects);
             return None;
         };
         let log = partition.log.as_mut()?;

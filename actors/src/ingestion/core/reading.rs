@@ -20,7 +20,7 @@ impl IngestionCore {
             return;
         };
         if matches!(partition.leadership, Leadership::Waiting | Leadership::Starting { .. }) {
-            return hold_or_refuse(partition, Held::Fetch(fetch), effects);
+            return hold_or_refuse(partition, Held::Fetch(fetch), now, effects);
         }
         let Some(log) = readable_log(partition) else {
             return answer_fetch(effects, &fetch, Err(ErrorCode::StorageOffline));
@@ -39,8 +39,9 @@ impl IngestionCore {
                 self.counts.segment_fetches += 1;
                 FetchedData::Segments(SegmentRead::Slice(slice))
             }
-            LogRead::Empty if !fetch.max_wait.is_zero() => {
-                let deadline = partition.waiters.park(fetch, now.elapsed);
+            // Parked where it would read, and only with nothing there: what could be taken at once never ends its wait.
+            LogRead::Empty if !fetch.max_wait.is_zero() && offset >= bounds.high_watermark_offset => {
+                let deadline = partition.waiters.park(Fetch { offset, ..fetch }, now.elapsed);
                 self.next_deadline = Some(self.next_deadline.map_or(deadline, |next| next.min(deadline)));
                 return;
             }
@@ -83,13 +84,13 @@ impl IngestionCore {
     }
 
     /// Looks an offset up: the ends from memory, the rest by a reader thread.
-    pub fn on_look_up(&mut self, look_up: LookUpOffset, _now: Now, effects: &mut Effects) {
+    pub fn on_look_up(&mut self, look_up: LookUpOffset, now: Now, effects: &mut Effects) {
         let reply = |answer| IngestionEffect::Reply(look_up.connection, Reply { request: look_up.request, answer });
         let Some(partition) = self.partition_mut(look_up.partition) else {
             return effects.push(reply(Answer::LookedUp(Err(ErrorCode::UnknownTopic))));
         };
         if matches!(partition.leadership, Leadership::Waiting | Leadership::Starting { .. }) {
-            return hold_or_refuse(partition, Held::LookUp(look_up), effects);
+            return hold_or_refuse(partition, Held::LookUp(look_up), now, effects);
         }
         let Some(log) = readable_log(partition) else {
             return effects.push(reply(Answer::LookedUp(Err(ErrorCode::StorageOffline))));

@@ -1,7 +1,7 @@
 //! Answers to requests that come to nothing.
 
 use super::reading::answer_fetch;
-use super::{Effects, IngestionEffect};
+use super::{Effects, IngestionEffect, Now};
 use crate::ingestion::partition::{Held, Leadership, Partition};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::ConnectionId;
@@ -21,18 +21,28 @@ pub(super) fn fail_all(partition: &mut Partition, code: ErrorCode, effects: &mut
     for pending in partition.pending.drain() {
         refuse(effects, pending.connection, pending.request, code);
     }
-    while let Some(held) = partition.held.pop_front() {
-        refuse_held(held, code, effects);
-    }
+    refuse_all_held(partition, code, effects);
     while let Some(fetch) = partition.waiters.take_any() {
         answer_fetch(effects, &fetch, Err(code));
     }
 }
 
-pub(super) fn hold_or_refuse(partition: &mut Partition, held: Held, effects: &mut Effects) {
+pub(super) fn hold_or_refuse(partition: &mut Partition, held: Held, now: Now, effects: &mut Effects) {
     match partition.leadership {
         Leadership::Stopped { .. } => refuse_held(held, ErrorCode::StorageOffline, effects),
-        _ => partition.held.push_back(held),
+        _ => {
+            if partition.held.is_empty() {
+                partition.held_since = now.elapsed;
+            }
+            partition.held.push_back(held);
+        }
+    }
+}
+
+/// Answers every request that waits for an epoch.
+pub(super) fn refuse_all_held(partition: &mut Partition, code: ErrorCode, effects: &mut Effects) {
+    while let Some(held) = partition.held.pop_front() {
+        refuse_held(held, code, effects);
     }
 }
 

@@ -14,7 +14,7 @@ use crate::network::outbox::{ShardMessage, push_produce, send, try_send};
 use crate::network::readers::{ReaderJob, ReaderPool};
 use crate::network::session::answers::CallFailure;
 use crate::network::session::output::OutputItem;
-use crate::network::session::{DEFAULT_TOPIC_REQUEST, SessionCore, SessionEffect, SessionLimits};
+use crate::network::session::{DEFAULT_TOPIC_REQUEST, MAX_PART_REPLIES, SessionCore, SessionEffect, SessionLimits};
 use crate::supervision::{ActorState, Vitals};
 use crate::view::ClusterView;
 use actix::fut::ActorFuture;
@@ -34,8 +34,8 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// Mailbox capacity of a connection above the replies it may wait for.
-pub const CONNECTION_MAILBOX_SPARE: usize = 64;
+/// Mailbox capacity of a connection above one reply a request: those to the parts of its fetches, and news.
+pub const CONNECTION_MAILBOX_SPARE: usize = MAX_PART_REPLIES + 64;
 /// What a connection reads at once, at first and at most.
 const READ_BYTES: std::ops::RangeInclusive<usize> = 16 * 1024..=256 * 1024;
 /// Most slices of one write.

@@ -19,7 +19,7 @@ use lance_storage::reader::{Piece, ReadError, ReadPlan};
 use std::time::Duration;
 
 /// Most partitions of one fetch.
-const MAX_PARTS: usize = 4096;
+pub(super) const MAX_PARTS: usize = 4096;
 /// Least data a partition of a fetch may answer with.
 const MIN_PART_BYTES: u32 = 16 * 1024;
 

@@ -46,6 +46,8 @@ pub const GRANTED_FEATURES: Features = Features(
 
 /// Fetches of one connection that may be under way together; more are not read from the socket.
 const MAX_FETCHES: usize = 2;
+/// Replies to the parts of all fetches of one connection that may be under way together.
+pub const MAX_PART_REPLIES: usize = MAX_FETCHES * fetching::MAX_PARTS;
 /// Reply bytes in memory above which nothing more is read from the socket.
 const MAX_OUTPUT_BYTES: usize = 512 * 1024;
 /// Number given to the one metadata call that belongs to no reply slot: creating the default topic.

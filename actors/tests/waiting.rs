@@ -1,0 +1,242 @@
+//! The ingestion core alone, on a disk in memory that fails: nobody who asked waits for ever.
+#![allow(clippy::unwrap_used, reason = "a test throughout")]
+
+use bytes::Bytes;
+use lance_actors::ingestion::core::{IngestionCore, IngestionEffect, IngestionOptions, Now};
+use lance_messages::batch::BatchFlags;
+use lance_messages::error_code::ErrorCode;
+use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, TopicId, TopicPartition};
+use lance_messages::mail::connection::{Answer, FetchedData};
+use lance_messages::mail::ingestion::{Fetch, ProduceRequest};
+use lance_storage::disk::memory::{Fault, FaultKind, MemoryConfig, MemoryDisk};
+use lance_storage::disk::{
+    Arena, Disk, DiskCompletion, DiskError, DiskOp, Operation, QueueOptions, SlotPool, WriteQueue,
+};
+use lance_storage::log::{Log, LogOptions, OpenContext};
+use lance_storage::tail::TailRing;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+const SLOT_BYTES: usize = 16 * 1024;
+const CONNECTION: ConnectionId = ConnectionId(16);
+const PARTITIONS: [TopicPartition; 2] = [TopicPartition::new(TopicId(1), 0), TopicPartition::new(TopicId(1), 1)];
+
+struct Rig {
+    memory: MemoryDisk,
+    queue: Box<dyn WriteQueue>,
+    core: IngestionCore,
+    effects: Vec<IngestionEffect>,
+    replies: Vec<(u64, Answer<lance_actors::network::readers::SegmentRead>)>,
+    seconds: u64,
+}
+
+impl Rig {
+    /// A shard with two partitions that it leads.
+    fn leading(slots: usize) -> Self {
+        let mut rig = Self::new(slots);
+        for partition in PARTITIONS {
+            rig.core.on_become_leader(partition, LeaderEpoch(1), &mut rig.effects);
+        }
+        rig.turn();
+        rig
+    }
+
+    fn new(slots: usize) -> Self {
+        let memory = MemoryDisk::new(MemoryConfig::default());
+        let disk = memory.as_disk();
+        disk.create_dir_all(Path::new("/logs")).unwrap();
+        let arena = Arena::new(SLOT_BYTES, slots).unwrap();
+        let queue = disk.write_queue(&QueueOptions::default(), &arena).unwrap();
+        let options = IngestionOptions { node: NodeId(1), shard: 0, sync_always: true, sync_bytes: 0 };
+        let mut core = IngestionCore::new(options, SlotPool::new(arena), TailRing::new(1 << 20));
+        let mut effects = Vec::new();
+        for partition in PARTITIONS {
+            core.on_assigned(partition);
+            core.on_log_opened(partition, open(&disk, partition), &mut effects);
+        }
+        Self { memory, queue, core, effects, replies: Vec::new(), seconds: 1 }
+    }
+
+    fn now(&self) -> Now {
+        Now { wall_ns: 1_700_000_000_000_000_000, elapsed: Duration::from_secs(self.seconds) }
+    }
+
+    /// What the shell does until nothing is left to be done.
+    fn turn(&mut self) {
+        loop {
+            self.core.flush(self.now(), &mut self.effects);
+            let mut worked = false;
+            for effect in std::mem::take(&mut self.effects) {
+                match effect {
+                    IngestionEffect::Submit { token, step } => {
+                        worked = true;
+                        let operation: DiskOp = step.into_op(u64::from(token));
+                        assert!(self.queue.submit(operation).is_ok());
+                    }
+                    IngestionEffect::Reply(_, reply) => self.replies.push((reply.request, reply.answer)),
+                    _ => {}
+                }
+            }
+            if !worked && self.queue.in_flight() == 0 {
+                return;
+            }
+            self.queue.kick().unwrap();
+            self.queue.wait(Duration::from_secs(10));
+            let mut completions: Vec<DiskCompletion> = Vec::new();
+            self.queue.completions(&mut completions);
+            for completion in completions {
+                self.core.on_disk_done(completion.token as u32, completion, self.now(), &mut self.effects);
+            }
+        }
+    }
+
+    fn second(&mut self) {
+        self.seconds += 1;
+        self.core.on_space_retry(&mut self.effects);
+        self.core.refuse_overdue(self.now(), &mut self.effects);
+        self.turn();
+    }
+
+    fn append(&mut self, request: u64, partition: TopicPartition, bytes: usize) {
+        let records = Bytes::from(vec![7; bytes]);
+        let request = ProduceRequest {
+            request,
+            partition,
+            records_crc: crc32fast::hash(&records),
+            plain_len: records.len() as u32,
+            records,
+            record_count: 1,
+            flags: BatchFlags::OPAQUE,
+            timestamp_ns: 0,
+            producer: None,
+        };
+        self.core.on_produce(CONNECTION, request, self.now(), &mut self.effects);
+    }
+
+    fn produce(&mut self, request: u64, partition: TopicPartition, bytes: usize) {
+        self.append(request, partition, bytes);
+        self.turn();
+    }
+
+    fn fetch(&mut self, request: u64, offset: u64, max_bytes: u32) {
+        let fetch = Fetch {
+            connection: CONNECTION,
+            request,
+            part: 0,
+            partition: PARTITIONS[0],
+            offset,
+            max_bytes,
+            max_wait: Duration::from_secs(60),
+            compressed: false,
+        };
+        self.core.on_fetch(fetch, self.now(), &mut self.effects);
+        self.turn();
+    }
+
+    /// How a produce request was answered, if it was.
+    fn produced(&self, request: u64) -> Option<Result<u64, ErrorCode>> {
+        self.replies.iter().find(|reply| reply.0 == request).map(|(_, answer)| match answer {
+            Answer::Produced(result) => result.map(|produced| produced.base_offset),
+            other => panic!("{other:?}"),
+        })
+    }
+
+    /// The log of the first partition gives its descriptor back.
+    fn go_idle(&mut self) {
+        self.core.release_idle();
+        self.core.release_idle();
+    }
+}
+
+fn open(disk: &Arc<dyn Disk>, partition: TopicPartition) -> Log {
+    let options = LogOptions {
+        dir: Path::new("/logs").join(partition.to_string()),
+        partition,
+        segment_bytes: 1 << 30,
+        index_interval_bytes: 64 * 1024,
+        zero_ahead_bytes: 0,
+    };
+    Log::open(disk, options, OpenContext::default()).unwrap().0
+}
+
+#[test]
+fn a_fetch_that_wants_no_bytes_is_answered_and_never_parked() {
+    let mut rig = Rig::leading(8);
+    rig.produce(1, PARTITIONS[0], 100);
+    rig.fetch(2, 0, 0);
+    rig.produce(3, PARTITIONS[0], 100);
+    let fetched = rig.replies.iter().find(|reply| reply.0 == 2).map(|reply| &reply.1);
+    assert!(matches!(fetched, Some(Answer::Fetched { result: Ok((_, FetchedData::Empty)), .. })), "{fetched:?}");
+    assert_eq!(rig.produced(3), Some(Ok(100)));
+}
+
+#[test]
+fn a_parked_fetch_without_room_for_data_is_answered_by_the_next_batch() {
+    let mut rig = Rig::leading(8);
+    rig.fetch(1, 0, 0);
+    rig.produce(2, PARTITIONS[0], 100);
+    assert!(rig.replies.iter().any(|reply| reply.0 == 1));
+    assert_eq!(rig.produced(2), Some(Ok(0)));
+}
+
+#[test]
+fn a_batch_that_found_no_descriptor_is_written_once_there_is_one() {
+    let mut rig = Rig::leading(8);
+    rig.go_idle();
+    rig.memory.inject(Fault::new(Operation::Open, FaultKind::Errno(libc::EMFILE)).times(2));
+    rig.produce(1, PARTITIONS[0], 100);
+    assert_eq!(rig.produced(1), None);
+    rig.second();
+    assert_eq!(rig.produced(1), None);
+    rig.second();
+    assert_eq!(rig.produced(1), Some(Ok(0)));
+}
+
+#[test]
+fn a_batch_whose_file_cannot_be_opened_is_refused_at_once_and_costs_no_slot() {
+    let mut rig = Rig::leading(8);
+    let free = rig.core.pool_saturation().0;
+    rig.go_idle();
+    rig.memory.inject(Fault::new(Operation::Open, FaultKind::Errno(libc::EIO)));
+    rig.produce(1, PARTITIONS[0], 100);
+    assert_eq!(rig.produced(1), Some(Err(ErrorCode::StorageOffline)));
+    assert_eq!(rig.core.pool_saturation().0, free);
+}
+
+#[test]
+fn who_waits_for_slots_that_a_full_disk_holds_is_refused() {
+    let mut rig = Rig::leading(3);
+    rig.memory.inject(Fault::new(Operation::Write, FaultKind::Errno(libc::ENOSPC)).times(1));
+    rig.append(1, PARTITIONS[0], 2 * SLOT_BYTES);
+    rig.produce(2, PARTITIONS[1], SLOT_BYTES);
+    assert_eq!(rig.produced(1), Some(Err(ErrorCode::NoSpace)));
+    assert_eq!(rig.produced(2), Some(Err(ErrorCode::NoSpace)));
+    rig.second();
+    rig.produce(3, PARTITIONS[1], SLOT_BYTES);
+    assert_eq!(rig.produced(3), Some(Ok(0)));
+}
+
+#[test]
+fn requests_do_not_wait_for_an_epoch_for_ever() {
+    let mut rig = Rig::new(8);
+    rig.produce(1, PARTITIONS[0], 100);
+    (0..4).for_each(|_| rig.second());
+    assert_eq!(rig.produced(1), None);
+    rig.second();
+    assert_eq!(rig.produced(1), Some(Err(ErrorCode::Unavailable)));
+    rig.core.on_become_leader(PARTITIONS[0], LeaderEpoch(1), &mut rig.effects);
+    rig.turn();
+    rig.produce(2, PARTITIONS[0], 100);
+    assert_eq!(rig.produced(2), Some(Ok(0)));
+}
+
+#[test]
+fn a_state_that_finds_no_space_is_not_tried_without_end() {
+    let mut rig = Rig::leading(64);
+    let no_space = DiskError::os(Operation::Create, Path::new("x"), libc::ENOSPC).errno().unwrap();
+    rig.memory.inject(Fault::new(Operation::Create, FaultKind::Errno(no_space)).on("producers").times(u64::MAX));
+    // Enough for the state to be saved.
+    (0..40).for_each(|request| rig.produce(request, PARTITIONS[0], 30 * SLOT_BYTES));
+    assert_eq!(rig.replies.iter().filter(|(_, answer)| matches!(answer, Answer::Produced(Ok(_)))).count(), 40);
+}
