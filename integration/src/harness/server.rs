@@ -191,10 +191,8 @@ impl Server {
         command.current_dir(self.folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the server starts");
         self.stdout = Lines::default();
-        self.followers = vec![
-            self.stdout.follow(child.stdout.take().unwrap()),
-            self.stderr.follow(child.stderr.take().unwrap()),
-        ];
+        self.followers =
+            vec![self.stdout.follow(child.stdout.take().unwrap()), self.stderr.follow(child.stderr.take().unwrap())];
         self.child = Some(child);
     }
 
