@@ -82,6 +82,8 @@ pub struct GroupActor {
     waiting: HashMap<u64, oneshot::Sender<Result<(), ErrorCode>>>,
     held_commits: Vec<Committing>,
     held_asks: Vec<Asking>,
+    /// Counts what was read of the log: answers to any but the last are late.
+    loads: u64,
 }
 
 impl GroupActor {
@@ -96,6 +98,7 @@ impl GroupActor {
             waiting: HashMap::new(),
             held_commits: Vec::new(),
             held_asks: Vec::new(),
+            loads: 0,
         }
     }
 
@@ -110,13 +113,14 @@ impl GroupActor {
 
     fn load(&mut self, offset: u64) {
         self.stage = Stage::Loading(offset);
+        self.loads += 1;
         let Some(partition) = self.partition else { return };
         let Some(shard) = self.shard(partition).cloned() else {
             return;
         };
         let fetch = Fetch {
             connection: CONNECTION,
-            request: 0,
+            request: self.loads,
             part: 0,
             partition,
             offset,
@@ -127,6 +131,11 @@ impl GroupActor {
         actix_rt::spawn(async move {
             let _ = shard.send(fetch).await;
         });
+    }
+
+    fn load_anew(&mut self) {
+        self.core = self.core.as_ref().map(GroupCore::after);
+        self.load(0);
     }
 
     fn loaded(&mut self, data: &[u8], next_offset: u64, ctx: &mut Context<Self>) {
@@ -147,9 +156,13 @@ impl GroupActor {
                 let disk = Arc::clone(&self.setup.disk);
                 let reading = actix_rt::task::spawn_blocking(move || read_committed(&disk, &read, offset, LOAD_BYTES));
                 let reading = actix::fut::wrap_future::<_, Self>(reading);
-                ctx.wait(reading.map(|read, actor, ctx| match read {
+                ctx.wait(reading.map(move |read, actor, ctx| match read {
                     Ok(Ok((data, next_offset))) => actor.loaded(&data, next_offset, ctx),
-                    Ok(Err(error)) => fail(actor, ctx, format!("committed offsets cannot be read: {error}")),
+                    Ok(Err(error)) => {
+                        // A restart would read the same: the node goes on without its offsets until they can be read.
+                        tracing::error!(%error, "committed offsets cannot be read");
+                        actor.load_later(offset, ErrorCode::StorageOffline, ctx);
+                    }
                     Err(error) => fail(actor, ctx, format!("reading committed offsets was interrupted: {error}")),
                 }));
             }
@@ -158,9 +171,28 @@ impl GroupActor {
                 self.life.vitals.set_state(ActorState::Running);
                 self.serve_held(ctx);
             }
-            Err(_) => {
-                ctx.run_later(RETRY, move |actor, _| actor.load(offset));
+            Err(code) => self.load_later(offset, code, ctx),
+        }
+    }
+
+    /// Who waits hears why; the log is read on from `offset` a little later, unless it is read anew before.
+    fn load_later(&mut self, offset: u64, code: ErrorCode, ctx: &mut Context<Self>) {
+        self.refuse_held(code);
+        let load = self.loads;
+        ctx.run_later(RETRY, move |actor, _| {
+            if actor.loads == load {
+                actor.load(offset);
             }
+        });
+    }
+
+    fn refuse_held(&mut self, code: ErrorCode) {
+        for (_, answer) in self.held_commits.drain(..) {
+            // The connection may be gone.
+            let _ = answer.send(Err(code));
+        }
+        for (_, answer) in self.held_asks.drain(..) {
+            let _ = answer.send(Err(code));
         }
     }
 
@@ -230,14 +262,15 @@ impl GroupActor {
         };
         let created = self.setup.metadata.send(Call(MetadataCall::CreateTopic(create)));
         let created = actix::fut::wrap_future::<_, Self>(created);
-        ctx.spawn(created.map(|created, actor, ctx| match created {
+        ctx.spawn(created.map(|created, actor, _| match created {
             Ok(Ok(_) | Err(CallFailure::Refused(MetadataRefusal::TopicExists { .. }))) => {
                 actor.find_topic();
                 actor.load(0);
             }
             other => {
-                tracing::warn!(?other, "the topic of committed offsets could not be created: trying again");
-                ctx.run_later(RETRY, |actor, ctx| actor.create_topic(ctx));
+                tracing::warn!(?other, "the topic of committed offsets could not be created");
+                actor.refuse_held(ErrorCode::Unavailable);
+                actor.stage = Stage::Empty;
             }
         }));
     }
@@ -252,14 +285,15 @@ impl Shell for GroupActor {
 
     /// Who waits hears that the outcome is unknown.
     fn drop_core(&mut self, _: &mut Self::Context) {
-        self.core = None;
+        // Counters are all that is kept of it.
+        self.core = self.core.as_ref().map(GroupCore::after);
         self.waiting.clear();
         self.held_commits.clear();
         self.held_asks.clear();
     }
 
     fn begin(&mut self, ctx: &mut Self::Context) {
-        self.core = Some(GroupCore::default());
+        self.core.get_or_insert_default();
         self.life.vitals.set_state(ActorState::Recovering);
         let registrations: Vec<_> = self
             .setup
@@ -335,17 +369,20 @@ impl Handler<Replies<SegmentRead>> for GroupActor {
             match (reply.answer, self.stage) {
                 (Answer::Produced(result), _) => {
                     let request = reply.request;
-                    guarded(self, ctx, |actor, _| -> Result<(), std::convert::Infallible> {
-                        if let Some(core) = actor.core.as_mut() {
-                            core.on_appended(request, result.is_ok());
-                        }
-                        Ok(())
+                    let known = guarded(self, ctx, |actor, _| -> Result<bool, std::convert::Infallible> {
+                        Ok(actor.core.as_mut().is_some_and(|core| core.on_appended(request, result.is_ok())))
                     });
+                    if known == Some(false) && result.is_ok() && self.stage == Stage::Ready {
+                        // A commit of an earlier core came into the log behind what was read of it.
+                        self.load_anew();
+                    }
                     if let Some(waiting) = self.waiting.remove(&request) {
                         let _ = waiting.send(result.map(|_| ()));
                     }
                 }
-                (answer @ Answer::Fetched { .. }, Stage::Loading(offset)) => self.on_loading(answer, offset, ctx),
+                (answer @ Answer::Fetched { .. }, Stage::Loading(offset)) if reply.request == self.loads => {
+                    self.on_loading(answer, offset, ctx);
+                }
                 _ => {}
             }
         }
@@ -365,8 +402,7 @@ impl Handler<ShardRestarted> for GroupActor {
             let _ = waiting.send(Err(ErrorCode::OutcomeUnknown));
         }
         if matches!(self.stage, Stage::Ready | Stage::Loading(_)) {
-            self.core = Some(GroupCore::default());
-            self.load(0);
+            self.load_anew();
         }
     }
 }

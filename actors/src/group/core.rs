@@ -22,6 +22,12 @@ pub struct GroupCore {
 }
 
 impl GroupCore {
+    /// A core that knows nothing yet and goes on numbering where `before` stopped: what was sent for that one may still
+    /// be answered, and is no answer to anything of this one.
+    pub fn after(before: &Self) -> Self {
+        Self { next_request: before.next_request, ..Self::default() }
+    }
+
     /// Takes committed bytes of the log, in order; a record may be cut at the end.
     pub fn on_replay(&mut self, data: &[u8]) -> Result<(), OffsetRecordError> {
         self.carry.extend_from_slice(data);
@@ -55,14 +61,16 @@ impl GroupCore {
         Ok((self.next_request, record))
     }
 
-    /// The commit is durable, or not.
-    pub fn on_appended(&mut self, request: u64, durable: bool) {
-        if let Some(commit) = self.appending.remove(&request)
-            && durable
-        {
+    /// The commit is durable, or not; `false` when it is one of an earlier core.
+    pub fn on_appended(&mut self, request: u64, durable: bool) -> bool {
+        let Some(commit) = self.appending.remove(&request) else {
+            return false;
+        };
+        if durable {
             // A commit is a plain record, which is always taken.
             let _ = self.offsets.apply(OffsetRecord::Commit(commit));
         }
+        true
     }
 
     /// How far a consumer is.
@@ -74,5 +82,25 @@ impl GroupCore {
     /// Every committed offset.
     pub fn offsets(&self) -> &GroupOffsets {
         &self.offsets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lance_messages::id::TopicId;
+
+    const READ: TopicPartition = TopicPartition::new(TopicId(1), 0);
+
+    #[test]
+    fn an_answer_to_an_earlier_core_is_none_to_a_later_one() {
+        let mut core = GroupCore::default();
+        let (late, _) = core.on_commit(READ, 1, 100, 0).unwrap();
+        let mut core = GroupCore::after(&core);
+        let (own, _) = core.on_commit(READ, 1, 50, 0).unwrap();
+        assert!(!core.on_appended(late, true));
+        assert_eq!(core.committed(READ, 1), None);
+        assert!(core.on_appended(own, true));
+        assert_eq!(core.committed(READ, 1), Some(50));
     }
 }

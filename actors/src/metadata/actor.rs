@@ -392,7 +392,14 @@ impl Handler<Call> for MetadataActor {
         };
         let (sender, receiver) = oneshot::channel();
         self.waiting.insert(request, sender);
-        self.with_core(ctx, |core, effects| core.on_propose(request, &command, effects));
+        let mut refused = false;
+        self.with_core(ctx, |core, effects| {
+            core.on_propose(request, &command, effects).inspect_err(|_| refused = true)
+        });
+        if refused {
+            // No answer follows: the caller hears that nothing is known.
+            self.waiting.remove(&request);
+        }
         Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(unknown())) })
     }
 }
