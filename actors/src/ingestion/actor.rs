@@ -17,7 +17,7 @@ use hashbrown::{HashMap, HashSet};
 use lance_messages::id::{ConnectionId, TopicPartition};
 use lance_messages::mail::connection::{Replies, Reply, ShardRestarted};
 use lance_messages::mail::poller::{Drain, Submit};
-use lance_messages::mail::replication::{EpochsWanted, LeadershipChanged};
+use lance_messages::mail::replication::{EpochsWanted, LeadershipChanged, PartitionsGone};
 use lance_storage::checkpoint::FlushedFile;
 use lance_storage::disk::{Arena, DiskOp, SlotPool};
 use lance_storage::tail::TailRing;
@@ -296,6 +296,15 @@ impl IngestionActor {
         self.setup.metrics.partitions_open.add(counted.saturating_sub(self.counted_open));
         self.counted_open = self.counted_open.max(counted);
         self.want_epochs(wanted);
+    }
+
+    pub(super) fn forget_epochs(&self, partitions: Vec<TopicPartition>) {
+        let Some(replication) = self.replication.clone().filter(|_| !partitions.is_empty()) else {
+            return;
+        };
+        actix_rt::spawn(async move {
+            let _ = replication.send(PartitionsGone { partitions }).await;
+        });
     }
 
     fn want_epochs(&self, partitions: Vec<(TopicPartition, u32, u64)>) {

@@ -119,6 +119,7 @@ impl Handler<AssignPartitions> for IngestionActor {
                 self.setup.metrics.partitions_stopped.sub(1);
             }
         }
+        self.forget_epochs(gone.clone());
         let (opener, openings) = (Arc::clone(&self.setup.opener), self.openings.clone());
         let added_now = added.clone();
         self.with_core(ctx, move |core, _, effects| {

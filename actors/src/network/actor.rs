@@ -143,6 +143,10 @@ impl NetworkActor {
         };
         thread.spawn_fn(move || {
             let Ok(stream) = TcpStream::from_std(stream) else {
+                // Else its place would be taken for ever.
+                actix_rt::spawn(async move {
+                    let _ = network.send(ConnectionClosed(id)).await;
+                });
                 return;
             };
             let actor = ConnectionActor::new(id, Arc::clone(&vitals), setup, network.clone(), stream);

@@ -174,10 +174,11 @@ fn work(queue: &Receiver<Box<ReaderJob>>, disk: &Arc<dyn Disk>, open_files: usiz
         match queue.recv_timeout(IDLE) {
             Ok(job) => {
                 // A panic ends the job, not the thread.
-                let run = std::panic::AssertUnwindSafe(|| run(*job, &mut reader, held));
+                let run = std::panic::AssertUnwindSafe(|| run(&job, &mut reader, held));
                 if std::panic::catch_unwind(run).is_err() {
                     tracing::error!("a reader job panicked");
                     reader = Reader::new(disk, open_files);
+                    give_up(&job);
                 }
             }
             Err(crossbeam_channel::RecvTimeoutError::Timeout) => reader.release_idle(),
@@ -186,21 +187,62 @@ fn work(queue: &Receiver<Box<ReaderJob>>, disk: &Arc<dyn Disk>, open_files: usiz
     }
 }
 
-fn run(job: ReaderJob, reader: &mut Reader, held: &Held) {
+fn run(job: &ReaderJob, reader: &mut Reader, held: &Held) {
     match job {
         ReaderJob::Plan { request, part, read, offset, max_bytes, reply } => {
             let room = held.room() as u32;
-            let max_bytes = if held.is_full() { max_bytes.min(room) } else { max_bytes };
-            let mut plan = reader.plan_within(read.slices(), offset, max_bytes, room);
+            let max_bytes = if held.is_full() { (*max_bytes).min(room) } else { *max_bytes };
+            let mut plan = reader.plan_within(read.slices(), *offset, max_bytes, room);
             if let Ok(plan) = &mut plan {
                 held.hold(plan);
             }
-            answer(&reply, PlanDone { request, part, plan });
+            answer(reply, PlanDone { request: *request, part: *part, plan: plan.map_err(ReadFailure::from) });
         }
         ReaderJob::LookUp { request, read, query, reply } => {
-            answer(&reply, LookUpDone { request, result: look_up(&read, query, reader) });
+            answer(reply, LookUpDone { request: *request, result: look_up(read, *query, reader) });
         }
-        ReaderJob::SendFiles { socket, ranges, reply } => answer(&reply, send_files(&socket, &ranges)),
+        ReaderJob::SendFiles { socket, ranges, reply } => answer(reply, send_files(socket, ranges)),
+    }
+}
+
+/// Answers a job that panicked: who asked must not wait for ever.
+fn give_up(job: &ReaderJob) {
+    match job {
+        ReaderJob::Plan { request, part, reply, .. } => {
+            answer(reply, PlanDone { request: *request, part: *part, plan: Err(ReadFailure::Panicked) });
+        }
+        ReaderJob::LookUp { request, reply, .. } => {
+            answer(reply, LookUpDone { request: *request, result: Err(ErrorCode::Internal) });
+        }
+        ReaderJob::SendFiles { reply, .. } => {
+            answer(reply, FileSent { sent: 0, blocked: false, error: Some("the reader panicked".to_owned()) });
+        }
+    }
+}
+
+/// Why a reader thread has no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadFailure {
+    /// It cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A fault of the reader.
+    #[error("the reader panicked")]
+    Panicked,
+}
+
+impl ReadFailure {
+    /// What the client hears.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            // What was removed, or could not be opened for want of descriptors, is asked for again.
+            Self::Read(ReadError::Removed { .. } | ReadError::BelowStart { .. }) => ErrorCode::Unavailable,
+            Self::Read(ReadError::Disk(error)) if matches!(error.errno(), Some(libc::EMFILE | libc::ENFILE)) => {
+                ErrorCode::Unavailable
+            }
+            Self::Read(_) => ErrorCode::StorageOffline,
+            Self::Panicked => ErrorCode::Internal,
+        }
     }
 }
 
@@ -233,7 +275,7 @@ pub fn look_up(read: &SegmentRead, query: OffsetQuery, reader: &mut Reader) -> R
         }
         Err(error) => {
             tracing::error!(%error, "a look-up failed");
-            Err(ErrorCode::StorageOffline)
+            Err(ReadFailure::from(error).code())
         }
     }
 }

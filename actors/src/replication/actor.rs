@@ -9,10 +9,11 @@ use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell, fail, guarded};
 use crate::supervision::{ActorState, Escalated, RestartPolicy, Vitals};
 use actix::prelude::*;
+use hashbrown::HashSet;
 use lance_cluster::metadata::ReplicaIncarnation;
 use lance_messages::id::{LeaderEpoch, TopicId, TopicPartition};
 use lance_messages::mail::ingestion::BecomeLeader;
-use lance_messages::mail::replication::{EpochsWanted, LeadershipChanged};
+use lance_messages::mail::replication::{EpochsWanted, LeadershipChanged, PartitionsGone};
 use lance_storage::checkpoint::Checkpoint;
 use lance_storage::disk::Disk;
 use std::path::PathBuf;
@@ -65,6 +66,8 @@ pub struct ReplicationActor {
     core: Option<ReplicationCore>,
     /// What every log was opened with, for a core built anew.
     logs: Vec<(TopicPartition, u32, u64)>,
+    /// Which of them are led or stopped since.
+    settled: HashSet<TopicPartition>,
 }
 
 impl ReplicationActor {
@@ -75,7 +78,7 @@ impl ReplicationActor {
         parent: Recipient<Escalated>,
         setup: ReplicationSetup,
     ) -> Self {
-        Self { life: Life::new(vitals, policy, parent), setup, core: None, logs: Vec::new() }
+        Self { life: Life::new(vitals, policy, parent), setup, core: None, logs: Vec::new(), settled: HashSet::new() }
     }
 
     fn with_core(
@@ -185,10 +188,12 @@ impl Shell for ReplicationActor {
         self.core = Some(ReplicationCore::new(incarnation, self.setup.boot_number, promises));
         self.life.vitals.set_state(ActorState::Running);
         ctx.run_interval(REQUEST_INTERVAL, |actor, ctx| actor.with_core(ctx, |core, effects| core.on_tick(effects)));
-        let logs = self.logs.clone();
-        if !logs.is_empty() {
-            self.with_core(ctx, |core, _| core.on_restarted(&logs));
-        }
+        let logs = self.logs.iter().copied();
+        let (settled, unled): (Vec<_>, Vec<_>) = logs.partition(|log| self.settled.contains(&log.0));
+        self.with_core(ctx, |core, effects| {
+            core.on_restarted(&settled);
+            core.on_restarted_unled(&unled, effects);
+        });
     }
 }
 
@@ -199,6 +204,9 @@ impl Handler<EpochsWanted> for ReplicationActor {
         self.life.vitals.message_taken();
         self.logs.retain(|known| !message.partitions.iter().any(|opened| opened.0 == known.0));
         self.logs.extend_from_slice(&message.partitions);
+        for (partition, ..) in &message.partitions {
+            self.settled.remove(partition);
+        }
         self.with_core(ctx, |core, effects| core.on_epochs_wanted(&message.partitions, effects));
     }
 }
@@ -226,9 +234,22 @@ impl Handler<LeadershipChanged> for ReplicationActor {
 
     fn handle(&mut self, message: LeadershipChanged, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
+        self.settled.insert(message.partition);
         self.with_core(ctx, |core, effects| {
             core.on_leadership_changed(message.partition, &message.result, effects);
         });
+    }
+}
+
+impl Handler<PartitionsGone> for ReplicationActor {
+    type Result = ();
+
+    fn handle(&mut self, message: PartitionsGone, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        let gone: HashSet<TopicPartition> = message.partitions.iter().copied().collect();
+        self.logs.retain(|log| !gone.contains(&log.0));
+        self.settled.retain(|partition| !gone.contains(partition));
+        self.with_core(ctx, |core, _| core.on_gone(&message.partitions));
     }
 }
 

@@ -101,6 +101,30 @@ impl ReplicationCore {
         }
     }
 
+    /// As [`Self::on_restarted`], for logs that nobody was heard to lead since they were opened: whatever was under way
+    /// to that end may be lost with the core before, so a new epoch is asked for until one is opened.
+    pub fn on_restarted_unled(&mut self, logs: &[(TopicPartition, u32, u64)], effects: &mut Effects) {
+        let mut requests = Vec::new();
+        for &(partition, last_epoch, durable_end) in logs {
+            let replica = self.replicas.entry(partition).or_default();
+            replica.log = Some((last_epoch, durable_end));
+            replica.promised = replica.promised.max(last_epoch);
+            let epoch = LeaderEpoch(replica.promised);
+            replica.requested = Some(epoch);
+            requests.push((partition, epoch));
+        }
+        if !requests.is_empty() {
+            effects.push(ReplicationEffect::RequestEpochs(requests));
+        }
+    }
+
+    /// Partitions that were deleted: nothing is owed for them any more.
+    pub fn on_gone(&mut self, partitions: &[TopicPartition]) {
+        for partition in partitions {
+            self.replicas.remove(partition);
+        }
+    }
+
     /// Time has passed: requests that came while nobody led the metadata were not heard, and are repeated.
     pub fn on_tick(&self, effects: &mut Effects) {
         let unheard = |(partition, replica): (&TopicPartition, &Replica)| Some((*partition, replica.requested?));
@@ -170,6 +194,7 @@ impl ReplicationCore {
                 continue;
             }
             replica.chosen = Some(epoch);
+            replica.requested = replica.requested.filter(|requested| epoch <= *requested);
             lead.push((partition, epoch));
         }
         if !lead.is_empty() {
@@ -272,5 +297,19 @@ mod tests {
         core.on_promise_wanted(&[(PARTITION, LeaderEpoch(4))], &mut effects);
         let ReplicationEffect::Answer(answers) = &effects[0] else { panic!("{effects:?}") };
         assert_eq!(answers[0].outcome, PromiseOutcome::Promised { epoch: LeaderEpoch(5) });
+    }
+
+    #[test]
+    fn a_core_built_anew_asks_for_the_epochs_that_nobody_was_heard_to_lead() {
+        let (mut core, mut effects) = (core(), Vec::new());
+        core.on_restarted_unled(&[(PARTITION, 3, 500)], &mut effects);
+        core.on_tick(&mut effects);
+        let request = ReplicationEffect::RequestEpochs(vec![(PARTITION, LeaderEpoch(3))]);
+        assert_eq!(effects, [request.clone(), request]);
+        assert_eq!(core.unsettled(), 1);
+        core.on_gone(&[PARTITION]);
+        effects.clear();
+        core.on_tick(&mut effects);
+        assert_eq!((effects.len(), core.unsettled(), core.promises().count()), (0, 0, 0));
     }
 }

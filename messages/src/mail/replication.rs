@@ -21,3 +21,12 @@ pub struct LeadershipChanged {
     /// The epoch it serves in, or why it stopped.
     pub result: Result<LeaderEpoch, String>,
 }
+
+/// These partitions were deleted.
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "actix", derive(actix::Message))]
+#[cfg_attr(feature = "actix", rtype(result = "()"))]
+pub struct PartitionsGone {
+    /// Which ones.
+    pub partitions: Vec<TopicPartition>,
+}

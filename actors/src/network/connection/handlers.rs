@@ -1,7 +1,7 @@
 //! What a connection does with each message.
 
 use super::{BeginDrain, CloseWhenIdle, ConnectionActor, FileSent, LookUpDone, PlanDone};
-use crate::network::readers::{SegmentRead, is_writable};
+use crate::network::readers::{ReadFailure, SegmentRead, is_writable};
 use crate::supervision::shell::InjectPanic;
 use actix::prelude::*;
 use lance_messages::mail::connection::{Replies, ShardRestarted};
@@ -31,7 +31,7 @@ impl Handler<PlanDone> for ConnectionActor {
     fn handle(&mut self, message: PlanDone, ctx: &mut Self::Context) {
         if let Err(error) = &message.plan {
             tracing::error!(connection = self.id.0, %error, "a read failed");
-            if matches!(error, ReadError::Damaged { .. }) {
+            if matches!(error, ReadFailure::Read(ReadError::Damaged { .. })) {
                 self.setup.metrics.damaged_batches.add(1);
             }
         }

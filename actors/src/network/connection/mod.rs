@@ -11,7 +11,7 @@ use crate::metrics::Metrics;
 use crate::network::actor::{ConnectionClosed, NetworkActor};
 use crate::network::budget::{FREE_FRAME_BYTES, FrameBudget, FrameReservation};
 use crate::network::outbox::{ShardMessage, push_produce, send, try_send};
-use crate::network::readers::{ReaderJob, ReaderPool};
+use crate::network::readers::{ReadFailure, ReaderJob, ReaderPool};
 use crate::network::session::answers::CallFailure;
 use crate::network::session::output::OutputItem;
 use crate::network::session::{DEFAULT_TOPIC_REQUEST, MAX_PART_REPLIES, SessionCore, SessionEffect, SessionLimits};
@@ -24,7 +24,7 @@ use bytes::BytesMut;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::ConnectionId;
 use lance_messages::wire::codec::missing_bytes;
-use lance_storage::reader::{ReadError, ReadPlan};
+use lance_storage::reader::ReadPlan;
 use std::io::{ErrorKind, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -56,7 +56,7 @@ pub struct PlanDone {
     /// Which of its parts.
     pub part: u16,
     /// The plan.
-    pub plan: Result<ReadPlan, ReadError>,
+    pub plan: Result<ReadPlan, ReadFailure>,
 }
 
 /// A reader thread looked an offset up.

@@ -91,7 +91,7 @@ impl SessionCore {
             },
             Request::GetClusterStatus => Response::ClusterStatus(cluster_status(view)),
             Request::Authenticate { .. } => Response::Authenticate { ok: true, text: "Authenticated".to_owned() },
-            Request::Subscribe(subscribe) if !view.topics.contains_key(&subscribe.topic) => {
+            Request::Subscribe(subscribe) if !has_partition(view, TopicPartition::new(subscribe.topic, partition)) => {
                 refuse(ErrorCode::UnknownTopic)
             }
             Request::Subscribe(subscribe) if subscribe.start_offset != 0 => {
@@ -105,7 +105,7 @@ impl SessionCore {
                 return;
             }
             Request::Unsubscribe { consumer_id, .. } => Response::Ack { batch_id: consumer_id, offsets: None },
-            Request::CommitOffset(commit) if !view.topics.contains_key(&commit.topic) => {
+            Request::CommitOffset(commit) if !has_partition(view, TopicPartition::new(commit.topic, partition)) => {
                 refuse(ErrorCode::UnknownTopic)
             }
             Request::CommitOffset(commit) => {

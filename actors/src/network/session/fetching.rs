@@ -3,7 +3,7 @@
 use super::control::has_partition;
 use super::replies::{FetchPart, FetchSlot, PartData, ReplySlot};
 use super::{Effects, SessionCore, SessionEffect, shard_of};
-use crate::network::readers::SegmentRead;
+use crate::network::readers::{ReadFailure, SegmentRead};
 use crate::view::ClusterView;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::TopicPartition;
@@ -15,7 +15,7 @@ use lance_messages::wire::fetch::{
 };
 use lance_messages::wire::typed_error::{Answers, TypedError};
 use lance_messages::wire::{Command, Response, ResponseFrame};
-use lance_storage::reader::{Piece, ReadError, ReadPlan};
+use lance_storage::reader::{Piece, ReadPlan};
 use std::time::Duration;
 
 /// Most partitions of one fetch.
@@ -176,7 +176,7 @@ impl SessionCore {
         &mut self,
         request: u64,
         number: u16,
-        plan: Result<ReadPlan, ReadError>,
+        plan: Result<ReadPlan, impl Into<ReadFailure>>,
         now: Duration,
         effects: &mut Effects,
     ) {
@@ -191,7 +191,7 @@ impl SessionCore {
                     part.data = PartData::Plan(plan);
                     answer_part(part, None, next_offset, records, len);
                 }
-                Err(_) => finish_part(part, Some(ErrorCode::StorageOffline)),
+                Err(failure) => finish_part(part, Some(failure.into().code())),
             }
         }
         self.advance(effects, now);
