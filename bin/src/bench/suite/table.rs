@@ -52,8 +52,8 @@ impl Table<'_> {
                 "**Run:** `lnc-bench suite`, version {}{}, {} × {} s a scenario, interleaved, {} s in all. Figures \
                  are medians (least – most). Floors are measured before and after each scenario; ratios are those of \
                  single rounds. A verdict is the median's; in brackets the rounds that met the target. \
-                 *Unsteady*: the floor moved by more than half between before and after, or a latency lies below it: \
-                 something else kept the machine busy, and the verdict says little.",
+                 *Unsteady*: the floor moved by more than half between before and after, or the figure is better \
+                 than its floor: something else kept the machine busy, and the verdict says little.",
                 env!("CARGO_PKG_VERSION"),
                 if cfg!(debug_assertions) { " (**debug build**)" } else { "" },
                 self.args.repeat,
@@ -153,8 +153,11 @@ fn cells(tally: &Tally, at: usize, line: &Line) -> [String; 10] {
     };
     let verdict = match tally.verdict(at) {
         (verdict @ (Verdict::Pass | Verdict::Fail), passed) => {
-            let doubt = tally.doubt(at).map_or_else(String::new, |doubt| format!(", {doubt}"));
-            format!("**{}** ({passed} of {}){doubt}", verdict_word(verdict), rounds.len())
+            let said = format!("**{}** ({passed} of {})", verdict_word(verdict), rounds.len());
+            match tally.doubt(at) {
+                Some(doubt) => format!("unsteady: {doubt}; by the numbers {}", said.replace("**", "")),
+                None => said,
+            }
         }
         (verdict, _) => verdict_word(verdict).to_owned(),
     };
