@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod fetching;
+mod parts;
 mod support;
 
 use lance_messages::error_code::ErrorCode;

@@ -318,7 +318,7 @@ impl ConnectionActor {
         match self.stream.poll_read_ready(task) {
             Poll::Pending => return false,
             Poll::Ready(Err(_)) => {
-                self.at_end = true;
+                ctx.stop();
                 return false;
             }
             Poll::Ready(Ok(())) => {}
@@ -332,7 +332,9 @@ impl ConnectionActor {
         }
         match self.stream.try_read_buf(&mut self.input) {
             Ok(0) => {
+                // Perhaps only its half is closed: what it asked for is answered, without waiting for more records.
                 self.at_end = true;
+                self.with_core(ctx, |core, _, _, effects| core.end_waits(effects));
                 false
             }
             Ok(count) => {
@@ -346,7 +348,7 @@ impl ConnectionActor {
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => true,
             Err(_) => {
-                self.at_end = true;
+                ctx.stop();
                 false
             }
         }
@@ -539,8 +541,9 @@ impl ActorFuture<ConnectionActor> for Drive {
             // What was written made room for requests that nobody has looked for yet.
             task.waker().wake_by_ref();
         }
-        let finished = actor.core.is_closing() || actor.at_end || (actor.close_when_idle && actor.core.is_idle());
-        if finished && (actor.core.is_idle() || (actor.at_end && actor.core.output.is_empty())) {
+        // Only where input was wanted is what is left of it no whole frame.
+        let finished = actor.core.is_closing() || (actor.at_end && wanted_input) || actor.close_when_idle;
+        if finished && actor.core.is_idle() {
             ctx.stop();
         }
         Poll::Pending

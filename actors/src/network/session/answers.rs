@@ -1,7 +1,7 @@
 //! Answers of other actors, and how replies are written.
 
 use super::control::{metadata, mode_code, topic_body};
-use super::replies::{ControlKind, ReplySlot};
+use super::replies::{ControlKind, ReplySlot, weight};
 use super::{Effects, SessionCore, SessionEffect};
 use crate::network::readers::SegmentRead;
 use crate::view::ClusterView;
@@ -163,7 +163,9 @@ impl SessionCore {
                 None => TypedError::new(code, answers),
             })
         });
+        let bytes = weight(&response);
         *slot = ReplySlot::ready(*correlation, response);
+        self.waiting_bytes += bytes;
     }
 
     pub(super) fn write_reply(&mut self, slot: ReplySlot, now: Duration, effects: &mut Effects) {
@@ -183,7 +185,10 @@ impl SessionCore {
                 ResponseFrame { correlation: 0, response: Response::Error(error) }
                     .encode(&mut self.output.tail, features);
             }
-            ReplySlot::Ready(frame) => frame.encode(&mut self.output.tail, features),
+            ReplySlot::Ready(frame) => {
+                self.waiting_bytes = self.waiting_bytes.saturating_sub(weight(&frame.response));
+                frame.encode(&mut self.output.tail, features);
+            }
             ReplySlot::Fetch(fetch) => self.write_fetch(*fetch, now, effects),
             ReplySlot::Produce(_) | ReplySlot::Control { .. } | ReplySlot::Nothing => {}
         }

@@ -1,6 +1,6 @@
 //! Control requests: what can be answered from the view is answered at once, the rest goes to its actor.
 
-use super::replies::{ControlKind, ReplySlot};
+use super::replies::{ControlKind, ReplySlot, weight};
 use super::{Effects, GRANTED_FEATURES, SessionCore, SessionEffect, shard_of};
 use crate::view::{ClusterView, INTERNAL_PREFIX, TopicView};
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use lance_messages::wire::topics::{
 };
 use lance_messages::wire::typed_error::{Answers, TypedError};
 use lance_messages::wire::{Features, Request, Response};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 /// What a session asks of the metadata actor.
@@ -135,6 +135,7 @@ impl SessionCore {
             | Request::SetRetention { .. }
             | Request::InitProducer(_) => return,
         };
+        self.waiting_bytes += weight(&response);
         self.lanes.reserve(self.control_lane(), ReplySlot::ready(correlation, response));
     }
 
@@ -273,7 +274,9 @@ pub(super) fn metadata(view: &ClusterView, wanted: &MetadataRequest) -> Metadata
             Some(topic) => topic_metadata(topic),
             None => missing_topic(name.clone()),
         };
-        wanted.topics.iter().map(by_name).collect()
+        // Each once: a name repeated in one request must not multiply the reply.
+        let mut seen = HashSet::new();
+        wanted.topics.iter().filter(|name| seen.insert(name.as_str())).map(by_name).collect()
     };
     let nodes = view.nodes.iter().map(|(id, address)| NodeMetadata { id: *id, address: address.clone() }).collect();
     MetadataResponse { controller: view.metadata_leader, nodes, topics }

@@ -133,6 +133,8 @@ pub struct SessionCore {
     /// What is to be written.
     pub output: Output,
     in_flight_bytes: usize,
+    /// Bytes of large replies that wait for their turn.
+    waiting_bytes: usize,
     fetches: usize,
     blocked: Option<Frame>,
     closing: bool,
@@ -170,6 +172,7 @@ impl SessionCore {
             lanes: Lanes::default(),
             output: Output::default(),
             in_flight_bytes: 0,
+            waiting_bytes: 0,
             fetches: 0,
             blocked: None,
             closing: false,
@@ -190,7 +193,7 @@ impl SessionCore {
             && self.in_flight_bytes < self.limits.max_in_flight_bytes
             && self.lanes.len() < self.limits.max_requests
             && self.fetches < MAX_FETCHES
-            && self.output.memory_bytes() < MAX_OUTPUT_BYTES
+            && self.output.memory_bytes() + self.waiting_bytes < MAX_OUTPUT_BYTES
     }
 
     /// Whether everything asked for was answered.
@@ -208,6 +211,11 @@ impl SessionCore {
     /// Fetches that wait for records are answered with what there is.
     pub fn on_drain(&mut self, effects: &mut Effects) {
         self.draining = true;
+        self.end_waits(effects);
+    }
+
+    /// Fetches that wait for records are answered with what there is.
+    pub fn end_waits(&mut self, effects: &mut Effects) {
         let connection = self.id;
         for (request, slot) in self.lanes.iter_mut() {
             let ReplySlot::Fetch(fetch) = slot else { continue };

@@ -157,3 +157,14 @@ impl ReplySlot {
         Self::Ready(ResponseFrame { correlation, response })
     }
 }
+
+/// Bytes of the replies that may be large, about: those that wait for their turn are counted.
+pub fn weight(response: &Response) -> usize {
+    match response {
+        Response::Topic(body) | Response::ClusterStatus(body) => body.len(),
+        Response::Metadata(metadata) => {
+            metadata.topics.iter().map(|topic| 128 + topic.name.len() + 24 * topic.partitions.len()).sum()
+        }
+        _ => 0,
+    }
+}
