@@ -33,6 +33,9 @@ pub const INGESTION_MAILBOX: usize = 8192;
 /// Logs that were not used for this long give their descriptors back.
 const IDLE_LOG_CHECK: Duration = Duration::from_secs(10);
 
+/// Logs for which there were no descriptors, memory or space are opened again after this.
+const OPEN_RETRY: Duration = Duration::from_secs(1);
+
 /// What an ingestion actor is made of.
 pub struct IngestionSetup {
     /// How its core is set up.
@@ -274,13 +277,18 @@ impl IngestionActor {
         let metrics = Arc::clone(&self.setup.metrics);
         // What was deleted meanwhile is nobody's to lead.
         let assigned: HashSet<TopicPartition> = self.assigned.iter().copied().collect();
+        let mut again = Vec::new();
         self.with_core(ctx, |core, _, effects| {
-            for Opened { partition, result, truncated_bytes } in opened {
+            for Opened { partition, result, may_pass, truncated_bytes } in opened {
                 metrics.recovery_truncated_bytes.add(truncated_bytes);
                 if !assigned.contains(&partition) {
                     continue;
                 }
                 match result {
+                    Err(reason) if may_pass => {
+                        tracing::warn!(%partition, %reason, "a log cannot be opened: trying again");
+                        again.push(partition);
+                    }
                     Ok(log) => {
                         // A log that stays stopped is led by nobody here: asking for its epoch would never settle.
                         if log.offline().is_none() && log.latched().is_none() {
@@ -296,6 +304,12 @@ impl IngestionActor {
         self.setup.metrics.partitions_open.add(counted.saturating_sub(self.counted_open));
         self.counted_open = self.counted_open.max(counted);
         self.want_epochs(wanted);
+        if !again.is_empty() {
+            ctx.run_later(OPEN_RETRY, |actor, ctx| {
+                again.retain(|partition| actor.assigned.contains(partition));
+                actor.open_logs(again, ctx, false);
+            });
+        }
     }
 
     pub(super) fn forget_epochs(&self, partitions: Vec<TopicPartition>) {

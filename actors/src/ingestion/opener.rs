@@ -3,7 +3,7 @@
 use hashbrown::HashMap;
 use lance_messages::id::TopicPartition;
 use lance_storage::disk::Disk;
-use lance_storage::log::{Latch, Log, LogOptions, OpenContext};
+use lance_storage::log::{Latch, Log, LogOptions, OpenContext, OpenError};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -30,8 +30,22 @@ pub struct Opened {
     pub partition: TopicPartition,
     /// The log.
     pub result: Result<Log, String>,
+    /// It failed for want of descriptors, memory or space, which may pass: it is to be opened again.
+    pub may_pass: bool,
     /// Bytes of a torn tail that were cut off.
     pub truncated_bytes: u64,
+}
+
+impl Opened {
+    fn failed(partition: TopicPartition, reason: String) -> Self {
+        Self { partition, result: Err(reason), may_pass: false, truncated_bytes: 0 }
+    }
+}
+
+/// Nothing is wrong with the log itself.
+fn may_pass(error: &OpenError) -> bool {
+    let OpenError::Disk(error) = error else { return false };
+    error.is_no_space() || matches!(error.errno(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
 
 /// How logs are opened.
@@ -74,13 +88,11 @@ impl LogOpener {
                     let bytes = report.truncated_bytes;
                     tracing::warn!(%partition, bytes, "cut a torn tail that nobody was told of");
                 }
-                Opened { partition, result: Ok(log), truncated_bytes: report.truncated_bytes }
+                let truncated_bytes = report.truncated_bytes;
+                Opened { partition, result: Ok(log), may_pass: false, truncated_bytes }
             }
-            Ok(Err(error)) => Opened { partition, result: Err(error.to_string()), truncated_bytes: 0 },
-            Err(_) => {
-                let reason = "recovery panicked over this log".to_owned();
-                Opened { partition, result: Err(reason), truncated_bytes: 0 }
-            }
+            Ok(Err(error)) => Opened { may_pass: may_pass(&error), ..Opened::failed(partition, error.to_string()) },
+            Err(_) => Opened::failed(partition, "recovery panicked over this log".to_owned()),
         }
     }
 
@@ -106,11 +118,11 @@ impl LogOpener {
         for (task, asked) in tasks {
             match task.await {
                 Ok(logs) => opened.extend(logs),
-                Err(error) => opened.extend(asked.into_iter().map(|request| Opened {
-                    partition: request.partition,
-                    result: Err(format!("opening was interrupted: {error}")),
-                    truncated_bytes: 0,
-                })),
+                Err(error) => opened.extend(
+                    asked
+                        .into_iter()
+                        .map(|request| Opened::failed(request.partition, format!("opening was interrupted: {error}"))),
+                ),
             }
         }
         opened
@@ -174,5 +186,33 @@ impl LogMarks {
     pub fn forget(&mut self, partition: TopicPartition) {
         self.flushed.remove(&partition);
         self.latches.remove(&partition);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lance_messages::id::TopicId;
+    use lance_storage::disk::Operation;
+    use lance_storage::disk::memory::{Fault, FaultKind, MemoryConfig, MemoryDisk};
+
+    #[test]
+    fn a_log_that_found_no_descriptor_is_to_be_opened_again() {
+        let memory = MemoryDisk::new(MemoryConfig::default());
+        let disk = memory.as_disk();
+        let logs_dir = PathBuf::from("/logs");
+        disk.create_dir_all(&logs_dir).unwrap();
+        let (segment_bytes, index_interval_bytes) = (1 << 20, 64 * 1024);
+        let opener = LogOpener { disk, logs_dir, segment_bytes, index_interval_bytes, zero_ahead_bytes: 0 };
+        let request = LogMarks::default().request(TopicPartition::new(TopicId(1), 0));
+        for (errno, passes) in [(libc::EMFILE, true), (libc::ENOSPC, true), (libc::EIO, false)] {
+            for operation in [Operation::Open, Operation::Create] {
+                memory.inject(Fault::new(operation, FaultKind::Errno(errno)));
+                let opened = opener.open(&request, 0);
+                assert!(opened.result.is_ok() || opened.may_pass == passes, "{errno} {operation:?}");
+                memory.clear_faults();
+            }
+        }
+        assert!(opener.open(&request, 0).result.is_ok());
     }
 }
