@@ -354,7 +354,7 @@ fn made_messages_are_told_from_named_ones() {
 
 #[test]
 fn literals_and_tests_are_told_from_code() {
-    let text = "let a = \"todo!(\"; // fn long() {\nlet b = r#\"\"{\"#; let c = '{'; let d: &'a str = \"\\\"}\";\n";
+    let text = "let a = \"print!(\"; // fn long() {\nlet b = r#\"\"{\"#; let c = '{'; let d: &'a str = \"\\\"}\";\n";
     let code = blank_literals(text);
     assert!(!code.contains('{') && !code.contains('}') && !code.contains("fn"), "{code}");
     assert_eq!(code.lines().count(), text.lines().count());
