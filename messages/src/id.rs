@@ -36,6 +36,15 @@ pub struct ProducerId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 
+/// Which life of a replica: changes when its node or its own bytes were lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ReplicaIncarnation {
+    /// The node's incarnation.
+    pub node: u64,
+    /// How often this partition was found damaged in that incarnation.
+    pub damage_count: u32,
+}
+
 impl TopicPartition {
     /// The partition `partition` of `topic`.
     pub const fn new(topic: TopicId, partition: u16) -> Self {

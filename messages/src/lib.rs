@@ -4,6 +4,7 @@ pub mod batch;
 pub mod error_code;
 pub mod id;
 pub mod mail;
+pub mod peer;
 pub mod record;
 pub mod sort_key;
 pub mod wire;

@@ -1,5 +1,6 @@
 //! What the metadata knows of a topic, a partition and a node.
 
+pub use lance_messages::id::ReplicaIncarnation;
 use lance_messages::id::{LeaderEpoch, NodeId};
 use serde::{Deserialize, Serialize};
 
@@ -31,15 +32,6 @@ impl Default for TopicConfig {
     fn default() -> Self {
         Self { partitions: 1, replication_factor: 1, mode: ReplicationMode::L1, max_age_secs: 0, max_bytes: 0 }
     }
-}
-
-/// Which life of a replica: changes when its node or its own bytes were lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ReplicaIncarnation {
-    /// The node's incarnation.
-    pub node: u64,
-    /// How often this partition was found damaged in that incarnation.
-    pub damage_count: u32,
 }
 
 /// Who leads a partition in its current epoch.

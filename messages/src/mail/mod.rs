@@ -6,5 +6,6 @@
 pub mod connection;
 pub mod group;
 pub mod ingestion;
+pub mod peer;
 pub mod poller;
 pub mod replication;
