@@ -91,6 +91,17 @@ impl EpochHistory {
         self.starts[..after].last().map(|start| start.epoch)
     }
 
+    /// The epoch of the batch that ends at `position`, 0 at the beginning of every log; `None` where the history begins later.
+    ///
+    /// Whether a batch ends there need not be known: a byte of an epoch was written by its one leader, so two logs that have
+    /// the same epoch below a position have the same batches below it.
+    pub fn epoch_before(&self, position: u64) -> Option<LeaderEpoch> {
+        match position.checked_sub(1) {
+            None => Some(LeaderEpoch(0)),
+            Some(last_byte) => self.epoch_at(last_byte),
+        }
+    }
+
     /// Where the first batch of `epoch` begins.
     pub fn start_of(&self, epoch: LeaderEpoch) -> Option<u64> {
         let at = self.starts.binary_search_by_key(&epoch, |start| start.epoch).ok()?;
@@ -133,6 +144,9 @@ mod tests {
         let epoch_at = |position| history.epoch_at(position).map(|epoch| epoch.0);
         assert_eq!([0, 99, 100, 249, 250, 999].map(epoch_at), [1, 1, 3, 3, 7, 7].map(Some));
         assert_eq!(EpochHistory::default().epoch_at(0), None);
+        let epoch_before = |position| history.epoch_before(position).map(|epoch| epoch.0);
+        assert_eq!([0, 1, 100, 101, 250, 251].map(epoch_before), [0, 1, 1, 3, 3, 7].map(Some));
+        assert_eq!(EpochHistory::default().epoch_before(8), None);
         assert_eq!(history.start_of(LeaderEpoch(3)), Some(100));
         assert_eq!(history.start_of(LeaderEpoch(2)), None);
         assert_eq!(history.end_of(LeaderEpoch(2), 300), 100);

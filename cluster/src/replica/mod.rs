@@ -1,8 +1,17 @@
-//! The data plane of one partition: what is on a quorum, and the history of epochs.
+//! The data plane of one partition: what is on a quorum, who follows how, and the history of epochs.
 
+mod divergence;
 pub mod epoch;
+mod flow;
+mod follower;
 pub mod leader;
+mod member;
 pub mod quorum;
+mod rules;
 
+pub use divergence::{DivergedAnswer, LeaderLog, Resolution, resolve};
 pub use epoch::{EpochHistory, EpochHistoryError, EpochStart};
+pub use flow::{AckProgress, DivergedStep, FlowLog, FlowOptions, FlowStep, FollowerFlow};
+pub use follower::{AppendDecision, FollowerReplica, LogFacts, Promise, TruncateDecision};
 pub use leader::{LeaderEffect, LeaderReplica, Vote};
+pub use rules::{FollowerFacts, Swap};

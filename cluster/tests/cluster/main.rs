@@ -7,8 +7,6 @@ mod golden;
 #[cfg(test)]
 mod group_offsets;
 #[cfg(test)]
-mod leader_replica;
-#[cfg(test)]
 mod metadata_core;
 #[cfg(test)]
 mod raft_single;

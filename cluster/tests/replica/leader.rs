@@ -60,7 +60,8 @@ fn acks_of_other_epochs_incarnations_or_strangers_do_not_count() {
     let mut ignored = Vec::new();
     leader.on_appended(NodeId(2), LeaderEpoch(3), incarnation(2), 104, &mut ignored);
     leader.on_appended(NodeId(2), LeaderEpoch(5), incarnation(2), 104, &mut ignored);
-    leader.on_appended(NodeId(2), EPOCH, incarnation(9), 104, &mut ignored);
+    leader.on_appended(NodeId(3), EPOCH, incarnation(9), 104, &mut ignored);
+    leader.on_appended(NodeId(3), EPOCH, incarnation(3), 104, &mut ignored);
     leader.on_appended(NodeId(8), EPOCH, incarnation(8), 104, &mut ignored);
     leader.on_appended(NodeId(1), EPOCH, incarnation(1), 104, &mut ignored);
     assert_eq!(ignored, []);
@@ -78,7 +79,7 @@ fn an_evicted_follower_does_not_count_and_an_admitted_one_starts_anew() {
     assert_eq!(acked, [advanced(200), LED]);
     let back = effects(|out| leader.on_in_quorum_changed(&[NodeId(1), NodeId(2), NodeId(3)], out));
     assert_eq!(back, [advanced(300)], "its acks count again at once");
-    leader.on_admitted(NodeId(2), incarnation(7));
+    assert_eq!(effects(|out| leader.on_admitted(NodeId(2), incarnation(7), out)), []);
     effects(|out| leader.on_local_flushed(400, out));
     assert_eq!(
         effects(|out| leader.on_appended(NodeId(2), EPOCH, incarnation(2), 400, out)),
