@@ -1,11 +1,11 @@
-//! The tail ring: recent whole batches of all partitions of a shard, in one fixed piece of memory.
+//! The tail ring: recent whole batches of all partitions of a shard, headers included, in one fixed piece of memory.
 //!
-//! Bytes are overwritten oldest first, whoever may still want them. Each batch has an entry in a fixed table; entries of
+//! Followers are fed from it byte for byte, control batches too; consumers get its records. Bytes are overwritten oldest first, whoever may still want them. Each batch has an entry in a fixed table; entries of
 //! one partition are linked backwards, and every entry also jumps far back (skew-binary jump pointers), so that any
-//! offset is found in logarithmic time without an index that would have to be kept. Nothing is allocated after
+//! offset or position is found in logarithmic time without an index that would have to be kept. Nothing is allocated after
 //! construction.
 
-use lance_messages::batch::{BatchFlags, BatchHeader};
+use lance_messages::batch::{BATCH_HEADER_BYTES, BatchFlags, BatchHeader};
 use lance_messages::id::TopicPartition;
 
 /// Assumed size of a batch when the table of entries is sized.
@@ -30,6 +30,8 @@ pub struct TailEntry {
     pub base_offset: u64,
     /// Offset behind its last plain byte.
     pub end_offset: u64,
+    /// Number of its first record.
+    pub base_record: u64,
     /// Records in it.
     pub record_count: u32,
     /// What kind of bytes it stores.
@@ -40,7 +42,7 @@ pub struct TailEntry {
     pub timestamp_ns: u64,
     /// Bytes stored.
     stored_len: u32,
-    /// Where they start, in bytes since the ring began.
+    /// Where its header starts, in bytes since the ring began.
     start: u64,
     previous: TailNumber,
     jump: TailNumber,
@@ -85,14 +87,15 @@ impl TailRing {
         &mut self,
         partition: TopicPartition,
         header: &BatchHeader,
+        raw_header: &[u8; BATCH_HEADER_BYTES],
         stored: &[u8],
         last: TailNumber,
     ) -> TailNumber {
-        let Some(start) = self.reserve(stored.len()) else {
+        let Some(start) = self.reserve(BATCH_HEADER_BYTES + stored.len()) else {
             return TailNumber::default();
         };
         let number = TailNumber(self.next_number);
-        let (previous, jump, depth) = self.links(partition, header.base_offset, last);
+        let (previous, jump, depth) = self.links(partition, header.position, last);
         if let Some(before) = self.entry_mut(previous) {
             before.next = number;
         }
@@ -102,6 +105,7 @@ impl TailRing {
             end_position: header.end_position(),
             base_offset: header.base_offset,
             end_offset: header.end_offset(),
+            base_record: header.base_record,
             record_count: header.record_count,
             flags: header.flags,
             records_crc: header.records_crc,
@@ -119,25 +123,42 @@ impl TailRing {
         self.entries[place] = Some(entry);
         self.next_number += 1;
         let at = (start % self.bytes.len() as u64) as usize;
-        if let Some(place) = self.bytes.get_mut(at..at + stored.len()) {
-            place.copy_from_slice(stored);
+        let place = self.bytes.get_mut(at..at + BATCH_HEADER_BYTES + stored.len()).unwrap_or_default();
+        if let Some((header_place, stored_place)) = place.split_at_mut_checked(BATCH_HEADER_BYTES) {
+            header_place.copy_from_slice(raw_header);
+            stored_place.copy_from_slice(stored);
         }
         number
     }
 
     /// The batch of `partition` that holds `offset`, found backwards from its newest one.
     pub fn find(&self, partition: TopicPartition, offset: u64, newest: TailNumber) -> Option<TailNumber> {
+        self.find_by(partition, offset, newest, |entry| (entry.base_offset, entry.end_offset))
+    }
+
+    /// The batch of `partition` that holds the log position `position`, found backwards from its newest one.
+    pub fn find_position(&self, partition: TopicPartition, position: u64, newest: TailNumber) -> Option<TailNumber> {
+        self.find_by(partition, position, newest, |entry| (entry.position, entry.end_position))
+    }
+
+    fn find_by(
+        &self,
+        partition: TopicPartition,
+        wanted: u64,
+        newest: TailNumber,
+        bounds: impl Fn(&TailEntry) -> (u64, u64),
+    ) -> Option<TailNumber> {
         let mut at = newest;
         let mut entry = self.entry(at).filter(|entry| entry.partition == partition)?;
-        if offset >= entry.end_offset {
+        if wanted >= bounds(entry).1 {
             return None;
         }
-        while entry.base_offset > offset {
-            let far = self.entry(entry.jump).filter(|far| far.end_offset > offset);
+        while bounds(entry).0 > wanted {
+            let far = self.entry(entry.jump).filter(|far| bounds(far).1 > wanted);
             at = if far.is_some() { entry.jump } else { entry.previous };
             entry = self.entry(at)?;
         }
-        (offset < entry.end_offset).then_some(at)
+        (wanted < bounds(entry).1).then_some(at)
     }
 
     /// What is known of a batch that is still there.
@@ -150,11 +171,16 @@ impl TailRing {
 
     /// The stored bytes of a batch that is still there.
     pub fn stored(&self, entry: &TailEntry) -> &[u8] {
+        self.batch(entry).get(BATCH_HEADER_BYTES..).unwrap_or_default()
+    }
+
+    /// All bytes of a batch that is still there, its header first.
+    pub fn batch(&self, entry: &TailEntry) -> &[u8] {
         if self.bytes.is_empty() {
             return &[];
         }
         let at = (entry.start % self.bytes.len() as u64) as usize;
-        self.bytes.get(at..at + entry.stored_len as usize).unwrap_or_default()
+        self.bytes.get(at..at + BATCH_HEADER_BYTES + entry.stored_len as usize).unwrap_or_default()
     }
 
     /// The partition's batch after `entry`, if it is in the ring.
@@ -194,8 +220,8 @@ impl TailRing {
     }
 
     /// Previous batch, jump and depth of the partition's next entry.
-    fn links(&self, partition: TopicPartition, base_offset: u64, last: TailNumber) -> (TailNumber, TailNumber, u64) {
-        let continues = |entry: &&TailEntry| entry.partition == partition && entry.end_offset == base_offset;
+    fn links(&self, partition: TopicPartition, position: u64, last: TailNumber) -> (TailNumber, TailNumber, u64) {
+        let continues = |entry: &&TailEntry| entry.partition == partition && entry.end_position == position;
         let Some(previous) = self.entry(last).filter(continues) else {
             return (TailNumber::default(), TailNumber::default(), 0);
         };

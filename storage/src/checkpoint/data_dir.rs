@@ -205,7 +205,7 @@ fn write_record(disk: &Arc<dyn Disk>, path: &Path, record: &NodeRecord) -> Resul
     let mut text = serde_json::to_vec_pretty(&to_file(record))
         .map_err(|source| CheckpointError::Malformed { path: path.to_path_buf(), source })?;
     text.push(b'\n');
-    replace_file(disk, path, &text)
+    Ok(replace_file(disk, path, &text)?)
 }
 
 fn to_file(record: &NodeRecord) -> NodeFile {

@@ -120,6 +120,21 @@ impl FlushedFile {
         Ok(())
     }
 
+    /// Lowers the mark of one partition to `position` (0 removes it), durably and in both slots; blocking. A mark that is
+    /// not above stays.
+    ///
+    /// For an owner about to cut a log, who lowers its own idea of the mark first: the next [`FlushedFile::store`] must
+    /// not raise it again before the log is synced further.
+    pub fn lower(&mut self, partition: TopicPartition, position: u64) -> Result<(), CheckpointError> {
+        let stored = read_slots(&self.disk, &self.path)?;
+        let mut marks = stored.map_or_else(Vec::new, |(_, marks)| marks);
+        for mark in marks.iter_mut().filter(|mark| mark.0 == partition) {
+            mark.1 = mark.1.min(position);
+        }
+        marks.retain(|mark| mark.1 > 0);
+        self.store_everywhere(&marks)
+    }
+
     /// Replaces all marks in both slots, so that no older mark can come back: needed before a log is truncated
     /// below a mark, which would otherwise make the cut look like damage.
     pub fn store_everywhere(&mut self, marks: &[(TopicPartition, u64)]) -> Result<(), CheckpointError> {

@@ -146,7 +146,7 @@ impl Checkpoint {
     pub fn write(&self, body: &[u8]) -> Result<(), CheckpointError> {
         let mut bytes = Vec::with_capacity(frame::HEADER_BYTES + body.len());
         frame::encode(&mut bytes, MAGIC, self.body_version, |out| out.extend_from_slice(body));
-        replace_file(&self.disk, &self.path, &bytes)
+        Ok(replace_file(&self.disk, &self.path, &bytes)?)
     }
 }
 
@@ -183,7 +183,7 @@ fn read_file(disk: &Arc<dyn Disk>, path: &Path) -> Result<Option<Vec<u8>>, DiskE
 }
 
 /// Puts `bytes` in the place of the file at `path`: old or new after a power cut, never a mixture.
-fn replace_file(disk: &Arc<dyn Disk>, path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
+pub(crate) fn replace_file(disk: &Arc<dyn Disk>, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".tmp");
     let temporary = PathBuf::from(name);
@@ -192,8 +192,7 @@ fn replace_file(disk: &Arc<dyn Disk>, path: &Path, bytes: &[u8]) -> Result<(), C
     file.write_all_at(bytes, 0)?;
     file.sync()?;
     disk.rename(&temporary, path)?;
-    disk.sync_dir(folder_of(path))?;
-    Ok(())
+    disk.sync_dir(folder_of(path))
 }
 
 /// The folder a path lies in; `.` for a bare name.

@@ -3,7 +3,7 @@
 use super::chores::Closing;
 use super::{AppendError, Appended, Log, NewBatch, WritingSegment};
 use crate::disk::SlotPool;
-use crate::flush::SegmentBuffer;
+use crate::flush::{NoSlot, SegmentBuffer};
 use crate::index::IndexBuilder;
 use crate::producers::state::EpochStart;
 use crate::producers::{SequenceCheck, StoredBatch};
@@ -32,9 +32,11 @@ impl Log {
         Ok(appended)
     }
 
-    /// Copies a batch that [`Log::append_unkept`] appended into the tail ring; batches come in log order.
+    /// Copies a batch that [`Log::append_unkept`] or [`Log::append_replica`] appended into the tail ring; batches come in
+    /// log order.
     pub fn keep(&mut self, header: &BatchHeader, records: &[u8], tail: &mut TailRing) {
-        self.newest_in_tail = tail.push(self.options.partition, header, records, self.newest_in_tail);
+        let raw_header = header.encode(self.seed);
+        self.newest_in_tail = tail.push(self.options.partition, header, &raw_header, records, self.newest_in_tail);
     }
 
     /// As [`Log::append`], but leaves the copy into the tail ring to a later call of [`Log::keep`] with the header
@@ -53,20 +55,32 @@ impl Log {
         let rolls = self.must_roll(batch);
         let header = self.header_of(batch, rolls);
         let parts = [&header.encode(self.seed)[..], batch.records];
-        let exhausted = |_| AppendError::PoolExhausted { bytes: header.batch_bytes() };
+        self.store(parts, &header, rolls, pool)
+            .map_err(|NoSlot| AppendError::PoolExhausted { bytes: header.batch_bytes() })?;
+        Ok((appended(&StoredBatch::of(&header), false), Some(header)))
+    }
+
+    /// Copies a batch (header and records) into slots, in a new segment when it `rolls`; without enough of them nothing
+    /// was changed.
+    pub(super) fn store(
+        &mut self,
+        parts: [&[u8]; 2],
+        header: &BatchHeader,
+        rolls: bool,
+        pool: &mut SlotPool,
+    ) -> Result<(), NoSlot> {
         if rolls {
             let mut fresh = self.fresh_segment();
-            fresh.buffer.append(parts, pool).map_err(exhausted)?;
+            fresh.buffer.append(parts, pool)?;
             self.prepare_state(fresh.segment.base(), pool);
             self.roll_to(fresh);
         } else {
-            self.active.buffer.append(parts, pool).map_err(exhausted)?;
+            self.active.buffer.append(parts, pool)?;
         }
-        self.note(&header);
+        self.note(header);
         // The index of a closing segment may wait for slots that are free by now.
         self.prepare_index(pool);
-        let kept = (!header.flags.is_control()).then_some(header);
-        Ok((appended(&StoredBatch::of(&header), false), kept))
+        Ok(())
     }
 
     fn check_open(&self, batch: &NewBatch<'_>) -> Result<(), AppendError> {

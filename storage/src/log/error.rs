@@ -2,6 +2,7 @@
 
 use super::Damage;
 use crate::disk::DiskError;
+use lance_messages::batch::BatchError;
 use lance_messages::id::{LeaderEpoch, TopicPartition};
 use std::sync::Arc;
 use thiserror::Error;
@@ -64,6 +65,81 @@ pub enum AppendError {
         last: LeaderEpoch,
         /// The one that came.
         got: LeaderEpoch,
+    },
+}
+
+/// Why a leader's batch was not appended; nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ReplicaAppendError {
+    /// No write buffer is free; retriable with the same batch.
+    #[error("no write buffer is free for {bytes} bytes")]
+    PoolExhausted {
+        /// Bytes of the batch.
+        bytes: u64,
+    },
+    /// A write or sync failed before.
+    #[error(transparent)]
+    Latched(Latch),
+    /// Recovery found damage.
+    #[error("the partition is offline: {0}")]
+    Offline(Arc<Damage>),
+    /// It does not continue the log.
+    #[error("batch {field} is {found}, the log ends at {expected}")]
+    Chain {
+        /// Which of its numbers.
+        field: &'static str,
+        /// What its header says.
+        found: u64,
+        /// What the log asks for.
+        expected: u64,
+    },
+    /// A batch of an epoch older than the log's last.
+    #[error("batch of leader epoch {got} behind one of epoch {last}")]
+    StaleEpoch {
+        /// The log's.
+        last: LeaderEpoch,
+        /// The one that came.
+        got: LeaderEpoch,
+    },
+    /// The header's bytes are no header of this partition.
+    #[error("batch at log position {position}: {reason}")]
+    Header {
+        /// Where it was to go.
+        position: u64,
+        /// What is wrong with it.
+        reason: BatchError,
+    },
+    /// The header's bytes say something else than the header, or more than a header can.
+    #[error("batch at log position {position}: its header and the header's bytes differ")]
+    HeaderDiffers {
+        /// Where it was to go.
+        position: u64,
+    },
+    /// Another number of bytes than the header announces.
+    #[error("batch at log position {position}: {found} bytes of records where its header announces {expected}")]
+    Length {
+        /// Where it was to go.
+        position: u64,
+        /// Bytes there are.
+        found: u64,
+        /// Bytes announced.
+        expected: u64,
+    },
+    /// The records are not those that the leader stored.
+    #[error("batch at log position {position}: records checksum {stored:#010x}, its bytes give {computed:#010x}")]
+    Records {
+        /// Where it was to go.
+        position: u64,
+        /// In the header.
+        stored: u32,
+        /// Of the bytes.
+        computed: u32,
+    },
+    /// The first batch of a log that does not start a segment: the log has to begin where a segment of the leader does.
+    #[error("batch at log position {position} is the first of the log and does not start a segment")]
+    NoSegmentStart {
+        /// Where it was to go.
+        position: u64,
     },
 }
 

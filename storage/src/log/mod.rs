@@ -13,6 +13,7 @@ use crate::segment::{Mark, Segment, SegmentEnd};
 use crate::tail::TailNumber;
 use lance_messages::batch::{BatchFlags, BatchSeed, ProducerSequence};
 use lance_messages::id::{LeaderEpoch, TopicPartition};
+use lance_messages::peer::LogPlace;
 use lance_messages::sort_key::SortKey;
 use std::collections::VecDeque;
 use std::fmt;
@@ -23,13 +24,16 @@ mod append;
 mod chores;
 mod error;
 mod read;
+mod replica;
 mod steps;
 
 pub use crate::producers::state::EpochStart;
-pub use crate::recovery::{Damage, OpenError, RecoveryReport};
+pub use crate::recovery::{
+    Damage, DamageReason, OpenError, RecoveryReport, RestartError, TruncateError, restart_log, truncate_log,
+};
 pub use append::UNKNOWN_OFFSET;
 pub(crate) use chores::STATE_FILE;
-pub use error::{AppendError, DiskFailed, Latch};
+pub use error::{AppendError, DiskFailed, Latch, ReplicaAppendError};
 pub use read::{LogRead, LogView, TailRead};
 
 /// Marks kept between the high watermark and the log end before every other one is forgotten.
@@ -273,6 +277,31 @@ impl Log {
         self.end.record
     }
 
+    /// The first batch boundary that is still there, as nodes tell it each other.
+    pub fn log_start_place(&self) -> LogPlace {
+        self.start.into()
+    }
+
+    /// The log end, as nodes tell it each other.
+    pub fn log_end_place(&self) -> LogPlace {
+        self.end.into()
+    }
+
+    /// [`Log::mark_at`], as nodes tell it each other.
+    pub fn place_at(&self, position: u64) -> Option<LogPlace> {
+        self.mark_at(position).map(LogPlace::from)
+    }
+
+    /// The epoch of the batch that ends at `position`, 0 at the beginning of the log; `None` beyond the log end, and below
+    /// what the epoch history knows.
+    pub fn epoch_before(&self, position: u64) -> Option<LeaderEpoch> {
+        if position == 0 || position > self.end.position {
+            return (position == 0).then_some(LeaderEpoch(0));
+        }
+        let behind = self.epochs.partition_point(|start| start.position < position);
+        behind.checked_sub(1).and_then(|at| self.epochs.get(at)).map(|start| start.epoch)
+    }
+
     /// The epoch of the last batch; 0 in an empty log.
     pub fn last_epoch(&self) -> LeaderEpoch {
         self.epochs.last().map_or(LeaderEpoch(0), |start| start.epoch)
@@ -387,7 +416,8 @@ impl Log {
             removed.extend(self.closed.pop_front());
         }
         let start = self.start.position;
-        let covered = self.epochs.iter().skip(1).take_while(|epoch| epoch.position <= start).count();
+        // The epoch of the batch below the log start stays known: a follower asks for it.
+        let covered = self.epochs.iter().skip(1).take_while(|epoch| epoch.position < start).count();
         self.epochs.drain(..covered);
         removed
     }

@@ -86,7 +86,11 @@ impl Log {
         let mut read = TailRead { next_offset: offset, record_count: 0, bytes: 0, crc: 0, timestamp_ns: 0 };
         while let Some(entry) = at.and_then(|number| tail.entry(number)) {
             let committed = entry.end_position <= self.high_watermark.position;
-            if !committed || entry.flags.codec().is_some() || !read.take(entry, tail.stored(entry), max_bytes, out) {
+            let served = !entry.flags.is_control();
+            if !committed || (served && entry.flags.codec().is_some()) {
+                break;
+            }
+            if served && !read.take(entry, tail.stored(entry), max_bytes, out) {
                 break;
             }
             at = tail.next(entry);

@@ -2,6 +2,7 @@
 
 use crate::disk::DiskError;
 use lance_messages::batch::BatchError;
+use lance_messages::peer::LogPlace;
 use std::fmt;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -37,6 +38,13 @@ pub struct Damage {
     pub durable_position: u64,
     /// What is wrong there.
     pub reason: DamageReason,
+}
+
+impl Damage {
+    /// The last batch boundary below the damage: a replica that gives up what it holds above is cut here.
+    pub fn good_end(&self) -> u64 {
+        self.position
+    }
 }
 
 /// What is wrong with a batch.
@@ -127,5 +135,83 @@ pub enum OpenError {
         file_offset: u64,
         /// Its version.
         version: u8,
+    },
+}
+
+/// Why a log was not cut. Before the first change nothing was lost; a disk that fails later leaves the log, or a shorter one.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TruncateError {
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// What lies below the cut is no log that could be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// There is no log.
+    #[error("{} holds no segment to be cut at log position {to_position}", dir.display())]
+    NoLog {
+        /// The folder.
+        dir: PathBuf,
+        /// Where it was to be cut.
+        to_position: u64,
+    },
+    /// The cut lies below the first batch that is still there.
+    #[error("a log that begins at position {log_start} cannot be cut at {to_position}")]
+    BelowStart {
+        /// Where the log begins.
+        log_start: u64,
+        /// Where it was to be cut.
+        to_position: u64,
+    },
+    /// The log ends before the cut.
+    #[error("a log that ends at position {log_end} cannot be cut at {to_position}")]
+    BeyondEnd {
+        /// Where the log ends.
+        log_end: u64,
+        /// Where it was to be cut.
+        to_position: u64,
+    },
+    /// The cut would go through a batch.
+    #[error("log position {to_position} lies inside the batch at {batch_position}")]
+    NotABoundary {
+        /// Where the batch begins.
+        batch_position: u64,
+        /// Where the log was to be cut.
+        to_position: u64,
+    },
+    /// The log is damaged below the cut.
+    #[error("cannot cut at log position {to_position}: {damage}")]
+    Damaged {
+        /// Where it was to be cut.
+        to_position: u64,
+        /// The damage.
+        damage: Damage,
+    },
+    /// All would go, and nothing readable says at which offset the log begins: it can only be restarted.
+    #[error("nothing says which offset the log has at its beginning, position {log_start}")]
+    UnknownStart {
+        /// Where the log begins.
+        log_start: u64,
+    },
+}
+
+/// Why a log was not begun anew; what is left is the old log, a shorter one, or none.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RestartError {
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The new log did not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The new log is not the one that was begun.
+    #[error("{} was begun at {wanted:?} and opens at {found:?}", dir.display())]
+    Elsewhere {
+        /// The folder.
+        dir: PathBuf,
+        /// Where it ends.
+        found: LogPlace,
+        /// Where it should.
+        wanted: LogPlace,
     },
 }

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// A log without any batch.
-pub(super) fn fresh(disk: &Arc<dyn Disk>, options: LogOptions, file: Arc<dyn DiskFile>, state_exists: bool) -> Log {
+pub(super) fn fresh(disk: &Arc<dyn Disk>, options: LogOptions, file: Arc<dyn DiskFile>) -> Log {
     let index = IndexBuilder::new(options.index_interval_bytes);
     Log::from_parts(LogParts {
         disk: Arc::clone(disk),
@@ -29,7 +29,7 @@ pub(super) fn fresh(disk: &Arc<dyn Disk>, options: LogOptions, file: Arc<dyn Dis
         last_sort_key: SortKey::default(),
         epochs: Vec::new(),
         producers: ProducerTable::default(),
-        state_exists,
+        state_exists: false,
         state_range: None,
         state_position: 0,
         offline: None,

@@ -9,7 +9,7 @@
 use crate::disk::{BLOCK, Disk, DiskFile, OpenMode};
 use crate::log::{Log, LogOptions, OpenContext};
 use crate::producers::state::{State, decode_all};
-use crate::segment::{Mark, Segment, SegmentEnd, file_name, parse_file_name};
+use crate::segment::{Mark, Segment, SegmentEnd, file_name, parse_file_name, remove_files, remove_if_there};
 use lance_messages::batch::{BatchHeader, BatchSeed};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,10 +17,12 @@ use std::sync::Arc;
 mod error;
 mod finish;
 mod replay;
+mod truncate;
 mod window;
 
-pub use error::{Damage, DamageReason, OpenError, RecoveryReport};
+pub use error::{Damage, DamageReason, OpenError, RecoveryReport, RestartError, TruncateError};
 use replay::{Replay, Stop};
+pub use truncate::{restart_log, truncate_log};
 use window::Window;
 
 /// A segment file as it was found.
@@ -39,6 +41,8 @@ struct Folder {
 
 impl Log {
     /// Opens the log in its folder, or makes it; blocking. Files and folder are synced before any end is reported.
+    ///
+    /// A single segment that holds nothing and begins nobody knows at which offset is no log: an empty one is made.
     pub fn open(
         disk: &Arc<dyn Disk>,
         options: LogOptions,
@@ -50,13 +54,38 @@ impl Log {
         }
         let mut report = RecoveryReport::default();
         finish_closing(&**disk, &mut folder.segments, &mut report)?;
-        let seed = BatchSeed::new(options.partition);
-        let mut damage = None;
-        let bases = first_headers(&**disk, &mut folder, seed, &mut damage)?;
-        let states = read_states(&**disk, &options, folder.has_state)?;
-        let replay = Replay::run(&**disk, &options, &folder.segments, &bases, states, context, damage)?;
+        let (mut bases, mut replay) = walk(&**disk, &options, &mut folder, context)?;
+        if replay.damage.is_none() && !replay.knows_offset() {
+            remove_files(&**disk, &folder.segments[0].path)?;
+            return create(disk, options, OpenContext { flushed_position: None, ..context }, &folder);
+        }
+        // Whether the next batch begins a segment is not for this copy to decide: its leader may go on in the one before.
+        if replay.damage.is_none()
+            && let [.., _, newest] = &folder.segments[..]
+            && newest.base_position == replay.end.position
+        {
+            report.truncated_bytes = replay.torn_end.unwrap_or_default();
+            remove_files(&**disk, &newest.path)?;
+            folder.segments.pop();
+            let known = OpenContext { flushed_position: Some(replay.end.position), ..context };
+            (bases, replay) = walk(&**disk, &options, &mut folder, known)?;
+        }
         finish::finish(disk, options, context, folder, bases, replay, report)
     }
+}
+
+/// Reads all that opening has to read.
+fn walk(
+    disk: &dyn Disk,
+    options: &LogOptions,
+    folder: &mut Folder,
+    context: OpenContext,
+) -> Result<(Vec<BatchHeader>, Replay), OpenError> {
+    let mut damage = None;
+    let bases = first_headers(disk, folder, BatchSeed::new(options.partition), &mut damage)?;
+    let states = read_states(disk, options, folder.has_state)?;
+    let replay = Replay::run(disk, options, &folder.segments, &bases, states, context, damage)?;
+    Ok((bases, replay))
 }
 
 fn list(disk: &dyn Disk, dir: &Path) -> Result<Folder, OpenError> {
@@ -90,12 +119,17 @@ fn create(
         return Err(OpenError::Missing { dir: options.dir, flushed });
     }
     disk.create_dir_all(&options.dir)?;
+    if folder.has_state {
+        // Once the new log has grown, a state of another would be taken for its own.
+        remove_if_there(&**disk, &options.dir.join(crate::log::STATE_FILE))?;
+        disk.sync_dir(&options.dir)?;
+    }
     let path = options.dir.join(file_name(0));
     let file = disk.open(&path, OpenMode::Create)?;
     file.sync()?;
     disk.sync_dir(&options.dir)?;
     let report = RecoveryReport { created: true, ..RecoveryReport::default() };
-    let log = finish::fresh(disk, options, file, folder.has_state);
+    let log = finish::fresh(disk, options, file);
     Ok((log, report))
 }
 

@@ -39,6 +39,8 @@ pub(super) struct Replay {
     pub(super) state_range: Option<(u64, u64)>,
     pub(super) state_position: u64,
     pub(super) batches: u64,
+    /// Whether it is known which offset and record number the log begins with, before any batch was read.
+    pub(super) start_known: bool,
     /// The bad batch that makes the log offline.
     pub(super) damage: Option<Stop>,
     /// The bad batch that is torn, and where its remains end in the newest file.
@@ -96,6 +98,7 @@ impl Replay {
             record: first.base_record,
         };
         let start = bases.first().map_or(Mark { position: segments[0].base_position, ..Mark::default() }, base);
+        let start_known = state.is_some() || !bases.is_empty() || start.position == 0;
         let mut replay = Self {
             end: start,
             durable_position: 0,
@@ -108,6 +111,7 @@ impl Replay {
             state_range: None,
             state_position: 0,
             batches: 0,
+            start_known,
             damage: None,
             torn_end: None,
         };
@@ -209,12 +213,17 @@ impl Replay {
         Ok(Ok(header))
     }
 
+    /// Whether it is known which offset and record number stand at the end.
+    pub(super) fn knows_offset(&self) -> bool {
+        self.start_known || self.batches > 0
+    }
+
     fn check_chain(&self, header: &BatchHeader) -> Option<DamageReason> {
         let last_epoch = self.epochs.last().map_or(LeaderEpoch(0), |start| start.epoch);
         let first = header.position == self.segment_base.position;
         let chain = |field, found: u64, expected: u64| Some(DamageReason::Chain { field, found, expected });
         // Below the first batch of the log nothing says what it must continue.
-        let known = self.end.offset > 0 || self.end.record > 0 || self.batches > 0 || self.end.position == 0;
+        let known = self.knows_offset();
         if header.position != self.end.position {
             chain("position", header.position, self.end.position)
         } else if known && header.base_offset != self.end.offset {
@@ -264,6 +273,10 @@ impl Replay {
             return Ok(Some(stop));
         }
         if data_end > stop.file_offset {
+            // Cut, the log would go on from an offset that nobody knows.
+            if !self.knows_offset() {
+                return Ok(Some(stop));
+            }
             self.torn_end = Some(data_end);
         }
         Ok(None)

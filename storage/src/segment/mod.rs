@@ -7,6 +7,7 @@ use crate::disk::{Disk, DiskError, DiskFile, OpenMode};
 use crate::index::{Index, IndexError};
 use lance_messages::batch::BatchSeed;
 use lance_messages::id::TopicPartition;
+use lance_messages::peer::LogPlace;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -31,6 +32,18 @@ pub struct Mark {
     pub offset: u64,
     /// Number of the next record.
     pub record: u64,
+}
+
+impl From<LogPlace> for Mark {
+    fn from(place: LogPlace) -> Self {
+        Self { position: place.position, offset: place.offset, record: place.record }
+    }
+}
+
+impl From<Mark> for LogPlace {
+    fn from(mark: Mark) -> Self {
+        Self { position: mark.position, offset: mark.offset, record: mark.record }
+    }
 }
 
 /// Where a closed segment ends.
@@ -171,19 +184,22 @@ pub struct SegmentSlice {
 
 /// Removes the files of segments that retention has dropped, oldest first, and syncs their folder; blocking.
 pub fn remove(disk: &dyn Disk, segments: &[Arc<Segment>]) -> Result<(), DiskError> {
-    for segment in segments {
-        for path in [segment.index_path(), segment.path().to_owned()] {
-            match disk.remove_file(&path) {
-                Err(error) if !error.is_not_found() => return Err(error),
-                _ => {}
-            }
-        }
-        // One by one: a crash must not leave a gap.
-        if let Some(dir) = segment.path().parent() {
-            disk.sync_dir(dir)?;
-        }
+    segments.iter().try_for_each(|segment| remove_files(disk, segment.path()))
+}
+
+/// Removes the segment file at `path` and its index, and syncs their folder: done one by one, a crash leaves no gap.
+pub(crate) fn remove_files(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
+    remove_if_there(disk, &path.with_extension("idx"))?;
+    remove_if_there(disk, path)?;
+    path.parent().map_or(Ok(()), |dir| disk.sync_dir(dir))
+}
+
+/// Removes a file; one that is not there is as good. Not durable before a sync of its folder.
+pub(crate) fn remove_if_there(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
+    match disk.remove_file(path) {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// The name of the segment file that begins at `position`.
