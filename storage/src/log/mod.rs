@@ -35,6 +35,7 @@ pub use append::UNKNOWN_OFFSET;
 pub(crate) use chores::STATE_FILE;
 pub use error::{AppendError, DiskFailed, Latch, ReplicaAppendError};
 pub use read::{LogRead, LogView, TailRead};
+pub use replica::ReplicaRead;
 
 /// Marks kept between the high watermark and the log end before every other one is forgotten.
 const MAX_MARKS: usize = 256;

@@ -10,6 +10,7 @@ mod cut;
 mod lookup;
 mod partial;
 mod plan;
+mod replica;
 mod source;
 mod verified;
 
@@ -19,6 +20,7 @@ pub(crate) mod tests;
 pub use check::BatchFlaw;
 pub use lookup::{Found, Lookup};
 pub use plan::{Piece, ReadPlan};
+pub use replica::{ReplicaSlice, SplitError, split_batches};
 
 use crate::disk::{Disk, DiskError};
 use crate::segment::SegmentFiles;
@@ -67,6 +69,27 @@ pub enum ReadError {
         /// The first offset there is.
         start: u64,
     },
+    /// A replica asked for batches from within one on.
+    #[error("partition {partition}: position {position} lies inside the batch at {batch_position}")]
+    NotABoundary {
+        /// The log.
+        partition: TopicPartition,
+        /// What was asked for.
+        position: u64,
+        /// Where the batch begins.
+        batch_position: u64,
+    },
+}
+
+impl ReadError {
+    /// The batch boundary at which the damage begins, if this is damage: a replica that gives up what it holds above is
+    /// cut here.
+    pub fn good_end(&self) -> Option<u64> {
+        match self {
+            Self::Damaged { position, .. } => Some(*position),
+            Self::Disk(_) | Self::Removed { .. } | Self::BelowStart { .. } | Self::NotABoundary { .. } => None,
+        }
+    }
 }
 
 /// Plans reads; owned by one thread, with what that thread has already checked.

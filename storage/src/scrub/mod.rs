@@ -39,6 +39,13 @@ pub struct Damage {
     pub flaw: BatchFlaw,
 }
 
+impl Damage {
+    /// The batch boundary at which the damage begins: a replica that gives up what it holds above is cut here.
+    pub fn good_end(&self) -> u64 {
+        self.positions.start
+    }
+}
+
 /// What a finished scrub found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ScrubReport {
