@@ -6,10 +6,14 @@ use crate::network::session::SessionLimits;
 use crate::supervision::RestartPolicy;
 use crate::telemetry::TelemetryOptions;
 use lance_cluster::metadata::{ReplicationMode, TopicConfig};
+use lance_cluster::replica::FlowOptions;
 use lance_config::model::{Config, IoBackend, LogFormat, Placement, ReplicationMode as ConfiguredMode, SyncPolicy};
 use lance_messages::id::NodeId;
 use lance_storage::disk::{BackendChoice, DiskOptions, QueueOptions};
 use std::time::Duration;
+
+/// Bytes of batches sent to a follower of one partition and not acked yet.
+const FOLLOWER_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Shards of a node at most: their index is an actor id in sort keys.
 const MAX_SHARDS: u16 = 255;
@@ -63,7 +67,8 @@ pub fn ingestion_options(config: &Config, shard: u16) -> IngestionOptions {
         SyncPolicy::Always => (true, 0),
         SyncPolicy::Window { bytes, .. } => (false, bytes),
     };
-    IngestionOptions { node: NodeId(config.node.id), shard, sync_always, sync_bytes }
+    let flow = FlowOptions { window_bytes: FOLLOWER_WINDOW_BYTES, ack_timeout: config.eviction.ack_timeout };
+    IngestionOptions { node: NodeId(config.node.id), shard, sync_always, sync_bytes, flow }
 }
 
 /// In interval mode, how often what is written is synced.

@@ -2,7 +2,7 @@
 
 use hashbrown::HashMap;
 use lance_cluster::metadata::state::MetadataState;
-use lance_cluster::metadata::topic::{ReplicationMode, TopicConfig};
+use lance_cluster::metadata::topic::{PartitionState, ReplicationMode, TopicConfig};
 use lance_messages::id::{LeaderEpoch, NodeId, TopicId, TopicPartition};
 
 /// Topics whose names start like this belong to the broker.
@@ -23,6 +23,17 @@ pub struct TopicView {
     pub config: TopicConfig,
     /// Leader and epoch of each partition.
     pub partitions: Vec<(Option<NodeId>, LeaderEpoch)>,
+    /// Who holds each partition.
+    pub members: Vec<PartitionMembers>,
+}
+
+/// Who holds a partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PartitionMembers {
+    /// The nodes that hold a copy.
+    pub replicas: Vec<NodeId>,
+    /// Those whose acks count.
+    pub in_quorum: Vec<NodeId>,
 }
 
 impl TopicView {
@@ -72,6 +83,7 @@ impl ClusterView {
                 topic_epoch: topic.topic_epoch,
                 config: topic.config,
                 partitions,
+                members: topic.partitions.iter().map(members_of).collect(),
             };
             if internal {
                 view.internal.insert(topic.name.clone(), topic);
@@ -106,10 +118,27 @@ impl ClusterView {
             .flat_map(|topic| (0..topic.partitions.len()).map(|number| TopicPartition::new(topic.id, number as u16)))
     }
 
+    /// A topic, internal ones included.
+    pub fn any_topic(&self, topic: TopicId) -> Option<&TopicView> {
+        self.topics.get(&topic).or_else(|| self.internal.values().find(|internal| internal.id == topic))
+    }
+
+    /// How many nodes hold a copy of a partition; 0 when it is not known.
+    pub fn copies(&self, partition: TopicPartition) -> usize {
+        let topic = self.any_topic(partition.topic);
+        let members = topic.and_then(|topic| topic.members.get(usize::from(partition.partition)));
+        members.map_or(0, |members| members.replicas.len())
+    }
+
     /// Topics in the order of their ids.
     pub fn sorted_topics(&self) -> Vec<&TopicView> {
         let mut topics: Vec<&TopicView> = self.topics.values().collect();
         topics.sort_by_key(|topic| topic.id);
         topics
     }
+}
+
+fn members_of(partition: &PartitionState) -> PartitionMembers {
+    let replicas = partition.replicas.iter().map(|replica| replica.node).collect();
+    PartitionMembers { replicas, in_quorum: partition.in_quorum.clone() }
 }

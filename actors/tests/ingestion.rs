@@ -3,8 +3,10 @@
 
 use bytes::Bytes;
 use lance_actors::ingestion::core::{IngestionCore, IngestionEffect, IngestionOptions, Now};
+use lance_actors::ingestion::replica::LeaderRole;
+use lance_cluster::replica::FlowOptions;
 use lance_messages::batch::{BatchFlags, ProducerSequence};
-use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, ProducerId, TopicId, TopicPartition};
+use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, ProducerId, ReplicaIncarnation, TopicId, TopicPartition};
 use lance_messages::mail::connection::Answer;
 use lance_messages::mail::ingestion::ProduceRequest;
 use lance_storage::disk::memory::{MemoryConfig, MemoryDisk};
@@ -37,7 +39,13 @@ impl Rig {
         let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new(MemoryConfig::default()));
         disk.create_dir_all(Path::new("/logs")).unwrap();
         let pool = SlotPool::new(Arena::new(SLOT_BYTES, slots).unwrap());
-        let options = IngestionOptions { node: NodeId(1), shard: 0, sync_always: true, sync_bytes: 0 };
+        let options = IngestionOptions {
+            node: NodeId(1),
+            shard: 0,
+            sync_always: true,
+            sync_bytes: 0,
+            flow: FlowOptions::default(),
+        };
         let mut core = IngestionCore::new(options, pool, TailRing::new(1 << 20));
         let mut effects = Vec::new();
         for partition in [partition(0), partition(1)] {
@@ -71,7 +79,10 @@ impl Rig {
     }
 
     fn lead(&mut self, partition: TopicPartition) {
-        self.core.on_become_leader(partition, LeaderEpoch(1), &mut self.effects);
+        let incarnation = ReplicaIncarnation { node: 1, damage_count: 0 };
+        self.core.on_replica_known(partition, LeaderEpoch(0), incarnation);
+        self.core.on_promise(partition, LeaderEpoch(1), &mut self.effects);
+        self.core.on_become_leader(LeaderRole::alone(partition, LeaderEpoch(1)), NOW, &mut self.effects);
         self.core.flush(NOW, &mut self.effects);
         self.take_effects();
     }

@@ -3,9 +3,11 @@
 
 use bytes::Bytes;
 use lance_actors::ingestion::core::{IngestionCore, IngestionEffect, IngestionOptions, Now};
+use lance_actors::ingestion::replica::LeaderRole;
+use lance_cluster::replica::FlowOptions;
 use lance_messages::batch::BatchFlags;
 use lance_messages::error_code::ErrorCode;
-use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, TopicId, TopicPartition};
+use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, ReplicaIncarnation, TopicId, TopicPartition};
 use lance_messages::mail::connection::{Answer, FetchedData};
 use lance_messages::mail::ingestion::{Fetch, ProduceRequest};
 use lance_storage::disk::memory::{Fault, FaultKind, MemoryConfig, MemoryDisk};
@@ -36,10 +38,17 @@ impl Rig {
     fn leading(slots: usize) -> Self {
         let mut rig = Self::new(slots);
         for partition in PARTITIONS {
-            rig.core.on_become_leader(partition, LeaderEpoch(1), &mut rig.effects);
+            rig.lead(partition);
         }
         rig.turn();
         rig
+    }
+
+    fn lead(&mut self, partition: TopicPartition) {
+        let incarnation = ReplicaIncarnation { node: 1, damage_count: 0 };
+        self.core.on_replica_known(partition, LeaderEpoch(0), incarnation);
+        self.core.on_promise(partition, LeaderEpoch(1), &mut self.effects);
+        self.core.on_become_leader(LeaderRole::alone(partition, LeaderEpoch(1)), Now::default(), &mut self.effects);
     }
 
     fn new(slots: usize) -> Self {
@@ -48,7 +57,13 @@ impl Rig {
         disk.create_dir_all(Path::new("/logs")).unwrap();
         let arena = Arena::new(SLOT_BYTES, slots).unwrap();
         let queue = disk.write_queue(&QueueOptions::default(), &arena).unwrap();
-        let options = IngestionOptions { node: NodeId(1), shard: 0, sync_always: true, sync_bytes: 0 };
+        let options = IngestionOptions {
+            node: NodeId(1),
+            shard: 0,
+            sync_always: true,
+            sync_bytes: 0,
+            flow: FlowOptions::default(),
+        };
         let mut core = IngestionCore::new(options, SlotPool::new(arena), TailRing::new(1 << 20));
         let mut effects = Vec::new();
         for partition in PARTITIONS {
@@ -225,7 +240,7 @@ fn requests_do_not_wait_for_an_epoch_for_ever() {
     assert_eq!(rig.produced(1), None);
     rig.second();
     assert_eq!(rig.produced(1), Some(Err(ErrorCode::Unavailable)));
-    rig.core.on_become_leader(PARTITIONS[0], LeaderEpoch(1), &mut rig.effects);
+    rig.lead(PARTITIONS[0]);
     rig.turn();
     rig.produce(2, PARTITIONS[0], 100);
     assert_eq!(rig.produced(2), Some(Ok(0)));

@@ -3,10 +3,12 @@
 
 use bytes::BytesMut;
 use lance_actors::ingestion::core::{IngestionCore, IngestionEffect, IngestionOptions, Now};
+use lance_actors::ingestion::replica::LeaderRole;
 use lance_actors::network::session::{SessionCore, SessionEffect, SessionLimits};
 use lance_actors::view::{ClusterView, TopicView};
 use lance_cluster::metadata::TopicConfig;
-use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, TopicId, TopicPartition};
+use lance_cluster::replica::FlowOptions;
+use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, ReplicaIncarnation, TopicId, TopicPartition};
 use lance_messages::mail::connection::Reply;
 use lance_messages::record::{RecordType, put_record};
 use lance_messages::wire::HeaderCrc;
@@ -75,12 +77,16 @@ impl InProcess {
         disk.create_dir_all(Path::new("/logs"))?;
         let (log, _) = Log::open(&disk, options, OpenContext::default())?;
         let arena = Arena::new(256 * 1024, 16)?;
-        let options = IngestionOptions { node: NODE, shard: 0, sync_always: true, sync_bytes: 0 };
+        let options =
+            IngestionOptions { node: NODE, shard: 0, sync_always: true, sync_bytes: 0, flow: FlowOptions::default() };
         let mut ingestion = IngestionCore::new(options, SlotPool::new(arena), TailRing::new(16 << 20));
         let mut effects = Vec::new();
         ingestion.on_assigned(PARTITION);
         ingestion.on_log_opened(PARTITION, log, &mut effects);
-        ingestion.on_become_leader(PARTITION, LeaderEpoch(1), &mut effects);
+        let incarnation = ReplicaIncarnation { node: 1, damage_count: 0 };
+        ingestion.on_replica_known(PARTITION, LeaderEpoch(0), incarnation);
+        ingestion.on_promise(PARTITION, LeaderEpoch(1), &mut effects);
+        ingestion.on_become_leader(LeaderRole::alone(PARTITION, LeaderEpoch(1)), Now::default(), &mut effects);
         let limits = SessionLimits {
             max_payload_bytes: 16 << 20,
             max_in_flight_bytes: 64 << 20,
@@ -100,6 +106,7 @@ impl InProcess {
             topic_epoch: 1,
             config: TopicConfig::default(),
             partitions: vec![(Some(NODE), LeaderEpoch(1))],
+            members: Vec::new(),
         };
         view.topics.insert(TOPIC, topic);
         let mut path = Self {
@@ -143,7 +150,7 @@ impl InProcess {
     /// What follows: the copy for readers of the tail, the disk's completion, the ack. Answers the acked batches.
     pub fn complete(&mut self) -> usize {
         let now = self.now();
-        self.ingestion.keep_tail();
+        self.ingestion.keep_tail(now, &mut self.ingestion_effects);
         let mut acked = 0;
         while let Some((token, kind)) = self.submitted.pop() {
             let (chunks, file) = match kind {

@@ -1,25 +1,32 @@
 //! `IngestionActor`: the shell that owns a shard's ingestion core, opens its logs and carries out its effects.
 
 use super::core::{IngestionCore, IngestionEffect, IngestionOptions, Now};
-use super::opener::{LogMarks, LogOpener, OpenRequest, Opened, Openings};
+use super::maintenance::RemoveSegments;
+use super::opener::{LogMarks, LogOpener, OpenRequest, Opened, Openings, TruncateJob};
+use super::replica_handlers::ReadJob;
 use crate::clock::NodeClock;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::network::readers::SegmentRead;
 use crate::poller::actor::PollerActor;
-use crate::replication::actor::ReplicationActor;
+use crate::replication::actor::{ReplicaNews, ReplicasFenced, ReplicationActor};
 use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell, fail, guarded};
 use crate::supervision::{ActorState, Escalated, RestartPolicy, Vitals};
+use crate::view::ClusterView;
 use actix::fut::ActorFuture;
 use actix::prelude::*;
+use arc_swap::ArcSwap;
 use hashbrown::{HashMap, HashSet};
-use lance_messages::id::{ConnectionId, TopicPartition};
+use lance_messages::id::{ConnectionId, NodeId, TopicPartition};
 use lance_messages::mail::connection::{Replies, Reply, ShardRestarted};
+use lance_messages::mail::peer::{SendToFollower, SendToLeader};
 use lance_messages::mail::poller::{Drain, Submit};
 use lance_messages::mail::replication::{EpochsWanted, LeadershipChanged, PartitionsGone};
+use lance_messages::peer::{AppendResponse, ReplicaRequest, TruncateTo};
 use lance_storage::checkpoint::FlushedFile;
 use lance_storage::disk::{Arena, DiskOp, SlotPool};
+use lance_storage::reader::Reader;
 use lance_storage::tail::TailRing;
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -29,6 +36,9 @@ use std::time::Duration;
 
 /// Mailbox capacity of an ingestion actor: read chunks of connections, and completions.
 pub const INGESTION_MAILBOX: usize = 8192;
+
+/// How often followers are looked after that no event made progress for.
+const FEED_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Logs that were not used for this long give their descriptors back.
 const IDLE_LOG_CHECK: Duration = Duration::from_secs(10);
@@ -54,6 +64,8 @@ pub struct IngestionSetup {
     pub metrics: Arc<Metrics>,
     /// Its poller.
     pub poller: Mailbox<PollerActor>,
+    /// The committed metadata.
+    pub view: Arc<ArcSwap<ClusterView>>,
 }
 
 /// Where one connection's answers go.
@@ -106,6 +118,14 @@ pub struct IngestionActor {
     pub(super) lives: u64,
     pub(super) effects: Vec<IngestionEffect>,
     outgoing: HashMap<ConnectionId, Vec<Reply<SegmentRead>>>,
+    /// Data links, by node.
+    pub(super) links: HashMap<NodeId, Recipient<SendToFollower>>,
+    to_followers: HashMap<NodeId, Vec<ReplicaRequest>>,
+    pub(super) replica_readers: Vec<Reader>,
+    /// Counts the cuts of logs.
+    pub(super) cuts: u64,
+    pub(super) sessions: HashMap<u64, Recipient<SendToLeader>>,
+    pub(super) to_leaders: HashMap<u64, Vec<AppendResponse>>,
     deadline_armed: Option<Duration>,
     counted_open: u64,
     /// Partitions that take nothing, as counted in the metrics.
@@ -137,6 +157,12 @@ impl IngestionActor {
             lives: 0,
             effects: Vec::new(),
             outgoing: HashMap::new(),
+            links: HashMap::new(),
+            to_followers: HashMap::new(),
+            replica_readers: Vec::new(),
+            cuts: 0,
+            sessions: HashMap::new(),
+            to_leaders: HashMap::new(),
             deadline_armed: None,
             counted_open: 0,
             stopped: HashSet::new(),
@@ -162,6 +188,7 @@ impl IngestionActor {
     pub(super) fn perform(&mut self, ctx: &mut Context<Self>) {
         let mut operations: Vec<DiskOp> = Vec::new();
         let mut leadership: Vec<LeadershipChanged> = Vec::new();
+        let (mut fenced, mut news, mut reads, mut cuts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for effect in self.effects.drain(..) {
             match effect {
                 IngestionEffect::Submit { token, step } => operations.push(step.into_op(u64::from(token))),
@@ -191,20 +218,66 @@ impl IngestionActor {
                 IngestionEffect::NoSpace(partition) => {
                     tracing::warn!(%partition, "no space left: appends are refused until there is");
                 }
+                IngestionEffect::Following(partition, epoch) => news.push(ReplicaNews::Following(partition, epoch)),
+                IngestionEffect::SteppedDown(partition, promised) => {
+                    tracing::info!(%partition, %promised, "stepped down: a replica promised a higher epoch");
+                }
+                IngestionEffect::Promised(partition, epoch, answer) => fenced.push((partition, epoch, answer)),
+                IngestionEffect::ToFollower(node, request) => self.to_followers.entry(node).or_default().push(request),
+                IngestionEffect::ToLeader(session, response) => {
+                    self.to_leaders.entry(session).or_default().push(response);
+                }
+                IngestionEffect::ReadForFollower { partition, node, epoch, from, slice, max_bytes } => {
+                    reads.push(ReadJob { partition, node, epoch, from, slice, max_bytes });
+                }
+                IngestionEffect::Truncate { partition, log, to } => {
+                    cuts.push(TruncateJob { partition, log: Some(log), to })
+                }
+                IngestionEffect::DropBefore(partition, before) => drop_before(partition, before, ctx),
+                IngestionEffect::NotTaken(partition, reason) => {
+                    tracing::warn!(%partition, %reason, "batches were not taken: trying again");
+                }
+                IngestionEffect::MoveReady(partition, epoch, to) => {
+                    news.push(ReplicaNews::MoveReady(partition, epoch, to));
+                }
             }
         }
         self.submit(operations, ctx);
+        self.send_to_followers();
+        self.send_to_leaders();
         self.send_replies();
-        for change in leadership {
-            let Some(replication) = self.replication.clone() else {
-                continue;
-            };
+        reads.into_iter().for_each(|read| self.read_for_follower(read, ctx));
+        cuts.into_iter().for_each(|cut| self.truncate(cut, ctx));
+        if !fenced.is_empty() {
+            self.tell_replication(ReplicasFenced(fenced));
+        }
+        news.into_iter().for_each(|news| self.tell_replication(news));
+        leadership.into_iter().for_each(|change| self.tell_replication(change));
+        self.arm_deadline(ctx);
+    }
+
+    /// Hands requests to the data links; what a link does not take is sent again once its flow finds that out.
+    fn send_to_followers(&mut self) {
+        for (node, requests) in self.to_followers.drain() {
+            if let Some(link) = self.links.get(&node)
+                && let Err(error) = link.try_send(SendToFollower { requests })
+            {
+                tracing::debug!(%node, %error, "a data link took nothing");
+            }
+        }
+    }
+
+    pub(super) fn tell_replication<M>(&self, message: M)
+    where
+        M: Message<Result = ()> + Send + 'static,
+        ReplicationActor: Handler<M>,
+    {
+        if let Some(replication) = self.replication.clone() {
             actix_rt::spawn(async move {
                 // Closed only while the process goes down.
-                let _ = replication.send(change).await;
+                let _ = replication.send(message).await;
             });
         }
-        self.arm_deadline(ctx);
     }
 
     fn submit(&mut self, operations: Vec<DiskOp>, ctx: &mut Context<Self>) {
@@ -277,7 +350,9 @@ impl IngestionActor {
         let metrics = Arc::clone(&self.setup.metrics);
         // What was deleted meanwhile is nobody's to lead.
         let assigned: HashSet<TopicPartition> = self.assigned.iter().copied().collect();
-        let mut again = Vec::new();
+        let (mut again, mut damaged) = (Vec::new(), Vec::new());
+        let view = self.setup.view.load_full();
+        let is_replicated = |partition: &TopicPartition| view.copies(*partition) > 1;
         self.with_core(ctx, |core, _, effects| {
             for Opened { partition, result, may_pass, truncated_bytes } in opened {
                 metrics.recovery_truncated_bytes.add(truncated_bytes);
@@ -288,6 +363,10 @@ impl IngestionActor {
                     Err(reason) if may_pass => {
                         tracing::warn!(%partition, %reason, "a log cannot be opened: trying again");
                         again.push(partition);
+                    }
+                    Ok(log) if is_replicated(&partition) && log.offline().is_some() => {
+                        damaged.extend(log.offline().map(|damage| (partition, damage.good_end(), damage.to_string())));
+                        core.on_log_opened(partition, log, effects);
                     }
                     Ok(log) => {
                         // A log that stays stopped is led by nobody here: asking for its epoch would never settle.
@@ -304,6 +383,10 @@ impl IngestionActor {
         self.setup.metrics.partitions_open.add(counted.saturating_sub(self.counted_open));
         self.counted_open = self.counted_open.max(counted);
         self.want_epochs(wanted);
+        for (partition, good_end, damage) in damaged {
+            tracing::error!(%partition, %damage, good_end, "a damaged replica begins anew and refills from its leader");
+            self.tell_replication(ReplicaNews::Damaged(partition, good_end));
+        }
         if !again.is_empty() {
             ctx.run_later(OPEN_RETRY, |actor, ctx| {
                 again.retain(|partition| actor.assigned.contains(partition));
@@ -313,25 +396,34 @@ impl IngestionActor {
     }
 
     pub(super) fn forget_epochs(&self, partitions: Vec<TopicPartition>) {
-        let Some(replication) = self.replication.clone().filter(|_| !partitions.is_empty()) else {
-            return;
-        };
-        actix_rt::spawn(async move {
-            let _ = replication.send(PartitionsGone { partitions }).await;
-        });
+        if !partitions.is_empty() {
+            self.tell_replication(PartitionsGone { partitions });
+        }
     }
 
-    fn want_epochs(&self, partitions: Vec<(TopicPartition, u32, u64)>) {
-        if partitions.is_empty() {
-            return;
+    pub(super) fn want_epochs(&self, partitions: Vec<(TopicPartition, u32, u64)>) {
+        if !partitions.is_empty() {
+            self.tell_replication(EpochsWanted { partitions });
         }
-        let Some(replication) = self.replication.clone() else {
-            return;
-        };
-        actix_rt::spawn(async move {
-            let _ = replication.send(EpochsWanted { partitions }).await;
-        });
     }
+
+    /// Cuts a damaged log back and opens it again, as a new life of the replica.
+    pub(super) fn refill(&mut self, partition: TopicPartition, good_end: u64, ctx: &mut Context<Self>) {
+        let mut log = None;
+        self.with_core(ctx, |core, _, effects| log = core.on_refill(partition, effects));
+        let to = TruncateTo::Position(good_end);
+        self.truncate(TruncateJob { partition, log: log.map(Box::new), to }, ctx);
+    }
+}
+
+/// The leader dropped old segments: so does this replica.
+fn drop_before(partition: TopicPartition, before: u64, ctx: &mut Context<IngestionActor>) {
+    let own = ctx.address();
+    actix_rt::spawn(async move {
+        if let Ok(Err(error)) = own.send(RemoveSegments { partition, before }).await {
+            tracing::warn!(%partition, %error, "segments that the leader dropped stay a little longer");
+        }
+    });
 }
 
 supervised_shell!(IngestionActor, INGESTION_MAILBOX);
@@ -379,6 +471,15 @@ impl Shell for IngestionActor {
             });
             actor.publish_figures();
             actor.store_marks(ctx);
+        });
+        ctx.run_interval(FEED_INTERVAL, |actor, ctx| {
+            if !actor.links.is_empty() {
+                actor.with_core(ctx, |core, now, effects| {
+                    core.check_lease(now, effects);
+                    core.feed_followers(now, effects);
+                    core.check_moves(now, effects);
+                });
+            }
         });
         ctx.run_interval(IDLE_LOG_CHECK, |actor, ctx| {
             actor.with_core(ctx, |core, _, _| core.release_idle());
@@ -471,7 +572,7 @@ impl ActorFuture<IngestionActor> for Flushes {
         let keeping = self.keeping;
         actor.with_core(ctx, |core, now, effects| {
             if keeping {
-                core.keep_tail();
+                core.keep_tail(now, effects);
             }
             core.flush(now, effects);
         });

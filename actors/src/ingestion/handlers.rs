@@ -8,7 +8,7 @@ use actix::prelude::*;
 use hashbrown::HashSet;
 use lance_messages::id::TopicPartition;
 use lance_messages::mail::ingestion::{
-    AssignPartitions, BecomeLeader, CancelWait, DiskDone, Fetch, LookUpOffset, PollerFailed, Produce,
+    AssignPartitions, CancelWait, DiskDone, Fetch, LookUpOffset, PollerFailed, Produce,
 };
 use lance_storage::disk::DiskCompletion;
 use std::pin::Pin;
@@ -132,19 +132,6 @@ impl Handler<AssignPartitions> for IngestionActor {
         if !added.is_empty() {
             self.open_logs(added, ctx, false);
         }
-    }
-}
-
-impl Handler<BecomeLeader> for IngestionActor {
-    type Result = ();
-
-    fn handle(&mut self, message: BecomeLeader, ctx: &mut Self::Context) {
-        self.life.vitals.message_taken();
-        self.with_core(ctx, |core, _, effects| {
-            for (partition, epoch) in message.partitions {
-                core.on_become_leader(partition, epoch, effects);
-            }
-        });
     }
 }
 

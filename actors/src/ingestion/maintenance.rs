@@ -106,6 +106,7 @@ impl PartitionStatus {
             _ if partition.log.is_none() => ("opening", None),
             Leadership::Waiting | Leadership::Starting { .. } => ("electing", None),
             Leadership::Leading { .. } => ("serving", None),
+            Leadership::Following { .. } => ("following", None),
         };
         let log = partition.log.as_ref();
         Self {

@@ -8,4 +8,6 @@ pub mod maintenance;
 pub mod opener;
 pub mod partition;
 pub mod pending;
+pub mod replica;
+pub mod replica_handlers;
 pub mod waiters;

@@ -2,8 +2,10 @@
 
 use hashbrown::HashMap;
 use lance_messages::id::TopicPartition;
+use lance_messages::peer::TruncateTo;
 use lance_storage::disk::Disk;
 use lance_storage::log::{Latch, Log, LogOptions, OpenContext, OpenError};
+use lance_storage::recovery::{restart_log, truncate_log};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -36,8 +38,19 @@ pub struct Opened {
     pub truncated_bytes: u64,
 }
 
+/// A log to cut, or to begin anew.
+pub struct TruncateJob {
+    /// Whose log.
+    pub partition: TopicPartition,
+    /// The log, closed before its files are touched.
+    pub log: Option<Box<Log>>,
+    /// What to do.
+    pub to: TruncateTo,
+}
+
 impl Opened {
-    fn failed(partition: TopicPartition, reason: String) -> Self {
+    /// A log that could not be opened.
+    pub fn failed(partition: TopicPartition, reason: String) -> Self {
         Self { partition, result: Err(reason), may_pass: false, truncated_bytes: 0 }
     }
 }
@@ -93,6 +106,25 @@ impl LogOpener {
             }
             Ok(Err(error)) => Opened { may_pass: may_pass(&error), ..Opened::failed(partition, error.to_string()) },
             Err(_) => Opened::failed(partition, "recovery panicked over this log".to_owned()),
+        }
+    }
+
+    /// Cuts a log, or begins it anew, and opens it; may wait for the disk. Its flushed mark was lowered before.
+    pub fn truncate(&self, job: TruncateJob, now_ns: u64) -> Opened {
+        let TruncateJob { partition, log, to } = job;
+        drop(log);
+        let options = self.options(partition);
+        let cut = match to {
+            TruncateTo::Position(position) => truncate_log(&self.disk, &options, position).map_err(|e| e.to_string()),
+            TruncateTo::Restart(place) => {
+                let begun = restart_log(&self.disk, options, place).map_err(|e| e.to_string());
+                let result = |result| Opened { partition, result, may_pass: false, truncated_bytes: 0 };
+                return result(begun);
+            }
+        };
+        match cut {
+            Ok(()) => self.open(&OpenRequest { partition, flushed: None, latch: None }, now_ns),
+            Err(reason) => Opened::failed(partition, reason),
         }
     }
 
@@ -157,6 +189,11 @@ impl Default for Openings {
 }
 
 impl Openings {
+    /// An opening that lasts until the answer is dropped.
+    pub fn begin(&self) -> watch::Receiver<()> {
+        self.0.subscribe()
+    }
+
     /// Ends once no opening is under way.
     pub async fn finished(self) {
         self.0.closed().await;

@@ -1,6 +1,7 @@
 //! One partition as its ingestion core sees it: a log, the epoch it is led in, and who waits for it.
 
 use super::pending::PendingProduces;
+use super::replica::{FollowerSide, LeaderRole, LeaderSide};
 use super::waiters::Waiters;
 use lance_messages::id::{ConnectionId, LeaderEpoch, TopicPartition};
 use lance_messages::mail::ingestion::{Fetch, LookUpOffset, ProduceRequest};
@@ -23,6 +24,11 @@ pub enum Leadership {
     /// Serving.
     Leading {
         /// The epoch.
+        epoch: LeaderEpoch,
+    },
+    /// Another node leads: it is fed by that one, and clients are sent there.
+    Following {
+        /// The epoch of the newest leader heard.
         epoch: LeaderEpoch,
     },
     /// Serves reads at most; the reason says what an operator has to do.
@@ -67,8 +73,12 @@ pub struct Partition {
     pub no_space: bool,
     /// The log has something to write and could not begin (out of descriptors): it is tried again.
     pub retry: bool,
-    /// The epoch chosen before the log was open.
-    pub next_epoch: Option<LeaderEpoch>,
+    /// The role that is taken up once there is room for its first batch.
+    pub next_role: Option<LeaderRole>,
+    /// As the leader of other replicas.
+    pub leader: Option<Box<LeaderSide>>,
+    /// As a replica that promises and follows; `None` until it is known what was promised before.
+    pub follower: Option<FollowerSide>,
     /// Bytes written and not synced, in interval mode.
     pub unsynced_bytes: u64,
     /// The sync interval is over: the next step syncs.
@@ -92,7 +102,9 @@ impl Partition {
             queued: false,
             no_space: false,
             retry: false,
-            next_epoch: None,
+            next_role: None,
+            leader: None,
+            follower: None,
             unsynced_bytes: 0,
             sync_due: false,
             touched: true,
@@ -104,6 +116,18 @@ impl Partition {
         let stopped = self.no_space || matches!(self.leadership, Leadership::Stopped { .. });
         let dirty = self.log.as_ref().is_some_and(Log::is_dirty);
         self.pending.is_empty() && !self.in_flight && (stopped || !dirty)
+    }
+
+    /// Whether a leader's requests can be taken: the log is open and takes writes, and no cut is under way.
+    pub fn may_follow(&self) -> bool {
+        let stopped = matches!(self.leadership, Leadership::Stopped { .. });
+        let cutting = self.follower.as_ref().is_none_or(|follower| follower.truncating.is_some());
+        self.log.is_some() && !stopped && !cutting
+    }
+
+    /// Whether a planned move of the leadership waits for everything to be on its target.
+    pub fn is_moving(&self) -> bool {
+        self.leader.as_ref().is_some_and(|leader| leader.moving.is_some())
     }
 
     /// The epoch in which this node serves, if it does.

@@ -1,6 +1,7 @@
 //! `MetadataActor`: the shell of the metadata core, on a thread of its own that may wait for the disk.
 
 use super::calls::{TopicLimits, command_for};
+use super::roles::role_of;
 use super::store::{MetadataStore, StoreError};
 use crate::clock::NodeClock;
 use crate::ingestion::actor::IngestionActor;
@@ -46,6 +47,18 @@ pub struct Promised(pub Vec<PromiseAnswer>);
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct EpochsRequested(pub Vec<(TopicPartition, LeaderEpoch)>);
+
+/// The target of a planned move holds everything.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct MoveReady {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The epoch it is led in here.
+    pub epoch: LeaderEpoch,
+    /// The target.
+    pub to: NodeId,
+}
 
 /// A partition is led.
 #[derive(Debug, Message)]
@@ -237,7 +250,8 @@ impl MetadataActor {
                 && incarnation.node == self.setup.incarnation
                 && boot_number == self.setup.boot_number
             {
-                chosen.push((partition, epoch));
+                chosen
+                    .extend(self.running.as_ref().and_then(|running| role_of(running.core.state(), partition, epoch)));
             }
         }
         if let (Some(replication), false) = (self.replication.clone(), chosen.is_empty()) {
@@ -420,6 +434,14 @@ impl Handler<EpochsRequested> for MetadataActor {
     fn handle(&mut self, message: EpochsRequested, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
         self.with_core(ctx, |core, effects| core.on_epoch_requested(&message.0, effects));
+    }
+}
+
+impl Handler<MoveReady> for MetadataActor {
+    type Result = ();
+
+    fn handle(&mut self, _: MoveReady, _: &mut Self::Context) {
+        self.life.vitals.message_taken();
     }
 }
 

@@ -2,4 +2,5 @@
 
 pub mod actor;
 pub mod calls;
+pub mod roles;
 pub mod store;

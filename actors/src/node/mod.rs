@@ -264,7 +264,8 @@ impl Wiring<'_> {
             let owns = |partition: &TopicPartition| crate::network::session::shard_of(*partition, plan.shards) == shard;
             let own_marks = marks.extract_if(|partition, _| owns(partition)).collect();
             let opener = Arc::clone(&opener);
-            let parts = ShardParts { shard, flushed, marks: own_marks, opener, clock: self.clock };
+            let view = Arc::clone(self.view);
+            let parts = ShardParts { shard, flushed, marks: own_marks, opener, clock: self.clock, view };
             let (disk, metrics) = (Arc::clone(self.disk), Arc::clone(self.metrics));
             shards.push(start_shard(self.config, self.starter, &thread, disk, metrics, parts).await?);
             threads.push(thread);
@@ -308,6 +309,7 @@ impl Wiring<'_> {
             boot_number: record.boot_number,
             metadata: metadata.clone(),
             shards: shards.to_vec(),
+            view: Arc::clone(self.view),
         };
         let (name, kind) = ("replication".to_owned(), ActorKind::Replication);
         let replication = self
@@ -384,6 +386,7 @@ struct ShardParts {
     marks: HashMap<TopicPartition, u64>,
     opener: Arc<LogOpener>,
     clock: NodeClock,
+    view: Arc<ArcSwap<ClusterView>>,
 }
 
 async fn start_shard(
@@ -394,7 +397,7 @@ async fn start_shard(
     metrics: Arc<Metrics>,
     parts: ShardParts,
 ) -> Result<Mailbox<IngestionActor>, StartError> {
-    let ShardParts { shard, flushed, marks, opener, clock } = parts;
+    let ShardParts { shard, flushed, marks, opener, clock, view } = parts;
     let (slot_bytes, slots) = options::arena_shape(config);
     let arena = Arena::new(slot_bytes, slots)?;
     let poller_setup = PollerSetup {
@@ -421,6 +424,7 @@ async fn start_shard(
         clock,
         metrics,
         poller: poller.clone(),
+        view,
     };
     let ingestion = starter
         .start(

@@ -1,18 +1,23 @@
-//! `ReplicationActor`: the shell of the replication core. Alone it only opens epochs.
+//! `ReplicationActor`: the shell of the replication core, which also judges slow followers.
 
 use super::core::{ReplicationCore, ReplicationEffect};
+use super::promises::{self, PROMISES_VERSION};
 use crate::ingestion::actor::IngestionActor;
+use crate::ingestion::replica::{Fenced, LeaderRole};
+use crate::ingestion::replica_handlers::{
+    ChangeRoles, FenceEpochs, IntroduceReplicas, LeadPartitions, MoveLeadership, RefillReplica,
+};
 use crate::mailbox::Mailbox;
-use crate::metadata::actor::{EpochsRequested, Led, MetadataActor, Promised};
+use crate::metadata::actor::{EpochsRequested, Led, MetadataActor, MoveReady, Promised};
 use crate::network::session::shard_of;
 use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell, fail, guarded};
 use crate::supervision::{ActorState, Escalated, RestartPolicy, Vitals};
+use crate::view::ClusterView;
 use actix::prelude::*;
-use hashbrown::HashSet;
-use lance_cluster::metadata::ReplicaIncarnation;
-use lance_messages::id::{LeaderEpoch, TopicId, TopicPartition};
-use lance_messages::mail::ingestion::BecomeLeader;
+use arc_swap::ArcSwap;
+use hashbrown::{HashMap, HashSet};
+use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
 use lance_messages::mail::replication::{EpochsWanted, LeadershipChanged, PartitionsGone};
 use lance_storage::checkpoint::Checkpoint;
 use lance_storage::disk::Disk;
@@ -22,11 +27,8 @@ use std::time::Duration;
 
 /// Mailbox capacity of the replication actor.
 pub const REPLICATION_MAILBOX: usize = 4096;
-const BODY_VERSION: u8 = 1;
 /// How often requests for epochs that nobody has answered are repeated.
 const REQUEST_INTERVAL: Duration = Duration::from_millis(500);
-/// Bytes of one promise: topic, partition, epoch.
-const PROMISE_BYTES: usize = 10;
 
 /// The metadata asks this node for promises.
 #[derive(Debug, Message)]
@@ -36,9 +38,36 @@ pub struct PromiseWanted(pub Vec<(TopicPartition, LeaderEpoch)>);
 /// This node, in this start, leads these partitions.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct LeadersChosen(pub Vec<(TopicPartition, LeaderEpoch)>);
+pub struct LeadersChosen(pub Vec<LeaderRole>);
 
-/// How many open partitions are neither led nor stopped.
+/// The replicas of partitions that this node leads changed.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct RolesChanged(pub Vec<LeaderRole>);
+
+/// The metadata moves a leadership of this node to another.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct MoveWanted(pub MoveLeadership);
+
+/// What became of requests to fence epochs.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ReplicasFenced(pub Vec<(TopicPartition, LeaderEpoch, Fenced)>);
+
+/// What happened to a replica of this node.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub enum ReplicaNews {
+    /// It is fed by the leader of this epoch.
+    Following(TopicPartition, LeaderEpoch),
+    /// It is damaged from this position on, and has copies.
+    Damaged(TopicPartition, u64),
+    /// The target of a planned move holds everything.
+    MoveReady(TopicPartition, LeaderEpoch, NodeId),
+}
+
+/// How many open partitions without copies elsewhere are neither led nor stopped.
 #[derive(Debug, Message)]
 #[rtype(result = "usize")]
 pub struct CountUnsettled;
@@ -57,6 +86,8 @@ pub struct ReplicationSetup {
     pub metadata: Mailbox<MetadataActor>,
     /// Ingestion actors, by shard.
     pub shards: Vec<Mailbox<IngestionActor>>,
+    /// The committed metadata.
+    pub view: Arc<ArcSwap<ClusterView>>,
 }
 
 /// The shell of the replication core.
@@ -66,8 +97,10 @@ pub struct ReplicationActor {
     core: Option<ReplicationCore>,
     /// What every log was opened with, for a core built anew.
     logs: Vec<(TopicPartition, u32, u64)>,
-    /// Which of them are led or stopped since.
+    /// Which of them are led, fed or stopped since.
     settled: HashSet<TopicPartition>,
+    /// Those that are led, with the epoch.
+    led: HashMap<TopicPartition, LeaderEpoch>,
 }
 
 impl ReplicationActor {
@@ -78,7 +111,14 @@ impl ReplicationActor {
         parent: Recipient<Escalated>,
         setup: ReplicationSetup,
     ) -> Self {
-        Self { life: Life::new(vitals, policy, parent), setup, core: None, logs: Vec::new(), settled: HashSet::new() }
+        Self {
+            life: Life::new(vitals, policy, parent),
+            setup,
+            core: None,
+            logs: Vec::new(),
+            settled: HashSet::new(),
+            led: HashMap::new(),
+        }
     }
 
     fn with_core(
@@ -101,7 +141,17 @@ impl ReplicationActor {
                 ReplicationEffect::Answer(answers) => self.tell_metadata(Promised(answers)),
                 ReplicationEffect::RequestEpochs(requests) => self.tell_metadata(EpochsRequested(requests)),
                 ReplicationEffect::Led(partition, epoch) => self.tell_metadata(Led(partition, epoch)),
-                ReplicationEffect::Lead(partitions) => self.lead(&partitions),
+                ReplicationEffect::Lead(roles) => {
+                    self.tell_shards(roles, |role| role.partition, LeadPartitions);
+                }
+                ReplicationEffect::Introduce(replicas) => {
+                    self.tell_shards(replicas, |replica| replica.0, IntroduceReplicas);
+                }
+                ReplicationEffect::Fence(epochs) => self.tell_shards(epochs, |epoch| epoch.0, FenceEpochs),
+                ReplicationEffect::Refill(partition, good_end) => {
+                    let refill = RefillReplica { partition, good_end };
+                    self.tell_shards(vec![refill], |refill| refill.partition, move |_| refill);
+                }
             }
         }
         Ok(())
@@ -119,52 +169,45 @@ impl ReplicationActor {
         });
     }
 
-    fn lead(&self, partitions: &[(TopicPartition, LeaderEpoch)]) {
-        let shards = self.setup.shards.len() as u16;
-        for (index, shard) in self.setup.shards.iter().enumerate() {
-            let mine: Vec<_> = partitions
-                .iter()
-                .filter(|(partition, _)| usize::from(shard_of(*partition, shards)) == index)
-                .copied()
-                .collect();
-            if mine.is_empty() {
-                continue;
+    /// Sends each shard what concerns its partitions.
+    fn tell_shards<T, M>(
+        &self,
+        items: Vec<T>,
+        partition_of: impl Fn(&T) -> TopicPartition,
+        message: impl Fn(Vec<T>) -> M,
+    ) where
+        M: Message<Result = ()> + Send + 'static,
+        IngestionActor: Handler<M>,
+    {
+        let count = self.setup.shards.len() as u16;
+        let mut by_shard: Vec<Vec<T>> = (0..count).map(|_| Vec::new()).collect();
+        for item in items {
+            let shard = usize::from(shard_of(partition_of(&item), count));
+            if let Some(list) = by_shard.get_mut(shard) {
+                list.push(item);
             }
-            let shard = shard.clone();
+        }
+        for (shard, list) in self.setup.shards.iter().zip(by_shard).filter(|(_, list)| !list.is_empty()) {
+            let send = shard.send(message(list));
             actix_rt::spawn(async move {
-                let _ = shard.send(BecomeLeader { partitions: mine }).await;
+                // Closed only while the process goes down.
+                let _ = send.await;
             });
         }
     }
 
     fn checkpoint(&self) -> Checkpoint {
-        Checkpoint::new(&self.setup.disk, self.setup.promises.clone(), BODY_VERSION)
+        Checkpoint::new(&self.setup.disk, self.setup.promises.clone(), PROMISES_VERSION)
     }
 
-    /// `[topic u32][partition u16][epoch u32]` each, little-endian.
     fn persist(&self) -> Result<(), String> {
         let Some(core) = self.core.as_ref() else { return Ok(()) };
-        let mut body = Vec::new();
-        for (partition, epoch) in core.promises() {
-            body.extend_from_slice(&partition.topic.0.to_le_bytes());
-            body.extend_from_slice(&partition.partition.to_le_bytes());
-            body.extend_from_slice(&epoch.to_le_bytes());
-        }
-        self.checkpoint().write(&body).map_err(|error| error.to_string())
+        self.checkpoint().write(&promises::encode(core.promises())).map_err(|error| error.to_string())
     }
 
-    fn load(&self) -> Result<Vec<(TopicPartition, u32)>, String> {
+    fn load(&self) -> Result<Vec<promises::PromiseRecord>, String> {
         let body = self.checkpoint().read().map_err(|error| error.to_string())?.unwrap_or_default();
-        if body.len() % PROMISE_BYTES != 0 {
-            return Err(format!("{}: {} bytes are no list of promises", self.setup.promises.display(), body.len()));
-        }
-        let promises = body.chunks_exact(PROMISE_BYTES).map(|entry| {
-            let topic = TopicId(u32::from_le_bytes([entry[0], entry[1], entry[2], entry[3]]));
-            let partition = u16::from_le_bytes([entry[4], entry[5]]);
-            let epoch = u32::from_le_bytes([entry[6], entry[7], entry[8], entry[9]]);
-            (TopicPartition::new(topic, partition), epoch)
-        });
-        Ok(promises.collect())
+        promises::decode(&body).map_err(|error| format!("{}: {error}", self.setup.promises.display()))
     }
 }
 
@@ -184,14 +227,14 @@ impl Shell for ReplicationActor {
             Ok(promises) => promises,
             Err(error) => return fail(self, ctx, error),
         };
-        let incarnation = ReplicaIncarnation { node: self.setup.incarnation, damage_count: 0 };
-        self.core = Some(ReplicationCore::new(incarnation, self.setup.boot_number, promises));
+        self.core = Some(ReplicationCore::new(self.setup.incarnation, self.setup.boot_number, promises));
         self.life.vitals.set_state(ActorState::Running);
         ctx.run_interval(REQUEST_INTERVAL, |actor, ctx| actor.with_core(ctx, |core, effects| core.on_tick(effects)));
         let logs = self.logs.iter().copied();
         let (settled, unled): (Vec<_>, Vec<_>) = logs.partition(|log| self.settled.contains(&log.0));
+        let led: Vec<_> = self.led.iter().map(|(partition, epoch)| (*partition, *epoch)).collect();
         self.with_core(ctx, |core, effects| {
-            core.on_restarted(&settled);
+            core.on_restarted(&settled, &led);
             core.on_restarted_unled(&unled, effects);
         });
     }
@@ -206,6 +249,7 @@ impl Handler<EpochsWanted> for ReplicationActor {
         self.logs.extend_from_slice(&message.partitions);
         for (partition, ..) in &message.partitions {
             self.settled.remove(partition);
+            self.led.remove(partition);
         }
         self.with_core(ctx, |core, effects| core.on_epochs_wanted(&message.partitions, effects));
     }
@@ -225,7 +269,7 @@ impl Handler<LeadersChosen> for ReplicationActor {
 
     fn handle(&mut self, message: LeadersChosen, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
-        self.with_core(ctx, |core, effects| core.on_leaders_chosen(&message.0, effects));
+        self.with_core(ctx, |core, effects| core.on_leaders_chosen(message.0, effects));
     }
 }
 
@@ -235,6 +279,10 @@ impl Handler<LeadershipChanged> for ReplicationActor {
     fn handle(&mut self, message: LeadershipChanged, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
         self.settled.insert(message.partition);
+        match message.result {
+            Ok(epoch) => self.led.insert(message.partition, epoch),
+            Err(_) => self.led.remove(&message.partition),
+        };
         self.with_core(ctx, |core, effects| {
             core.on_leadership_changed(message.partition, &message.result, effects);
         });
@@ -249,6 +297,7 @@ impl Handler<PartitionsGone> for ReplicationActor {
         let gone: HashSet<TopicPartition> = message.partitions.iter().copied().collect();
         self.logs.retain(|log| !gone.contains(&log.0));
         self.settled.retain(|partition| !gone.contains(partition));
+        self.led.retain(|partition, _| !gone.contains(partition));
         self.with_core(ctx, |core, _| core.on_gone(&message.partitions));
     }
 }
@@ -258,6 +307,61 @@ impl Handler<CountUnsettled> for ReplicationActor {
 
     fn handle(&mut self, _: CountUnsettled, _: &mut Self::Context) -> usize {
         self.life.vitals.message_taken();
-        self.core.as_ref().map_or(usize::MAX, ReplicationCore::unsettled)
+        let view = self.setup.view.load();
+        let counts = |partition: &TopicPartition| view.copies(*partition) <= 1;
+        self.core.as_ref().map_or(usize::MAX, |core| core.unsettled().filter(counts).count())
+    }
+}
+
+impl Handler<RolesChanged> for ReplicationActor {
+    type Result = ();
+
+    fn handle(&mut self, message: RolesChanged, _: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        self.tell_shards(message.0, |role| role.partition, ChangeRoles);
+    }
+}
+
+impl Handler<MoveWanted> for ReplicationActor {
+    type Result = ();
+
+    fn handle(&mut self, message: MoveWanted, _: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        let wanted = message.0;
+        self.tell_shards(vec![wanted], |wanted| wanted.partition, move |_| wanted);
+    }
+}
+
+impl Handler<ReplicasFenced> for ReplicationActor {
+    type Result = ();
+
+    fn handle(&mut self, message: ReplicasFenced, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        for (partition, _, fenced) in &message.0 {
+            if matches!(fenced, Fenced::Clean { .. }) {
+                self.led.remove(partition);
+            }
+        }
+        self.with_core(ctx, |core, effects| core.on_fenced(&message.0, effects));
+    }
+}
+
+impl Handler<ReplicaNews> for ReplicationActor {
+    type Result = ();
+
+    fn handle(&mut self, message: ReplicaNews, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        match message {
+            ReplicaNews::Following(partition, epoch) => {
+                self.settled.insert(partition);
+                self.led.remove(&partition);
+                self.with_core(ctx, |core, _| core.on_following(partition, epoch));
+            }
+            ReplicaNews::Damaged(partition, good_end) => {
+                self.logs.retain(|log| log.0 != partition);
+                self.with_core(ctx, |core, effects| core.on_damaged(partition, good_end, effects));
+            }
+            ReplicaNews::MoveReady(partition, epoch, to) => self.tell_metadata(MoveReady { partition, epoch, to }),
+        }
     }
 }

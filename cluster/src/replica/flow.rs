@@ -35,6 +35,13 @@ pub struct FlowOptions {
     pub ack_timeout: Duration,
 }
 
+impl Default for FlowOptions {
+    /// 8 MiB in flight, 1 s for an ack.
+    fn default() -> Self {
+        Self { window_bytes: 8 * 1024 * 1024, ack_timeout: Duration::from_secs(1) }
+    }
+}
+
 /// The leader's log at the moment, in log positions.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowLog {

@@ -3,12 +3,13 @@
 
 use bytes::Bytes;
 use lance_actors::ingestion::opener::Opened;
+use lance_actors::ingestion::replica::{Fenced, LeaderRole};
 use lance_actors::network::readers::SegmentRead;
 use lance_actors::network::session::MetadataCall;
 use lance_actors::network::session::answers::CallFailure;
 use lance_cluster::metadata::{MetadataAnswer, PromiseAnswer};
 use lance_messages::error_code::ErrorCode;
-use lance_messages::id::{LeaderEpoch, TopicPartition};
+use lance_messages::id::{LeaderEpoch, ReplicaIncarnation, TopicPartition};
 use lance_messages::mail::connection::Replies;
 use lance_messages::mail::ingestion::{CancelWait, DiskDone, Fetch, LookUpOffset, OffsetQuery, Produce};
 use lance_storage::disk::{DiskCompletion, DiskOp};
@@ -91,7 +92,9 @@ pub enum Mail {
     DiskDone(DiskDone<DiskCompletion>),
     PollerFailed,
     Assign(u64, Vec<TopicPartition>),
-    BecomeLeader(Vec<(TopicPartition, LeaderEpoch)>),
+    Introduce(Vec<(TopicPartition, LeaderEpoch, ReplicaIncarnation)>),
+    Fence(Vec<(TopicPartition, LeaderEpoch)>),
+    Lead(Vec<LeaderRole>),
     Drained(u64),
     LogsOpened(LogsOpened),
     RemoveLog(TopicPartition),
@@ -117,7 +120,8 @@ pub enum Mail {
     EpochsWanted(Vec<(TopicPartition, u32, u64)>),
     LeadershipChanged(TopicPartition, Result<LeaderEpoch, String>),
     PromiseWanted(Vec<(TopicPartition, LeaderEpoch)>),
-    LeadersChosen(Vec<(TopicPartition, LeaderEpoch)>),
+    LeadersChosen(Vec<LeaderRole>),
+    Fenced(Vec<(TopicPartition, LeaderEpoch, Fenced)>),
 }
 
 /// Logs that were opened away from their actor.
@@ -156,7 +160,9 @@ impl Mail {
             Self::DiskDone(_) => "disk done",
             Self::PollerFailed => "poller failed",
             Self::Assign(..) => "assign",
-            Self::BecomeLeader(_) => "become leader",
+            Self::Introduce(_) => "introduce",
+            Self::Fence(_) => "fence",
+            Self::Lead(_) => "lead",
             Self::Drained(_) => "drained",
             Self::LogsOpened(_) => "logs opened",
             Self::RemoveLog(_) => "remove log",
@@ -178,6 +184,7 @@ impl Mail {
             Self::LeadershipChanged(..) => "leadership changed",
             Self::PromiseWanted(_) => "promise wanted",
             Self::LeadersChosen(_) => "leaders chosen",
+            Self::Fenced(_) => "fenced",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Messages that an ingestion actor receives.
 
 use crate::batch::{BatchFlags, ProducerSequence};
-use crate::id::{ConnectionId, LeaderEpoch, TopicPartition};
+use crate::id::{ConnectionId, TopicPartition};
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -127,13 +127,4 @@ pub struct PollerFailed;
 pub struct AssignPartitions {
     /// Every partition of this shard.
     pub partitions: Vec<TopicPartition>,
-}
-
-/// This node was chosen to lead these partitions in these epochs.
-#[derive(Clone, Debug)]
-#[cfg_attr(feature = "actix", derive(actix::Message))]
-#[cfg_attr(feature = "actix", rtype(result = "()"))]
-pub struct BecomeLeader {
-    /// Partition and epoch.
-    pub partitions: Vec<(TopicPartition, LeaderEpoch)>,
 }

@@ -59,6 +59,11 @@ impl Log {
             .map_err(|NoSlot| ReplicaAppendError::PoolExhausted { bytes: header.batch_bytes() })
     }
 
+    /// The bytes of a header of this log, as they stand in its segment.
+    pub fn header_bytes(&self, header: &BatchHeader) -> [u8; BATCH_HEADER_BYTES] {
+        header.encode(self.seed)
+    }
+
     /// Finds whole batches from `position` on, committed or not: about `max_bytes` of them, at least one of any size.
     ///
     /// The tail ring gives what it holds, also what is not written yet; from segments comes only what is written.

@@ -36,12 +36,17 @@ impl IngestionCore {
             refuse(effects, connection, request.request, ErrorCode::UnknownTopic);
             return None;
         };
+        let terms = self.terms();
         let Self { partitions, pool, clock, appends_refused, .. } = self;
         let partition = partitions.get_mut(slot as usize).and_then(Option::as_mut)?;
         let Leadership::Leading { epoch } = partition.leadership else {
             hold_or_refuse(partition, Held::Produce(connection, request), now, effects);
             return None;
         };
+        if partition.is_moving() {
+            hold_or_refuse(partition, Held::Produce(connection, request), now, effects);
+            return None;
+        }
         let log = partition.log.as_mut()?;
         if partition.no_space || *appends_refused {
             refuse(effects, connection, request.request, ErrorCode::NoSpace);
@@ -89,7 +94,7 @@ impl IngestionCore {
             },
         });
         if appended.duplicate {
-            release(partition, effects);
+            release(partition, terms, effects);
         }
         queue(&mut self.dirty, partition, slot);
         if let Some(header) = header {

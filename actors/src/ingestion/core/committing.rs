@@ -1,11 +1,14 @@
 //! Group commit: steps to the poller, and what follows from their completions.
 
+use super::following::{answer_promise, begin_truncation, on_flushed};
 use super::refusals::{refuse, refuse_all_held, stop};
-use super::{Effects, IngestionCore, IngestionEffect, Now};
+use super::{Effects, IngestionCore, IngestionEffect, Now, Terms};
 use crate::ingestion::partition::{Held, Leadership, Partition};
 use crate::ingestion::pending::PendingProduce;
+use lance_cluster::metadata::ReplicationMode;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::mail::connection::{Answer, Reply};
+use lance_messages::peer::ReplicaBatch;
 use lance_storage::disk::DiskCompletion;
 use lance_storage::log::DiskFailed;
 use std::collections::VecDeque;
@@ -29,9 +32,9 @@ impl IngestionCore {
                 continue;
             };
             partition.queued = false;
-            if let Some(epoch) = partition.next_epoch.take() {
+            if partition.next_role.is_some() {
                 let id = partition.id;
-                self.start_epoch(id, epoch, effects);
+                self.start_epoch(id, effects);
             }
             self.flush_one(slot, effects);
         }
@@ -45,14 +48,22 @@ impl IngestionCore {
         !self.unkept.is_empty()
     }
 
-    /// Copies appended batches into the tail ring; the shell calls this once their write is under way.
-    pub fn keep_tail(&mut self) {
-        let Self { unkept, partitions, tail, .. } = self;
+    /// Copies appended batches into the tail ring, and pushes them to followers; the shell calls this once their write is
+    /// under way.
+    pub fn keep_tail(&mut self, now: Now, effects: &mut Effects) {
+        let Self { unkept, partitions, tail, live, .. } = self;
         for (slot, header, records) in unkept.drain(..) {
-            let partition = partitions.get_mut(slot as usize).and_then(Option::as_mut);
-            if let Some(log) = partition.and_then(|partition| partition.log.as_mut()) {
-                log.keep(&header, &records, tail);
+            let Some(partition) = partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
+                continue;
+            };
+            let Some(log) = partition.log.as_mut() else { continue };
+            log.keep(&header, &records, tail);
+            if partition.leader.is_some() {
+                live.push((slot, ReplicaBatch { raw_header: log.header_bytes(&header), header, records }));
             }
+        }
+        if !self.live.is_empty() {
+            self.push_live(now, effects);
         }
     }
 
@@ -104,9 +115,11 @@ impl IngestionCore {
     /// The poller finished a step of the partition `token`.
     pub fn on_disk_done(&mut self, token: u32, completion: DiskCompletion, now: Now, effects: &mut Effects) {
         // What is about to be committed must be readable from memory.
-        self.keep_tail();
-        let sync_always = self.options.sync_always;
+        self.keep_tail(now, effects);
+        let terms = self.terms();
+        let sync_always = terms.sync_always;
         let before = effects.len();
+        let mut follow_ups = Vec::new();
         let Self { partitions, pool, dirty, .. } = self;
         let Some(partition) = partitions.get_mut(token as usize).and_then(Option::as_mut) else {
             completion.chunks.into_iter().for_each(|chunk| pool.put(chunk.slot));
@@ -121,8 +134,15 @@ impl IngestionCore {
                 partition.unsynced_bytes = completed.written_end - completed.durable_end;
                 partition.sync_due &= log.is_dirty();
                 effects.push(IngestionEffect::Flushed(partition.id, completed.durable_end));
-                let committed = if sync_always { completed.durable_end } else { completed.written_end };
-                advance(partition, committed, effects);
+                let flushed = if sync_always { completed.durable_end } else { completed.written_end };
+                match (&partition.leadership, partition.leader.as_mut()) {
+                    (Leadership::Following { .. }, _) => on_flushed(partition, terms, effects),
+                    (_, Some(leader)) => {
+                        leader.quorum.on_local_flushed(flushed, &mut follow_ups);
+                        release(partition, terms, effects);
+                    }
+                    (_, None) => advance(partition, flushed, terms, effects),
+                }
             }
             Err(DiskFailed::NoSpace { .. }) => {
                 partition.no_space = true;
@@ -140,11 +160,15 @@ impl IngestionCore {
         {
             queue(dirty, partition, token);
         }
+        answer_promise(partition, effects);
+        begin_truncation(partition, effects);
+        self.obey_quorum(token, follow_ups, now, effects);
         let released = effects[before..].iter().filter(|effect| matches!(effect, IngestionEffect::Reply(..))).count();
         if released > 0 {
             self.gather.on_completed(released as u32, now.elapsed);
         }
-        let full = partition.no_space;
+        let partition = self.partitions.get(token as usize).and_then(Option::as_ref);
+        let full = partition.is_some_and(|partition| partition.no_space);
         self.serve_ready(token, now, effects);
         self.retry_stalled(now, effects);
         if full {
@@ -175,7 +199,7 @@ impl IngestionCore {
     }
 
     /// Requests that waited for the epoch, and fetches that now have something to read.
-    fn serve_ready(&mut self, slot: u32, now: Now, effects: &mut Effects) {
+    pub(super) fn serve_ready(&mut self, slot: u32, now: Now, effects: &mut Effects) {
         let partition = self.partitions.get(slot as usize).and_then(Option::as_ref);
         if partition.is_none_or(|partition| partition.leading_epoch().is_none()) {
             return;
@@ -226,7 +250,7 @@ pub(super) fn queue(dirty: &mut VecDeque<u32>, partition: &mut Partition, slot: 
 }
 
 /// Moves the high watermark to `committed`, when the epoch allows, and releases who waited for it.
-fn advance(partition: &mut Partition, committed: u64, effects: &mut Effects) {
+fn advance(partition: &mut Partition, committed: u64, terms: Terms, effects: &mut Effects) {
     if let Leadership::Starting { epoch, start_end } = partition.leadership {
         // Nothing of older epochs is committed before the epoch-start batch is.
         if committed < start_end {
@@ -239,13 +263,17 @@ fn advance(partition: &mut Partition, committed: u64, effects: &mut Effects) {
         && let Some(log) = partition.log.as_mut()
     {
         log.advance_high_watermark(committed);
-        release(partition, effects);
+        release(partition, terms, effects);
     }
 }
 
-pub(super) fn release(partition: &mut Partition, effects: &mut Effects) {
+/// Answers producers whose batches are committed or, on a topic that acks alone, flushed here.
+pub(super) fn release(partition: &mut Partition, terms: Terms, effects: &mut Effects) {
     let Some(log) = partition.log.as_ref() else { return };
-    let position = log.high_watermark().position;
+    let leads = matches!(partition.leadership, Leadership::Leading { .. });
+    let alone = partition.leader.as_ref().is_some_and(|leader| leader.role.mode == ReplicationMode::L1);
+    let committed = log.high_watermark().position;
+    let position = if leads && alone && terms.lease_holds { committed.max(terms.flushed(log)) } else { committed };
     while let Some(pending) = partition.pending.release_through(position) {
         let answer = Answer::Produced(Ok(pending.produced));
         effects.push(IngestionEffect::Reply(pending.connection, Reply { request: pending.request, answer }));

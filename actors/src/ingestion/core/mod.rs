@@ -2,25 +2,31 @@
 
 mod appending;
 mod committing;
+mod following;
+mod leading;
+pub mod moving;
 mod reading;
 mod refusals;
 
-use self::committing::queue;
 use self::refusals::{fail_all, stop};
 use super::gather::Gather;
 use super::partition::{Leadership, Partition};
+use super::replica::{Fenced, FollowerSample, FollowerSamples};
 use crate::network::readers::SegmentRead;
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
-use lance_messages::batch::{BatchFlags, BatchHeader, ControlBatch};
+use lance_cluster::replica::FlowOptions;
+use lance_messages::batch::BatchHeader;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, TopicPartition};
 use lance_messages::mail::connection::Reply;
 use lance_messages::mail::ingestion::ProduceRequest;
+use lance_messages::peer::{AppendResponse, PeerIdentity, ReplicaBatch, ReplicaRequest, TruncateTo};
 use lance_messages::sort_key::HybridClock;
 use lance_storage::disk::{DiskCompletion, SlotPool};
 use lance_storage::flush::FlushStep;
-use lance_storage::log::{AppendError, Latch, Log, NewBatch};
+use lance_storage::log::{Latch, Log};
+use lance_storage::reader::ReplicaSlice;
 use lance_storage::tail::TailRing;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -57,6 +63,46 @@ pub enum IngestionEffect {
     Flushed(TopicPartition, u64),
     /// The disk is full: release the reserve.
     NoSpace(TopicPartition),
+    /// Another node leads the partition in this epoch.
+    Following(TopicPartition, LeaderEpoch),
+    /// A replica promised this higher epoch: nothing is acked in the own one any more.
+    SteppedDown(TopicPartition, LeaderEpoch),
+    /// The answer to a request for the promise of an epoch.
+    Promised(TopicPartition, LeaderEpoch, Fenced),
+    /// Send this to the follower on a node.
+    ToFollower(NodeId, ReplicaRequest),
+    /// Answer the leader that opened this session.
+    ToLeader(u64, AppendResponse),
+    /// Read batches for a follower on a thread that may wait; the outcome goes to `on_replica_read`.
+    ReadForFollower {
+        /// The partition.
+        partition: TopicPartition,
+        /// The follower's node.
+        node: NodeId,
+        /// The epoch it is fed in.
+        epoch: LeaderEpoch,
+        /// Log position of the first batch.
+        from: u64,
+        /// Where to read.
+        slice: ReplicaSlice,
+        /// Most bytes, unless the first batch is larger.
+        max_bytes: usize,
+    },
+    /// Cut a log, or begin it anew, on a thread that may wait; the outcome goes to `on_log_truncated`.
+    Truncate {
+        /// The partition.
+        partition: TopicPartition,
+        /// Its log, with nothing in flight.
+        log: Box<Log>,
+        /// What to do.
+        to: TruncateTo,
+    },
+    /// The leader dropped everything below this position.
+    DropBefore(TopicPartition, u64),
+    /// Batches could not be taken, or read for a follower; it is tried again.
+    NotTaken(TopicPartition, String),
+    /// The target of a planned move holds everything in this epoch.
+    MoveReady(TopicPartition, LeaderEpoch, NodeId),
 }
 
 /// How a core is set up.
@@ -70,6 +116,24 @@ pub struct IngestionOptions {
     pub sync_always: bool,
     /// In interval mode: sync once this many bytes are written.
     pub sync_bytes: u64,
+    /// Bounds of what is sent to a follower.
+    pub flow: FlowOptions,
+}
+
+/// What counts as flushed, and what is told of it.
+#[derive(Clone, Copy, Debug)]
+struct Terms {
+    sync_always: bool,
+    sync_p99_micros: u32,
+    /// Whether a metadata leader was heard a moment ago: only then a leader acks alone.
+    lease_holds: bool,
+}
+
+impl Terms {
+    /// First position that may not be acked.
+    fn flushed(self, log: &Log) -> u64 {
+        if self.sync_always { log.durable_end() } else { log.written_end() }
+    }
 }
 
 /// Figures of one core, for metrics.
@@ -108,6 +172,15 @@ pub struct IngestionCore {
     gathering: bool,
     /// Appended batches whose copy into the tail ring waits until their write is under way.
     unkept: Vec<(u32, BatchHeader, Bytes)>,
+    /// Those of them that go to followers, on their way.
+    live: Vec<(u32, ReplicaBatch)>,
+    /// Nodes whose data link stands.
+    peers: HashMap<NodeId, PeerIdentity>,
+    samples: FollowerSamples,
+    sync_p99_micros: u32,
+    /// Until when a metadata leader counts as heard.
+    lease_until: Duration,
+    lease_holds: bool,
     appends_refused: bool,
 }
 
@@ -132,6 +205,12 @@ impl IngestionCore {
             gather: Gather::default(),
             gathering: false,
             unkept: Vec::new(),
+            live: Vec::new(),
+            peers: HashMap::new(),
+            samples: FollowerSamples::default(),
+            sync_p99_micros: 0,
+            lease_until: Duration::ZERO,
+            lease_holds: false,
             appends_refused: false,
         }
     }
@@ -205,11 +284,7 @@ impl IngestionCore {
         let latched = log.latched().map(ToString::to_string);
         partition.log = Some(log);
         if let Some(reason) = offline.or(latched) {
-            return stop(partition, reason, None, effects);
-        }
-        let next_epoch = partition.next_epoch.take();
-        if let Some(epoch) = next_epoch {
-            self.start_epoch(id, epoch, effects);
+            stop(partition, reason, None, effects);
         }
     }
 
@@ -219,59 +294,6 @@ impl IngestionCore {
             return;
         };
         stop(partition, reason, None, effects);
-    }
-
-    /// This node leads the partition in `epoch` from now on.
-    pub fn on_become_leader(&mut self, id: TopicPartition, epoch: LeaderEpoch, effects: &mut Effects) {
-        let Some(partition) = self.partition_mut(id) else {
-            return;
-        };
-        if partition.log.is_none() {
-            partition.next_epoch = Some(epoch);
-            return;
-        }
-        self.start_epoch(id, epoch, effects);
-    }
-
-    fn start_epoch(&mut self, id: TopicPartition, epoch: LeaderEpoch, effects: &mut Effects) {
-        let node = self.options.node;
-        let Some(slot) = self.index.get(&id).copied() else {
-            return;
-        };
-        let Self { partitions, pool, tail, clock, .. } = self;
-        let Some(partition) = partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
-            return;
-        };
-        let Some(log) = partition.log.as_mut() else { return };
-        if log.last_epoch() >= epoch || matches!(partition.leadership, Leadership::Stopped { .. }) {
-            return;
-        }
-        let body = ControlBatch::EpochStart { leader: node }.encode();
-        let batch = NewBatch {
-            records: &body,
-            records_crc: crc32fast::hash(&body),
-            plain_len: 0,
-            record_count: 0,
-            flags: BatchFlags::CONTROL,
-            leader_epoch: epoch,
-            committed_through: log.high_watermark().position.min(log.durable_end()),
-            sort_key: clock.tick(0),
-            max_timestamp_ns: 0,
-            producer: None,
-        };
-        match log.append(&batch, pool, tail) {
-            Ok(appended) => {
-                partition.leadership = Leadership::Starting { epoch, start_end: appended.end_position };
-                queue(&mut self.dirty, partition, slot);
-            }
-            // Slots come back with the next completion; the epoch is tried again then.
-            Err(AppendError::PoolExhausted { .. }) => {
-                partition.next_epoch = Some(epoch);
-                partition.queued = true;
-                self.dirty.push_back(slot);
-            }
-            Err(error) => stop(partition, error.to_string(), None, effects),
-        }
     }
 
     /// Every waiting request of every partition, answered with `code`; for a drain.
@@ -294,6 +316,31 @@ impl IngestionCore {
             {
                 log.release_idle();
             }
+        }
+    }
+
+    /// What acks of followers told since the last call.
+    pub fn take_samples(&mut self, now: Now) -> Vec<(NodeId, FollowerSample)> {
+        for leader in self.partitions.iter().flatten().filter_map(|partition| partition.leader.as_ref()) {
+            for follower in &leader.followers {
+                if let Some(outstanding) = follower.flow.outstanding(now.elapsed) {
+                    self.samples.note_outstanding(follower.node, outstanding);
+                }
+            }
+        }
+        self.samples.take()
+    }
+
+    /// How long syncs take here, told to leaders with every ack.
+    pub fn set_sync_p99_micros(&mut self, sync_p99_micros: u32) {
+        self.sync_p99_micros = sync_p99_micros;
+    }
+
+    fn terms(&self) -> Terms {
+        Terms {
+            sync_always: self.options.sync_always,
+            sync_p99_micros: self.sync_p99_micros,
+            lease_holds: self.lease_holds,
         }
     }
 

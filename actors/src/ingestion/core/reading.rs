@@ -22,6 +22,9 @@ impl IngestionCore {
         if matches!(partition.leadership, Leadership::Waiting | Leadership::Starting { .. }) {
             return hold_or_refuse(partition, Held::Fetch(fetch), now, effects);
         }
+        if matches!(partition.leadership, Leadership::Following { .. }) {
+            return answer_fetch(effects, &fetch, Err(ErrorCode::NotLeader));
+        }
         let Some(log) = readable_log(partition) else {
             return answer_fetch(effects, &fetch, Err(ErrorCode::StorageOffline));
         };
@@ -92,6 +95,9 @@ impl IngestionCore {
         if matches!(partition.leadership, Leadership::Waiting | Leadership::Starting { .. }) {
             return hold_or_refuse(partition, Held::LookUp(look_up), now, effects);
         }
+        if matches!(partition.leadership, Leadership::Following { .. }) {
+            return effects.push(reply(Answer::LookedUp(Err(ErrorCode::NotLeader))));
+        }
         let Some(log) = readable_log(partition) else {
             return effects.push(reply(Answer::LookedUp(Err(ErrorCode::StorageOffline))));
         };
@@ -138,7 +144,7 @@ fn bounds_of(log: &Log, leadership: &Leadership) -> PartitionBounds {
     let leader_epoch = match leadership {
         Leadership::Starting { epoch, .. } | Leadership::Leading { epoch } => *epoch,
         // Consumers ignore who answers in an epoch below one they have seen.
-        Leadership::Waiting | Leadership::Stopped { .. } => log.last_epoch(),
+        Leadership::Waiting | Leadership::Following { .. } | Leadership::Stopped { .. } => log.last_epoch(),
     };
     PartitionBounds {
         leader_epoch,

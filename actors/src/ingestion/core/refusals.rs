@@ -18,10 +18,20 @@ pub(super) fn stop(partition: &mut Partition, reason: String, latch: Option<Latc
 }
 
 pub(super) fn fail_all(partition: &mut Partition, code: ErrorCode, effects: &mut Effects) {
+    refuse_pending(partition, code, effects);
+    refuse_all_held(partition, code, effects);
+    refuse_waiters(partition, code, effects);
+}
+
+/// Answers who waits for the high watermark.
+pub(super) fn refuse_pending(partition: &mut Partition, code: ErrorCode, effects: &mut Effects) {
     for pending in partition.pending.drain() {
         refuse(effects, pending.connection, pending.request, code);
     }
-    refuse_all_held(partition, code, effects);
+}
+
+/// Answers every fetch that waits for records.
+pub(super) fn refuse_waiters(partition: &mut Partition, code: ErrorCode, effects: &mut Effects) {
     while let Some(fetch) = partition.waiters.take_any() {
         answer_fetch(effects, &fetch, Err(code));
     }
@@ -29,6 +39,7 @@ pub(super) fn fail_all(partition: &mut Partition, code: ErrorCode, effects: &mut
 
 pub(super) fn hold_or_refuse(partition: &mut Partition, held: Held, now: Now, effects: &mut Effects) {
     match partition.leadership {
+        Leadership::Following { .. } => refuse_held(held, ErrorCode::NotLeader, effects),
         Leadership::Stopped { .. } => refuse_held(held, ErrorCode::StorageOffline, effects),
         _ => {
             if partition.held.is_empty() {

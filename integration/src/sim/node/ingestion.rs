@@ -10,6 +10,7 @@ use crate::sim::sabotage::Sabotage;
 use lance_actors::ingestion::core::{IngestionCore, IngestionEffect, IngestionOptions};
 use lance_actors::ingestion::opener::{LogMarks, LogOpener, Opened};
 use lance_actors::network::readers::SegmentRead;
+use lance_cluster::replica::FlowOptions;
 use lance_messages::id::{ConnectionId, TopicPartition};
 use lance_messages::mail::connection::{Answer, Replies, Reply};
 use lance_messages::mail::ingestion::Produce;
@@ -120,6 +121,7 @@ impl Ingestion {
             shard: self.shard,
             sync_always: self.setup.sync_always,
             sync_bytes: 64 * 1024,
+            flow: FlowOptions::default(),
         };
         let mut core = IngestionCore::new(options, pool, TailRing::new(self.setup.tail_bytes));
         self.assigned.iter().for_each(|partition| core.on_assigned(*partition));
@@ -191,14 +193,24 @@ impl Ingestion {
                             }
                         }
                     }
-                    Mail::BecomeLeader(partitions) => {
-                        for (partition, epoch) in partitions {
-                            core.on_become_leader(partition, epoch, &mut effects);
+                    Mail::Introduce(replicas) => {
+                        for (partition, promised, incarnation) in replicas {
+                            core.on_replica_known(partition, promised, incarnation);
+                        }
+                    }
+                    Mail::Fence(epochs) => {
+                        for (partition, epoch) in epochs {
+                            core.on_promise(partition, epoch, &mut effects);
+                        }
+                    }
+                    Mail::Lead(roles) => {
+                        for role in roles {
+                            core.on_become_leader(role, now, &mut effects);
                         }
                     }
                     Mail::Wake(Wake::Turn) => {
                         if self.keeping {
-                            core.keep_tail();
+                            core.keep_tail(now, &mut effects);
                         }
                         core.flush(now, &mut effects);
                         self.keeping = core.has_unkept();
@@ -306,7 +318,7 @@ impl Ingestion {
     fn perform(&mut self, effects: Vec<IngestionEffect>, ctx: &mut Context<'_>) {
         let mut operations: Vec<DiskOp> = Vec::new();
         let mut outgoing: BTreeMap<ConnectionId, Vec<Reply<SegmentRead>>> = BTreeMap::new();
-        let mut leadership = Vec::new();
+        let (mut leadership, mut fenced) = (Vec::new(), Vec::new());
         for effect in effects {
             match effect {
                 IngestionEffect::Submit { token, step } => operations.push(step.into_op(u64::from(token))),
@@ -318,6 +330,7 @@ impl Ingestion {
                     self.marks.flushed.insert(partition, position);
                     self.marks_moved = true;
                 }
+                IngestionEffect::Promised(partition, epoch, answer) => fenced.push((partition, epoch, answer)),
                 IngestionEffect::Leading(partition, epoch) => leadership.push((partition, Ok(epoch))),
                 IngestionEffect::Stopped(partition, reason, latch) => {
                     if let Some(latch) = latch {
@@ -335,6 +348,9 @@ impl Ingestion {
         for (connection, replies) in outgoing {
             let replies = Replies { shard: self.shard, replies, pressed };
             ctx.send(self.to(Part::Connection(connection.0)), Mail::Replies(replies));
+        }
+        if !fenced.is_empty() {
+            ctx.send(self.to(Part::Replication), Mail::Fenced(fenced));
         }
         for (partition, result) in leadership {
             ctx.send(self.to(Part::Replication), Mail::LeadershipChanged(partition, result));

@@ -6,6 +6,7 @@ use crate::sim::context::Context;
 use crate::sim::disk::SimDisk;
 use crate::sim::mail::{Address, Mail, Part, Wake};
 use lance_actors::metadata::calls::command_for;
+use lance_actors::metadata::roles::role_of;
 use lance_actors::metadata::store::MetadataStore;
 use lance_actors::network::session::answers::CallFailure;
 use lance_actors::network::session::{MetadataCall, shard_of};
@@ -252,7 +253,8 @@ impl Metadata {
                 && incarnation.node == self.identity.incarnation
                 && boot_number == self.identity.boot_number
             {
-                chosen.push((partition, epoch));
+                chosen
+                    .extend(self.running.as_ref().and_then(|running| role_of(running.core.state(), partition, epoch)));
             }
         }
         if !chosen.is_empty() {

@@ -6,13 +6,13 @@ use crate::sim::disk::SimDisk;
 use crate::sim::mail::{Address, Mail, Part, Wake};
 use lance_actors::network::session::shard_of;
 use lance_actors::replication::core::{ReplicationCore, ReplicationEffect};
-use lance_cluster::metadata::ReplicaIncarnation;
-use lance_messages::id::{TopicId, TopicPartition};
+use lance_actors::replication::promises::{self, PROMISES_VERSION};
+use lance_messages::id::{LeaderEpoch, TopicPartition};
 use lance_storage::checkpoint::Checkpoint;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-const BODY_VERSION: u8 = 1;
 const REQUEST_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The shell of a replication core.
@@ -24,6 +24,7 @@ pub struct Replication {
     promises: Checkpoint,
     core: Option<ReplicationCore>,
     logs: Vec<(TopicPartition, u32, u64)>,
+    led: Vec<(TopicPartition, LeaderEpoch)>,
 }
 
 impl Replication {
@@ -35,8 +36,8 @@ impl Replication {
         disk: &SimDisk,
         promises: PathBuf,
     ) -> Self {
-        let promises = Checkpoint::new(&disk.as_disk(), promises, BODY_VERSION);
-        Self { node, shards, incarnation, boot_number, promises, core: None, logs: Vec::new() }
+        let promises = Checkpoint::new(&disk.as_disk(), promises, PROMISES_VERSION);
+        Self { node, shards, incarnation, boot_number, promises, core: None, logs: Vec::new(), led: Vec::new() }
     }
 
     /// What is done when the actor fails.
@@ -47,15 +48,10 @@ impl Replication {
     /// Starts, for the first time or again.
     pub fn begin(&mut self, ctx: &mut Context<'_>, first: bool) -> Result<(), Failure> {
         let body = self.promises.read().map_err(|error| Failure(error.to_string()))?.unwrap_or_default();
-        let promises = body.chunks_exact(10).map(|entry| {
-            let topic = TopicId(u32::from_le_bytes([entry[0], entry[1], entry[2], entry[3]]));
-            let partition = TopicPartition::new(topic, u16::from_le_bytes([entry[4], entry[5]]));
-            (partition, u32::from_le_bytes([entry[6], entry[7], entry[8], entry[9]]))
-        });
-        let incarnation = ReplicaIncarnation { node: self.incarnation, damage_count: 0 };
-        let mut core = ReplicationCore::new(incarnation, self.boot_number, promises);
+        let promises = promises::decode(&body).map_err(|error| Failure(error.to_string()))?;
+        let mut core = ReplicationCore::new(self.incarnation, self.boot_number, promises);
         if !self.logs.is_empty() {
-            core.on_restarted(&self.logs);
+            core.on_restarted(&self.logs, &self.led);
         }
         self.core = Some(core);
         if first {
@@ -81,7 +77,8 @@ impl Replication {
                 core.on_epochs_wanted(&partitions, &mut effects);
             }
             Mail::PromiseWanted(asked) => core.on_promise_wanted(&asked, &mut effects),
-            Mail::LeadersChosen(chosen) => core.on_leaders_chosen(&chosen, &mut effects),
+            Mail::LeadersChosen(chosen) => core.on_leaders_chosen(chosen, &mut effects),
+            Mail::Fenced(fenced) => core.on_fenced(&fenced, &mut effects),
             Mail::LeadershipChanged(partition, result) => core.on_leadership_changed(partition, &result, &mut effects),
             _ => {}
         }
@@ -95,27 +92,37 @@ impl Replication {
         let metadata = Address::Node(self.node, Part::Metadata);
         match effect {
             ReplicationEffect::PersistPromises => {
-                let mut body = Vec::new();
-                for (partition, epoch) in self.core.iter().flat_map(ReplicationCore::promises) {
-                    body.extend_from_slice(&partition.topic.0.to_le_bytes());
-                    body.extend_from_slice(&partition.partition.to_le_bytes());
-                    body.extend_from_slice(&epoch.to_le_bytes());
-                }
+                let body = promises::encode(self.core.iter().flat_map(ReplicationCore::promises));
                 self.promises.write(&body).map_err(|error| Failure(error.to_string()))?;
             }
             ReplicationEffect::Answer(answers) => ctx.send(metadata, Mail::Promised(answers)),
             ReplicationEffect::RequestEpochs(requests) => ctx.send(metadata, Mail::EpochsRequested(requests)),
-            ReplicationEffect::Led(partition, epoch) => ctx.send(metadata, Mail::Led(partition, epoch)),
-            ReplicationEffect::Lead(partitions) => {
-                for shard in 0..self.shards {
-                    let owned = |(partition, _): &&(TopicPartition, _)| shard_of(*partition, self.shards) == shard;
-                    let mine: Vec<_> = partitions.iter().filter(owned).copied().collect();
-                    if !mine.is_empty() {
-                        ctx.send(Address::Node(self.node, Part::Ingestion(shard)), Mail::BecomeLeader(mine));
-                    }
-                }
+            ReplicationEffect::Led(partition, epoch) => {
+                self.led.retain(|led| led.0 != partition);
+                self.led.push((partition, epoch));
+                ctx.send(metadata, Mail::Led(partition, epoch));
             }
+            ReplicationEffect::Lead(roles) => self.tell(roles, |role| role.partition, Mail::Lead, ctx),
+            ReplicationEffect::Introduce(replicas) => self.tell(replicas, |replica| replica.0, Mail::Introduce, ctx),
+            ReplicationEffect::Fence(epochs) => self.tell(epochs, |epoch| epoch.0, Mail::Fence, ctx),
+            ReplicationEffect::Refill(..) => {}
         }
         Ok(())
+    }
+
+    fn tell<T>(
+        &self,
+        items: Vec<T>,
+        partition_of: impl Fn(&T) -> TopicPartition,
+        mail: impl Fn(Vec<T>) -> Mail,
+        ctx: &mut Context<'_>,
+    ) {
+        let mut by_shard: BTreeMap<u16, Vec<T>> = BTreeMap::new();
+        for item in items {
+            by_shard.entry(shard_of(partition_of(&item), self.shards)).or_default().push(item);
+        }
+        for (shard, mine) in by_shard {
+            ctx.send(Address::Node(self.node, Part::Ingestion(shard)), mail(mine));
+        }
     }
 }

@@ -1,0 +1,169 @@
+//! A partition's place among its replicas, as its ingestion core holds it: the leader's side and the follower's side.
+
+use hashbrown::HashMap;
+use lance_cluster::metadata::ReplicationMode;
+use lance_cluster::replica::{AckProgress, FollowerFlow, FollowerReplica, LeaderReplica, Vote};
+use lance_messages::id::{LeaderEpoch, NodeId, ReplicaIncarnation, TopicPartition};
+use lance_messages::peer::{PeerIdentity, TruncateRequest};
+use std::time::Duration;
+
+/// What the metadata decided about a partition that this node leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaderRole {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The epoch it is led in.
+    pub epoch: LeaderEpoch,
+    /// Every replica, this node included.
+    pub votes: Vec<Vote>,
+    /// When a producer is acked.
+    pub mode: ReplicationMode,
+    /// Version of the in-quorum set in `votes`.
+    pub in_quorum_version: u32,
+    /// Version of the replica set in `votes`.
+    pub replicas_version: u32,
+}
+
+impl LeaderRole {
+    /// The role of a partition with one copy.
+    pub fn alone(partition: TopicPartition, epoch: LeaderEpoch) -> Self {
+        let (votes, mode) = (Vec::new(), ReplicationMode::L1);
+        Self { partition, epoch, votes, mode, in_quorum_version: 0, replicas_version: 0 }
+    }
+
+    /// Whether anybody else holds a copy.
+    pub fn is_replicated(&self) -> bool {
+        self.votes.len() > 1
+    }
+}
+
+/// The leader's side of a partition with followers.
+#[derive(Debug)]
+pub struct LeaderSide {
+    /// What was decided.
+    pub role: LeaderRole,
+    /// Who has what, and what follows from it.
+    pub quorum: LeaderReplica,
+    /// The followers and what was sent to each.
+    pub followers: Vec<Follower>,
+    /// A planned move is under way: nothing is appended meanwhile.
+    pub moving: Option<Move>,
+}
+
+/// A planned move of a leadership.
+#[derive(Clone, Copy, Debug)]
+pub struct Move {
+    /// To whom.
+    pub to: NodeId,
+    /// When it is given up.
+    pub until: Duration,
+    /// It was reported that the target holds everything.
+    pub reported: bool,
+}
+
+/// One follower.
+#[derive(Debug)]
+pub struct Follower {
+    /// Its node.
+    pub node: NodeId,
+    /// Which start of it is connected.
+    pub peer: Option<PeerIdentity>,
+    /// The replica incarnation it last answered with.
+    pub incarnation: Option<ReplicaIncarnation>,
+    /// What it was sent and what it has.
+    pub flow: FollowerFlow,
+    /// A reader thread reads for it.
+    pub reading: bool,
+}
+
+impl LeaderSide {
+    /// The follower on `node`.
+    pub fn follower_mut(&mut self, node: NodeId) -> Option<&mut Follower> {
+        self.followers.iter_mut().find(|follower| follower.node == node)
+    }
+}
+
+/// The follower's side: what was promised, to whom, and what waits.
+#[derive(Debug)]
+pub struct FollowerSide {
+    /// Promises and what they allow.
+    pub replica: FollowerReplica,
+    /// Whom acks go to: the session that the newest accepted append came on.
+    pub session: Option<u64>,
+    /// A promise that is answered once nothing is being written any more.
+    pub promising: Option<LeaderEpoch>,
+    /// The promise answered last: only in that epoch may this life of the log be led.
+    pub answered: Option<LeaderEpoch>,
+    /// A cut that begins once nothing is being written any more.
+    pub truncating: Option<(u64, TruncateRequest)>,
+}
+
+/// What a replica says to a request for its promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fenced {
+    /// It acks nothing of lower epochs any more; its log is durable up to here and nothing is in flight.
+    Clean {
+        /// Its incarnation.
+        incarnation: ReplicaIncarnation,
+        /// Epoch of its last durable batch.
+        last_epoch: LeaderEpoch,
+        /// First position not durable.
+        durable_end: u64,
+    },
+    /// It cannot write, and could not lead.
+    Stopped,
+    /// It has promised this higher epoch.
+    Promised(LeaderEpoch),
+}
+
+/// How one follower did in a window of time, summed over the partitions of a shard.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FollowerSample {
+    /// Acks that came.
+    pub acks: u32,
+    /// 99th percentile of the time from append to ack.
+    pub p99: Option<Duration>,
+    /// For how long something has been waiting for an ack, at most.
+    pub outstanding: Option<Duration>,
+    /// What it says of its own syncs.
+    pub sync_p99: Option<Duration>,
+}
+
+/// What acks told since the last look, by follower.
+#[derive(Debug, Default)]
+pub struct FollowerSamples {
+    nodes: HashMap<NodeId, (Vec<Duration>, FollowerSample)>,
+}
+
+/// Latencies kept of one window; a p99 of so many says enough.
+const MAX_LATENCIES: usize = 4096;
+
+impl FollowerSamples {
+    /// An ack came.
+    pub fn note(&mut self, node: NodeId, progress: &AckProgress, sync_p99_micros: u32) {
+        let (latencies, sample) = self.nodes.entry(node).or_default();
+        sample.acks = sample.acks.saturating_add(progress.acked_count);
+        if sync_p99_micros > 0 {
+            sample.sync_p99 = Some(Duration::from_micros(sync_p99_micros.into()));
+        }
+        if latencies.len() < MAX_LATENCIES {
+            latencies.extend(progress.latency);
+        }
+    }
+
+    /// Something waits for an ack for this long.
+    pub fn note_outstanding(&mut self, node: NodeId, outstanding: Duration) {
+        let (_, sample) = self.nodes.entry(node).or_default();
+        sample.outstanding = sample.outstanding.max(Some(outstanding));
+    }
+
+    /// Everything noted since the last call.
+    pub fn take(&mut self) -> Vec<(NodeId, FollowerSample)> {
+        let finish = |(node, (mut latencies, sample)): (NodeId, (Vec<Duration>, FollowerSample))| {
+            latencies.sort_unstable();
+            let at = (latencies.len() * 99).div_ceil(100).saturating_sub(1);
+            (node, FollowerSample { p99: latencies.get(at).copied(), ..sample })
+        };
+        std::mem::take(&mut self.nodes).into_iter().map(finish).collect()
+    }
+}

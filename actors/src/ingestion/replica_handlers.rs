@@ -1,0 +1,344 @@
+//! What an ingestion actor does with messages about replicas: roles, promises, batches of leaders, acks of followers.
+
+use super::actor::IngestionActor;
+use super::core::moving::Candidate;
+use super::opener::{Opened, TruncateJob};
+use super::replica::{FollowerSample, LeaderRole};
+use actix::fut::ActorFutureExt;
+use actix::prelude::*;
+use lance_messages::id::{LeaderEpoch, NodeId, ReplicaIncarnation, TopicPartition};
+use lance_messages::mail::peer::{AppendReplica, LinkChanged, ReplicaAnswered, SendToLeader};
+use lance_messages::peer::{LinkKind, TruncateTo};
+use lance_storage::reader::Reader;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// While the file of flushed marks is being written, a cut looks for it this often.
+const MARKS_PAUSE: Duration = Duration::from_millis(5);
+/// Segments that a reader for followers keeps open.
+const READER_FILES: usize = 8;
+/// Answers that may wait for a leader's session before the session is given up: the leader asks again.
+const MAX_WAITING_ANSWERS: usize = 65_536;
+
+/// What replicas promised before, and in which life they are.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct IntroduceReplicas(pub Vec<(TopicPartition, LeaderEpoch, ReplicaIncarnation)>);
+
+/// Nothing below these epochs is acked any more; answered by `ReplicasFenced`.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct FenceEpochs(pub Vec<(TopicPartition, LeaderEpoch)>);
+
+/// This node, in this start, leads these partitions.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LeadPartitions(pub Vec<LeaderRole>);
+
+/// The replicas of partitions led here changed.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ChangeRoles(pub Vec<LeaderRole>);
+
+/// A leadership is to move to another node.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct MoveLeadership {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The epoch it is led in here.
+    pub epoch: LeaderEpoch,
+    /// To whom.
+    pub to: NodeId,
+}
+
+/// A metadata leader was heard: topics that ack alone may do so for this much longer.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct ExtendLease(pub Duration);
+
+/// Cut a damaged log back to its last good position and open it again.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct RefillReplica {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// Where its good bytes end.
+    pub good_end: u64,
+}
+
+/// How the followers of partitions led here did since the last time, and which could count again.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "ReplicaReport")]
+pub struct ReportReplicas;
+
+/// The answer to [`ReportReplicas`].
+#[derive(Debug, Default, MessageResponse)]
+pub struct ReplicaReport {
+    /// By follower node.
+    pub samples: Vec<(NodeId, FollowerSample)>,
+    /// Followers that could count again.
+    pub candidates: Vec<Candidate>,
+}
+
+/// A session of a leader's node may be answered from now on.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct RegisterPeerSession {
+    /// Its number.
+    pub session: u64,
+    /// Where answers go.
+    pub reply_to: Recipient<SendToLeader>,
+}
+
+/// A session ended.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct UnregisterPeerSession(pub u64);
+
+impl IngestionActor {
+    /// Hands answers to the sessions of their leaders; one whose session takes no more is lost, and asked for again.
+    pub(super) fn send_to_leaders(&mut self) {
+        for (session, responses) in self.to_leaders.drain() {
+            let Some(reply_to) = self.sessions.get(&session) else {
+                continue;
+            };
+            if responses.len() <= MAX_WAITING_ANSWERS
+                && let Err(SendError::Full(message)) = reply_to.try_send(SendToLeader { responses })
+            {
+                let reply_to = reply_to.clone();
+                actix_rt::spawn(async move {
+                    let _ = reply_to.send(message).await;
+                });
+            }
+        }
+    }
+
+    /// Reads for a follower away from this thread.
+    pub(super) fn read_for_follower(&mut self, job: ReadJob, ctx: &mut Context<Self>) {
+        let ReadJob { partition, node, epoch, from, slice, max_bytes } = job;
+        let disk = &self.setup.opener.disk;
+        let mut reader = self.replica_readers.pop().unwrap_or_else(|| Reader::new(disk, READER_FILES));
+        let cuts = self.cuts;
+        let read = actix_rt::task::spawn_blocking(move || {
+            let read = slice.read(&mut reader, max_bytes).map_err(|error| error.to_string());
+            (reader, read)
+        });
+        let read = actix::fut::wrap_future::<_, Self>(read);
+        ctx.spawn(read.map(move |done, actor, ctx| {
+            let read = match done {
+                Ok((reader, read)) => {
+                    // What it knows of files that were cut meanwhile holds no more.
+                    if actor.cuts == cuts {
+                        actor.replica_readers.push(reader);
+                    }
+                    read
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            actor.with_core(ctx, |core, now, effects| {
+                core.on_replica_read((partition, node, epoch), from, read, now, effects);
+            });
+        }));
+    }
+
+    /// Cuts a log, or begins it anew, away from this thread; its mark of what is durable is lowered first.
+    pub(super) fn truncate(&mut self, job: TruncateJob, ctx: &mut Context<Self>) {
+        let partition = job.partition;
+        self.cuts += 1;
+        self.replica_readers.clear();
+        let end = match job.to {
+            TruncateTo::Position(position) => position,
+            TruncateTo::Restart(_) => 0,
+        };
+        if let Some(mark) = self.marks.flushed.get_mut(&partition) {
+            *mark = (*mark).min(end);
+        }
+        let Some(mut flushed) = self.flushed.take() else {
+            ctx.run_later(MARKS_PAUSE, move |actor, ctx| actor.truncate(job, ctx));
+            return;
+        };
+        let (opener, now_ns) = (Arc::clone(&self.setup.opener), self.setup.clock.now().wall_ns);
+        let life = self.lives;
+        let under_way = self.openings.begin();
+        let work = actix_rt::task::spawn_blocking(move || {
+            let lowered = flushed.lower(partition, end).map_err(|error| error.to_string());
+            let opened = match lowered {
+                Ok(()) => opener.truncate(job, now_ns),
+                Err(reason) => Opened::failed(partition, reason),
+            };
+            drop(under_way);
+            (flushed, opened)
+        });
+        ctx.spawn(actix::fut::wrap_future::<_, Self>(work).map(move |done, actor, ctx| {
+            let Ok((flushed, opened)) = done else {
+                return crate::supervision::shell::fail(actor, ctx, "cutting a log was interrupted".to_owned());
+            };
+            actor.flushed = Some(flushed);
+            if actor.lives == life {
+                let result = opened.result;
+                actor.with_core(ctx, |core, _, effects| core.on_log_truncated(partition, result, effects));
+                let opened = actor.core.as_ref().and_then(|core| core.unintroduced(partition));
+                actor.want_epochs(opened.into_iter().collect());
+            }
+        }));
+    }
+}
+
+/// A read for a follower.
+pub(super) struct ReadJob {
+    pub(super) partition: TopicPartition,
+    pub(super) node: NodeId,
+    pub(super) epoch: LeaderEpoch,
+    pub(super) from: u64,
+    pub(super) slice: lance_storage::reader::ReplicaSlice,
+    pub(super) max_bytes: usize,
+}
+
+impl Handler<IntroduceReplicas> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: IntroduceReplicas, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        self.with_core(ctx, |core, _, _| {
+            for (partition, promised, incarnation) in message.0 {
+                core.on_replica_known(partition, promised, incarnation);
+            }
+        });
+    }
+}
+
+impl Handler<FenceEpochs> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: FenceEpochs, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        self.with_core(ctx, |core, _, effects| {
+            for (partition, epoch) in message.0 {
+                core.on_promise(partition, epoch, effects);
+            }
+        });
+    }
+}
+
+impl Handler<LeadPartitions> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: LeadPartitions, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        self.with_core(ctx, |core, now, effects| {
+            for role in message.0 {
+                core.on_become_leader(role, now, effects);
+            }
+        });
+    }
+}
+
+impl Handler<ChangeRoles> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: ChangeRoles, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        self.with_core(ctx, |core, now, effects| {
+            for role in message.0 {
+                core.on_role_changed(role, now, effects);
+            }
+        });
+    }
+}
+
+impl Handler<MoveLeadership> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: MoveLeadership, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        let MoveLeadership { partition, epoch, to } = message;
+        self.with_core(ctx, |core, now, effects| core.on_move(partition, epoch, to, now, effects));
+    }
+}
+
+impl Handler<ExtendLease> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: ExtendLease, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        self.with_core(ctx, |core, now, effects| core.on_lease(now.elapsed + message.0, now, effects));
+    }
+}
+
+impl Handler<RefillReplica> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: RefillReplica, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        self.refill(message.partition, message.good_end, ctx);
+    }
+}
+
+impl Handler<ReportReplicas> for IngestionActor {
+    type Result = ReplicaReport;
+
+    fn handle(&mut self, _: ReportReplicas, ctx: &mut Self::Context) -> ReplicaReport {
+        self.life.vitals.message_taken();
+        let mut report = ReplicaReport::default();
+        self.with_core(ctx, |core, now, _| {
+            report = ReplicaReport { samples: core.take_samples(now), candidates: core.candidates() };
+        });
+        report
+    }
+}
+
+impl Handler<RegisterPeerSession> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: RegisterPeerSession, _: &mut Self::Context) {
+        self.sessions.insert(message.session, message.reply_to);
+    }
+}
+
+impl Handler<UnregisterPeerSession> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: UnregisterPeerSession, _: &mut Self::Context) {
+        self.sessions.remove(&message.0);
+    }
+}
+
+impl Handler<AppendReplica> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: AppendReplica, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        self.with_core(ctx, |core, _, effects| {
+            for request in message.requests {
+                core.on_replica_request(message.session, request, effects);
+            }
+        });
+    }
+}
+
+impl Handler<ReplicaAnswered> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: ReplicaAnswered, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        self.with_core(ctx, |core, now, effects| {
+            for response in &message.responses {
+                core.on_replica_answered(message.from, response, now, effects);
+            }
+        });
+    }
+}
+
+impl Handler<LinkChanged> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: LinkChanged, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        if message.kind == LinkKind::Data {
+            self.with_core(ctx, |core, now, effects| {
+                core.on_link_changed(message.node, message.peer, now, effects);
+            });
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! What a leader has to know of its partition, read from the committed metadata.
+
+use crate::ingestion::replica::LeaderRole;
+use lance_cluster::metadata::MetadataState;
+use lance_cluster::replica::Vote;
+use lance_messages::id::{LeaderEpoch, TopicPartition};
+
+/// The role of the leader of `partition` in `epoch`; `None` when the metadata is past that epoch.
+pub fn role_of(state: &MetadataState, partition: TopicPartition, epoch: LeaderEpoch) -> Option<LeaderRole> {
+    let decided = state.partition(partition).filter(|decided| decided.epoch == epoch)?;
+    let mode = state.topic(partition.topic)?.config.mode;
+    let votes = decided.replicas.iter().map(|replica| Vote {
+        node: replica.node,
+        admitted: replica.admitted,
+        in_quorum: decided.in_quorum.contains(&replica.node),
+    });
+    Some(LeaderRole {
+        partition,
+        epoch,
+        votes: votes.collect(),
+        mode,
+        in_quorum_version: decided.in_quorum_version,
+        replicas_version: 0,
+    })
+}
