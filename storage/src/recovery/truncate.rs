@@ -32,8 +32,9 @@ struct Kept {
     producers: ProducerTable,
 }
 
-/// Cuts a log at the batch boundary `to_position`, durably; blocking. The log must be closed: nothing may read or write
-/// its files meanwhile, and no operation may be in flight.
+/// Cuts a log at the batch boundary `to_position`, durably; blocking. The log must be closed: nothing may write its files
+/// meanwhile, no operation may be in flight, and what lies below `to_position` must have been written. What readers of the
+/// old log find is worth nothing from now on, damage included.
 ///
 /// The `flushed` mark of the partition must have been lowered to `to_position` before ([`FlushedFile::lower`]): above the
 /// new end it would make the cut look like damage. Not for a log that has latched, whose unsynced bytes nobody can vouch
@@ -78,15 +79,17 @@ pub fn truncate_log(disk: &Arc<dyn Disk>, options: &LogOptions, to_position: u64
 ///
 /// After a crash in the middle [`Log::open`] finds the old log, a shorter one, or an empty one that begins at 0 or at `at`.
 pub fn restart_log(disk: &Arc<dyn Disk>, options: LogOptions, at: LogPlace) -> Result<Log, RestartError> {
+    disk.create_dir_all(&options.dir)?;
     let folder = list(&**disk, &options.dir)?;
+    // Before any segment: a log that was left shorter and grew again would take the states for its own.
+    remove_if_there(&**disk, &options.dir.join(STATE_FILE))?;
+    disk.sync_dir(&options.dir)?;
     for segment in folder.segments.iter().rev() {
         remove_files(&**disk, &segment.path)?;
     }
-    disk.create_dir_all(&options.dir)?;
     for index in &folder.indexes {
         remove_if_there(&**disk, &options.dir.join(index))?;
     }
-    remove_if_there(&**disk, &options.dir.join(STATE_FILE))?;
     disk.sync_dir(&options.dir)?;
     if at.position > 0 {
         // The state first: it alone says at which offset the segment begins.

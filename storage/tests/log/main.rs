@@ -13,6 +13,12 @@ mod reading;
 #[cfg(test)]
 mod real;
 #[cfg(test)]
+mod replica;
+#[cfg(test)]
 mod rig;
 #[cfg(test)]
 mod steps;
+#[cfg(test)]
+mod takeover;
+#[cfg(test)]
+mod truncate;

@@ -2,13 +2,16 @@
 
 use lance_messages::batch::{BATCH_HEADER_BYTES, BatchFlags, BatchHeader, BatchSeed, ProducerSequence};
 use lance_messages::id::{LeaderEpoch, ProducerId, TopicId, TopicPartition};
+use lance_messages::peer::ReplicaBatch;
 use lance_messages::record::{RecordType, put_record};
 use lance_messages::sort_key::SortKey;
 use lance_storage::disk::memory::{MemoryConfig, MemoryDisk};
 use lance_storage::disk::{Arena, BLOCK, Disk, DiskCompletion, QueueOptions, SlotPool, WriteQueue};
 use lance_storage::log::{
     AppendError, Appended, Completed, DiskFailed, Log, LogOptions, NewBatch, OpenContext, OpenError, RecoveryReport,
+    ReplicaAppendError, ReplicaRead, TruncateError, truncate_log,
 };
+use lance_storage::reader::{Reader, split_batches};
 use lance_storage::segment::MIN_SEGMENT_BYTES;
 use lance_storage::tail::TailRing;
 use std::path::{Path, PathBuf};
@@ -200,6 +203,8 @@ impl Rig {
             done.unwrap();
         }
         assert!(!self.log.is_dirty());
+        // A log that was just opened had nothing to write, and knows of nothing committed.
+        self.log.advance_high_watermark(u64::MAX);
         assert_eq!(self.log.high_watermark().position, self.log.log_end());
     }
 
@@ -218,6 +223,80 @@ impl Rig {
         let end = self.log.log_end();
         self.known.retain(|known| known.end_position() <= end);
         Ok(report)
+    }
+
+    /// Cuts the log as its owner does: the mark first, then the files, then it is opened again.
+    pub fn truncate(&mut self, to_position: u64) -> Result<RecoveryReport, TruncateError> {
+        self.lower(to_position);
+        truncate_log(&self.disk, &options(self.segment_bytes, self.zero_ahead_bytes), to_position)?;
+        self.known.retain(|known| known.end_position() <= to_position);
+        let report = self.reopen().unwrap();
+        assert_eq!((self.log.log_end(), report.truncated_bytes), (to_position, 0));
+        self.learn_sequence();
+        Ok(report)
+    }
+
+    /// Goes on behind the last sequence that the log knows.
+    pub fn learn_sequence(&mut self) {
+        self.sequence = self.log.producers().last_sequence(ProducerId(5)).map_or(0, |last| last.sequence + 1);
+    }
+
+    /// Forgets what was durable above `position`.
+    pub fn lower(&mut self, position: u64) {
+        self.flushed = self.flushed.map(|mark| mark.min(position)).filter(|mark| *mark > 0);
+        self.durable = self.durable.min(position);
+    }
+
+    /// Gives a leader's batches to the log, flushing when its pool is empty.
+    pub fn append_batches(&mut self, batches: &[ReplicaBatch]) {
+        for batch in batches {
+            let ReplicaBatch { raw_header, header, records } = batch;
+            while let Err(error) = self.log.append_replica(raw_header, header, records, &mut self.pool) {
+                assert!(matches!(error, ReplicaAppendError::PoolExhausted { .. }), "{error}");
+                self.step(true).unwrap().unwrap();
+            }
+            self.log.keep(header, records, &mut self.tail);
+            self.known.push(Known {
+                position: header.position,
+                base_offset: header.base_offset,
+                base_record: header.base_record,
+                epoch: header.leader_epoch.0,
+                control: header.flags.is_control(),
+                producer: header.producer,
+                bytes: records.to_vec(),
+            });
+        }
+    }
+
+    /// The whole batches at the follower's end, from the ring or the segments; empty at the end of this log.
+    pub fn batches_at(&self, position: u64, max_bytes: usize, reader: &mut Reader) -> Vec<ReplicaBatch> {
+        let bytes = match self.log.replica_read(position, max_bytes, &self.tail) {
+            ReplicaRead::Batches { bytes, end_position } => {
+                assert_eq!(end_position, position + bytes.len() as u64);
+                bytes
+            }
+            ReplicaRead::Segments(slice) => slice.read(reader, max_bytes).unwrap(),
+            ReplicaRead::AtEnd => return Vec::new(),
+            other => panic!("{other:?} at {position}"),
+        };
+        let batches = split_batches(&bytes, partition()).unwrap();
+        assert!(batches.len() == 1 || bytes.len() <= max_bytes);
+        assert!(batches.iter().all(|batch| crc32fast::hash(&batch.records) == batch.header.records_crc));
+        batches
+    }
+
+    /// Holds the closed segments of two logs against each other, byte for byte; answers how many both have.
+    pub fn same_closed_segments(&self, other: &Self) -> usize {
+        let mut same = 0;
+        for segment in self.log.closed_segments() {
+            let theirs = other.log.closed_segments().find(|their| their.base() == segment.base());
+            let Some(theirs) = theirs else { continue };
+            assert_eq!(segment.end().unwrap().mark, theirs.end().unwrap().mark);
+            let (ours, theirs) = (self.memory.read_file(segment.path()), other.memory.read_file(theirs.path()));
+            assert!(ours.unwrap() == theirs.unwrap(), "{:?} differs", segment.path());
+            same += 1;
+        }
+        same
     }
 
     /// All batches in the segment files, up to the log end.
