@@ -5,7 +5,7 @@ use lance_cluster::metadata::{
     Controller, ControllerAction, MetadataCommand, MetadataState, PromiseAnswer, PromiseOutcome, ReplicaIncarnation,
 };
 use lance_messages::id::{LeaderEpoch, NodeId, TopicId, TopicPartition};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const PARTITION: TopicPartition = TopicPartition::new(TopicId(1), 0);
 
@@ -17,6 +17,10 @@ struct World {
     asked: BTreeMap<u16, u32>,
     /// Proposals not applied yet.
     proposed: Vec<MetadataCommand>,
+    /// Moves asked for: epoch, from, to.
+    moves: Vec<(u32, u16, u16)>,
+    /// Nodes that send no heartbeats.
+    silent: BTreeSet<u16>,
 }
 
 impl World {
@@ -27,6 +31,8 @@ impl World {
             now_ms: 0,
             asked: BTreeMap::new(),
             proposed: Vec::new(),
+            moves: Vec::new(),
+            silent: BTreeSet::new(),
         };
         world.act(|controller, state, now_ms, actions| controller.activate(state, now_ms, actions));
         (1..=nodes).for_each(|node| world.apply(&register(node, 100 + u64::from(node), 1)));
@@ -43,6 +49,7 @@ impl World {
                 ControllerAction::AskPromises { node, partitions } => {
                     self.asked.insert(node.0, partitions.last().unwrap().1.0);
                 }
+                ControllerAction::MoveLeader { epoch, from, to, .. } => self.moves.push((epoch.0, from.0, to.0)),
             }
         }
     }
@@ -59,9 +66,17 @@ impl World {
         }
     }
 
+    /// Time passes in ticks, and all nodes that are not silent are heard.
     fn pass_ms(&mut self, duration_ms: u64) {
-        self.now_ms += duration_ms;
-        self.act(|controller, state, now_ms, actions| controller.on_tick(state, now_ms, actions));
+        let until = self.now_ms + duration_ms;
+        while self.now_ms < until {
+            self.now_ms = until.min(self.now_ms + 50);
+            let nodes: Vec<(NodeId, u64)> = self.state.nodes().map(|(id, node)| (id, node.boot_number)).collect();
+            for (node, boot_number) in nodes.into_iter().filter(|(node, _)| !self.silent.contains(&node.0)) {
+                self.controller.on_heard(&self.state, node, boot_number, self.now_ms);
+            }
+            self.act(|controller, state, now_ms, actions| controller.on_tick(state, now_ms, actions));
+        }
     }
 
     fn answer(&mut self, node: u16, epoch: u32, outcome: PromiseOutcome) {
@@ -124,6 +139,8 @@ fn of_three_the_better_of_two_clean_answers_wins() {
         world.clean(2, 1, second.0, second.1);
         assert!(world.proposed.is_empty(), "one of three is too few");
         world.clean(3, 1, third.0, third.1);
+        assert!(world.proposed.is_empty(), "the third may hold more");
+        world.pass_ms(50);
         world.commit_proposed();
         assert_eq!(world.leader(), Some((winner, 1)));
     }
@@ -140,7 +157,7 @@ fn unclean_and_foreign_answers_do_not_count_and_the_partition_stays_offline() {
     assert!(world.proposed.is_empty());
     assert_eq!(world.controller.waiting().map(|(partition, _)| partition).collect::<Vec<_>>(), [PARTITION]);
     world.clean(3, 1, 0, 0);
-    assert_eq!(world.proposed.len(), 1);
+    assert_eq!(world.proposed.len(), 1, "everyone has answered: nobody is waited for");
 }
 
 #[test]
@@ -172,8 +189,7 @@ fn a_lost_proposal_is_made_again() {
 fn a_chosen_leader_that_does_not_report_leading_is_passed_over() {
     let mut world = World::new(3, 3);
     world.commit_proposed();
-    world.clean(1, 1, 0, 0);
-    world.clean(2, 1, 0, 0);
+    (1..=3).for_each(|node| world.clean(node, 1, 0, 0));
     world.commit_proposed();
     world.pass_ms(999);
     assert!(world.proposed.is_empty());
@@ -181,6 +197,7 @@ fn a_chosen_leader_that_does_not_report_leading_is_passed_over() {
     world.commit_proposed();
     world.clean(2, 2, 0, 0);
     world.clean(3, 2, 0, 0);
+    world.pass_ms(50);
     world.commit_proposed();
     assert_eq!(world.leader(), Some((2, 2)));
     world.controller.on_leading(PARTITION, LeaderEpoch(1));
@@ -223,8 +240,7 @@ fn a_new_metadata_leader_takes_up_where_the_last_one_left() {
     assert!(world.proposed.is_empty(), "who does not lead decides nothing");
     world.act(|controller, state, now_ms, actions| controller.activate(state, now_ms, actions));
     assert_eq!(world.asked.len(), 3);
-    world.clean(1, 1, 0, 0);
-    world.clean(2, 1, 0, 0);
+    (1..=3).for_each(|node| world.clean(node, 1, 0, 0));
     world.commit_proposed();
     assert_eq!(world.leader(), Some((1, 1)));
 }

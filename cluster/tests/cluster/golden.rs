@@ -23,24 +23,24 @@ fn commands() -> Vec<(MetadataCommand, &'static str)> {
     let (topic, epoch) = (TopicId(7), LeaderEpoch(5));
     let incarnation = ReplicaIncarnation { node: 0xabcd, damage_count: 1 };
     vec![
-        (register(1, 0xabcd, 4), "010001fbcdab04fba00f0c6c616e63652d313a39303030"),
+        (register(1, 0xabcd, 4), "020001fbcdab04fba00f0c6c616e63652d313a3930303000"),
         (
             MetadataCommand::CreateTopic { name: "ab".into(), config, created_at_secs: 1_700_000_000, request: 9 },
-            "01010261620302 01 fc803a0900 fd0000008002000000 fc00f15365 09",
+            "02010261620302 01 fc803a0900 fd0000008002000000 fc00f15365 09",
         ),
-        (MetadataCommand::DeleteTopic { topic, deleted_at_secs: 11 }, "0102070b"),
+        (MetadataCommand::DeleteTopic { topic, deleted_at_secs: 11 }, "0202070b"),
         (
             MetadataCommand::AlterTopic { topic, partitions: Some(300), max_age_secs: None, max_bytes: Some(0) },
-            "010307 01fb2c01 00 0100",
+            "020307 01fb2c01 00 0100",
         ),
-        (MetadataCommand::SetRetention { topic, max_age_secs: 60, max_bytes: 250 }, "0104073cfa"),
-        (MetadataCommand::InitProducer { existing: Some((ProducerId(3), 1)), now_secs: 5 }, "010501030105"),
-        (MetadataCommand::OpenEpoch { partitions: vec![EpochOpening { partition, epoch }] }, "01060107 0205"),
+        (MetadataCommand::SetRetention { topic, max_age_secs: 60, max_bytes: 250 }, "0204073cfa"),
+        (MetadataCommand::InitProducer { existing: Some((ProducerId(3), 1)), now_secs: 5 }, "020501030105"),
+        (MetadataCommand::OpenEpoch { partitions: vec![EpochOpening { partition, epoch }] }, "02060107 0205"),
         (
             MetadataCommand::LeaderChosen {
                 partitions: vec![LeaderChoice { partition, epoch, leader: NodeId(1), incarnation, boot_number: 4 }],
             },
-            "010701070205 01 fbcdab 01 04",
+            "020701070205 01 fbcdab 01 04",
         ),
     ]
 }
@@ -63,10 +63,11 @@ fn golden_bytes_of_a_snapshot() {
     let partition = TopicPartition::new(TopicId(1), 0);
     state.apply(3, &MetadataCommand::OpenEpoch { partitions: vec![EpochOpening { partition, epoch: LeaderEpoch(1) }] });
     let bytes = state.encode_snapshot().unwrap();
-    let golden = "01 03 02 01 \
-        01 01 fbcdab 04 fba00f 0c6c616e63652d313a39303030 00 \
+    let golden = "02 03 02 01 \
+        01 01 fbcdab 04 fba00f 0c6c616e63652d313a39303030 00 00 00 \
+        00 00 \
         01 01 026162 fc00f15365 01 00 01 01 00 00 00 \
-        01 01 01 fbcdab 00 01 00 01 01 00 00 00 00";
+        01 01 01 fbcdab 00 00 01 00 01 01 00 00 00 00 00";
     let golden: String = golden.chars().filter(|byte| !byte.is_whitespace()).collect();
     assert_eq!(hex(&bytes), golden);
     assert_eq!(MetadataState::decode_snapshot(&bytes).unwrap(), state);
@@ -78,9 +79,9 @@ fn unknown_versions_commands_and_trailing_bytes_are_errors() {
     bytes.push(0);
     assert!(matches!(MetadataCommand::decode(&bytes), Err(CodecError::Trailing { trailing: 1, .. })));
     assert!(matches!(MetadataCommand::decode(&[]), Err(CodecError::Empty { .. })));
-    assert!(matches!(MetadataCommand::decode(&[2, 0]), Err(CodecError::UnknownVersion { found: 2, known: 1, .. })));
-    assert!(matches!(MetadataCommand::decode(&[1, 200]), Err(CodecError::Undecodable { .. })));
-    let vast = [1, 6, 253, 255, 255, 255, 255, 255, 255, 255, 127];
+    assert!(matches!(MetadataCommand::decode(&[1, 0]), Err(CodecError::UnknownVersion { found: 1, known: 2, .. })));
+    assert!(matches!(MetadataCommand::decode(&[2, 200]), Err(CodecError::Undecodable { .. })));
+    let vast = [2, 6, 253, 255, 255, 255, 255, 255, 255, 255, 127];
     assert!(MetadataCommand::decode(&vast).is_err(), "a vast length allocates nothing");
 }
 
@@ -90,7 +91,7 @@ proptest::proptest! {
         let _ = MetadataCommand::decode(&bytes);
         let _ = MetadataState::decode_snapshot(&bytes);
         if let Some(first) = bytes.first_mut() {
-            *first = 1;
+            *first = 2;
         }
         let _ = MetadataCommand::decode(&bytes);
         let _ = MetadataState::decode_snapshot(&bytes);

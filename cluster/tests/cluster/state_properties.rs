@@ -36,7 +36,8 @@ fn command() -> impl Strategy<Value = MetadataCommand> {
         3 => (0u16..4, 0u64..3, 0u64..4, 0u64..2).prop_map(|(node, life, boot_number, nonce)| {
             let incarnation = u64::from(node) * 10 + life;
             let address = format!("lance-{node}:9000");
-            MetadataCommand::RegisterNode { node: NodeId(node), incarnation, boot_number, nonce, address }
+            let rack = String::new();
+            MetadataCommand::RegisterNode { node: NodeId(node), incarnation, boot_number, nonce, address, rack }
         }),
         4 => (name, config(), 0u64..100, 0u64..3).prop_map(|(name, config, created_at_secs, request)| {
             MetadataCommand::CreateTopic { name: name.to_owned(), config, created_at_secs, request }
