@@ -161,7 +161,8 @@ impl Moves {
                 continue;
             };
             let count = |node: NodeId| counts.get(&node).copied().unwrap_or(0);
-            if !draining && !(balances && count(from) >= count(to).saturating_add(2)) {
+            let overloaded = balances && count(from) >= count(to).saturating_add(2);
+            if !draining && !overloaded {
                 continue;
             }
             shift(&mut counts, from, to);

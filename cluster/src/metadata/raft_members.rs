@@ -28,7 +28,7 @@ impl RaftCore {
         effects: &mut Vec<RaftEffect>,
     ) -> Result<(), RaftError> {
         let mut change = ConfChangeV2::default();
-        change.set_changes(changes.iter().map(MemberChange::to_raft).collect::<Vec<_>>().into());
+        change.set_changes(changes.iter().map(|change| change.to_raft()).collect::<Vec<_>>().into());
         self.run(effects, |core, _| match core.node.propose_conf_change(Vec::new(), change) {
             Ok(()) | Err(raft::Error::ProposalDropped) => Ok(()),
             Err(source) => Err(RaftError::Failed { source }),
@@ -83,8 +83,8 @@ impl RaftCore {
 }
 
 impl MemberChange {
-    fn to_raft(&self) -> ConfChangeSingle {
-        let (kind, node_id) = match *self {
+    fn to_raft(self) -> ConfChangeSingle {
+        let (kind, node_id) = match self {
             Self::Voter(id) => (ConfChangeType::AddNode, id),
             Self::Learner(id) => (ConfChangeType::AddLearnerNode, id),
             Self::Leaves(id) => (ConfChangeType::RemoveNode, id),

@@ -7,24 +7,26 @@ use lance_cluster::metadata::{
 use lance_messages::id::{LeaderEpoch, NodeId, TopicId, TopicPartition};
 use std::collections::{BTreeMap, BTreeSet};
 
-const PARTITION: TopicPartition = TopicPartition::new(TopicId(1), 0);
+pub const PARTITION: TopicPartition = TopicPartition::new(TopicId(1), 0);
 
-struct World {
-    state: MetadataState,
-    controller: Controller,
-    now_ms: u64,
+pub struct World {
+    pub state: MetadataState,
+    pub controller: Controller,
+    pub now_ms: u64,
     /// Node → the epoch it was last asked to promise.
-    asked: BTreeMap<u16, u32>,
+    pub asked: BTreeMap<u16, u32>,
     /// Proposals not applied yet.
-    proposed: Vec<MetadataCommand>,
+    pub proposed: Vec<MetadataCommand>,
     /// Moves asked for: epoch, from, to.
-    moves: Vec<(u32, u16, u16)>,
+    pub moves: Vec<(u32, u16, u16)>,
+    /// The same, to be carried out.
+    pub movable: Vec<(TopicPartition, LeaderEpoch, NodeId)>,
     /// Nodes that send no heartbeats.
-    silent: BTreeSet<u16>,
+    pub silent: BTreeSet<u16>,
 }
 
 impl World {
-    fn new(nodes: u16, copies: u8) -> Self {
+    pub fn new(nodes: u16, copies: u8) -> Self {
         let mut world = Self {
             state: MetadataState::new(),
             controller: Controller::default(),
@@ -32,6 +34,7 @@ impl World {
             asked: BTreeMap::new(),
             proposed: Vec::new(),
             moves: Vec::new(),
+            movable: Vec::new(),
             silent: BTreeSet::new(),
         };
         world.act(|controller, state, now_ms, actions| controller.activate(state, now_ms, actions));
@@ -40,7 +43,7 @@ impl World {
         world
     }
 
-    fn act(&mut self, input: impl FnOnce(&mut Controller, &MetadataState, u64, &mut Vec<ControllerAction>)) {
+    pub fn act(&mut self, input: impl FnOnce(&mut Controller, &MetadataState, u64, &mut Vec<ControllerAction>)) {
         let mut actions = Vec::new();
         input(&mut self.controller, &self.state, self.now_ms, &mut actions);
         for action in actions {
@@ -49,25 +52,28 @@ impl World {
                 ControllerAction::AskPromises { node, partitions } => {
                     self.asked.insert(node.0, partitions.last().unwrap().1.0);
                 }
-                ControllerAction::MoveLeader { epoch, from, to, .. } => self.moves.push((epoch.0, from.0, to.0)),
+                ControllerAction::MoveLeader { partition, epoch, from, to } => {
+                    self.moves.push((epoch.0, from.0, to.0));
+                    self.movable.push((partition, epoch, to));
+                }
             }
         }
     }
 
-    fn apply(&mut self, command: &MetadataCommand) {
+    pub fn apply(&mut self, command: &MetadataCommand) {
         let index = self.state.applied_index() + 1;
         let events = self.state.apply(index, command).events;
         self.act(|controller, state, now_ms, actions| controller.on_events(state, &events, now_ms, actions));
     }
 
-    fn commit_proposed(&mut self) {
+    pub fn commit_proposed(&mut self) {
         for command in std::mem::take(&mut self.proposed) {
             self.apply(&command);
         }
     }
 
     /// Time passes in ticks, and all nodes that are not silent are heard.
-    fn pass_ms(&mut self, duration_ms: u64) {
+    pub fn pass_ms(&mut self, duration_ms: u64) {
         let until = self.now_ms + duration_ms;
         while self.now_ms < until {
             self.now_ms = until.min(self.now_ms + 50);
@@ -79,24 +85,90 @@ impl World {
         }
     }
 
-    fn answer(&mut self, node: u16, epoch: u32, outcome: PromiseOutcome) {
+    pub fn answer(&mut self, node: u16, epoch: u32, outcome: PromiseOutcome) {
         let answers = [PromiseAnswer { partition: PARTITION, epoch: LeaderEpoch(epoch), outcome }];
         self.act(|controller, state, now_ms, actions| {
             controller.on_promises(state, NodeId(node), &answers, now_ms, actions);
         });
     }
 
-    fn clean(&mut self, node: u16, epoch: u32, last_epoch: u32, durable_end: u64) {
+    pub fn clean(&mut self, node: u16, epoch: u32, last_epoch: u32, durable_end: u64) {
         self.answer(node, epoch, clean_of(100 + u64::from(node), 1, last_epoch, durable_end));
     }
 
-    fn leader(&self) -> Option<(u16, u32)> {
+    /// A clean answer of the present epoch that holds `durable_end` of the epoch before.
+    pub fn clean_for(&mut self, partition: TopicPartition, node: u16, epoch: u32, durable_end: u64) {
+        let outcome = clean_of(100 + u64::from(node), 1, epoch - 1, durable_end);
+        let answers = [PromiseAnswer { partition, epoch: LeaderEpoch(epoch), outcome }];
+        self.act(|controller, state, now_ms, actions| {
+            controller.on_promises(state, NodeId(node), &answers, now_ms, actions);
+        });
+    }
+
+    pub fn report_leading(&mut self, partition: TopicPartition) {
+        let epoch = self.state.partition(partition).unwrap().epoch;
+        self.controller.on_leading(partition, epoch);
+    }
+
+    pub fn request_epoch(&mut self, epoch: u32) {
+        let requests = [(PARTITION, LeaderEpoch(epoch))];
+        self.act(|controller, state, now_ms, actions| {
+            controller.on_epoch_requested(state, &requests, now_ms, actions);
+        });
+    }
+
+    pub fn move_ready(&mut self, epoch: u32, to: u16) {
+        self.ready_for(PARTITION, LeaderEpoch(epoch), NodeId(to));
+    }
+
+    pub fn ready_for(&mut self, partition: TopicPartition, epoch: LeaderEpoch, to: NodeId) {
+        self.act(|controller, state, now_ms, actions| {
+            controller.on_move_ready(state, (partition, epoch, to), now_ms, actions);
+        });
+    }
+
+    /// A topic of one partition that `node` leads.
+    pub fn lead_elsewhere(&mut self, node: u16) {
+        self.apply(&create("elsewhere", 1, 3));
+        self.commit_proposed();
+        let partition = TopicPartition::new(TopicId(2), 0);
+        (1..=3).for_each(|other| self.clean_for(partition, other, 1, if other == node { 900 } else { 500 }));
+        self.commit_proposed();
+        self.report_leading(partition);
+    }
+
+    /// Time passes, and everything that is asked for is done at once.
+    pub fn finish_moves(&mut self, duration_ms: u64) {
+        let until = self.now_ms + duration_ms;
+        while self.now_ms < until {
+            self.pass_ms(50);
+            for (partition, epoch, to) in std::mem::take(&mut self.movable) {
+                self.ready_for(partition, epoch, to);
+                self.commit_proposed();
+                let epoch = self.state.partition(partition).unwrap().epoch.0;
+                (1..=3).for_each(|node| self.clean_current(partition, node, epoch));
+                self.commit_proposed();
+                self.report_leading(partition);
+            }
+        }
+    }
+
+    fn clean_current(&mut self, partition: TopicPartition, node: u16, epoch: u32) {
+        let boot_number = self.state.node(NodeId(node)).unwrap().boot_number;
+        let outcome = clean_of(100 + u64::from(node), boot_number, epoch - 1, 500);
+        let answers = [PromiseAnswer { partition, epoch: LeaderEpoch(epoch), outcome }];
+        self.act(|controller, state, now_ms, actions| {
+            controller.on_promises(state, NodeId(node), &answers, now_ms, actions);
+        });
+    }
+
+    pub fn leader(&self) -> Option<(u16, u32)> {
         let decided = self.state.partition(PARTITION).unwrap();
         decided.leader.map(|leader| (leader.node.0, decided.epoch.0))
     }
 }
 
-fn clean_of(incarnation: u64, boot_number: u64, last_epoch: u32, durable_end: u64) -> PromiseOutcome {
+pub fn clean_of(incarnation: u64, boot_number: u64, last_epoch: u32, durable_end: u64) -> PromiseOutcome {
     let incarnation = ReplicaIncarnation { node: incarnation, damage_count: 0 };
     PromiseOutcome::Clean { incarnation, boot_number, last_epoch: LeaderEpoch(last_epoch), durable_end }
 }
