@@ -207,8 +207,8 @@ impl MetadataActor {
             MetadataEffect::SaveSnapshot { snapshot, drop_through } => {
                 running.store.save_snapshot(&snapshot, drop_through).map_err(|error| error.to_string())?;
             }
-            // Alone there is nobody to send to.
-            MetadataEffect::Send { .. } => {}
+            // Alone there is nobody to send to, nor to move a leader to.
+            MetadataEffect::Send { .. } | MetadataEffect::MoveLeader { .. } => {}
             MetadataEffect::LeaderChanged { term, leader } => {
                 tracing::info!(term, ?leader, "metadata leader changed");
                 self.state_changed = true;
@@ -222,6 +222,7 @@ impl MetadataActor {
                     boot_number: self.setup.boot_number,
                     nonce: self.setup.nonce,
                     address: self.setup.address.clone(),
+                    rack: String::new(),
                 };
                 let request = self.next_request;
                 self.next_request += 1;

@@ -1,8 +1,9 @@
 //! What applying a command yields: facts for everyone, and an answer for who proposed it.
 
-use super::topic::ReplicaIncarnation;
+pub use super::refusal::MetadataRefusal;
+use super::refusal::PartitionRefusal;
+use super::topic::{ReplicaIncarnation, ReplicationMode};
 use lance_messages::id::{LeaderEpoch, NodeId, ProducerId, TopicId, TopicPartition};
-use thiserror::Error;
 
 /// The outcome of one applied command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +82,80 @@ pub enum MetadataEvent {
         /// The version of the in-quorum set.
         in_quorum_version: u32,
     },
+    /// The in-quorum set of a partition changed while its leader stays.
+    InQuorumChanged {
+        /// The partition.
+        partition: TopicPartition,
+        /// The leader's epoch.
+        epoch: LeaderEpoch,
+        /// The whole set, in order of node.
+        in_quorum: Vec<NodeId>,
+        /// Its version.
+        in_quorum_version: u32,
+    },
+    /// A replica counts from now on, in this incarnation only.
+    ReplicaAdmitted {
+        /// The partition.
+        partition: TopicPartition,
+        /// The node.
+        node: NodeId,
+        /// The incarnation.
+        incarnation: ReplicaIncarnation,
+    },
+    /// A partition is held by other nodes than before; the in-quorum set changed with it.
+    ReplicasChanged {
+        /// The partition.
+        partition: TopicPartition,
+        /// The leader's epoch.
+        epoch: LeaderEpoch,
+        /// All nodes that hold a copy now, preferred leader first.
+        replicas: Vec<NodeId>,
+        /// The version of the replica set.
+        replicas_version: u32,
+        /// The in-quorum set, in order of node.
+        in_quorum: Vec<NodeId>,
+        /// Its version.
+        in_quorum_version: u32,
+        /// Who holds a copy no longer and drops it.
+        leaver: Option<NodeId>,
+    },
+    /// A node is to be emptied, or no longer.
+    DrainingSet {
+        /// The node.
+        node: NodeId,
+        /// Whether it is.
+        draining: bool,
+    },
+    /// An unknown node may register.
+    NodeAllowed {
+        /// The node.
+        node: NodeId,
+    },
+    /// A node, or the allowance of one, is gone.
+    NodeRemoved {
+        /// The node.
+        node: NodeId,
+    },
+    /// A topic's producers are acked otherwise from the epochs on that open with it.
+    TopicModeSet {
+        /// The topic.
+        topic: TopicId,
+        /// The mode.
+        mode: ReplicationMode,
+    },
+    /// A partition goes on with one copy, by order; a `LeaderChosen` follows. The other copies refill as new incarnations.
+    PartitionRecovered {
+        /// The partition.
+        partition: TopicPartition,
+        /// The epoch it goes on in.
+        epoch: LeaderEpoch,
+        /// The node whose copy it goes on with.
+        node: NodeId,
+        /// First log position that may be lost.
+        lost_from: u64,
+        /// Log position behind the last one that may be lost.
+        lost_to: u64,
+    },
     /// Everything may have changed: a snapshot replaced the state.
     StateReplaced,
 }
@@ -122,116 +197,28 @@ pub enum MetadataAnswer {
         /// How many.
         chosen_count: usize,
     },
-}
-
-/// Why a command changed nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum MetadataRefusal {
-    /// No name at all.
-    #[error("Topic name required")]
-    TopicNameRequired,
-    /// The name breaks the rules.
-    #[error("Topic name '{name}' must be 1 to 255 of A-Z a-z 0-9 . _ - and neither . nor ..")]
-    InvalidTopicName {
-        /// The name, cut to 255 characters.
-        name: String,
+    /// Which changes of in-quorum sets or admissions came about.
+    PartitionsChanged {
+        /// Those that did, in the order asked.
+        changed: Vec<TopicPartition>,
+        /// Those that did not, and why.
+        refused: Vec<(TopicPartition, PartitionRefusal)>,
     },
-    /// The name is taken.
-    #[error("Topic '{name}' already exists")]
-    TopicExists {
-        /// The name.
-        name: String,
-        /// Who has it.
-        topic: TopicId,
+    /// The in-quorum or replica set of a partition is as asked.
+    PartitionChanged {
+        /// The partition.
+        partition: TopicPartition,
     },
-    /// No such topic, or no longer.
-    #[error("Topic not found")]
-    TopicNotFound {
-        /// The id asked for.
-        topic: TopicId,
-    },
-    /// Topic 0 would have to come back at its next use, and no topic does.
-    #[error("The default topic (id 0) cannot be deleted")]
-    DefaultTopicStays,
-    /// A topic has 1..=65,535 partitions.
-    #[error("A topic needs at least 1 partition")]
-    NoPartitions,
-    /// A topic never loses partitions.
-    #[error("Topic {topic} has {present} partitions, which cannot become {asked}")]
-    FewerPartitions {
-        /// The topic.
-        topic: TopicId,
-        /// How many it has.
-        present: u16,
-        /// How many were asked for.
-        asked: u16,
-    },
-    /// A replication factor of 0, or above the number of nodes.
-    #[error("Replication factor {asked} needs as many nodes; {registered} are registered")]
-    NotEnoughNodes {
-        /// The factor asked for.
-        asked: u8,
-        /// How many nodes are known.
-        registered: usize,
-    },
-    /// The cluster's limit.
-    #[error("{asked} more partitions would make {total}, above the limit of {limit}")]
-    TooManyPartitions {
-        /// How many more.
-        asked: u32,
-        /// How many that would make.
-        total: u32,
-        /// The limit.
-        limit: u32,
-    },
-    /// Every id has been given out.
-    #[error("No {what} is left: ids are never reused")]
-    IdsExhausted {
-        /// Which kind.
-        what: &'static str,
-    },
-    /// Node ids, incarnations and boot numbers begin at 1; an address has 1..=255 bytes.
-    #[error("Node {node} registers with an invalid {what}")]
-    InvalidRegistration {
+    /// The node is as asked: draining, allowed, removed.
+    NodeChanged {
         /// The node.
         node: NodeId,
-        /// What is wrong.
-        what: &'static str,
     },
-    /// The disk is older than what the cluster has seen of it: it needs a new incarnation.
-    #[error("Node {node} registers boot {given}, but boot {registered} was registered: its disk is an older copy")]
-    RolledBack {
-        /// The node.
-        node: NodeId,
-        /// The boot number given.
-        given: u64,
-        /// The boot number known.
-        registered: u64,
-    },
-    /// The node has had a newer life since.
-    #[error("Node {node} registers incarnation {incarnation:016x}, which a newer one has replaced")]
-    RetiredIncarnation {
-        /// The node.
-        node: NodeId,
-        /// The incarnation given.
-        incarnation: u64,
-    },
-    /// A newer instance of this producer exists.
-    #[error("Producer {producer} has epoch {current}, not {given}")]
-    ProducerFenced {
-        /// The producer.
-        producer: ProducerId,
-        /// The epoch given.
-        given: u16,
-        /// The epoch it has.
-        current: u16,
-    },
-    /// This index was applied before.
-    #[error("Entry {index} was applied before: the state is at {applied_index}")]
-    AlreadyApplied {
-        /// The entry's index.
-        index: u64,
-        /// The state's index.
-        applied_index: u64,
+    /// The partition goes on.
+    PartitionRecovered {
+        /// The partition.
+        partition: TopicPartition,
+        /// The epoch it goes on in.
+        epoch: LeaderEpoch,
     },
 }

@@ -1,13 +1,13 @@
-//! What may be decided: `[version u8 = 1][bincode of MetadataCommand]`; a variant's place in the enum is its number on disk, so new
+//! What may be decided: `[version u8 = 2][bincode of MetadataCommand]`; a variant's place in the enum is its number on disk, so new
 //! ones go to the end.
 
-use super::topic::{ReplicaIncarnation, TopicConfig};
+use super::topic::{ReplicaIncarnation, ReplicationMode, TopicConfig};
 use crate::codec::{self, CodecError};
 use lance_messages::id::{LeaderEpoch, NodeId, ProducerId, TopicId, TopicPartition};
 use serde::{Deserialize, Serialize};
 
 /// Version byte before every command.
-pub const COMMAND_VERSION: u8 = 1;
+pub const COMMAND_VERSION: u8 = 2;
 const WHAT: &str = "metadata command";
 
 /// One decision proposed to the metadata plane.
@@ -25,6 +25,8 @@ pub enum MetadataCommand {
         nonce: u64,
         /// Where clients and peers reach it, host:port.
         address: String,
+        /// What it may lose together with others, at most 255 bytes; empty for none.
+        rack: String,
     },
     /// Creates a topic; the name "default" gets id 0.
     CreateTopic {
@@ -81,6 +83,106 @@ pub enum MetadataCommand {
         /// Each judged alone.
         partitions: Vec<LeaderChoice>,
     },
+    /// The leaders of these partitions no longer wait for `node`: it leaves their in-quorum sets.
+    Evict {
+        /// The node.
+        node: NodeId,
+        /// Each with its epoch and in-quorum version, judged alone.
+        partitions: Vec<(TopicPartition, LeaderEpoch, u32)>,
+    },
+    /// `node` holds everything below the high watermark of these partitions again: it enters their in-quorum sets.
+    Rejoin {
+        /// The node.
+        node: NodeId,
+        /// Each with the replica's incarnation, the epoch and the in-quorum version, judged alone.
+        partitions: Vec<(TopicPartition, ReplicaIncarnation, LeaderEpoch, u32)>,
+    },
+    /// These replicas of `node` are clean again: from now on their present incarnation counts.
+    Admit {
+        /// The node.
+        node: NodeId,
+        /// Each with the replica's incarnation, the epoch and the in-quorum version, judged alone.
+        partitions: Vec<(TopicPartition, ReplicaIncarnation, LeaderEpoch, u32)>,
+    },
+    /// A spare takes the place of an in-quorum replica at once.
+    SwapIn {
+        /// The partition.
+        partition: TopicPartition,
+        /// The epoch of the leader that proposes it.
+        epoch: LeaderEpoch,
+        /// The in-quorum version it changes.
+        in_quorum_version: u32,
+        /// Who leaves the in-quorum set.
+        out: NodeId,
+        /// Who enters it.
+        into: NodeId,
+        /// The admitted incarnation of who enters.
+        incarnation: ReplicaIncarnation,
+    },
+    /// Adds, removes or exchanges one copy.
+    ReplaceReplica {
+        /// The partition.
+        partition: TopicPartition,
+        /// The epoch of the leader that proposes it.
+        epoch: LeaderEpoch,
+        /// The version of the replica set it changes.
+        replicas_version: u32,
+        /// The whole new replica set R′, preferred leader first.
+        replicas: Vec<NodeId>,
+        /// The node of R′ that is not in R, and the incarnation its copy is admitted with; `None` when one only leaves.
+        newcomer: Option<(NodeId, ReplicaIncarnation)>,
+    },
+    /// Begins or ends the emptying of a node.
+    SetDraining {
+        /// The node.
+        node: NodeId,
+        /// Whether it is to be emptied.
+        draining: bool,
+    },
+    /// A node that nobody knows may register.
+    AllowNode {
+        /// The node.
+        node: NodeId,
+        /// Where it is reached, host:port.
+        address: String,
+    },
+    /// A node that holds no copies leaves for good.
+    RemoveNode {
+        /// The node.
+        node: NodeId,
+    },
+    /// Sets when producers are acked; opens an epoch of every partition.
+    SetTopicMode {
+        /// The topic.
+        topic: TopicId,
+        /// The new mode.
+        mode: ReplicationMode,
+    },
+    /// Lets a partition that too few clean replicas are left of go on with what one of them holds.
+    RecoverPartition(PartitionRecovery),
+}
+
+/// The order to go on with one copy of a partition, whatever the others had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionRecovery {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// Its epoch, which is open and has no leader.
+    pub epoch: LeaderEpoch,
+    /// The node whose copy it goes on with.
+    pub node: NodeId,
+    /// The present incarnation of that copy.
+    pub incarnation: ReplicaIncarnation,
+    /// Whether who orders it accepts that records are lost; otherwise it is refused.
+    pub accept_data_loss: bool,
+    /// Who orders it, 1..=255 bytes.
+    pub requested_by: String,
+    /// The proposer's clock.
+    pub recovered_at_secs: u64,
+    /// First log position that may be lost.
+    pub lost_from: u64,
+    /// Log position behind the last one that may be lost.
+    pub lost_to: u64,
 }
 
 /// One partition's next epoch.

@@ -2,54 +2,54 @@
 
 use super::answer::MetadataEvent;
 use super::command::{EpochOpening, LeaderChoice, MetadataCommand};
+use super::liveness::Liveness;
+use super::moves::{Moves, Plan};
+use super::promise::{Ballot, CleanAnswer, Preference, PromiseAnswer, PromiseOutcome};
 use super::state::MetadataState;
-use super::topic::{PartitionState, ReplicaIncarnation};
-use crate::replica::quorum::quorum_size;
+use super::topic::PartitionState;
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-/// Unanswered requests for promises are repeated after this.
-const ASK_INTERVAL_MS: u64 = 250;
-/// A proposal of the controller's own that was not applied by then is made again; a repeated one is stale and harmless.
-const PROPOSAL_TIMEOUT_MS: u64 = 1000;
-/// A chosen leader that does not report leading by then is passed over by the next epoch.
-const LEADING_TIMEOUT_MS: u64 = 1000;
 /// Partitions in one command.
 const MAX_PARTITIONS_PER_COMMAND: usize = 4096;
 
-/// A replica's answer to a request for its promise.
+/// How patient the controller is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PromiseAnswer {
-    /// The partition.
-    pub partition: TopicPartition,
-    /// The epoch that was asked for.
-    pub epoch: LeaderEpoch,
-    /// What the replica says.
-    pub outcome: PromiseOutcome,
+pub struct ControllerOptions {
+    /// A node that was not heard for this long is dead: what it leads gets new leaders.
+    pub failure_timeout_ms: u64,
+    /// Unanswered requests for promises are repeated after this.
+    pub ask_interval_ms: u64,
+    /// How long late answers are waited for once enough are there: one of them may hold more.
+    pub choice_grace_ms: u64,
+    /// A proposal of its own that was not applied by then is made again; a repeated one is stale and harmless.
+    pub proposal_timeout_ms: u64,
+    /// A chosen leader that does not report leading by then is passed over by the next epoch.
+    pub leading_timeout_ms: u64,
+    /// A planned move whose leader is not ready by then is abandoned.
+    pub move_timeout_ms: u64,
+    /// Planned moves under way at the same time.
+    pub moves_at_once: usize,
+    /// Leaders are balanced once nothing else changed for this long.
+    pub balance_after_ms: u64,
+    /// At most one batch of balancing moves is begun in this time.
+    pub balance_interval_ms: u64,
 }
 
-/// What a replica says once its promise is durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PromiseOutcome {
-    /// It promises, and holds everything it ever confirmed.
-    Clean {
-        /// Its incarnation.
-        incarnation: ReplicaIncarnation,
-        /// The start of its process.
-        boot_number: u64,
-        /// Epoch of the last batch in its log.
-        last_epoch: LeaderEpoch,
-        /// First position not synced there.
-        durable_end: u64,
-    },
-    /// It may have lost what it confirmed: it does not count.
-    Unclean,
-    /// It has promised a higher epoch.
-    Promised {
-        /// Which.
-        epoch: LeaderEpoch,
-    },
+impl Default for ControllerOptions {
+    fn default() -> Self {
+        Self {
+            failure_timeout_ms: 1000,
+            ask_interval_ms: 250,
+            choice_grace_ms: 50,
+            proposal_timeout_ms: 1000,
+            leading_timeout_ms: 1000,
+            move_timeout_ms: 5000,
+            moves_at_once: 32,
+            balance_after_ms: 10_000,
+            balance_interval_ms: 1000,
+        }
+    }
 }
 
 /// What the controller wants done.
@@ -64,22 +64,25 @@ pub enum ControllerAction {
         /// Which epochs of which partitions.
         partitions: Vec<(TopicPartition, LeaderEpoch)>,
     },
+    /// Ask the leader to stop appends and to report by `on_move_ready` once the target holds everything; may be repeated.
+    MoveLeader {
+        /// The partition.
+        partition: TopicPartition,
+        /// The epoch it leads in.
+        epoch: LeaderEpoch,
+        /// The leader.
+        from: NodeId,
+        /// Who shall lead next.
+        to: NodeId,
+    },
 }
 
 #[derive(Debug)]
 enum Stage {
     Opening { since_ms: u64 },
-    Asking { epoch: LeaderEpoch, answers: BTreeMap<NodeId, CleanAnswer>, asked_at_ms: u64 },
+    Asking(Ballot),
     Choosing { choice: LeaderChoice, since_ms: u64 },
     AwaitingLeader { epoch: LeaderEpoch, since_ms: u64 },
-}
-
-#[derive(Clone, Copy, Debug)]
-struct CleanAnswer {
-    incarnation: ReplicaIncarnation,
-    boot_number: u64,
-    last_epoch: LeaderEpoch,
-    durable_end: u64,
 }
 
 /// Requests gathered while one input is handled.
@@ -93,27 +96,40 @@ struct Batch {
 /// Brings every partition to a leader while this node leads the metadata group; idle otherwise.
 #[derive(Debug, Default)]
 pub struct Controller {
+    options: ControllerOptions,
     active: bool,
     /// Partitions on their way to a leader; settled ones are absent.
     stages: BTreeMap<TopicPartition, Stage>,
+    /// How many choices of each node are not committed yet.
+    pending: BTreeMap<NodeId, u32>,
+    liveness: Liveness,
+    moves: Moves,
 }
 
 impl Controller {
+    /// A controller that does nothing until it is activated.
+    pub fn new(options: ControllerOptions) -> Self {
+        Self { options, ..Self::default() }
+    }
+
     /// This node leads the metadata group, and `state` has everything committed before.
     pub fn activate(&mut self, state: &MetadataState, now_ms: u64, actions: &mut Vec<ControllerAction>) {
         self.active = true;
-        self.stages.clear();
+        self.liveness.activate(state, now_ms, self.options.failure_timeout_ms);
         let mut batch = Batch::default();
-        for (partition, decided) in state.partitions() {
-            self.settle_or_start(partition, decided, state, now_ms, &mut batch);
-        }
+        self.start_over(state, now_ms, &mut batch);
         batch.flush(actions);
     }
 
     /// This node does not lead the metadata group.
     pub fn deactivate(&mut self) {
         self.active = false;
-        self.stages.clear();
+        self.clear();
+    }
+
+    /// A node was heard in this boot; counts also while this node does not lead.
+    pub fn on_heard(&mut self, state: &MetadataState, node: NodeId, boot_number: u64, now_ms: u64) {
+        self.liveness.on_heard(state, node, boot_number, now_ms);
     }
 
     /// Facts were applied, `state` includes them.
@@ -124,6 +140,15 @@ impl Controller {
         now_ms: u64,
         actions: &mut Vec<ControllerAction>,
     ) {
+        for event in events {
+            match *event {
+                MetadataEvent::NodeRegistered { node, boot_number, .. } => {
+                    self.liveness.on_registered(node, boot_number, now_ms);
+                }
+                MetadataEvent::NodeRemoved { node } => self.liveness.on_removed(node),
+                _ => {}
+            }
+        }
         if !self.active {
             return;
         }
@@ -168,8 +193,27 @@ impl Controller {
             };
             let changing = matches!(self.stages.get(&partition), Some(stage) if stage.is_before_leader());
             if decided.epoch == epoch && !changing {
+                self.moves.on_unrest(now_ms);
                 self.open(partition, decided, now_ms, &mut batch);
             }
+        }
+        batch.flush(actions);
+    }
+
+    /// A leader that was asked to move has stopped its appends, and `to` holds everything.
+    pub fn on_move_ready(
+        &mut self,
+        state: &MetadataState,
+        (partition, epoch, to): (TopicPartition, LeaderEpoch, NodeId),
+        now_ms: u64,
+        actions: &mut Vec<ControllerAction>,
+    ) {
+        let Some(decided) = state.partition(partition).filter(|decided| decided.epoch == epoch) else {
+            return;
+        };
+        let mut batch = Batch::default();
+        if self.active && !self.stages.contains_key(&partition) && self.moves.on_ready(partition, epoch, to) {
+            self.open(partition, decided, now_ms, &mut batch);
         }
         batch.flush(actions);
     }
@@ -179,39 +223,47 @@ impl Controller {
         let awaited =
             |stage: &Stage| matches!(stage, Stage::AwaitingLeader { epoch: awaited, .. } if *awaited == epoch);
         if self.stages.get(&partition).is_some_and(awaited) {
-            self.stages.remove(&partition);
+            self.end_stage(partition);
         }
     }
 
     /// Time has passed.
     pub fn on_tick(&mut self, state: &MetadataState, now_ms: u64, actions: &mut Vec<ControllerAction>) {
+        if !self.active {
+            return;
+        }
         let mut batch = Batch::default();
-        let due: Vec<TopicPartition> =
-            self.stages.iter().filter(|(_, stage)| now_ms >= stage.due_ms()).map(|(partition, _)| *partition).collect();
-        for partition in due {
-            let Some(decided) = state.partition(partition) else {
-                self.stages.remove(&partition);
-                continue;
-            };
-            match self.stages.get_mut(&partition) {
-                Some(Stage::Asking { epoch, answers, asked_at_ms }) => {
-                    *asked_at_ms = now_ms;
-                    batch.ask_missing(partition, *epoch, decided, answers);
+        let change = self.liveness.on_tick(state, now_ms, self.options.failure_timeout_ms);
+        if change.returned || !change.died.is_empty() {
+            self.moves.on_unrest(now_ms);
+        }
+        if !change.died.is_empty() {
+            for (partition, decided) in state.partitions() {
+                let lost = decided.leader.is_some_and(|leader| change.died.contains(&leader.node));
+                let changing = self.stages.get(&partition).is_some_and(Stage::is_before_leader);
+                // A sole copy has nobody to lead in its place: it goes on once it is heard again.
+                if lost && !changing && decided.replicas.len() > 1 {
+                    self.open(partition, decided, now_ms, &mut batch);
                 }
-                Some(Stage::Choosing { choice, since_ms }) => {
-                    *since_ms = now_ms;
-                    batch.choose.push(*choice);
-                }
-                _ => self.open(partition, decided, now_ms, &mut batch),
             }
         }
+        self.on_due(state, now_ms, &mut batch);
         batch.flush(actions);
+        let Self { options, stages, liveness, moves, .. } = self;
+        let plan = Plan {
+            state,
+            options,
+            is_alive: &|node| liveness.is_alive(node),
+            is_settled: &|partition| !stages.contains_key(&partition),
+            now_ms,
+        };
+        moves.on_tick(&plan, actions);
     }
 
     /// Partitions that wait for clean answers, with how many they have: they are offline.
     pub fn waiting(&self) -> impl Iterator<Item = (TopicPartition, usize)> {
         self.stages.iter().filter_map(|(partition, stage)| match stage {
-            Stage::Asking { answers, .. } => Some((*partition, answers.len())),
+            Stage::Asking(ballot) => Some((*partition, ballot.clean_count())),
             _ => None,
         })
     }
@@ -221,57 +273,106 @@ impl Controller {
         self.stages.is_empty()
     }
 
-    fn settle_or_start(
-        &mut self,
-        partition: TopicPartition,
-        decided: &PartitionState,
-        state: &MetadataState,
-        now_ms: u64,
-        batch: &mut Batch,
-    ) {
-        if state.leader_is_current(decided) {
-            self.stages.remove(&partition);
-        } else if decided.leader.is_none() && decided.epoch.0 > 0 {
-            self.ask(partition, decided, now_ms, batch);
-        } else {
-            self.open(partition, decided, now_ms, batch);
+    /// Whether a node was heard within the failure time-out; only the metadata leader looks at the clock.
+    pub fn is_alive(&self, node: NodeId) -> bool {
+        self.liveness.is_alive(node)
+    }
+
+    /// How many planned moves are under way.
+    pub fn move_count(&self) -> usize {
+        self.moves.active_count()
+    }
+
+    fn on_due(&mut self, state: &MetadataState, now_ms: u64, batch: &mut Batch) {
+        let due = self.stages.iter().filter(|(_, stage)| now_ms >= stage.due_ms(&self.options));
+        let due: Vec<TopicPartition> = due.map(|(partition, _)| *partition).collect();
+        for partition in due {
+            let Some(decided) = state.partition(partition) else {
+                self.end_stage(partition);
+                continue;
+            };
+            match self.stages.get_mut(&partition) {
+                Some(Stage::Asking(ballot)) => {
+                    if now_ms >= ballot.asked_at_ms.saturating_add(self.options.ask_interval_ms) {
+                        ballot.asked_at_ms = now_ms;
+                        batch.ask_owing(partition, decided, ballot);
+                    }
+                    self.decide(state, partition, decided, now_ms, batch);
+                }
+                Some(Stage::Choosing { choice, since_ms }) => {
+                    *since_ms = now_ms;
+                    batch.choose.push(*choice);
+                }
+                _ => self.open(partition, decided, now_ms, batch),
+            }
+        }
+    }
+
+    /// Looks at every partition anew.
+    fn start_over(&mut self, state: &MetadataState, now_ms: u64, batch: &mut Batch) {
+        self.clear();
+        self.moves.restart(now_ms);
+        for (partition, decided) in state.partitions() {
+            let heard = |node| decided.replicas.len() == 1 || self.liveness.is_alive(node);
+            if state.leader_is_current(decided) && decided.leader.is_some_and(|leader| heard(leader.node)) {
+                continue;
+            }
+            if decided.leader.is_none() && decided.epoch.0 > 0 {
+                self.ask(partition, decided, now_ms, batch);
+            } else {
+                self.open(partition, decided, now_ms, batch);
+            }
         }
     }
 
     fn on_event(&mut self, state: &MetadataState, event: &MetadataEvent, now_ms: u64, batch: &mut Batch) {
         match *event {
             MetadataEvent::TopicCreated { topic, partitions } => {
-                self.open_new(state, (0..partitions).map(|number| TopicPartition::new(topic, number)), now_ms, batch);
+                let created = (0..partitions).map(|number| TopicPartition::new(topic, number));
+                self.open_new(state, created, now_ms, batch);
             }
             MetadataEvent::PartitionsAdded { topic, first, partitions } => {
                 let added = (first..partitions).map(|number| TopicPartition::new(topic, number));
                 self.open_new(state, added, now_ms, batch);
             }
             MetadataEvent::TopicDeleted { topic, .. } => {
-                self.stages.retain(|partition, _| partition.topic != topic);
+                let gone = self.stages.keys().copied().filter(|partition| partition.topic == topic);
+                for partition in gone.collect::<Vec<_>>() {
+                    self.end_stage(partition);
+                }
+                self.moves.retain(|partition| partition.topic != topic);
+                self.moves.on_unrest(now_ms);
             }
             MetadataEvent::EpochOpened { partition, .. } => {
+                self.moves.on_epoch_opened(partition);
                 if let Some(decided) = state.partition(partition) {
                     self.ask(partition, decided, now_ms, batch);
                 }
             }
             MetadataEvent::LeaderChosen { partition, epoch, .. } => {
+                self.moves.on_leader_chosen(partition);
                 let copies = state.partition(partition).map_or(0, |decided| decided.replicas.len());
                 if copies > 1 {
-                    self.stages.insert(partition, Stage::AwaitingLeader { epoch, since_ms: now_ms });
+                    self.set_stage(partition, Stage::AwaitingLeader { epoch, since_ms: now_ms });
                 } else {
                     // Nobody else could lead: waiting for a report would only open epochs in vain.
-                    self.stages.remove(&partition);
+                    self.end_stage(partition);
                 }
             }
-            MetadataEvent::NodeRegistered { node, .. } => self.on_node_registered(state, node, now_ms, batch),
-            MetadataEvent::RetentionSet { .. } => {}
-            MetadataEvent::StateReplaced => {
-                self.stages.clear();
-                for (partition, decided) in state.partitions() {
-                    self.settle_or_start(partition, decided, state, now_ms, batch);
-                }
+            MetadataEvent::NodeRegistered { node, .. } => {
+                self.moves.on_unrest(now_ms);
+                self.on_node_registered(state, node, now_ms, batch);
             }
+            MetadataEvent::ReplicasChanged { .. }
+            | MetadataEvent::DrainingSet { .. }
+            | MetadataEvent::NodeRemoved { .. } => self.moves.on_unrest(now_ms),
+            MetadataEvent::RetentionSet { .. }
+            | MetadataEvent::InQuorumChanged { .. }
+            | MetadataEvent::ReplicaAdmitted { .. }
+            | MetadataEvent::NodeAllowed { .. }
+            | MetadataEvent::TopicModeSet { .. }
+            | MetadataEvent::PartitionRecovered { .. } => {}
+            MetadataEvent::StateReplaced => self.start_over(state, now_ms, batch),
         }
     }
 
@@ -279,9 +380,9 @@ impl Controller {
     fn on_node_registered(&mut self, state: &MetadataState, node: NodeId, now_ms: u64, batch: &mut Batch) {
         for (partition, decided) in state.partitions().filter(|(_, decided)| decided.has_replica(node)) {
             match self.stages.get_mut(&partition) {
-                Some(Stage::Asking { epoch, answers, .. }) => {
-                    answers.remove(&node);
-                    batch.ask.entry(node).or_default().push((partition, *epoch));
+                Some(Stage::Asking(ballot)) => {
+                    ballot.forget(node);
+                    batch.ask.entry(node).or_default().push((partition, ballot.epoch));
                 }
                 Some(Stage::Opening { .. }) => {}
                 Some(Stage::Choosing { choice, .. }) if choice.leader != node => {}
@@ -308,29 +409,51 @@ impl Controller {
         let Some(decided) = state.partition(partition) else {
             return;
         };
-        let Some(Stage::Asking { epoch, answers, .. }) = self.stages.get_mut(&partition) else {
+        let Some(Stage::Asking(ballot)) = self.stages.get_mut(&partition) else {
             return;
         };
-        if *epoch != answer.epoch || !decided.has_replica(node) {
+        if ballot.epoch != answer.epoch || !decided.has_replica(node) {
             return;
         }
         match answer.outcome {
             PromiseOutcome::Clean { incarnation, boot_number, last_epoch, durable_end } => {
-                answers.insert(node, CleanAnswer { incarnation, boot_number, last_epoch, durable_end });
+                let answer = CleanAnswer { incarnation, boot_number, last_epoch, durable_end };
+                ballot.note(state, decided, node, answer);
             }
-            PromiseOutcome::Unclean => {
-                answers.remove(&node);
-            }
+            PromiseOutcome::Unclean => ballot.note_unclean(node),
             PromiseOutcome::Promised { epoch: promised } => {
-                if promised > *epoch {
+                if promised > ballot.epoch {
                     self.open(partition, decided, now_ms, batch);
                 }
                 return;
             }
         }
-        if let Some(choice) = choose(state, partition, decided, answers) {
+        self.decide(state, partition, decided, now_ms, batch);
+    }
+
+    /// Proposes the leader of a partition whose ballot has one.
+    fn decide(
+        &mut self,
+        state: &MetadataState,
+        partition: TopicPartition,
+        decided: &PartitionState,
+        now_ms: u64,
+        batch: &mut Batch,
+    ) {
+        let Self { options, stages, pending, liveness, moves, .. } = self;
+        let Some(Stage::Asking(ballot)) = stages.get_mut(&partition) else {
+            return;
+        };
+        let count = |counts: &BTreeMap<NodeId, u32>, node| counts.get(&node).copied().unwrap_or(0);
+        let preference = Preference {
+            target: moves.target(partition),
+            is_alive: &|node| liveness.is_alive(node),
+            leader_count: &|node| count(state.leader_counts(), node).saturating_add(count(pending, node)),
+        };
+        let times = (now_ms, options.choice_grace_ms);
+        if let Some(choice) = ballot.decide(state, (partition, decided), &preference, times) {
             batch.choose.push(choice);
-            self.stages.insert(partition, Stage::Choosing { choice, since_ms: now_ms });
+            self.set_stage(partition, Stage::Choosing { choice, since_ms: now_ms });
         }
     }
 
@@ -341,6 +464,7 @@ impl Controller {
         now_ms: u64,
         batch: &mut Batch,
     ) {
+        self.moves.on_unrest(now_ms);
         for partition in partitions {
             if let Some(decided) = state.partition(partition) {
                 self.open(partition, decided, now_ms, batch);
@@ -353,51 +477,47 @@ impl Controller {
         if let Some(next) = decided.epoch.0.checked_add(1) {
             batch.open.push(EpochOpening { partition, epoch: LeaderEpoch(next) });
         }
-        self.stages.insert(partition, Stage::Opening { since_ms: now_ms });
+        self.set_stage(partition, Stage::Opening { since_ms: now_ms });
     }
 
     fn ask(&mut self, partition: TopicPartition, decided: &PartitionState, now_ms: u64, batch: &mut Batch) {
-        let (epoch, answers) = (decided.epoch, BTreeMap::new());
-        batch.ask_missing(partition, epoch, decided, &answers);
-        self.stages.insert(partition, Stage::Asking { epoch, answers, asked_at_ms: now_ms });
+        let ballot = Ballot::new(decided.epoch, now_ms);
+        batch.ask_owing(partition, decided, &ballot);
+        self.set_stage(partition, Stage::Asking(ballot));
     }
-}
 
-/// The winner, once M − quorum + 1 replicas have answered: any committed batch is on at least one of so many.
-fn choose(
-    state: &MetadataState,
-    partition: TopicPartition,
-    decided: &PartitionState,
-    answers: &BTreeMap<NodeId, CleanAnswer>,
-) -> Option<LeaderChoice> {
-    let copies = decided.replicas.len();
-    let counted = answers.iter().filter(|(node, answer)| {
-        let admitted = decided.replica(**node).is_some_and(|replica| replica.admitted == answer.incarnation);
-        admitted && state.node(**node).is_some_and(|known| known.boot_number == answer.boot_number)
-    });
-    if counted.clone().count() < copies + 1 - quorum_size(copies) {
-        return None;
+    fn set_stage(&mut self, partition: TopicPartition, stage: Stage) {
+        self.end_stage(partition);
+        if let Stage::Choosing { choice, .. } = &stage {
+            let count = self.pending.entry(choice.leader).or_default();
+            *count = count.saturating_add(1);
+        }
+        self.stages.insert(partition, stage);
     }
-    let place = |node: NodeId| decided.replicas.iter().position(|replica| replica.node == node);
-    let (leader, best) = counted.max_by_key(|(node, answer)| {
-        let preference = (decided.in_quorum.contains(node), Reverse(place(**node)));
-        (answer.last_epoch, answer.durable_end, preference)
-    })?;
-    Some(LeaderChoice {
-        partition,
-        epoch: decided.epoch,
-        leader: *leader,
-        incarnation: best.incarnation,
-        boot_number: best.boot_number,
-    })
+
+    fn end_stage(&mut self, partition: TopicPartition) {
+        if let Some(Stage::Choosing { choice, .. }) = self.stages.remove(&partition)
+            && let Some(count) = self.pending.get_mut(&choice.leader)
+        {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    fn clear(&mut self) {
+        self.stages.clear();
+        self.pending.clear();
+        self.moves.retain(|_| false);
+    }
 }
 
 impl Stage {
-    fn due_ms(&self) -> u64 {
+    fn due_ms(&self, options: &ControllerOptions) -> u64 {
         match self {
-            Self::Opening { since_ms } | Self::Choosing { since_ms, .. } => since_ms + PROPOSAL_TIMEOUT_MS,
-            Self::Asking { asked_at_ms, .. } => asked_at_ms + ASK_INTERVAL_MS,
-            Self::AwaitingLeader { since_ms, .. } => since_ms + LEADING_TIMEOUT_MS,
+            Self::Opening { since_ms } | Self::Choosing { since_ms, .. } => {
+                since_ms.saturating_add(options.proposal_timeout_ms)
+            }
+            Self::Asking(ballot) => ballot.due_ms(options.ask_interval_ms, options.choice_grace_ms),
+            Self::AwaitingLeader { since_ms, .. } => since_ms.saturating_add(options.leading_timeout_ms),
         }
     }
 
@@ -407,15 +527,9 @@ impl Stage {
 }
 
 impl Batch {
-    fn ask_missing(
-        &mut self,
-        partition: TopicPartition,
-        epoch: LeaderEpoch,
-        decided: &PartitionState,
-        answers: &BTreeMap<NodeId, CleanAnswer>,
-    ) {
-        for replica in decided.replicas.iter().filter(|replica| !answers.contains_key(&replica.node)) {
-            self.ask.entry(replica.node).or_default().push((partition, epoch));
+    fn ask_owing(&mut self, partition: TopicPartition, decided: &PartitionState, ballot: &Ballot) {
+        for node in ballot.owing(decided) {
+            self.ask.entry(node).or_default().push((partition, ballot.epoch));
         }
     }
 

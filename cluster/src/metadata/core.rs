@@ -2,14 +2,17 @@
 
 use super::answer::{MetadataAnswer, MetadataEvent, MetadataRefusal};
 use super::command::MetadataCommand;
-use super::controller::{Controller, ControllerAction, PromiseAnswer};
-use super::raft_config::{RaftConfig, RaftError};
+use super::controller::{Controller, ControllerAction};
+use super::membership::{GenesisNode, Membership, MembershipStep, MetadataOptions};
+use super::promise::PromiseAnswer;
+use super::raft_config::RaftError;
 use super::raft_node::{ProposalFailure, RaftCore, RaftEffect};
 use super::raft_persist::{Persist, PersistedRaft, RaftSnapshot};
 use super::state::MetadataState;
 use crate::codec::CodecError;
 use bytes::Bytes;
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
+use lance_messages::peer::PeerIdentity;
 use std::collections::{BTreeMap, VecDeque};
 use thiserror::Error;
 
@@ -67,6 +70,19 @@ pub enum MetadataEffect {
         node: NodeId,
         /// Which epochs of which partitions.
         partitions: Vec<(TopicPartition, LeaderEpoch)>,
+    },
+    /// Ask a leader to stop appends until `to` holds everything, then to report by `on_move_ready`; may be repeated.
+    ///
+    /// A leader that hears of no new epoch within 5 s of its report goes on.
+    MoveLeader {
+        /// The partition.
+        partition: TopicPartition,
+        /// The epoch it leads in.
+        epoch: LeaderEpoch,
+        /// The leader, which may be on this node.
+        from: NodeId,
+        /// Who shall lead next.
+        to: NodeId,
     },
 }
 
@@ -140,6 +156,9 @@ pub struct MetadataCore {
     raft: RaftCore,
     state: MetadataState,
     controller: Controller,
+    genesis: Vec<GenesisNode>,
+    /// Raft ids of peers whose identity was proven: they may have registered further on than this node has applied.
+    peers: BTreeMap<u64, NodeId>,
     /// Proposal → request; the controller's own proposals have none.
     requests: BTreeMap<u64, u64>,
     next_proposal: u64,
@@ -150,7 +169,7 @@ pub struct MetadataCore {
 impl MetadataCore {
     /// Starts from what is on disk. The state is that of the snapshot; what the log adds comes as `Committed`.
     pub fn new(
-        config: RaftConfig,
+        options: impl Into<MetadataOptions>,
         persisted: &PersistedRaft,
         now_ms: u64,
         effects: &mut Vec<MetadataEffect>,
@@ -159,12 +178,15 @@ impl MetadataCore {
             Some(snapshot) => decode_state(snapshot.index, &snapshot.data)?,
             None => MetadataState::new(),
         };
+        let MetadataOptions { raft, genesis, controller } = options.into();
         let mut raft_effects = Vec::new();
-        let raft = RaftCore::new(config, persisted, &mut raft_effects)?;
+        let raft = RaftCore::new(raft, persisted, &mut raft_effects)?;
         let mut core = Self {
             raft,
             state,
-            controller: Controller::default(),
+            controller: Controller::new(controller),
+            genesis,
+            peers: BTreeMap::new(),
             requests: BTreeMap::new(),
             next_proposal: 1,
             now_ms,
@@ -178,6 +200,8 @@ impl MetadataCore {
     pub fn on_tick(&mut self, now_ms: u64, effects: &mut Vec<MetadataEffect>) -> Result<(), MetadataError> {
         self.now_ms = now_ms;
         self.with_raft(effects, |raft, raft_effects| raft.on_tick(now_ms, raft_effects))?;
+        self.hear_self();
+        self.mind_members(effects)?;
         self.with_controller(effects, |controller, state, actions| controller.on_tick(state, now_ms, actions))
     }
 
@@ -194,9 +218,28 @@ impl MetadataCore {
             effects.push(MetadataEffect::Answer { request, result: Err(failure) });
             return Ok(());
         }
+        if let &MetadataCommand::RegisterNode { node, .. } = command
+            && self.raft.is_leader()
+            && !self.is_welcome(node)
+        {
+            let result = Err(MetadataRefusal::NodeNotAllowed { node }.into());
+            effects.push(MetadataEffect::Answer { request, result });
+            return Ok(());
+        }
         let proposal = self.new_proposal();
         self.requests.insert(proposal, request);
         self.with_raft(effects, |raft, raft_effects| raft.on_propose(proposal, bytes, raft_effects))
+    }
+
+    /// A node's heartbeat has arrived; every node keeps count, so that whoever leads next can act at once.
+    pub fn on_heard(&mut self, node: NodeId, boot_number: u64, now_ms: u64) {
+        self.controller.on_heard(&self.state, node, boot_number, now_ms);
+    }
+
+    /// The identity of a peer was proven: what Raft sends to its incarnation goes to its node.
+    pub fn on_peer(&mut self, peer: PeerIdentity) {
+        self.peers.retain(|_, node| *node != peer.node);
+        self.peers.insert(peer.incarnation, peer.node);
     }
 
     /// A Raft message of a proven member has arrived.
@@ -239,6 +282,20 @@ impl MetadataCore {
         })
     }
 
+    /// A leader that was asked to move has stopped its appends, and `to` holds everything.
+    pub fn on_move_ready(
+        &mut self,
+        partition: TopicPartition,
+        epoch: LeaderEpoch,
+        to: NodeId,
+        effects: &mut Vec<MetadataEffect>,
+    ) -> Result<(), MetadataError> {
+        let now_ms = self.now_ms;
+        self.with_controller(effects, |controller, state, actions| {
+            controller.on_move_ready(state, (partition, epoch, to), now_ms, actions);
+        })
+    }
+
     /// A chosen leader reports that it leads.
     pub fn on_leading(&mut self, partition: TopicPartition, epoch: LeaderEpoch) {
         self.controller.on_leading(partition, epoch);
@@ -264,10 +321,62 @@ impl MetadataCore {
         self.raft.is_leading()
     }
 
-    /// The metadata leader as a node: raft ids are node incarnations.
+    /// The metadata leader as a node.
     pub fn leader_node(&self) -> Option<NodeId> {
-        let leader = self.raft.leader()?;
-        self.state.nodes().find(|(_, node)| node.incarnation == leader).map(|(id, _)| id)
+        self.node_of_raft_id(self.raft.leader()?)
+    }
+
+    /// The node that has this raft id now: raft ids are node incarnations. `None` when nobody has, or not any more.
+    pub fn node_of_raft_id(&self, id: u64) -> Option<NodeId> {
+        let registered = self.state.nodes().find(|(_, node)| node.incarnation == id).map(|(node, _)| node);
+        registered.or_else(|| self.peers.get(&id).copied()).or_else(|| {
+            let begins = self.genesis.iter().find(|genesis| genesis.incarnation == id)?;
+            let is_over = self.state.node(begins.node).is_some() || self.state.is_removed(begins.node);
+            (!is_over).then_some(begins.node)
+        })
+    }
+
+    /// The nodes the cluster began with.
+    pub fn genesis(&self) -> &[GenesisNode] {
+        &self.genesis
+    }
+
+    /// Whether a node may register: a member, one of the beginning, or one that was allowed.
+    fn is_welcome(&self, node: NodeId) -> bool {
+        let begins = self.genesis.iter().any(|genesis| genesis.node == node) && !self.state.is_removed(node);
+        let allowed = || self.state.allowed_nodes().any(|(allowed, _)| allowed == node);
+        self.genesis.is_empty() || begins || self.state.node(node).is_some() || allowed()
+    }
+
+    /// No link carries this node's heartbeats to itself.
+    fn hear_self(&mut self) {
+        let own = self.node_of_raft_id(self.raft.id());
+        if let Some((node, known)) = own.and_then(|node| Some((node, self.state.node(node)?))) {
+            self.controller.on_heard(&self.state, node, known.boot_number, self.now_ms);
+        }
+    }
+
+    /// Takes the next step towards the members that there shall be.
+    fn mind_members(&mut self, effects: &mut Vec<MetadataEffect>) -> Result<(), MetadataError> {
+        if !self.raft.is_leading() || self.raft.has_pending_members() {
+            return Ok(());
+        }
+        let conf = self.raft.conf();
+        let membership = Membership {
+            state: &self.state,
+            conf: &conf,
+            own_id: self.raft.id(),
+            is_caught_up: &|id| self.raft.is_caught_up(id),
+        };
+        match membership.next_step() {
+            Some(MembershipStep::Change(changes)) => {
+                self.with_raft(effects, |raft, raft_effects| raft.propose_members(&changes, raft_effects))
+            }
+            Some(MembershipStep::HandOver(to)) => {
+                self.with_raft(effects, |raft, raft_effects| raft.transfer_leader(to, raft_effects))
+            }
+            None => Ok(()),
+        }
     }
 
     fn new_proposal(&mut self) -> u64 {
@@ -429,6 +538,9 @@ impl MetadataCore {
             match action {
                 ControllerAction::AskPromises { node, partitions } => {
                     effects.push(MetadataEffect::AskPromises { node, partitions });
+                }
+                ControllerAction::MoveLeader { partition, epoch, from, to } => {
+                    effects.push(MetadataEffect::MoveLeader { partition, epoch, from, to });
                 }
                 ControllerAction::Propose(command) => {
                     let bytes = command.encode().map_err(MetadataError::Unencodable)?;

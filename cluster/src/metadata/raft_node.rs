@@ -99,8 +99,8 @@ struct Unpersisted {
 
 /// One member of the metadata group.
 pub struct RaftCore {
-    config: RaftConfig,
-    node: RawNode<RaftStorage>,
+    pub(super) config: RaftConfig,
+    pub(super) node: RawNode<RaftStorage>,
     unpersisted: VecDeque<Unpersisted>,
     /// Index → (term, id) of the proposals made while leading.
     proposals: BTreeMap<u64, (u64, u64)>,
@@ -128,8 +128,9 @@ impl RaftCore {
         if config.id == 0 {
             return Err(RaftError::ConfigInvalid { reason: "raft id 0" });
         }
-        if storage.conf().voters.is_empty() {
-            return Err(RaftError::ConfigInvalid { reason: "no voters" });
+        // Who joins knows no members until a snapshot tells it; who has a log knew some.
+        if storage.conf().voters.is_empty() && storage.last() > 0 {
+            return Err(RaftError::ConfigInvalid { reason: "a log and no voters" });
         }
         if config.tick_ms == 0 {
             return Err(RaftError::ConfigInvalid { reason: "a tick of 0 ms" });
@@ -223,6 +224,9 @@ impl RaftCore {
         if message.to != id || message.from == id || message.get_msg_type() == MessageType::MsgPropose {
             return Err(RaftError::MessageMisdirected { from: message.from, to: message.to, id });
         }
+        if self.is_joining() && message.get_msg_type() == MessageType::MsgAppend {
+            return self.run(effects, |core, effects| core.ask_for_snapshot(&message, effects));
+        }
         self.run(effects, |core, _| match core.node.step(message) {
             Ok(()) => Ok(()),
             Err(
@@ -252,7 +256,8 @@ impl RaftCore {
     pub fn wants_snapshot(&self) -> bool {
         let last = self.node.store().snapshot_index();
         let interval = self.config.snapshot_interval_entries;
-        interval > 0 && self.applied - last.min(self.applied) >= interval
+        let due = interval > 0 && self.applied - last.min(self.applied) >= interval;
+        (due || self.node.store().is_snapshot_wanted()) && self.applied > last
     }
 
     /// Takes `data`, the state machine at the applied index `index`, as the newest snapshot and drops the log before it.
@@ -311,7 +316,7 @@ impl RaftCore {
     }
 
     /// Runs one input. `closed` is set while the `RawNode` is in use, so that a panic leaves it set.
-    fn run(
+    pub(super) fn run(
         &mut self,
         effects: &mut Vec<RaftEffect>,
         input: impl FnOnce(&mut Self, &mut Vec<RaftEffect>) -> Result<(), RaftError>,
@@ -401,7 +406,7 @@ impl RaftCore {
         Ok(())
     }
 
-    fn send(&mut self, messages: Vec<Message>, effects: &mut Vec<RaftEffect>) -> Result<(), RaftError> {
+    pub(super) fn send(&mut self, messages: Vec<Message>, effects: &mut Vec<RaftEffect>) -> Result<(), RaftError> {
         for message in messages {
             let bytes = message.write_to_bytes().map_err(|source| RaftError::Uncodable { source })?;
             let to = message.to;

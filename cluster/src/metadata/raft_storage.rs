@@ -4,6 +4,7 @@ use super::raft_config::RaftError;
 use super::raft_persist::{PersistedRaft, RaftConf, RaftSnapshot};
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 /// The log behind its truncation point, and the newest snapshot.
@@ -11,6 +12,8 @@ pub struct RaftStorage {
     hard_state: HardState,
     conf: ConfState,
     snapshot: Option<Snapshot>,
+    /// A member needs a newer snapshot than there is.
+    snapshot_wanted: Cell<bool>,
     /// Index and term of the entry before the first one kept.
     truncated: (u64, u64),
     entries: VecDeque<Entry>,
@@ -25,6 +28,7 @@ impl RaftStorage {
             hard_state: persisted.hard_state.to_raft(),
             conf: conf.to_raft(),
             snapshot: persisted.snapshot.as_ref().map(RaftSnapshot::to_raft),
+            snapshot_wanted: Cell::new(false),
             truncated: (index, term),
             entries: VecDeque::new(),
         };
@@ -66,6 +70,11 @@ impl RaftStorage {
         self.truncated.0 + self.entries.len() as u64
     }
 
+    /// Whether a member waits for a newer snapshot than there is.
+    pub(super) fn is_snapshot_wanted(&self) -> bool {
+        self.snapshot_wanted.get()
+    }
+
     pub(super) fn snapshot_index(&self) -> u64 {
         self.snapshot.as_ref().map_or(0, |snapshot| snapshot.get_metadata().index)
     }
@@ -103,6 +112,7 @@ impl RaftStorage {
 
     /// Keeps an own snapshot of an applied index and drops the log through `drop_through`, which lies at or below it.
     pub(super) fn compact(&mut self, snapshot: Snapshot, drop_through: u64) {
+        self.snapshot_wanted.set(false);
         self.snapshot = Some(snapshot);
         while self.truncated.0 < drop_through {
             let Some(entry) = self.entries.pop_front() else { break };
@@ -159,10 +169,22 @@ impl Storage for RaftStorage {
         Ok(self.last())
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        let names = |conf: &ConfState| {
+            [conf.get_voters(), conf.get_learners(), conf.get_voters_outgoing()].concat().contains(&to)
+        };
         match &self.snapshot {
-            Some(snapshot) if snapshot.get_metadata().index >= request_index => Ok(snapshot.clone()),
-            _ => Err(StorageError::SnapshotTemporarilyUnavailable.into()),
+            // Nobody takes a snapshot of a time before it was a member.
+            Some(snapshot)
+                if snapshot.get_metadata().index >= request_index
+                    && names(snapshot.get_metadata().get_conf_state()) =>
+            {
+                Ok(snapshot.clone())
+            }
+            _ => {
+                self.snapshot_wanted.set(names(&self.conf));
+                Err(StorageError::SnapshotTemporarilyUnavailable.into())
+            }
         }
     }
 }

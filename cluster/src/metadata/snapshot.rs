@@ -1,15 +1,15 @@
-//! The state as a snapshot: `[version u8 = 1][bincode of Body]`; what can be derived is rebuilt and not written.
+//! The state as a snapshot: `[version u8 = 2][bincode of Body]`; what can be derived is rebuilt and not written.
 
 use super::state::{BumpedProducer, MetadataState};
-use super::topic::{NodeState, Tombstone, TopicState};
+use super::topic::{NodeState, RecoveryAudit, RemovedNode, Tombstone, TopicState};
 use crate::codec::{self, CodecError};
 use lance_messages::id::{NodeId, ProducerId, TopicId};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Version byte before every snapshot.
-pub const SNAPSHOT_VERSION: u8 = 1;
+pub const SNAPSHOT_VERSION: u8 = 2;
 const WHAT: &str = "metadata snapshot";
 
 #[derive(Serialize, Deserialize)]
@@ -18,10 +18,13 @@ struct Body<'a> {
     next_topic_id: u32,
     next_producer_id: u64,
     nodes: Cow<'a, BTreeMap<NodeId, NodeState>>,
+    allowed: Cow<'a, BTreeMap<NodeId, String>>,
+    removed: Cow<'a, BTreeMap<NodeId, RemovedNode>>,
     topics: Cow<'a, BTreeMap<TopicId, TopicState>>,
     tombstones: Cow<'a, BTreeMap<TopicId, Tombstone>>,
     producers: Cow<'a, BTreeMap<ProducerId, BumpedProducer>>,
     producers_swept_at_secs: u64,
+    recoveries: Cow<'a, [RecoveryAudit]>,
 }
 
 impl MetadataState {
@@ -32,10 +35,13 @@ impl MetadataState {
             next_topic_id: self.next_topic_id,
             next_producer_id: self.next_producer_id,
             nodes: Cow::Borrowed(&self.nodes),
+            allowed: Cow::Borrowed(&self.allowed),
+            removed: Cow::Borrowed(&self.removed),
             topics: Cow::Borrowed(&self.topics),
             tombstones: Cow::Borrowed(&self.tombstones),
             producers: Cow::Borrowed(&self.producers),
             producers_swept_at_secs: self.producers_swept_at_secs,
+            recoveries: Cow::Borrowed(&self.recoveries),
         };
         codec::encode(WHAT, SNAPSHOT_VERSION, &body)
     }
@@ -48,10 +54,13 @@ impl MetadataState {
             next_topic_id: body.next_topic_id,
             next_producer_id: body.next_producer_id,
             nodes: body.nodes.into_owned(),
+            allowed: body.allowed.into_owned(),
+            removed: body.removed.into_owned(),
             topics: body.topics.into_owned(),
             tombstones: body.tombstones.into_owned(),
             producers: body.producers.into_owned(),
             producers_swept_at_secs: body.producers_swept_at_secs,
+            recoveries: body.recoveries.into_owned(),
             ..Self::default()
         };
         state.derive();
@@ -64,10 +73,7 @@ impl MetadataState {
     fn derive(&mut self) {
         for (id, topic) in &self.topics {
             self.topic_ids.insert(topic.name.clone(), *id);
-            self.partition_count = self.partition_count.saturating_add(topic.partitions.len() as u32);
-            for replica in topic.partitions.iter().flat_map(|partition| &partition.replicas) {
-                *self.replica_counts.entry(replica.node).or_default() += 1;
-            }
+            topic.partitions.iter().for_each(|partition| self.loads.count(partition));
         }
     }
 
@@ -89,13 +95,20 @@ impl MetadataState {
         if self.topics.values().any(|topic| topic.partitions.len() != usize::from(topic.config.partitions)) {
             return Some("a topic's partitions are not as many as its configuration says");
         }
+        if self.nodes.keys().any(|node| self.removed.contains_key(node) || self.allowed.contains_key(node)) {
+            return Some("a registered node is removed or waits to be registered");
+        }
         self.partitions().find_map(|(_, partition)| {
             let copies = partition.replicas.len();
             let in_quorum = &partition.in_quorum;
+            let nodes: BTreeSet<NodeId> = partition.replicas.iter().map(|replica| replica.node).collect();
+            if nodes.len() != copies || !in_quorum.is_sorted_by(|a, b| a < b) {
+                return Some("a replica or in-quorum set names a node twice");
+            }
             if copies == 0 || partition.replicas.iter().any(|replica| !self.nodes.contains_key(&replica.node)) {
                 return Some("a replica is on an unknown node");
             }
-            if in_quorum.len() < copies / 2 + 1 || !in_quorum.iter().all(|node| partition.has_replica(*node)) {
+            if in_quorum.len() < partition.quorum_size() || !in_quorum.iter().all(|node| partition.has_replica(*node)) {
                 return Some("an in-quorum set is below the quorum or outside the replica set");
             }
             partition

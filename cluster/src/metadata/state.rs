@@ -2,13 +2,17 @@
 
 use super::answer::{Applied, MetadataAnswer, MetadataEvent, MetadataRefusal};
 use super::command::MetadataCommand;
-use super::topic::{NodeState, PartitionState, Tombstone, TopicState};
+use super::placement::Loads;
+use super::state_nodes::Registration;
+use super::topic::{NodeState, PartitionState, RecoveryAudit, RemovedNode, Tombstone, TopicState};
 use lance_messages::id::{NodeId, ProducerId, TopicId, TopicPartition};
 use std::collections::BTreeMap;
 
 /// Most partitions of all topics together.
 pub const MAX_PARTITIONS: u32 = 200_000;
-/// Longest address of a node, in bytes.
+/// How many recoveries that accepted a loss are remembered.
+pub const MAX_RECOVERIES: usize = 10_000;
+/// Longest address or rack of a node, and name of who orders a recovery, in bytes.
 pub const MAX_ADDRESS_BYTES: usize = 255;
 /// How many deleted topics are remembered by name; that they are deleted is known for ever.
 pub const MAX_TOMBSTONES: usize = 10_000;
@@ -20,14 +24,16 @@ pub struct MetadataState {
     pub(super) next_topic_id: u32,
     pub(super) next_producer_id: u64,
     pub(super) nodes: BTreeMap<NodeId, NodeState>,
+    pub(super) allowed: BTreeMap<NodeId, String>,
+    pub(super) removed: BTreeMap<NodeId, RemovedNode>,
     pub(super) topics: BTreeMap<TopicId, TopicState>,
     pub(super) tombstones: BTreeMap<TopicId, Tombstone>,
     pub(super) producers: BTreeMap<ProducerId, BumpedProducer>,
     pub(super) producers_swept_at_secs: u64,
+    pub(super) recoveries: Vec<RecoveryAudit>,
     // Derived from the above, and rebuilt when a snapshot is read.
     pub(super) topic_ids: BTreeMap<String, TopicId>,
-    pub(super) replica_counts: BTreeMap<NodeId, u32>,
-    pub(super) partition_count: u32,
+    pub(super) loads: Loads,
 }
 
 /// A producer whose epoch was raised; the others have epoch 0.
@@ -47,13 +53,15 @@ impl Default for MetadataState {
             next_topic_id: 1,
             next_producer_id: 1,
             nodes: BTreeMap::new(),
+            allowed: BTreeMap::new(),
+            removed: BTreeMap::new(),
             topics: BTreeMap::new(),
             tombstones: BTreeMap::new(),
             producers: BTreeMap::new(),
             producers_swept_at_secs: 0,
+            recoveries: Vec::new(),
             topic_ids: BTreeMap::new(),
-            replica_counts: BTreeMap::new(),
-            partition_count: 0,
+            loads: Loads::default(),
         }
     }
 }
@@ -83,68 +91,39 @@ impl MetadataState {
 
     fn dispatch(&mut self, command: &MetadataCommand, events: &mut Vec<MetadataEvent>) -> Outcome {
         match command {
-            MetadataCommand::RegisterNode { node, incarnation, boot_number, nonce, address } => {
-                self.register_node(*node, *incarnation, *boot_number, *nonce, address, events)
+            &MetadataCommand::RegisterNode { node, incarnation, boot_number, nonce, ref address, ref rack } => {
+                self.register_node(&Registration { node, incarnation, boot_number, nonce, address, rack }, events)
             }
             MetadataCommand::CreateTopic { name, config, created_at_secs, request } => {
                 self.create_topic(name, config, *created_at_secs, *request, events)
             }
-            MetadataCommand::DeleteTopic { topic, deleted_at_secs } => {
-                self.delete_topic(*topic, *deleted_at_secs, events)
+            &MetadataCommand::DeleteTopic { topic, deleted_at_secs } => {
+                self.delete_topic(topic, deleted_at_secs, events)
             }
-            MetadataCommand::AlterTopic { topic, partitions, max_age_secs, max_bytes } => {
-                self.alter_topic(*topic, *partitions, *max_age_secs, *max_bytes, events)
+            &MetadataCommand::AlterTopic { topic, partitions, max_age_secs, max_bytes } => {
+                self.alter_topic(topic, partitions, max_age_secs, max_bytes, events)
             }
-            MetadataCommand::SetRetention { topic, max_age_secs, max_bytes } => {
-                self.alter_topic(*topic, None, Some(*max_age_secs), Some(*max_bytes), events)
+            &MetadataCommand::SetRetention { topic, max_age_secs, max_bytes } => {
+                self.alter_topic(topic, None, Some(max_age_secs), Some(max_bytes), events)
             }
-            MetadataCommand::InitProducer { existing, now_secs } => self.init_producer(*existing, *now_secs),
+            &MetadataCommand::InitProducer { existing, now_secs } => self.init_producer(existing, now_secs),
             MetadataCommand::OpenEpoch { partitions } => Ok(self.open_epochs(partitions, events)),
             MetadataCommand::LeaderChosen { partitions } => Ok(self.choose_leaders(partitions, events)),
-        }
-    }
-
-    fn register_node(
-        &mut self,
-        node: NodeId,
-        incarnation: u64,
-        boot_number: u64,
-        nonce: u64,
-        address: &str,
-        events: &mut Vec<MetadataEvent>,
-    ) -> Outcome {
-        let invalid = |what| Err(MetadataRefusal::InvalidRegistration { node, what });
-        if node.0 == 0 {
-            return invalid("node id 0");
-        }
-        if incarnation == 0 {
-            return invalid("incarnation 0");
-        }
-        if boot_number == 0 {
-            return invalid("boot number 0");
-        }
-        if !(1..=MAX_ADDRESS_BYTES).contains(&address.len()) {
-            return invalid("address");
-        }
-        let mut retired_incarnations = Vec::new();
-        if let Some(known) = self.nodes.get(&node) {
-            if known.retired_incarnations.contains(&incarnation) {
-                return Err(MetadataRefusal::RetiredIncarnation { node, incarnation });
+            MetadataCommand::Evict { node, partitions } => Ok(self.evict(*node, partitions, events)),
+            MetadataCommand::Rejoin { node, partitions } => Ok(self.rejoin(*node, partitions, events)),
+            MetadataCommand::Admit { node, partitions } => Ok(self.admit(*node, partitions, events)),
+            &MetadataCommand::SwapIn { partition, epoch, in_quorum_version, out, into, incarnation } => {
+                self.swap_in(partition, (epoch, in_quorum_version), out, (into, incarnation), events)
             }
-            retired_incarnations.clone_from(&known.retired_incarnations);
-            if known.incarnation != incarnation {
-                retired_incarnations.push(known.incarnation);
-            } else if (known.boot_number, known.nonce) == (boot_number, nonce) {
-                return Ok(MetadataAnswer::NodeRegistered);
-            } else if boot_number <= known.boot_number {
-                let registered = known.boot_number;
-                return Err(MetadataRefusal::RolledBack { node, given: boot_number, registered });
+            &MetadataCommand::ReplaceReplica { partition, epoch, replicas_version, ref replicas, newcomer } => {
+                self.replace_replica(partition, (epoch, replicas_version), replicas, newcomer, events)
             }
+            &MetadataCommand::SetDraining { node, draining } => self.set_draining(node, draining, events),
+            MetadataCommand::AllowNode { node, address } => self.allow_node(*node, address, events),
+            &MetadataCommand::RemoveNode { node } => self.remove_node(node, events),
+            &MetadataCommand::SetTopicMode { topic, mode } => self.set_topic_mode(topic, mode, events),
+            MetadataCommand::RecoverPartition(order) => self.recover_partition(order, events),
         }
-        let address = address.to_owned();
-        self.nodes.insert(node, NodeState { incarnation, boot_number, nonce, address, retired_incarnations });
-        events.push(MetadataEvent::NodeRegistered { node, incarnation, boot_number });
-        Ok(MetadataAnswer::NodeRegistered)
     }
 
     /// Index of the last entry applied.
@@ -174,7 +153,7 @@ impl MetadataState {
 
     /// How many partitions all topics have together.
     pub fn partition_count(&self) -> u32 {
-        self.partition_count
+        self.loads.partition_count
     }
 
     /// One partition.
@@ -182,8 +161,14 @@ impl MetadataState {
         self.topics.get(&partition.topic)?.partitions.get(usize::from(partition.partition))
     }
 
-    pub(super) fn partition_mut(&mut self, partition: TopicPartition) -> Option<&mut PartitionState> {
-        self.topics.get_mut(&partition.topic)?.partitions.get_mut(usize::from(partition.partition))
+    /// Changes a partition that exists; what is counted of it follows.
+    pub(super) fn change_partition(&mut self, partition: TopicPartition, change: impl FnOnce(&mut PartitionState)) {
+        let topic = self.topics.get_mut(&partition.topic);
+        if let Some(state) = topic.and_then(|topic| topic.partitions.get_mut(usize::from(partition.partition))) {
+            self.loads.uncount(state);
+            change(state);
+            self.loads.count(state);
+        }
     }
 
     /// All partitions, in order.

@@ -2,27 +2,36 @@
 
 use super::answer::{MetadataAnswer, MetadataEvent};
 use super::command::{EpochOpening, LeaderChoice};
+use super::placement::sorted;
 use super::state::MetadataState;
-use super::topic::PartitionLeader;
-use lance_messages::id::NodeId;
+use super::topic::{PartitionLeader, PartitionState};
+use lance_messages::id::{LeaderEpoch, TopicPartition};
 
 impl MetadataState {
     /// Opens those epochs that follow their partition's present one; the others are stale and stay out.
     pub(super) fn open_epochs(&mut self, openings: &[EpochOpening], events: &mut Vec<MetadataEvent>) -> MetadataAnswer {
         let mut opened_count = 0;
         for &EpochOpening { partition, epoch } in openings {
-            let Some(state) = self.partition_mut(partition) else {
-                continue;
-            };
-            if state.epoch.0.checked_add(1) != Some(epoch.0) {
-                continue;
+            if self.partition(partition).is_some_and(|state| state.epoch.0.checked_add(1) == Some(epoch.0)) {
+                self.open_epoch(partition, epoch, events);
+                opened_count += 1;
             }
-            state.epoch = epoch;
-            state.leader = None;
-            opened_count += 1;
-            events.push(MetadataEvent::EpochOpened { partition, epoch });
         }
         MetadataAnswer::EpochsOpened { opened_count }
+    }
+
+    /// Opens the epoch that follows the present one.
+    pub(super) fn open_epoch(
+        &mut self,
+        partition: TopicPartition,
+        epoch: LeaderEpoch,
+        events: &mut Vec<MetadataEvent>,
+    ) {
+        self.change_partition(partition, |state| {
+            state.epoch = epoch;
+            state.leader = None;
+        });
+        events.push(MetadataEvent::EpochOpened { partition, epoch });
     }
 
     /// Records the first valid choice of each open epoch; it also sets Q = R.
@@ -37,23 +46,18 @@ impl MetadataState {
                 continue;
             }
             let LeaderChoice { partition, epoch, leader, incarnation, boot_number } = *choice;
-            let Some(state) = self.partition_mut(partition) else {
-                continue;
-            };
-            state.leader = Some(PartitionLeader { node: leader, incarnation, boot_number });
-            let mut in_quorum: Vec<NodeId> = state.replicas.iter().map(|replica| replica.node).collect();
-            in_quorum.sort_unstable();
-            state.in_quorum = in_quorum;
-            state.in_quorum_version = state.in_quorum_version.saturating_add(1);
             chosen_count += 1;
-            let in_quorum_version = state.in_quorum_version;
-            events.push(MetadataEvent::LeaderChosen {
-                partition,
-                epoch,
-                leader,
-                incarnation,
-                boot_number,
-                in_quorum_version,
+            self.change_partition(partition, |state| {
+                state.lead(PartitionLeader { node: leader, incarnation, boot_number });
+                let in_quorum_version = state.in_quorum_version;
+                events.push(MetadataEvent::LeaderChosen {
+                    partition,
+                    epoch,
+                    leader,
+                    incarnation,
+                    boot_number,
+                    in_quorum_version,
+                });
             });
         }
         MetadataAnswer::LeadersChosen { chosen_count }
@@ -73,5 +77,14 @@ impl MetadataState {
             && admitted
             && node.incarnation == choice.incarnation.node
             && node.boot_number == choice.boot_number
+    }
+}
+
+impl PartitionState {
+    /// A leader begins with Q = R: who cannot keep up is evicted again.
+    pub(super) fn lead(&mut self, leader: PartitionLeader) {
+        self.leader = Some(leader);
+        self.in_quorum = sorted(self.replicas.iter().map(|replica| replica.node));
+        self.in_quorum_version = self.in_quorum_version.saturating_add(1);
     }
 }

@@ -3,8 +3,8 @@
 use super::answer::{MetadataAnswer, MetadataEvent, MetadataRefusal};
 use super::name::{DEFAULT_TOPIC_NAME, MAX_TOPIC_NAME_BYTES, is_valid_topic_name};
 use super::state::{MAX_PARTITIONS, MAX_TOMBSTONES, MetadataState, Outcome};
-use super::topic::{Tombstone, TopicConfig, TopicState};
-use lance_messages::id::TopicId;
+use super::topic::{ReplicationMode, Tombstone, TopicConfig, TopicState};
+use lance_messages::id::{LeaderEpoch, TopicId, TopicPartition};
 
 const DEFAULT_TOPIC: TopicId = TopicId(0);
 
@@ -51,6 +51,7 @@ impl MetadataState {
         };
         self.next_topic_id = next_topic_id;
         self.topic_ids.insert(name.to_owned(), topic);
+        state.partitions.iter().for_each(|partition| self.loads.count(partition));
         self.topics.insert(topic, state);
         events.push(MetadataEvent::TopicCreated { topic, partitions: config.partitions });
         Ok(MetadataAnswer::TopicCreated { topic })
@@ -69,7 +70,7 @@ impl MetadataState {
             return Err(MetadataRefusal::TopicNotFound { topic });
         };
         self.topic_ids.remove(&state.name);
-        self.forget_replicas(&state.partitions);
+        state.partitions.iter().for_each(|partition| self.loads.uncount(partition));
         let tombstone = Tombstone { name: state.name.clone(), topic_epoch: state.topic_epoch, deleted_at_secs };
         self.tombstones.insert(topic, tombstone);
         while self.tombstones.len() > MAX_TOMBSTONES {
@@ -97,6 +98,7 @@ impl MetadataState {
         self.check_room(u32::from(added_count))?;
         let added = if added_count == 0 { Vec::new() } else { self.place(added_count, config.replication_factor)? };
         let state = self.topics.get_mut(&topic).ok_or(not_found)?;
+        added.iter().for_each(|partition| self.loads.count(partition));
         state.partitions.extend(added);
         state.config.partitions = asked;
         state.config.max_age_secs = max_age_secs.unwrap_or(config.max_age_secs);
@@ -111,8 +113,32 @@ impl MetadataState {
         Ok(MetadataAnswer::TopicAltered { topic })
     }
 
+    /// Every partition begins an epoch with the new mode: no leader acks by both.
+    pub(super) fn set_topic_mode(
+        &mut self,
+        topic: TopicId,
+        mode: ReplicationMode,
+        events: &mut Vec<MetadataEvent>,
+    ) -> Outcome {
+        let state = self.topics.get_mut(&topic).ok_or(MetadataRefusal::TopicNotFound { topic })?;
+        if state.config.mode == mode {
+            return Ok(MetadataAnswer::TopicAltered { topic });
+        }
+        let epochs: Vec<Option<u32>> =
+            state.partitions.iter().map(|partition| partition.epoch.0.checked_add(1)).collect();
+        if epochs.contains(&None) {
+            return Err(MetadataRefusal::IdsExhausted { what: "leader epoch" });
+        }
+        state.config.mode = mode;
+        events.push(MetadataEvent::TopicModeSet { topic, mode });
+        for (number, epoch) in (0..=u16::MAX).zip(epochs.into_iter().flatten()) {
+            self.open_epoch(TopicPartition::new(topic, number), LeaderEpoch(epoch), events);
+        }
+        Ok(MetadataAnswer::TopicAltered { topic })
+    }
+
     fn check_room(&self, asked: u32) -> Result<(), MetadataRefusal> {
-        let total = self.partition_count.saturating_add(asked);
+        let total = self.partition_count().saturating_add(asked);
         if total > MAX_PARTITIONS {
             return Err(MetadataRefusal::TooManyPartitions { asked, total, limit: MAX_PARTITIONS });
         }

@@ -1,7 +1,8 @@
 //! What the metadata knows of a topic, a partition and a node.
 
+use crate::replica::quorum::quorum_size;
 pub use lance_messages::id::ReplicaIncarnation;
-use lance_messages::id::{LeaderEpoch, NodeId};
+use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
 use serde::{Deserialize, Serialize};
 
 /// When a producer is acked.
@@ -59,6 +60,8 @@ pub struct Replica {
 pub struct PartitionState {
     /// The nodes that hold a copy, R; its length is M.
     pub replicas: Vec<Replica>,
+    /// Raised by every change of which nodes are in `replicas`.
+    pub replicas_version: u32,
     /// The latest epoch opened; 0 when none was.
     pub epoch: LeaderEpoch,
     /// Who leads in that epoch; `None` until it is chosen.
@@ -78,6 +81,21 @@ impl PartitionState {
     /// Whether `node` holds a copy.
     pub fn has_replica(&self, node: NodeId) -> bool {
         self.replica(node).is_some()
+    }
+
+    /// Whether `node` is in the in-quorum set.
+    pub fn is_in_quorum(&self, node: NodeId) -> bool {
+        self.in_quorum.contains(&node)
+    }
+
+    /// How many replicas make a quorum: the majority of M.
+    pub fn quorum_size(&self) -> usize {
+        quorum_size(self.replicas.len())
+    }
+
+    /// How many clean answers elect a leader: any committed batch is on at least one of M − quorum + 1 replicas.
+    pub fn election_size(&self) -> usize {
+        self.replicas.len() + 1 - self.quorum_size()
     }
 }
 
@@ -109,8 +127,42 @@ pub struct NodeState {
     pub nonce: u64,
     /// Where clients and peers reach it, host:port.
     pub address: String,
+    /// What it may lose together with others: copies of a partition go to different ones; empty when it names none.
+    pub rack: String,
+    /// Whether it is being emptied: it leads nothing if another can, and gets no new copies.
+    pub draining: bool,
     /// Incarnations it had before; none of them may come back.
     pub retired_incarnations: Vec<u64>,
+}
+
+/// What is remembered of a node that was removed: its id may be allowed again, its incarnations never.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedNode {
+    /// All incarnations it ever had.
+    pub retired_incarnations: Vec<u64>,
+}
+
+/// One recovery that accepted the loss of data: who ordered it, when, and what was given up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoveryAudit {
+    /// Index of the entry that committed it.
+    pub index: u64,
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The epoch in which it goes on.
+    pub epoch: LeaderEpoch,
+    /// The node whose copy it goes on with.
+    pub node: NodeId,
+    /// The life of that copy.
+    pub incarnation: ReplicaIncarnation,
+    /// Who ordered it.
+    pub requested_by: String,
+    /// Seconds since the Unix epoch, by the clock of the proposer.
+    pub recovered_at_secs: u64,
+    /// First log position that may be lost: the durable end of the copy that goes on.
+    pub lost_from: u64,
+    /// Log position behind the last one known to have existed; equal to `lost_from` when none beyond it is known.
+    pub lost_to: u64,
 }
 
 /// What is remembered of a deleted topic.

@@ -5,28 +5,37 @@ use lance_cluster::metadata::{
     Controller, ControllerAction, MetadataCommand, MetadataState, PromiseAnswer, PromiseOutcome, ReplicaIncarnation,
 };
 use lance_messages::id::{LeaderEpoch, NodeId, TopicId, TopicPartition};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-const PARTITION: TopicPartition = TopicPartition::new(TopicId(1), 0);
+pub const PARTITION: TopicPartition = TopicPartition::new(TopicId(1), 0);
 
-struct World {
-    state: MetadataState,
-    controller: Controller,
-    now_ms: u64,
+pub struct World {
+    pub state: MetadataState,
+    pub controller: Controller,
+    pub now_ms: u64,
     /// Node → the epoch it was last asked to promise.
-    asked: BTreeMap<u16, u32>,
+    pub asked: BTreeMap<u16, u32>,
     /// Proposals not applied yet.
-    proposed: Vec<MetadataCommand>,
+    pub proposed: Vec<MetadataCommand>,
+    /// Moves asked for: epoch, from, to.
+    pub moves: Vec<(u32, u16, u16)>,
+    /// The same, to be carried out.
+    pub movable: Vec<(TopicPartition, LeaderEpoch, NodeId)>,
+    /// Nodes that send no heartbeats.
+    pub silent: BTreeSet<u16>,
 }
 
 impl World {
-    fn new(nodes: u16, copies: u8) -> Self {
+    pub fn new(nodes: u16, copies: u8) -> Self {
         let mut world = Self {
             state: MetadataState::new(),
             controller: Controller::default(),
             now_ms: 0,
             asked: BTreeMap::new(),
             proposed: Vec::new(),
+            moves: Vec::new(),
+            movable: Vec::new(),
+            silent: BTreeSet::new(),
         };
         world.act(|controller, state, now_ms, actions| controller.activate(state, now_ms, actions));
         (1..=nodes).for_each(|node| world.apply(&register(node, 100 + u64::from(node), 1)));
@@ -34,7 +43,7 @@ impl World {
         world
     }
 
-    fn act(&mut self, input: impl FnOnce(&mut Controller, &MetadataState, u64, &mut Vec<ControllerAction>)) {
+    pub fn act(&mut self, input: impl FnOnce(&mut Controller, &MetadataState, u64, &mut Vec<ControllerAction>)) {
         let mut actions = Vec::new();
         input(&mut self.controller, &self.state, self.now_ms, &mut actions);
         for action in actions {
@@ -43,45 +52,123 @@ impl World {
                 ControllerAction::AskPromises { node, partitions } => {
                     self.asked.insert(node.0, partitions.last().unwrap().1.0);
                 }
+                ControllerAction::MoveLeader { partition, epoch, from, to } => {
+                    self.moves.push((epoch.0, from.0, to.0));
+                    self.movable.push((partition, epoch, to));
+                }
             }
         }
     }
 
-    fn apply(&mut self, command: &MetadataCommand) {
+    pub fn apply(&mut self, command: &MetadataCommand) {
         let index = self.state.applied_index() + 1;
         let events = self.state.apply(index, command).events;
         self.act(|controller, state, now_ms, actions| controller.on_events(state, &events, now_ms, actions));
     }
 
-    fn commit_proposed(&mut self) {
+    pub fn commit_proposed(&mut self) {
         for command in std::mem::take(&mut self.proposed) {
             self.apply(&command);
         }
     }
 
-    fn pass_ms(&mut self, duration_ms: u64) {
-        self.now_ms += duration_ms;
-        self.act(|controller, state, now_ms, actions| controller.on_tick(state, now_ms, actions));
+    /// Time passes in ticks, and all nodes that are not silent are heard.
+    pub fn pass_ms(&mut self, duration_ms: u64) {
+        let until = self.now_ms + duration_ms;
+        while self.now_ms < until {
+            self.now_ms = until.min(self.now_ms + 50);
+            let nodes: Vec<(NodeId, u64)> = self.state.nodes().map(|(id, node)| (id, node.boot_number)).collect();
+            for (node, boot_number) in nodes.into_iter().filter(|(node, _)| !self.silent.contains(&node.0)) {
+                self.controller.on_heard(&self.state, node, boot_number, self.now_ms);
+            }
+            self.act(|controller, state, now_ms, actions| controller.on_tick(state, now_ms, actions));
+        }
     }
 
-    fn answer(&mut self, node: u16, epoch: u32, outcome: PromiseOutcome) {
+    pub fn answer(&mut self, node: u16, epoch: u32, outcome: PromiseOutcome) {
         let answers = [PromiseAnswer { partition: PARTITION, epoch: LeaderEpoch(epoch), outcome }];
         self.act(|controller, state, now_ms, actions| {
             controller.on_promises(state, NodeId(node), &answers, now_ms, actions);
         });
     }
 
-    fn clean(&mut self, node: u16, epoch: u32, last_epoch: u32, durable_end: u64) {
+    pub fn clean(&mut self, node: u16, epoch: u32, last_epoch: u32, durable_end: u64) {
         self.answer(node, epoch, clean_of(100 + u64::from(node), 1, last_epoch, durable_end));
     }
 
-    fn leader(&self) -> Option<(u16, u32)> {
+    /// A clean answer of the present epoch that holds `durable_end` of the epoch before.
+    pub fn clean_for(&mut self, partition: TopicPartition, node: u16, epoch: u32, durable_end: u64) {
+        let outcome = clean_of(100 + u64::from(node), 1, epoch - 1, durable_end);
+        let answers = [PromiseAnswer { partition, epoch: LeaderEpoch(epoch), outcome }];
+        self.act(|controller, state, now_ms, actions| {
+            controller.on_promises(state, NodeId(node), &answers, now_ms, actions);
+        });
+    }
+
+    pub fn report_leading(&mut self, partition: TopicPartition) {
+        let epoch = self.state.partition(partition).unwrap().epoch;
+        self.controller.on_leading(partition, epoch);
+    }
+
+    pub fn request_epoch(&mut self, epoch: u32) {
+        let requests = [(PARTITION, LeaderEpoch(epoch))];
+        self.act(|controller, state, now_ms, actions| {
+            controller.on_epoch_requested(state, &requests, now_ms, actions);
+        });
+    }
+
+    pub fn move_ready(&mut self, epoch: u32, to: u16) {
+        self.ready_for(PARTITION, LeaderEpoch(epoch), NodeId(to));
+    }
+
+    pub fn ready_for(&mut self, partition: TopicPartition, epoch: LeaderEpoch, to: NodeId) {
+        self.act(|controller, state, now_ms, actions| {
+            controller.on_move_ready(state, (partition, epoch, to), now_ms, actions);
+        });
+    }
+
+    /// A topic of one partition that `node` leads.
+    pub fn lead_elsewhere(&mut self, node: u16) {
+        self.apply(&create("elsewhere", 1, 3));
+        self.commit_proposed();
+        let partition = TopicPartition::new(TopicId(2), 0);
+        (1..=3).for_each(|other| self.clean_for(partition, other, 1, if other == node { 900 } else { 500 }));
+        self.commit_proposed();
+        self.report_leading(partition);
+    }
+
+    /// Time passes, and everything that is asked for is done at once.
+    pub fn finish_moves(&mut self, duration_ms: u64) {
+        let until = self.now_ms + duration_ms;
+        while self.now_ms < until {
+            self.pass_ms(50);
+            for (partition, epoch, to) in std::mem::take(&mut self.movable) {
+                self.ready_for(partition, epoch, to);
+                self.commit_proposed();
+                let epoch = self.state.partition(partition).unwrap().epoch.0;
+                (1..=3).for_each(|node| self.clean_current(partition, node, epoch));
+                self.commit_proposed();
+                self.report_leading(partition);
+            }
+        }
+    }
+
+    fn clean_current(&mut self, partition: TopicPartition, node: u16, epoch: u32) {
+        let boot_number = self.state.node(NodeId(node)).unwrap().boot_number;
+        let outcome = clean_of(100 + u64::from(node), boot_number, epoch - 1, 500);
+        let answers = [PromiseAnswer { partition, epoch: LeaderEpoch(epoch), outcome }];
+        self.act(|controller, state, now_ms, actions| {
+            controller.on_promises(state, NodeId(node), &answers, now_ms, actions);
+        });
+    }
+
+    pub fn leader(&self) -> Option<(u16, u32)> {
         let decided = self.state.partition(PARTITION).unwrap();
         decided.leader.map(|leader| (leader.node.0, decided.epoch.0))
     }
 }
 
-fn clean_of(incarnation: u64, boot_number: u64, last_epoch: u32, durable_end: u64) -> PromiseOutcome {
+pub fn clean_of(incarnation: u64, boot_number: u64, last_epoch: u32, durable_end: u64) -> PromiseOutcome {
     let incarnation = ReplicaIncarnation { node: incarnation, damage_count: 0 };
     PromiseOutcome::Clean { incarnation, boot_number, last_epoch: LeaderEpoch(last_epoch), durable_end }
 }
@@ -124,6 +211,8 @@ fn of_three_the_better_of_two_clean_answers_wins() {
         world.clean(2, 1, second.0, second.1);
         assert!(world.proposed.is_empty(), "one of three is too few");
         world.clean(3, 1, third.0, third.1);
+        assert!(world.proposed.is_empty(), "the third may hold more");
+        world.pass_ms(50);
         world.commit_proposed();
         assert_eq!(world.leader(), Some((winner, 1)));
     }
@@ -140,7 +229,7 @@ fn unclean_and_foreign_answers_do_not_count_and_the_partition_stays_offline() {
     assert!(world.proposed.is_empty());
     assert_eq!(world.controller.waiting().map(|(partition, _)| partition).collect::<Vec<_>>(), [PARTITION]);
     world.clean(3, 1, 0, 0);
-    assert_eq!(world.proposed.len(), 1);
+    assert_eq!(world.proposed.len(), 1, "everyone has answered: nobody is waited for");
 }
 
 #[test]
@@ -172,8 +261,7 @@ fn a_lost_proposal_is_made_again() {
 fn a_chosen_leader_that_does_not_report_leading_is_passed_over() {
     let mut world = World::new(3, 3);
     world.commit_proposed();
-    world.clean(1, 1, 0, 0);
-    world.clean(2, 1, 0, 0);
+    (1..=3).for_each(|node| world.clean(node, 1, 0, 0));
     world.commit_proposed();
     world.pass_ms(999);
     assert!(world.proposed.is_empty());
@@ -181,6 +269,7 @@ fn a_chosen_leader_that_does_not_report_leading_is_passed_over() {
     world.commit_proposed();
     world.clean(2, 2, 0, 0);
     world.clean(3, 2, 0, 0);
+    world.pass_ms(50);
     world.commit_proposed();
     assert_eq!(world.leader(), Some((2, 2)));
     world.controller.on_leading(PARTITION, LeaderEpoch(1));
@@ -223,8 +312,7 @@ fn a_new_metadata_leader_takes_up_where_the_last_one_left() {
     assert!(world.proposed.is_empty(), "who does not lead decides nothing");
     world.act(|controller, state, now_ms, actions| controller.activate(state, now_ms, actions));
     assert_eq!(world.asked.len(), 3);
-    world.clean(1, 1, 0, 0);
-    world.clean(2, 1, 0, 0);
+    (1..=3).for_each(|node| world.clean(node, 1, 0, 0));
     world.commit_proposed();
     assert_eq!(world.leader(), Some((1, 1)));
 }

@@ -3,7 +3,8 @@
 use crate::support::{create, register};
 use lance_cluster::codec::CodecError;
 use lance_cluster::metadata::{
-    EpochOpening, LeaderChoice, MetadataCommand, MetadataState, ReplicaIncarnation, ReplicationMode, TopicConfig,
+    EpochOpening, LeaderChoice, MetadataCommand, MetadataState, PartitionRecovery, ReplicaIncarnation, ReplicationMode,
+    TopicConfig,
 };
 use lance_messages::id::{LeaderEpoch, NodeId, ProducerId, TopicId, TopicPartition};
 
@@ -23,31 +24,85 @@ fn commands() -> Vec<(MetadataCommand, &'static str)> {
     let (topic, epoch) = (TopicId(7), LeaderEpoch(5));
     let incarnation = ReplicaIncarnation { node: 0xabcd, damage_count: 1 };
     vec![
-        (register(1, 0xabcd, 4), "010001fbcdab04fba00f0c6c616e63652d313a39303030"),
+        (register(1, 0xabcd, 4), "020001fbcdab04fba00f0c6c616e63652d313a3930303000"),
         (
             MetadataCommand::CreateTopic { name: "ab".into(), config, created_at_secs: 1_700_000_000, request: 9 },
-            "01010261620302 01 fc803a0900 fd0000008002000000 fc00f15365 09",
+            "02010261620302 01 fc803a0900 fd0000008002000000 fc00f15365 09",
         ),
-        (MetadataCommand::DeleteTopic { topic, deleted_at_secs: 11 }, "0102070b"),
+        (MetadataCommand::DeleteTopic { topic, deleted_at_secs: 11 }, "0202070b"),
         (
             MetadataCommand::AlterTopic { topic, partitions: Some(300), max_age_secs: None, max_bytes: Some(0) },
-            "010307 01fb2c01 00 0100",
+            "020307 01fb2c01 00 0100",
         ),
-        (MetadataCommand::SetRetention { topic, max_age_secs: 60, max_bytes: 250 }, "0104073cfa"),
-        (MetadataCommand::InitProducer { existing: Some((ProducerId(3), 1)), now_secs: 5 }, "010501030105"),
-        (MetadataCommand::OpenEpoch { partitions: vec![EpochOpening { partition, epoch }] }, "01060107 0205"),
+        (MetadataCommand::SetRetention { topic, max_age_secs: 60, max_bytes: 250 }, "0204073cfa"),
+        (MetadataCommand::InitProducer { existing: Some((ProducerId(3), 1)), now_secs: 5 }, "020501030105"),
+        (MetadataCommand::OpenEpoch { partitions: vec![EpochOpening { partition, epoch }] }, "02060107 0205"),
         (
             MetadataCommand::LeaderChosen {
                 partitions: vec![LeaderChoice { partition, epoch, leader: NodeId(1), incarnation, boot_number: 4 }],
             },
-            "010701070205 01 fbcdab 01 04",
+            "020701070205 01 fbcdab 01 04",
         ),
+    ]
+}
+
+fn cluster_commands() -> Vec<(MetadataCommand, &'static str)> {
+    let partition = TopicPartition::new(TopicId(7), 2);
+    let (node, epoch) = (NodeId(3), LeaderEpoch(5));
+    let incarnation = ReplicaIncarnation { node: 0xabcd, damage_count: 1 };
+    let order = PartitionRecovery {
+        partition,
+        epoch,
+        node,
+        incarnation,
+        accept_data_loss: true,
+        requested_by: "me".into(),
+        recovered_at_secs: 9,
+        lost_from: 16,
+        lost_to: 250,
+    };
+    vec![
+        (MetadataCommand::Evict { node, partitions: vec![(partition, epoch, 6)] }, "02 08 03 01 0702 05 06"),
+        (
+            MetadataCommand::Rejoin { node, partitions: vec![(partition, incarnation, epoch, 6)] },
+            "02 09 03 01 0702 fbcdab01 05 06",
+        ),
+        (
+            MetadataCommand::Admit { node, partitions: vec![(partition, incarnation, epoch, 6)] },
+            "02 0a 03 01 0702 fbcdab01 05 06",
+        ),
+        (
+            MetadataCommand::SwapIn {
+                partition,
+                epoch,
+                in_quorum_version: 6,
+                out: NodeId(1),
+                into: NodeId(3),
+                incarnation,
+            },
+            "02 0b 0702 05 06 01 03 fbcdab01",
+        ),
+        (
+            MetadataCommand::ReplaceReplica {
+                partition,
+                epoch,
+                replicas_version: 4,
+                replicas: vec![NodeId(1), node],
+                newcomer: Some((node, incarnation)),
+            },
+            "02 0c 0702 05 04 02 01 03 01 03 fbcdab01",
+        ),
+        (MetadataCommand::SetDraining { node, draining: true }, "02 0d 03 01"),
+        (MetadataCommand::AllowNode { node, address: "a:1".into() }, "02 0e 03 03613a31"),
+        (MetadataCommand::RemoveNode { node }, "02 0f 03"),
+        (MetadataCommand::SetTopicMode { topic: TopicId(7), mode: ReplicationMode::L2 }, "02 10 07 01"),
+        (MetadataCommand::RecoverPartition(order), "02 11 0702 05 03 fbcdab01 01 026d65 09 10 fa"),
     ]
 }
 
 #[test]
 fn golden_bytes_of_every_command() {
-    for (command, golden) in commands() {
+    for (command, golden) in commands().into_iter().chain(cluster_commands()) {
         let bytes = command.encode().unwrap();
         let golden: String = golden.chars().filter(|byte| *byte != ' ').collect();
         assert_eq!(hex(&bytes), golden, "{command:?}");
@@ -63,13 +118,55 @@ fn golden_bytes_of_a_snapshot() {
     let partition = TopicPartition::new(TopicId(1), 0);
     state.apply(3, &MetadataCommand::OpenEpoch { partitions: vec![EpochOpening { partition, epoch: LeaderEpoch(1) }] });
     let bytes = state.encode_snapshot().unwrap();
-    let golden = "01 03 02 01 \
-        01 01 fbcdab 04 fba00f 0c6c616e63652d313a39303030 00 \
+    let golden = "02 03 02 01 \
+        01 01 fbcdab 04 fba00f 0c6c616e63652d313a39303030 00 00 00 \
+        00 00 \
         01 01 026162 fc00f15365 01 00 01 01 00 00 00 \
-        01 01 01 fbcdab 00 01 00 01 01 00 00 00 00";
+        01 01 01 fbcdab 00 00 01 00 01 01 00 00 00 00 00";
     let golden: String = golden.chars().filter(|byte| !byte.is_whitespace()).collect();
     assert_eq!(hex(&bytes), golden);
     assert_eq!(MetadataState::decode_snapshot(&bytes).unwrap(), state);
+}
+
+#[test]
+fn golden_bytes_of_what_a_snapshot_of_a_cluster_adds() {
+    let mut state = MetadataState::new();
+    let node = |node| MetadataCommand::RemoveNode { node: NodeId(node) };
+    let commands = [
+        register(1, 0xabcd, 4),
+        register(2, 0xabce, 1),
+        node(2),
+        MetadataCommand::AllowNode { node: NodeId(3), address: "a:1".into() },
+        MetadataCommand::SetDraining { node: NodeId(1), draining: true },
+        create("ab", 1, 1),
+        MetadataCommand::SetTopicMode { topic: TopicId(1), mode: ReplicationMode::L2 },
+        MetadataCommand::RecoverPartition(PartitionRecovery {
+            partition: TopicPartition::new(TopicId(1), 0),
+            epoch: LeaderEpoch(1),
+            node: NodeId(1),
+            incarnation: ReplicaIncarnation { node: 0xabcd, damage_count: 2 },
+            accept_data_loss: true,
+            requested_by: "me".into(),
+            recovered_at_secs: 9,
+            lost_from: 16,
+            lost_to: 250,
+        }),
+    ];
+    for (index, command) in (1..).zip(&commands) {
+        assert!(state.apply(index, command).answer.is_ok(), "{command:?}");
+    }
+    let golden = "02 08 02 01 \
+        01 01 fbcdab 04 fba00f 0c6c616e63652d313a39303030 00 01 00 \
+        01 03 03613a31 01 02 01 fbceab \
+        01 01 026162 fc00f15365 01 00 01 01 01 00 00 \
+        01 01 01 fbcdab 02 00 01 01 01 fbcdab 02 04 01 01 01 00 00 00 \
+        01 08 0100 01 01 fbcdab 02 026d65 09 10 fa";
+    let golden: String = golden.chars().filter(|byte| !byte.is_whitespace()).collect();
+    let bytes = state.encode_snapshot().unwrap();
+    assert_eq!(hex(&bytes), golden);
+    assert_eq!(MetadataState::decode_snapshot(&bytes).unwrap(), state);
+    let older = MetadataState::decode_snapshot(&[1, 0]);
+    assert!(matches!(older, Err(CodecError::UnknownVersion { found: 1, known: 2, .. })));
 }
 
 #[test]
@@ -78,9 +175,9 @@ fn unknown_versions_commands_and_trailing_bytes_are_errors() {
     bytes.push(0);
     assert!(matches!(MetadataCommand::decode(&bytes), Err(CodecError::Trailing { trailing: 1, .. })));
     assert!(matches!(MetadataCommand::decode(&[]), Err(CodecError::Empty { .. })));
-    assert!(matches!(MetadataCommand::decode(&[2, 0]), Err(CodecError::UnknownVersion { found: 2, known: 1, .. })));
-    assert!(matches!(MetadataCommand::decode(&[1, 200]), Err(CodecError::Undecodable { .. })));
-    let vast = [1, 6, 253, 255, 255, 255, 255, 255, 255, 255, 127];
+    assert!(matches!(MetadataCommand::decode(&[1, 0]), Err(CodecError::UnknownVersion { found: 1, known: 2, .. })));
+    assert!(matches!(MetadataCommand::decode(&[2, 200]), Err(CodecError::Undecodable { .. })));
+    let vast = [2, 6, 253, 255, 255, 255, 255, 255, 255, 255, 127];
     assert!(MetadataCommand::decode(&vast).is_err(), "a vast length allocates nothing");
 }
 
@@ -90,7 +187,7 @@ proptest::proptest! {
         let _ = MetadataCommand::decode(&bytes);
         let _ = MetadataState::decode_snapshot(&bytes);
         if let Some(first) = bytes.first_mut() {
-            *first = 1;
+            *first = 2;
         }
         let _ = MetadataCommand::decode(&bytes);
         let _ = MetadataState::decode_snapshot(&bytes);

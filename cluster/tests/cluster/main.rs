@@ -3,15 +3,23 @@
 #[cfg(test)]
 mod controller;
 #[cfg(test)]
+mod controller_cluster;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod group_offsets;
 #[cfg(test)]
+mod metadata_cluster;
+#[cfg(test)]
 mod metadata_core;
+#[cfg(test)]
+mod metadata_network;
 #[cfg(test)]
 mod raft_single;
 #[cfg(test)]
 mod raft_three;
+#[cfg(test)]
+mod state_cluster;
 #[cfg(test)]
 mod state_properties;
 #[cfg(test)]

@@ -64,7 +64,7 @@ impl Node {
                     self.answers.push((request, result));
                 }
                 MetadataEffect::AskPromises { node, partitions } => self.promise(node, &partitions, &mut follow_ups),
-                MetadataEffect::Send { .. } => panic!("there is nobody to send to"),
+                MetadataEffect::Send { .. } | MetadataEffect::MoveLeader { .. } => panic!("there is nobody else"),
                 MetadataEffect::LeaderChanged { .. } | MetadataEffect::Leading { .. } => {}
             }
             queue.extend(follow_ups);

@@ -1,8 +1,8 @@
 //! Properties of the state machine under arbitrary commands.
 
 use lance_cluster::metadata::{
-    Applied, EpochOpening, LeaderChoice, MetadataAnswer, MetadataCommand, MetadataState, ReplicaIncarnation,
-    ReplicationMode, TopicConfig,
+    Applied, EpochOpening, LeaderChoice, MetadataAnswer, MetadataCommand, MetadataState, PartitionRecovery,
+    ReplicaIncarnation, ReplicationMode, TopicConfig,
 };
 use lance_messages::id::{LeaderEpoch, NodeId, ProducerId, TopicId, TopicPartition};
 use proptest::prelude::*;
@@ -30,13 +30,105 @@ fn opening() -> impl Strategy<Value = EpochOpening> {
     (partition(), 0u32..4).prop_map(|(partition, epoch)| EpochOpening { partition, epoch: LeaderEpoch(epoch) })
 }
 
+fn incarnation() -> impl Strategy<Value = ReplicaIncarnation> {
+    (1u64..4, 0u64..3, 0u32..2)
+        .prop_map(|(node, life, damage_count)| ReplicaIncarnation { node: node * 10 + life, damage_count })
+}
+
+fn entries() -> impl Strategy<Value = Vec<(TopicPartition, ReplicaIncarnation, LeaderEpoch, u32)>> {
+    let entry = (partition(), incarnation(), 1u32..3, 1u32..4)
+        .prop_map(|(partition, life, epoch, version)| (partition, life, LeaderEpoch(epoch), version));
+    proptest::collection::vec(entry, 0..6)
+}
+
+/// Commands that change who counts, who holds copies, and who is a member.
+fn cluster_command() -> impl Strategy<Value = MetadataCommand> {
+    let node = || (1u16..5).prop_map(NodeId);
+    let newcomer = proptest::option::of((node(), incarnation()));
+    prop_oneof![
+        (node(), entries()).prop_map(|(node, entries)| {
+            let partitions = entries.into_iter().map(|(partition, _, epoch, version)| (partition, epoch, version));
+            MetadataCommand::Evict { node, partitions: partitions.collect() }
+        }),
+        (node(), entries()).prop_map(|(node, partitions)| MetadataCommand::Rejoin { node, partitions }),
+        (node(), entries()).prop_map(|(node, partitions)| MetadataCommand::Admit { node, partitions }),
+        (partition(), 1u32..3, 1u32..4, node(), node(), incarnation()).prop_map(
+            |(partition, epoch, in_quorum_version, out, into, incarnation)| {
+                let epoch = LeaderEpoch(epoch);
+                MetadataCommand::SwapIn { partition, epoch, in_quorum_version, out, into, incarnation }
+            }
+        ),
+        (partition(), 1u32..3, 0u32..3, proptest::collection::vec(node(), 0..4), newcomer).prop_map(
+            |(partition, epoch, replicas_version, replicas, newcomer)| {
+                let epoch = LeaderEpoch(epoch);
+                MetadataCommand::ReplaceReplica { partition, epoch, replicas_version, replicas, newcomer }
+            }
+        ),
+        (node(), any::<bool>()).prop_map(|(node, draining)| MetadataCommand::SetDraining { node, draining }),
+        node().prop_map(|node| MetadataCommand::AllowNode { node, address: "a:1".to_owned() }),
+        node().prop_map(|node| MetadataCommand::RemoveNode { node }),
+        (0u32..6, any::<bool>()).prop_map(|(topic, strong)| MetadataCommand::SetTopicMode {
+            topic: TopicId(topic),
+            mode: if strong { ReplicationMode::L2 } else { ReplicationMode::L1 },
+        }),
+        (partition(), 1u32..4, node(), incarnation(), any::<bool>()).prop_map(
+            |(partition, epoch, node, incarnation, accept_data_loss)| {
+                MetadataCommand::RecoverPartition(PartitionRecovery {
+                    partition,
+                    epoch: LeaderEpoch(epoch),
+                    node,
+                    incarnation,
+                    accept_data_loss,
+                    requested_by: "me".to_owned(),
+                    recovered_at_secs: 1,
+                    lost_from: 0,
+                    lost_to: 9,
+                })
+            }
+        ),
+    ]
+}
+
+/// A cluster with topics that are led, so that most later commands find what they are about.
+fn beginning() -> Vec<MetadataCommand> {
+    let mut commands: Vec<MetadataCommand> =
+        (1..4).map(|node| crate::support::register(node, u64::from(node) * 10, 1)).collect();
+    commands.extend([crate::support::create("a", 2, 3), crate::support::create("b", 2, 1)]);
+    for (topic, number) in [(1, 0), (1, 1), (2, 0), (2, 1)] {
+        let (partition, epoch) = (TopicPartition::new(TopicId(topic), number), LeaderEpoch(1));
+        commands.push(MetadataCommand::OpenEpoch { partitions: vec![EpochOpening { partition, epoch }] });
+        let choices = (1..4).map(|node| LeaderChoice {
+            partition,
+            epoch,
+            leader: NodeId(node),
+            incarnation: ReplicaIncarnation { node: u64::from(node) * 10, damage_count: 0 },
+            boot_number: 1,
+        });
+        commands.push(MetadataCommand::LeaderChosen { partitions: choices.collect() });
+    }
+    commands
+}
+
+/// Any commands, after a beginning that gives them something to be about.
+fn history(most: usize) -> impl Strategy<Value = Vec<MetadataCommand>> {
+    (any::<bool>(), proptest::collection::vec(command(), 1..most)).prop_map(|(begins, commands)| {
+        let beginning = if begins { beginning() } else { Vec::new() };
+        beginning.into_iter().chain(commands).collect()
+    })
+}
+
 fn command() -> impl Strategy<Value = MetadataCommand> {
+    prop_oneof![topic_command(), cluster_command()]
+}
+
+fn topic_command() -> impl Strategy<Value = MetadataCommand> {
     let name = prop_oneof![Just("default"), Just("a"), Just("b"), Just("c"), Just("bad name"), Just("")];
     prop_oneof![
         3 => (0u16..4, 0u64..3, 0u64..4, 0u64..2).prop_map(|(node, life, boot_number, nonce)| {
             let incarnation = u64::from(node) * 10 + life;
             let address = format!("lance-{node}:9000");
-            MetadataCommand::RegisterNode { node: NodeId(node), incarnation, boot_number, nonce, address }
+            let rack = String::new();
+            MetadataCommand::RegisterNode { node: NodeId(node), incarnation, boot_number, nonce, address, rack }
         }),
         4 => (name, config(), 0u64..100, 0u64..3).prop_map(|(name, config, created_at_secs, request)| {
             MetadataCommand::CreateTopic { name: name.to_owned(), config, created_at_secs, request }
@@ -72,7 +164,7 @@ proptest! {
 
     #[test]
     fn applying_is_deterministic_and_a_snapshot_anywhere_changes_nothing(
-        commands in proptest::collection::vec(command(), 1..60),
+        commands in history(60),
         cut in 0usize..60,
     ) {
         let cut = cut.min(commands.len());
@@ -90,10 +182,10 @@ proptest! {
     }
 
     #[test]
-    fn any_sequence_of_commands_keeps_the_invariants(commands in proptest::collection::vec(command(), 1..80)) {
+    fn any_sequence_of_commands_keeps_the_invariants(commands in history(80)) {
         let mut state = MetadataState::new();
         let (mut topics, mut producers) = (BTreeSet::new(), BTreeSet::new());
-        let mut leaders = BTreeMap::new();
+        let (mut leaders, mut incarnations, mut ended) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
         for (index, command) in (1..).zip(&commands) {
             let before = state.clone();
             let applied = state.apply(index, command);
@@ -111,9 +203,30 @@ proptest! {
             for (partition, decided) in state.partitions() {
                 let earlier = before.partition(partition).map_or(LeaderEpoch(0), |earlier| earlier.epoch);
                 prop_assert!(decided.epoch >= earlier, "an epoch never falls");
+                prop_assert!(decided.in_quorum.len() >= decided.quorum_size(), "an in-quorum set is a quorum");
+                prop_assert!(decided.in_quorum.iter().all(|node| decided.has_replica(*node)), "Q is within R");
+                if let Some(earlier) = before.partition(partition) {
+                    let same = earlier.in_quorum == decided.in_quorum;
+                    prop_assert!(same || decided.in_quorum_version > earlier.in_quorum_version);
+                    let same = earlier.replicas.len() == decided.replicas.len()
+                        && earlier.replicas.iter().all(|replica| decided.has_replica(replica.node));
+                    prop_assert!(same || decided.replicas_version > earlier.replicas_version);
+                    let kept = decided.replicas.iter().filter(|replica| earlier.has_replica(replica.node)).count();
+                    prop_assert!(kept + 1 >= earlier.replicas.len() && decided.replicas.len() <= kept + 1);
+                }
                 if let Some(leader) = decided.leader {
                     let first = leaders.entry((partition, decided.epoch)).or_insert(leader);
                     prop_assert_eq!(*first, leader, "an epoch has one leader");
+                }
+            }
+            for (node, known) in state.nodes() {
+                let owner = incarnations.entry(known.incarnation).or_insert(node);
+                prop_assert_eq!(*owner, node, "an incarnation has one node for ever");
+                prop_assert!(!ended.contains(&known.incarnation), "an incarnation that ended never returns");
+            }
+            for (_, known) in before.nodes() {
+                if state.nodes().all(|(_, later)| later.incarnation != known.incarnation) {
+                    ended.insert(known.incarnation);
                 }
             }
             for topic in topics.iter().filter(|topic| state.topic(**topic).is_none()) {

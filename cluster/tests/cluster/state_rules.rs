@@ -7,13 +7,13 @@ use lance_cluster::metadata::{
 };
 use lance_messages::id::{LeaderEpoch, NodeId, ProducerId, TopicId, TopicPartition};
 
-struct World {
-    state: MetadataState,
-    index: u64,
+pub struct World {
+    pub state: MetadataState,
+    pub index: u64,
 }
 
 impl World {
-    fn of_nodes(count: u16) -> Self {
+    pub fn of_nodes(count: u16) -> Self {
         let mut world = Self { state: MetadataState::new(), index: 0 };
         for node in 1..=count {
             world.ok(register(node, 100 + u64::from(node), 1));
@@ -21,18 +21,18 @@ impl World {
         world
     }
 
-    fn apply(&mut self, command: MetadataCommand) -> (Vec<MetadataEvent>, Result<MetadataAnswer, MetadataRefusal>) {
+    pub fn apply(&mut self, command: MetadataCommand) -> (Vec<MetadataEvent>, Result<MetadataAnswer, MetadataRefusal>) {
         self.index += 1;
         let applied = self.state.apply(self.index, &command);
         assert_eq!(self.state.contradiction(), None, "{command:?}");
         (applied.events, applied.answer)
     }
 
-    fn ok(&mut self, command: MetadataCommand) -> MetadataAnswer {
+    pub fn ok(&mut self, command: MetadataCommand) -> MetadataAnswer {
         self.apply(command).1.unwrap()
     }
 
-    fn refused(&mut self, command: MetadataCommand) -> MetadataRefusal {
+    pub fn refused(&mut self, command: MetadataCommand) -> MetadataRefusal {
         let before = self.state.clone();
         let (events, answer) = self.apply(command);
         assert_eq!(events, []);
@@ -42,27 +42,27 @@ impl World {
         answer.unwrap_err()
     }
 
-    fn created(&mut self, command: MetadataCommand) -> TopicId {
+    pub fn created(&mut self, command: MetadataCommand) -> TopicId {
         match self.ok(command) {
             MetadataAnswer::TopicCreated { topic } => topic,
             other => panic!("{other:?}"),
         }
     }
 
-    fn delete(&mut self, topic: TopicId) -> MetadataAnswer {
+    pub fn delete(&mut self, topic: TopicId) -> MetadataAnswer {
         self.ok(MetadataCommand::DeleteTopic { topic, deleted_at_secs: 5 })
     }
 
-    fn open(&mut self, partition: TopicPartition, epoch: u32) -> Vec<MetadataEvent> {
+    pub fn open(&mut self, partition: TopicPartition, epoch: u32) -> Vec<MetadataEvent> {
         let partitions = vec![EpochOpening { partition, epoch: LeaderEpoch(epoch) }];
         self.apply(MetadataCommand::OpenEpoch { partitions }).0
     }
 
-    fn choose(&mut self, choice: LeaderChoice) -> Vec<MetadataEvent> {
+    pub fn choose(&mut self, choice: LeaderChoice) -> Vec<MetadataEvent> {
         self.apply(MetadataCommand::LeaderChosen { partitions: vec![choice] }).0
     }
 
-    fn producer(&mut self, existing: Option<(u64, u16)>, now_secs: u64) -> (u64, u16) {
+    pub fn producer(&mut self, existing: Option<(u64, u16)>, now_secs: u64) -> (u64, u16) {
         let existing = existing.map(|(id, epoch)| (ProducerId(id), epoch));
         match self.ok(MetadataCommand::InitProducer { existing, now_secs }) {
             MetadataAnswer::Producer { producer, epoch } => (producer.0, epoch),
@@ -71,7 +71,7 @@ impl World {
     }
 }
 
-fn choice(partition: TopicPartition, epoch: u32, node: u16, incarnation: u64, boot_number: u64) -> LeaderChoice {
+pub fn choice(partition: TopicPartition, epoch: u32, node: u16, incarnation: u64, boot_number: u64) -> LeaderChoice {
     let incarnation = ReplicaIncarnation { node: incarnation, damage_count: 0 };
     LeaderChoice { partition, epoch: LeaderEpoch(epoch), leader: NodeId(node), incarnation, boot_number }
 }

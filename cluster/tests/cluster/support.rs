@@ -90,6 +90,7 @@ pub fn register(node: u16, incarnation: u64, boot_number: u64) -> MetadataComman
         boot_number,
         nonce: boot_number * 1000,
         address: format!("lance-{node}:9000"),
+        rack: String::new(),
     }
 }
 

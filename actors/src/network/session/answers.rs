@@ -256,7 +256,13 @@ fn refusal_code(refusal: &MetadataRefusal) -> ErrorCode {
         MetadataRefusal::DefaultTopicStays
         | MetadataRefusal::NoPartitions
         | MetadataRefusal::FewerPartitions { .. }
-        | MetadataRefusal::InvalidRegistration { .. } => ErrorCode::InvalidRequest,
+        | MetadataRefusal::InvalidRegistration { .. }
+        | MetadataRefusal::NodeNotFound { .. }
+        | MetadataRefusal::NodeNotAllowed { .. }
+        | MetadataRefusal::NodeExists { .. }
+        | MetadataRefusal::NodeHoldsReplicas { .. }
+        | MetadataRefusal::LastNode { .. }
+        | MetadataRefusal::Partition { .. } => ErrorCode::InvalidRequest,
         MetadataRefusal::NotEnoughNodes { .. } => ErrorCode::NotEnoughReplicas,
         MetadataRefusal::TooManyPartitions { .. } | MetadataRefusal::IdsExhausted { .. } => ErrorCode::LimitReached,
         MetadataRefusal::ProducerFenced { .. } => ErrorCode::FencedProducer,

@@ -223,13 +223,20 @@ impl Metadata {
             MetadataEffect::SaveSnapshot { snapshot, drop_through } => {
                 running.store.save_snapshot(&snapshot, drop_through).map_err(|error| failed(&error))?;
             }
-            MetadataEffect::Send { .. } => {}
+            MetadataEffect::Send { .. } | MetadataEffect::MoveLeader { .. } => {}
             MetadataEffect::LeaderChanged { .. } => self.state_changed = true,
             MetadataEffect::Leading { .. } => {
                 self.state_changed = true;
                 let Identity { node, incarnation, boot_number, nonce } = self.identity;
                 let address = format!("node-{node}:1992");
-                let command = MetadataCommand::RegisterNode { node, incarnation, boot_number, nonce, address };
+                let command = MetadataCommand::RegisterNode {
+                    node,
+                    incarnation,
+                    boot_number,
+                    nonce,
+                    address,
+                    rack: String::new(),
+                };
                 let request = self.next_request;
                 self.next_request += 1;
                 self.registering = Some(request);

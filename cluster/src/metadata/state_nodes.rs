@@ -1,0 +1,146 @@
+//! Nodes: they register at each start, are emptied, allowed and removed.
+
+use super::answer::{MetadataAnswer, MetadataEvent, MetadataRefusal};
+use super::state::{MAX_ADDRESS_BYTES, MetadataState, Outcome};
+use super::topic::{NodeState, RemovedNode};
+use lance_messages::id::NodeId;
+
+/// One start of a node, as it registers.
+pub(super) struct Registration<'a> {
+    pub(super) node: NodeId,
+    pub(super) incarnation: u64,
+    pub(super) boot_number: u64,
+    pub(super) nonce: u64,
+    pub(super) address: &'a str,
+    pub(super) rack: &'a str,
+}
+
+impl Registration<'_> {
+    /// What no node may register with.
+    fn fault(&self) -> Option<&'static str> {
+        if self.node.0 == 0 {
+            return Some("node id 0");
+        }
+        if self.incarnation == 0 {
+            return Some("incarnation 0");
+        }
+        if self.boot_number == 0 {
+            return Some("boot number 0");
+        }
+        if !(1..=MAX_ADDRESS_BYTES).contains(&self.address.len()) {
+            return Some("address");
+        }
+        (self.rack.len() > MAX_ADDRESS_BYTES).then_some("rack")
+    }
+}
+
+impl MetadataState {
+    pub(super) fn register_node(&mut self, asked: &Registration<'_>, events: &mut Vec<MetadataEvent>) -> Outcome {
+        let &Registration { node, incarnation, boot_number, nonce, address, rack } = asked;
+        if let Some(what) = asked.fault() {
+            return Err(MetadataRefusal::InvalidRegistration { node, what });
+        }
+        // Raft ids derive from incarnations: no two nodes may ever have the same.
+        if self.had_incarnation(incarnation).is_some_and(|owner| owner != node) {
+            return Err(MetadataRefusal::InvalidRegistration { node, what: "incarnation: another node had it" });
+        }
+        let removed = self.removed.get(&node);
+        if removed.is_some() && !self.allowed.contains_key(&node) {
+            return Err(MetadataRefusal::NodeNotAllowed { node });
+        }
+        let mut retired_incarnations = removed.map_or_else(Vec::new, |removed| removed.retired_incarnations.clone());
+        let mut draining = false;
+        let known = self.nodes.get(&node);
+        if let Some(known) = known {
+            retired_incarnations.clone_from(&known.retired_incarnations);
+            draining = known.draining;
+        }
+        if retired_incarnations.contains(&incarnation) {
+            return Err(MetadataRefusal::RetiredIncarnation { node, incarnation });
+        }
+        if let Some(known) = known {
+            if known.incarnation != incarnation {
+                retired_incarnations.push(known.incarnation);
+            } else if (known.boot_number, known.nonce) == (boot_number, nonce) {
+                return Ok(MetadataAnswer::NodeRegistered);
+            } else if boot_number <= known.boot_number {
+                let registered = known.boot_number;
+                return Err(MetadataRefusal::RolledBack { node, given: boot_number, registered });
+            }
+        }
+        let (address, rack) = (address.to_owned(), rack.to_owned());
+        let state = NodeState { incarnation, boot_number, nonce, address, rack, draining, retired_incarnations };
+        self.nodes.insert(node, state);
+        self.allowed.remove(&node);
+        self.removed.remove(&node);
+        events.push(MetadataEvent::NodeRegistered { node, incarnation, boot_number });
+        Ok(MetadataAnswer::NodeRegistered)
+    }
+
+    pub(super) fn set_draining(&mut self, node: NodeId, draining: bool, events: &mut Vec<MetadataEvent>) -> Outcome {
+        let state = self.nodes.get_mut(&node).ok_or(MetadataRefusal::NodeNotFound { node })?;
+        if state.draining != draining {
+            state.draining = draining;
+            events.push(MetadataEvent::DrainingSet { node, draining });
+        }
+        Ok(MetadataAnswer::NodeChanged { node })
+    }
+
+    pub(super) fn allow_node(&mut self, node: NodeId, address: &str, events: &mut Vec<MetadataEvent>) -> Outcome {
+        if node.0 == 0 {
+            return Err(MetadataRefusal::InvalidRegistration { node, what: "node id 0" });
+        }
+        if !(1..=MAX_ADDRESS_BYTES).contains(&address.len()) {
+            return Err(MetadataRefusal::InvalidRegistration { node, what: "address" });
+        }
+        if self.nodes.contains_key(&node) {
+            return Err(MetadataRefusal::NodeExists { node });
+        }
+        if self.allowed.insert(node, address.to_owned()).as_deref() != Some(address) {
+            events.push(MetadataEvent::NodeAllowed { node });
+        }
+        Ok(MetadataAnswer::NodeChanged { node })
+    }
+
+    pub(super) fn remove_node(&mut self, node: NodeId, events: &mut Vec<MetadataEvent>) -> Outcome {
+        match self.replica_counts().get(&node) {
+            Some(&replica_count) => return Err(MetadataRefusal::NodeHoldsReplicas { node, replica_count }),
+            None if self.nodes.len() == 1 && self.nodes.contains_key(&node) => {
+                return Err(MetadataRefusal::LastNode { node });
+            }
+            None => {}
+        }
+        let allowance = self.allowed.remove(&node);
+        match self.nodes.remove(&node) {
+            Some(state) => {
+                let mut retired_incarnations = state.retired_incarnations;
+                retired_incarnations.push(state.incarnation);
+                self.removed.insert(node, RemovedNode { retired_incarnations });
+            }
+            None if allowance.is_some() => {}
+            None => return Err(MetadataRefusal::NodeNotFound { node }),
+        }
+        events.push(MetadataEvent::NodeRemoved { node });
+        Ok(MetadataAnswer::NodeChanged { node })
+    }
+
+    /// The node that has or had this incarnation, if it ever registered.
+    pub fn had_incarnation(&self, incarnation: u64) -> Option<NodeId> {
+        let present = self
+            .nodes
+            .iter()
+            .find(|(_, node)| node.incarnation == incarnation || node.retired_incarnations.contains(&incarnation));
+        let removed = self.removed.iter().find(|(_, node)| node.retired_incarnations.contains(&incarnation));
+        present.map(|(node, _)| *node).or(removed.map(|(node, _)| *node))
+    }
+
+    /// Nodes that may register and have not yet, with their addresses.
+    pub fn allowed_nodes(&self) -> impl Iterator<Item = (NodeId, &str)> {
+        self.allowed.iter().map(|(node, address)| (*node, address.as_str()))
+    }
+
+    /// Whether `node` was a member and is none any more.
+    pub fn is_removed(&self, node: NodeId) -> bool {
+        self.removed.contains_key(&node)
+    }
+}
