@@ -7,7 +7,7 @@ use lance_messages::batch::BatchFlags;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, TopicId, TopicPartition};
 use lance_messages::mail::connection::{Answer, FetchedData};
-use lance_messages::mail::ingestion::{Fetch, ProduceRequest};
+use lance_messages::mail::ingestion::{CancelWait, Fetch, ProduceRequest};
 use lance_storage::disk::memory::{Fault, FaultKind, MemoryConfig, MemoryDisk};
 use lance_storage::disk::{
     Arena, Disk, DiskCompletion, DiskError, DiskOp, Operation, QueueOptions, SlotPool, WriteQueue,
@@ -195,6 +195,18 @@ fn a_batch_that_found_no_descriptor_is_written_once_there_is_one() {
 
 #[test]
 fn a_batch_whose_file_cannot_be_opened_is_refused_at_once_and_costs_no_slot() {
+#[test]
+fn a_fetch_that_is_no_longer_to_wait_does_not_begin_to_once_there_is_an_epoch() {
+    let mut rig = Rig::new(8);
+    rig.fetch(1, 0, 1000);
+    rig.core
+        .on_cancel_wait(CancelWait { connection: CONNECTION, request: 1, partition: PARTITIONS[0] }, &mut rig.effects);
+    rig.core.on_become_leader(PARTITIONS[0], LeaderEpoch(1), &mut rig.effects);
+    rig.turn();
+    let fetched = rig.replies.iter().find(|reply| reply.0 == 1).map(|reply| &reply.1);
+    assert!(matches!(fetched, Some(Answer::Fetched { result: Ok((_, FetchedData::Empty)), .. })), "{fetched:?}");
+}
+
     let mut rig = Rig::leading(8);
     let free = rig.core.pool_saturation().0;
     rig.go_idle();

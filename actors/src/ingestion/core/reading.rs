@@ -98,6 +98,15 @@ impl IngestionCore {
         let high_watermark = log.high_watermark();
         let start = log.log_start();
         let answer = match look_up.query {
+        // One that is held for an epoch must not begin to wait once there is one.
+        for held in &mut partition.held {
+            if let Held::Fetch(fetch) = held
+                && fetch.connection == cancel.connection
+                && fetch.request == cancel.request
+            {
+                fetch.max_wait = Duration::ZERO;
+            }
+        }
             OffsetQuery::Earliest => Answer::LookedUp(Ok((start.offset, start.record, 0))),
             OffsetQuery::Latest => Answer::LookedUp(Ok((high_watermark.offset, high_watermark.record, 0))),
             OffsetQuery::Timestamp(_) | OffsetQuery::Record(_) => {
