@@ -3,9 +3,9 @@
 
 use bytes::Bytes;
 use lance_actors::ingestion::core::{IngestionCore, IngestionEffect, IngestionOptions, Now};
-use lance_messages::batch::BatchFlags;
+use lance_messages::batch::{BatchFlags, ProducerSequence};
 use lance_messages::error_code::ErrorCode;
-use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, TopicId, TopicPartition};
+use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, ProducerId, TopicId, TopicPartition};
 use lance_messages::mail::connection::{Answer, FetchedData};
 use lance_messages::mail::ingestion::{CancelWait, Fetch, ProduceRequest};
 use lance_storage::disk::memory::{Fault, FaultKind, MemoryConfig, MemoryDisk};
@@ -58,6 +58,19 @@ impl Rig {
         Self { memory, queue, core, effects, replies: Vec::new(), seconds: 1 }
     }
 
+    /// The process starts again on the same disk; nobody leads yet.
+    fn restart(&mut self) {
+        let arena = Arena::new(SLOT_BYTES, 8).unwrap();
+        let disk = self.memory.as_disk();
+        self.queue = disk.write_queue(&QueueOptions::default(), &arena).unwrap();
+        let options = IngestionOptions { node: NodeId(1), shard: 0, sync_always: true, sync_bytes: 0 };
+        self.core = IngestionCore::new(options, SlotPool::new(arena), TailRing::new(1 << 20));
+        for partition in PARTITIONS {
+            self.core.on_assigned(partition);
+            self.core.on_log_opened(partition, open(&disk, partition), &mut self.effects);
+        }
+    }
+
     fn now(&self) -> Now {
         Now { wall_ns: 1_700_000_000_000_000_000, elapsed: Duration::from_secs(self.seconds) }
     }
@@ -99,6 +112,10 @@ impl Rig {
     }
 
     fn append(&mut self, request: u64, partition: TopicPartition, bytes: usize) {
+        self.append_as(request, partition, bytes, None);
+    }
+
+    fn append_as(&mut self, request: u64, partition: TopicPartition, bytes: usize, sequence: Option<u32>) {
         let records = Bytes::from(vec![7; bytes]);
         let request = ProduceRequest {
             request,
@@ -109,13 +126,18 @@ impl Rig {
             record_count: 1,
             flags: BatchFlags::OPAQUE,
             timestamp_ns: 0,
-            producer: None,
+            producer: sequence.map(|sequence| ProducerSequence { id: ProducerId(1), epoch: 0, sequence }),
         };
         self.core.on_produce(CONNECTION, request, self.now(), &mut self.effects);
     }
 
     fn produce(&mut self, request: u64, partition: TopicPartition, bytes: usize) {
         self.append(request, partition, bytes);
+        self.turn();
+    }
+
+    fn produce_as(&mut self, request: u64, partition: TopicPartition, sequence: u32) {
+        self.append_as(request, partition, 100, Some(sequence));
         self.turn();
     }
 
@@ -172,6 +194,18 @@ fn a_fetch_that_wants_no_bytes_is_answered_and_never_parked() {
 }
 
 #[test]
+fn a_fetch_that_is_no_longer_to_wait_does_not_begin_to_once_there_is_an_epoch() {
+    let mut rig = Rig::new(8);
+    rig.fetch(1, 0, 1000);
+    rig.core
+        .on_cancel_wait(CancelWait { connection: CONNECTION, request: 1, partition: PARTITIONS[0] }, &mut rig.effects);
+    rig.core.on_become_leader(PARTITIONS[0], LeaderEpoch(1), &mut rig.effects);
+    rig.turn();
+    let fetched = rig.replies.iter().find(|reply| reply.0 == 1).map(|reply| &reply.1);
+    assert!(matches!(fetched, Some(Answer::Fetched { result: Ok((_, FetchedData::Empty)), .. })), "{fetched:?}");
+}
+
+#[test]
 fn a_parked_fetch_without_room_for_data_is_answered_by_the_next_batch() {
     let mut rig = Rig::leading(8);
     rig.fetch(1, 0, 0);
@@ -195,18 +229,6 @@ fn a_batch_that_found_no_descriptor_is_written_once_there_is_one() {
 
 #[test]
 fn a_batch_whose_file_cannot_be_opened_is_refused_at_once_and_costs_no_slot() {
-#[test]
-fn a_fetch_that_is_no_longer_to_wait_does_not_begin_to_once_there_is_an_epoch() {
-    let mut rig = Rig::new(8);
-    rig.fetch(1, 0, 1000);
-    rig.core
-        .on_cancel_wait(CancelWait { connection: CONNECTION, request: 1, partition: PARTITIONS[0] }, &mut rig.effects);
-    rig.core.on_become_leader(PARTITIONS[0], LeaderEpoch(1), &mut rig.effects);
-    rig.turn();
-    let fetched = rig.replies.iter().find(|reply| reply.0 == 1).map(|reply| &reply.1);
-    assert!(matches!(fetched, Some(Answer::Fetched { result: Ok((_, FetchedData::Empty)), .. })), "{fetched:?}");
-}
-
     let mut rig = Rig::leading(8);
     let free = rig.core.pool_saturation().0;
     rig.go_idle();
@@ -222,11 +244,74 @@ fn who_waits_for_slots_that_a_full_disk_holds_is_refused() {
     rig.memory.inject(Fault::new(Operation::Write, FaultKind::Errno(libc::ENOSPC)).times(1));
     rig.append(1, PARTITIONS[0], 2 * SLOT_BYTES);
     rig.produce(2, PARTITIONS[1], SLOT_BYTES);
-    assert_eq!(rig.produced(1), Some(Err(ErrorCode::NoSpace)));
+    assert_eq!(rig.produced(1), None, "it is in the log and waits for space");
     assert_eq!(rig.produced(2), Some(Err(ErrorCode::NoSpace)));
     rig.second();
+    assert_eq!(rig.produced(1), Some(Ok(0)));
     rig.produce(3, PARTITIONS[1], SLOT_BYTES);
     assert_eq!(rig.produced(3), Some(Ok(0)));
+}
+
+#[test]
+fn a_batch_that_is_stored_later_was_never_answered_as_not_stored() {
+    let mut rig = Rig::leading(8);
+    rig.memory.inject(Fault::new(Operation::Write, FaultKind::Errno(libc::ENOSPC)).times(3));
+    rig.produce(1, PARTITIONS[0], 100);
+    assert_eq!(rig.produced(1), None);
+    rig.produce(2, PARTITIONS[0], 100);
+    assert_eq!(rig.produced(2), Some(Err(ErrorCode::NoSpace)), "it was not appended");
+    rig.second();
+    assert_eq!(rig.produced(1), None, "it may still find space");
+    rig.second();
+    assert_eq!(rig.produced(1), Some(Err(ErrorCode::OutcomeUnknown)));
+    rig.second();
+    rig.produce(3, PARTITIONS[0], 100);
+    assert_eq!(rig.produced(3), Some(Ok(100)), "behind the batch of unknown outcome, and nothing else");
+}
+
+#[test]
+fn a_retry_on_a_full_disk_is_acked_with_the_batch_it_repeats() {
+    let mut rig = Rig::leading(8);
+    rig.memory.inject(Fault::new(Operation::Write, FaultKind::Errno(libc::ENOSPC)).times(1));
+    rig.produce_as(1, PARTITIONS[0], 0);
+    rig.produce_as(2, PARTITIONS[0], 0);
+    rig.produce_as(3, PARTITIONS[0], 1);
+    assert_eq!(rig.produced(2), None, "it is in the log and waits for space");
+    assert_eq!(rig.produced(3), Some(Err(ErrorCode::NoSpace)));
+    rig.second();
+    assert_eq!((rig.produced(1), rig.produced(2)), (Some(Ok(0)), Some(Ok(0))));
+    rig.produce_as(4, PARTITIONS[0], 1);
+    // The group may wait a moment for a second one.
+    rig.second();
+    assert_eq!(rig.produced(4), Some(Ok(100)));
+}
+
+#[test]
+fn a_start_on_a_full_disk_serves_what_is_there_and_appends_once_there_is_space() {
+    let mut rig = Rig::leading(8);
+    rig.produce(1, PARTITIONS[0], 100);
+    rig.restart();
+    rig.memory.inject(Fault::new(Operation::Write, FaultKind::Errno(libc::ENOSPC)).times(u64::MAX));
+    rig.fetch(2, 0, 1000);
+    rig.append(3, PARTITIONS[0], 100);
+    assert!(rig.replies.iter().all(|reply| reply.0 < 2), "nobody knows yet what is committed");
+    rig.core.on_become_leader(PARTITIONS[0], LeaderEpoch(2), &mut rig.effects);
+    rig.turn();
+    assert_eq!(rig.produced(3), Some(Err(ErrorCode::NoSpace)));
+    rig.produce(4, PARTITIONS[0], 100);
+    assert_eq!(rig.produced(4), Some(Err(ErrorCode::NoSpace)));
+    rig.fetch(5, 0, 1000);
+    for request in [2, 5] {
+        let fetched = rig.replies.iter().find(|reply| reply.0 == request).map(|reply| &reply.1);
+        let Some(Answer::Fetched { result: Ok((bounds, found)), .. }) = fetched else { panic!("{fetched:?}") };
+        assert_eq!(bounds.high_watermark_offset, 100);
+        assert!(matches!(found, FetchedData::Segments(_)), "{found:?}");
+    }
+    rig.second();
+    rig.memory.clear_faults();
+    rig.second();
+    rig.produce(6, PARTITIONS[0], 100);
+    assert_eq!(rig.produced(6), Some(Ok(100)));
 }
 
 #[test]

@@ -65,6 +65,8 @@ pub struct Partition {
     pub queued: bool,
     /// The last write found no space: appends are refused until one succeeds.
     pub no_space: bool,
+    /// Since when what waits to be written finds no space.
+    pub no_space_since: Option<Duration>,
     /// The log has something to write and could not begin (out of descriptors): it is tried again.
     pub retry: bool,
     /// The epoch chosen before the log was open.
@@ -91,6 +93,7 @@ impl Partition {
             in_flight: false,
             queued: false,
             no_space: false,
+            no_space_since: None,
             retry: false,
             next_epoch: None,
             unsynced_bytes: 0,
@@ -104,6 +107,16 @@ impl Partition {
         let stopped = self.no_space || matches!(self.leadership, Leadership::Stopped { .. });
         let dirty = self.log.as_ref().is_some_and(Log::is_dirty);
         self.pending.is_empty() && !self.in_flight && (stopped || !dirty)
+    }
+
+    /// Whether its epoch cannot begin for want of space; what recovery found is served meanwhile.
+    pub fn is_read_only(&self) -> bool {
+        self.no_space_since.is_some() && matches!(self.leadership, Leadership::Starting { .. })
+    }
+
+    /// Whether reads have to wait until it is known what is committed.
+    pub fn holds_reads(&self) -> bool {
+        matches!(self.leadership, Leadership::Waiting | Leadership::Starting { .. }) && !self.is_read_only()
     }
 
     /// The epoch in which this node serves, if it does.

@@ -274,13 +274,6 @@ impl IngestionCore {
         }
     }
 
-    /// Every waiting request of every partition, answered with `code`; for a drain.
-    pub fn refuse_everything(&mut self, code: ErrorCode, effects: &mut Effects) {
-        for partition in self.partitions.iter_mut().flatten() {
-            fail_all(partition, code, effects);
-        }
-    }
-
     /// Whether everything appended is durable, as far as it can become so.
     pub fn is_quiet(&self) -> bool {
         self.stalled.is_empty() && self.partitions().all(Partition::is_quiet)

@@ -19,7 +19,7 @@ impl IngestionCore {
         let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
             return;
         };
-        if matches!(partition.leadership, Leadership::Waiting | Leadership::Starting { .. }) {
+        if partition.holds_reads() {
             return hold_or_refuse(partition, Held::Fetch(fetch), now, effects);
         }
         let Some(log) = readable_log(partition) else {
@@ -89,7 +89,7 @@ impl IngestionCore {
         let Some(partition) = self.partition_mut(look_up.partition) else {
             return effects.push(reply(Answer::LookedUp(Err(ErrorCode::UnknownTopic))));
         };
-        if matches!(partition.leadership, Leadership::Waiting | Leadership::Starting { .. }) {
+        if partition.holds_reads() {
             return hold_or_refuse(partition, Held::LookUp(look_up), now, effects);
         }
         let Some(log) = readable_log(partition) else {

@@ -17,10 +17,15 @@ pub(super) fn stop(partition: &mut Partition, reason: String, latch: Option<Latc
     effects.push(IngestionEffect::Stopped(partition.id, reason, latch));
 }
 
-pub(super) fn fail_all(partition: &mut Partition, code: ErrorCode, effects: &mut Effects) {
+/// Answers every request whose batch is appended and not committed.
+pub(super) fn refuse_pending(partition: &mut Partition, code: ErrorCode, effects: &mut Effects) {
     for pending in partition.pending.drain() {
         refuse(effects, pending.connection, pending.request, code);
     }
+}
+
+pub(super) fn fail_all(partition: &mut Partition, code: ErrorCode, effects: &mut Effects) {
+    refuse_pending(partition, code, effects);
     refuse_all_held(partition, code, effects);
     while let Some(fetch) = partition.waiters.take_any() {
         answer_fetch(effects, &fetch, Err(code));
