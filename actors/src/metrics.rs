@@ -101,6 +101,8 @@ pub struct Metrics {
     pub recovery_truncated_bytes: Figure,
     /// Partitions that do not serve because of damage or a failed sync.
     pub partitions_stopped: Figure,
+    /// Partitions that only serve reads until there is space for their epoch to begin.
+    pub partitions_read_only: Figure,
     /// Partitions on this node.
     pub partitions: Figure,
     /// Partitions whose log was opened, or found impossible to open.

@@ -111,6 +111,7 @@ pub struct IngestionActor {
     /// Partitions that take nothing, as counted in the metrics.
     pub(super) stopped: HashSet<TopicPartition>,
 }
+    counted_read_only: u64,
 
 impl IngestionActor {
     /// An ingestion actor without partitions; `marks` are what `flushed` said at start.
@@ -142,6 +143,7 @@ impl IngestionActor {
             stopped: HashSet::new(),
         }
     }
+            counted_read_only: 0,
 
     /// Runs the core inside the guard and carries out what it wants done.
     pub(super) fn with_core(
@@ -362,6 +364,7 @@ impl Shell for IngestionActor {
         self.core = Some(core);
         if self.lives > 1 {
             self.life.vitals.set_state(ActorState::Recovering);
+        core.share_copies(self.setup.copies.clone());
             self.tell_connections();
             self.recover(ctx);
         } else {
@@ -453,6 +456,9 @@ impl IngestionActor {
 }
 
 /// Hands out flush steps each time the context is polled, which is after its mailbox is empty: group commit
+        let read_only = core.partitions().filter(|partition| partition.is_read_only()).count() as u64;
+        metrics.partitions_read_only.add(read_only);
+        metrics.partitions_read_only.sub(std::mem::replace(&mut self.counted_read_only, read_only));
 /// without a timer.
 #[derive(Default)]
 struct Flushes {
