@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use lance_actors::ingestion::core::{IngestionCore, IngestionEffect, IngestionOptions, Now};
+use lance_actors::network::budget::ByteBudget;
 use lance_messages::batch::{BatchFlags, ProducerSequence};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, ProducerId, TopicId, TopicPartition};
@@ -29,6 +30,7 @@ struct Rig {
     effects: Vec<IngestionEffect>,
     replies: Vec<(u64, Answer<lance_actors::network::readers::SegmentRead>)>,
     seconds: u64,
+    fed: usize,
 }
 
 impl Rig {
@@ -55,7 +57,7 @@ impl Rig {
             core.on_assigned(partition);
             core.on_log_opened(partition, open(&disk, partition), &mut effects);
         }
-        Self { memory, queue, core, effects, replies: Vec::new(), seconds: 1 }
+        Self { memory, queue, core, effects, replies: Vec::new(), seconds: 1, fed: 0 }
     }
 
     /// The process starts again on the same disk; nobody leads yet.
@@ -312,6 +314,34 @@ fn a_start_on_a_full_disk_serves_what_is_there_and_appends_once_there_is_space()
     rig.second();
     rig.produce(6, PARTITIONS[0], 100);
     assert_eq!(rig.produced(6), Some(Ok(100)));
+}
+
+#[test]
+fn readers_wait_for_room_that_slow_ones_hold_and_hear_no_error() {
+    let mut rig = Rig::leading(8);
+    let budget = ByteBudget::new(20_000);
+    rig.core.share_copies(budget.clone());
+    (1..4).for_each(|request| rig.produce(request, PARTITIONS[0], 8000));
+    (10..14).for_each(|request| rig.fetch(request, 0, 8000));
+    let answered = |rig: &Rig| rig.replies.iter().filter(|reply| reply.0 >= 10).count();
+    assert_eq!(answered(&rig), 2, "no more than two copies at a time");
+    rig.fetch(20, 24_000, 8000);
+    rig.produce(4, PARTITIONS[0], 100);
+    assert!(rig.replies.iter().any(|reply| reply.0 == 4), "appends do not wait");
+    for expected in [4, 5] {
+        // The socket takes what was copied for two.
+        rig.replies.retain(|reply| !matches!(reply.1, Answer::Fetched { .. }));
+        rig.core.on_deadline(Now { elapsed: Duration::from_secs(5), ..rig.now() }, &mut rig.effects);
+        rig.turn();
+        let found = |reply: &(u64, Answer<_>)| match &reply.1 {
+            Answer::Fetched { result: Ok((_, FetchedData::Tail { data, .. })), .. } => !data.is_empty(),
+            _ => false,
+        };
+        rig.fed += rig.replies.iter().filter(|reply| found(reply)).count();
+        assert_eq!(rig.fed + 2, expected);
+    }
+    rig.replies.clear();
+    assert!(budget.reserve(20_000).is_some(), "everything is given back");
 }
 
 #[test]

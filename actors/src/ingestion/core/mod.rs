@@ -9,6 +9,7 @@ use self::committing::queue;
 use self::refusals::{fail_all, stop};
 use super::gather::Gather;
 use super::partition::{Leadership, Partition};
+use crate::network::budget::ByteBudget;
 use crate::network::readers::SegmentRead;
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
@@ -16,7 +17,7 @@ use lance_messages::batch::{BatchFlags, BatchHeader, ControlBatch};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, TopicPartition};
 use lance_messages::mail::connection::Reply;
-use lance_messages::mail::ingestion::ProduceRequest;
+use lance_messages::mail::ingestion::{Fetch, ProduceRequest};
 use lance_messages::sort_key::HybridClock;
 use lance_storage::disk::{DiskCompletion, SlotPool};
 use lance_storage::flush::FlushStep;
@@ -109,6 +110,9 @@ pub struct IngestionCore {
     /// Appended batches whose copy into the tail ring waits until their write is under way.
     unkept: Vec<(u32, BatchHeader, Bytes)>,
     appends_refused: bool,
+    copies: ByteBudget,
+    /// Fetches that wait for room to copy what they ask for.
+    starved: VecDeque<Fetch>,
 }
 
 type Effects = Vec<IngestionEffect>;
@@ -133,7 +137,14 @@ impl IngestionCore {
             gathering: false,
             unkept: Vec::new(),
             appends_refused: false,
+            copies: ByteBudget::default(),
+            starved: VecDeque::new(),
         }
+    }
+
+    /// Copies to readers are made within this budget, together with those of others.
+    pub fn share_copies(&mut self, copies: ByteBudget) {
+        self.copies = copies;
     }
 
     /// Gives the pool back; the rest is dropped.
