@@ -109,6 +109,8 @@ pub struct Metrics {
     pub partitions_open: Figure,
     /// Damaged batches found by the scrubber or by readers.
     pub damaged_batches: Figure,
+    /// Records of `__groups` that could not be read when offsets were last loaded.
+    pub undecodable_group_records: Figure,
     /// Closed segments re-read by the scrubber.
     pub scrubbed_bytes: Figure,
     /// Bytes removed by retention.

@@ -137,6 +137,11 @@ impl Scrape {
                 "Partitions that were started on a full disk and take no records until there is space",
                 metrics.partitions_read_only.get(),
             ),
+            (
+                "group_records_undecodable",
+                "Records of __groups that could not be read when offsets were last loaded",
+                metrics.undecodable_group_records.get(),
+            ),
             ("pool_slots", "Write buffers", metrics.pool_slots.get()),
             ("pool_free_slots", "Free write buffers", metrics.pool_free_slots.get()),
             (

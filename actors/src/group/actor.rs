@@ -8,6 +8,7 @@ use crate::mailbox::Mailbox;
 use crate::metadata::actor::{Call, MetadataActor};
 use crate::network::readers::{SegmentRead, read_committed};
 use crate::network::session::answers::CallFailure;
+use crate::metrics::Metrics;
 use crate::network::session::{MetadataCall, shard_of};
 use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell, fail, guarded};
@@ -28,6 +29,7 @@ use lance_messages::wire::topics::CreateTopicWithConfig;
 use lance_storage::disk::Disk;
 use std::sync::Arc;
 use std::time::Duration;
+use std::convert::Infallible;
 use tokio::sync::oneshot;
 
 /// Mailbox capacity of the group actor.
@@ -57,6 +59,8 @@ pub struct GroupSetup {
     pub clock: NodeClock,
 }
 
+    /// Where figures go.
+    pub metrics: Arc<Metrics>,
 type Committing = (CommitOffset, oneshot::Sender<Result<(), ErrorCode>>);
 type Asking = (CommittedOffset, oneshot::Sender<Result<Option<u64>, ErrorCode>>);
 
@@ -139,9 +143,13 @@ impl GroupActor {
     }
 
     fn loaded(&mut self, data: &[u8], next_offset: u64, ctx: &mut Context<Self>) {
-        let replayed = guarded(self, ctx, |actor, _| match actor.core.as_mut() {
-            Some(core) => core.on_replay(data),
-            None => Ok(()),
+        let replayed = guarded(self, ctx, |actor, _| -> Result<(), Infallible> {
+            let Some(core) = actor.core.as_mut() else { return Ok(()) };
+            if let Err(error) = core.on_replay(data) {
+                tracing::error!(%error, next_offset, "committed offsets are incomplete");
+            }
+            actor.setup.metrics.undecodable_group_records.set(core.undecodable());
+            Ok(())
         });
         if replayed.is_some() {
             self.load(next_offset);

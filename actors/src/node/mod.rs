@@ -337,6 +337,7 @@ impl Wiring<'_> {
             view: Arc::clone(self.view),
             disk: Arc::clone(self.disk),
             clock: self.clock,
+            metrics: Arc::clone(self.metrics),
         };
         self.starter
             .start(&thread.handle(), "group".into(), ActorKind::Group, GROUP_MAILBOX, |vitals, policy, parent| {
@@ -387,8 +388,8 @@ struct ShardParts {
     marks: HashMap<TopicPartition, u64>,
     opener: Arc<LogOpener>,
     clock: NodeClock,
-}
     copies: ByteBudget,
+}
 
 async fn start_shard(
     config: &Config,
@@ -422,8 +423,8 @@ async fn start_shard(
         arena,
         tail_bytes: usize::try_from(config.storage.tail_ring_bytes).unwrap_or(usize::MAX),
         sync_interval: options::sync_interval(config),
-        clock,
         copies,
+        clock,
         metrics,
         poller: poller.clone(),
     };
