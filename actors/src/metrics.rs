@@ -101,12 +101,16 @@ pub struct Metrics {
     pub recovery_truncated_bytes: Figure,
     /// Partitions that do not serve because of damage or a failed sync.
     pub partitions_stopped: Figure,
+    /// Partitions that only serve reads until there is space for their epoch to begin.
+    pub partitions_read_only: Figure,
     /// Partitions on this node.
     pub partitions: Figure,
     /// Partitions whose log was opened, or found impossible to open.
     pub partitions_open: Figure,
     /// Damaged batches found by the scrubber or by readers.
     pub damaged_batches: Figure,
+    /// Records of `__groups` that could not be read when offsets were last loaded.
+    pub undecodable_group_records: Figure,
     /// Closed segments re-read by the scrubber.
     pub scrubbed_bytes: Figure,
     /// Bytes removed by retention.

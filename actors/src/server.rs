@@ -121,14 +121,16 @@ impl Ends {
     }
 }
 
-/// Serving: registered with a metadata leader, and every log that is open is led or stopped for good.
+/// Serving: registered with a metadata leader, and every log that is open is led, stopped for good, or read until there
+/// is space to lead it.
 async fn is_serving(node: &Node) -> bool {
     let view = node.view.load_full();
     if view.metadata_leader.is_none() || view.nodes.is_empty() {
         return false;
     }
     let opening = view.partitions().count() as u64 != node.metrics.partitions_open.get();
-    !opening && matches!(node.replication.send(CountUnsettled).await, Ok(0))
+    let unsettled = node.replication.send(CountUnsettled).await;
+    !opening && unsettled.is_ok_and(|count| count as u64 <= node.metrics.partitions_read_only.get())
 }
 
 async fn wait_until_ready(node: &Node) {

@@ -61,6 +61,8 @@ pub struct ClusterView {
     pub term: u64,
     /// Index of the last applied command.
     pub applied: u64,
+    /// Ids from this one on were never given to a topic.
+    next_topic: u32,
 }
 
 impl ClusterView {
@@ -68,6 +70,7 @@ impl ClusterView {
     pub fn new(state: &MetadataState, node: NodeId, metadata_leader: Option<NodeId>, term: u64) -> Self {
         let mut view =
             Self { node: Some(node), metadata_leader, term, applied: state.applied_index(), ..Self::default() };
+        view.next_topic = state.next_topic_id().0;
         view.nodes = state.nodes().map(|(id, node)| (id, node.address.clone())).collect();
         for (id, topic) in state.topics() {
             let partitions = topic
@@ -108,6 +111,12 @@ impl ClusterView {
     /// The internal topic of this name.
     pub fn internal_topic(&self, name: &str) -> Option<TopicId> {
         self.internal.get(name).map(|topic| topic.id)
+    }
+
+    /// Whether a topic existed once and is gone: whatever is left of it on a disk may be removed.
+    pub fn is_deleted(&self, topic: TopicId) -> bool {
+        let exists = self.topics.contains_key(&topic) || self.internal.values().any(|internal| internal.id == topic);
+        topic.0 != 0 && topic.0 < self.next_topic && !exists
     }
 
     /// Every partition of every topic, internal ones included.

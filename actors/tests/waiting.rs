@@ -4,12 +4,13 @@
 use bytes::Bytes;
 use lance_actors::ingestion::core::{IngestionCore, IngestionEffect, IngestionOptions, Now};
 use lance_actors::ingestion::replica::LeaderRole;
+use lance_actors::network::budget::ByteBudget;
 use lance_cluster::replica::FlowOptions;
-use lance_messages::batch::BatchFlags;
+use lance_messages::batch::{BatchFlags, ProducerSequence};
 use lance_messages::error_code::ErrorCode;
-use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, ReplicaIncarnation, TopicId, TopicPartition};
+use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, ProducerId, ReplicaIncarnation, TopicId, TopicPartition};
 use lance_messages::mail::connection::{Answer, FetchedData};
-use lance_messages::mail::ingestion::{Fetch, ProduceRequest};
+use lance_messages::mail::ingestion::{CancelWait, Fetch, ProduceRequest};
 use lance_storage::disk::memory::{Fault, FaultKind, MemoryConfig, MemoryDisk};
 use lance_storage::disk::{
     Arena, Disk, DiskCompletion, DiskError, DiskOp, Operation, QueueOptions, SlotPool, WriteQueue,
@@ -31,6 +32,7 @@ struct Rig {
     effects: Vec<IngestionEffect>,
     replies: Vec<(u64, Answer<lance_actors::network::readers::SegmentRead>)>,
     seconds: u64,
+    fed: usize,
 }
 
 impl Rig {
@@ -45,10 +47,15 @@ impl Rig {
     }
 
     fn lead(&mut self, partition: TopicPartition) {
+        self.lead_in(partition, 1);
+    }
+
+    fn lead_in(&mut self, partition: TopicPartition, epoch: u32) {
         let incarnation = ReplicaIncarnation { node: 1, damage_count: 0 };
         self.core.on_replica_known(partition, LeaderEpoch(0), incarnation);
-        self.core.on_promise(partition, LeaderEpoch(1), &mut self.effects);
-        self.core.on_become_leader(LeaderRole::alone(partition, LeaderEpoch(1)), Now::default(), &mut self.effects);
+        self.core.on_promise(partition, LeaderEpoch(epoch), &mut self.effects);
+        let role = LeaderRole::alone(partition, LeaderEpoch(epoch));
+        self.core.on_become_leader(role, Now::default(), &mut self.effects);
     }
 
     fn new(slots: usize) -> Self {
@@ -70,7 +77,26 @@ impl Rig {
             core.on_assigned(partition);
             core.on_log_opened(partition, open(&disk, partition), &mut effects);
         }
-        Self { memory, queue, core, effects, replies: Vec::new(), seconds: 1 }
+        Self { memory, queue, core, effects, replies: Vec::new(), seconds: 1, fed: 0 }
+    }
+
+    /// The process starts again on the same disk; nobody leads yet.
+    fn restart(&mut self) {
+        let arena = Arena::new(SLOT_BYTES, 8).unwrap();
+        let disk = self.memory.as_disk();
+        self.queue = disk.write_queue(&QueueOptions::default(), &arena).unwrap();
+        let options = IngestionOptions {
+            node: NodeId(1),
+            shard: 0,
+            sync_always: true,
+            sync_bytes: 0,
+            flow: FlowOptions::default(),
+        };
+        self.core = IngestionCore::new(options, SlotPool::new(arena), TailRing::new(1 << 20));
+        for partition in PARTITIONS {
+            self.core.on_assigned(partition);
+            self.core.on_log_opened(partition, open(&disk, partition), &mut self.effects);
+        }
     }
 
     fn now(&self) -> Now {
@@ -114,6 +140,10 @@ impl Rig {
     }
 
     fn append(&mut self, request: u64, partition: TopicPartition, bytes: usize) {
+        self.append_as(request, partition, bytes, None);
+    }
+
+    fn append_as(&mut self, request: u64, partition: TopicPartition, bytes: usize, sequence: Option<u32>) {
         let records = Bytes::from(vec![7; bytes]);
         let request = ProduceRequest {
             request,
@@ -124,13 +154,18 @@ impl Rig {
             record_count: 1,
             flags: BatchFlags::OPAQUE,
             timestamp_ns: 0,
-            producer: None,
+            producer: sequence.map(|sequence| ProducerSequence { id: ProducerId(1), epoch: 0, sequence }),
         };
         self.core.on_produce(CONNECTION, request, self.now(), &mut self.effects);
     }
 
     fn produce(&mut self, request: u64, partition: TopicPartition, bytes: usize) {
         self.append(request, partition, bytes);
+        self.turn();
+    }
+
+    fn produce_as(&mut self, request: u64, partition: TopicPartition, sequence: u32) {
+        self.append_as(request, partition, 100, Some(sequence));
         self.turn();
     }
 
@@ -187,6 +222,18 @@ fn a_fetch_that_wants_no_bytes_is_answered_and_never_parked() {
 }
 
 #[test]
+fn a_fetch_that_is_no_longer_to_wait_does_not_begin_to_once_there_is_an_epoch() {
+    let mut rig = Rig::new(8);
+    rig.fetch(1, 0, 1000);
+    rig.core
+        .on_cancel_wait(CancelWait { connection: CONNECTION, request: 1, partition: PARTITIONS[0] }, &mut rig.effects);
+    rig.lead_in(PARTITIONS[0], 1);
+    rig.turn();
+    let fetched = rig.replies.iter().find(|reply| reply.0 == 1).map(|reply| &reply.1);
+    assert!(matches!(fetched, Some(Answer::Fetched { result: Ok((_, FetchedData::Empty)), .. })), "{fetched:?}");
+}
+
+#[test]
 fn a_parked_fetch_without_room_for_data_is_answered_by_the_next_batch() {
     let mut rig = Rig::leading(8);
     rig.fetch(1, 0, 0);
@@ -225,11 +272,102 @@ fn who_waits_for_slots_that_a_full_disk_holds_is_refused() {
     rig.memory.inject(Fault::new(Operation::Write, FaultKind::Errno(libc::ENOSPC)).times(1));
     rig.append(1, PARTITIONS[0], 2 * SLOT_BYTES);
     rig.produce(2, PARTITIONS[1], SLOT_BYTES);
-    assert_eq!(rig.produced(1), Some(Err(ErrorCode::NoSpace)));
+    assert_eq!(rig.produced(1), None, "it is in the log and waits for space");
     assert_eq!(rig.produced(2), Some(Err(ErrorCode::NoSpace)));
     rig.second();
+    assert_eq!(rig.produced(1), Some(Ok(0)));
     rig.produce(3, PARTITIONS[1], SLOT_BYTES);
     assert_eq!(rig.produced(3), Some(Ok(0)));
+}
+
+#[test]
+fn a_batch_that_is_stored_later_was_never_answered_as_not_stored() {
+    let mut rig = Rig::leading(8);
+    rig.memory.inject(Fault::new(Operation::Write, FaultKind::Errno(libc::ENOSPC)).times(3));
+    rig.produce(1, PARTITIONS[0], 100);
+    assert_eq!(rig.produced(1), None);
+    rig.produce(2, PARTITIONS[0], 100);
+    assert_eq!(rig.produced(2), Some(Err(ErrorCode::NoSpace)), "it was not appended");
+    rig.second();
+    assert_eq!(rig.produced(1), None, "it may still find space");
+    rig.second();
+    assert_eq!(rig.produced(1), Some(Err(ErrorCode::OutcomeUnknown)));
+    rig.second();
+    rig.produce(3, PARTITIONS[0], 100);
+    assert_eq!(rig.produced(3), Some(Ok(100)), "behind the batch of unknown outcome, and nothing else");
+}
+
+#[test]
+fn a_retry_on_a_full_disk_is_acked_with_the_batch_it_repeats() {
+    let mut rig = Rig::leading(8);
+    rig.memory.inject(Fault::new(Operation::Write, FaultKind::Errno(libc::ENOSPC)).times(1));
+    rig.produce_as(1, PARTITIONS[0], 0);
+    rig.produce_as(2, PARTITIONS[0], 0);
+    rig.produce_as(3, PARTITIONS[0], 1);
+    assert_eq!(rig.produced(2), None, "it is in the log and waits for space");
+    assert_eq!(rig.produced(3), Some(Err(ErrorCode::NoSpace)));
+    rig.second();
+    assert_eq!((rig.produced(1), rig.produced(2)), (Some(Ok(0)), Some(Ok(0))));
+    rig.produce_as(4, PARTITIONS[0], 1);
+    // The group may wait a moment for a second one.
+    rig.second();
+    assert_eq!(rig.produced(4), Some(Ok(100)));
+}
+
+#[test]
+fn a_start_on_a_full_disk_serves_what_is_there_and_appends_once_there_is_space() {
+    let mut rig = Rig::leading(8);
+    rig.produce(1, PARTITIONS[0], 100);
+    rig.restart();
+    rig.memory.inject(Fault::new(Operation::Write, FaultKind::Errno(libc::ENOSPC)).times(u64::MAX));
+    rig.fetch(2, 0, 1000);
+    rig.append(3, PARTITIONS[0], 100);
+    assert!(rig.replies.iter().all(|reply| reply.0 < 2), "nobody knows yet what is committed");
+    rig.lead_in(PARTITIONS[0], 2);
+    rig.turn();
+    assert_eq!(rig.produced(3), Some(Err(ErrorCode::NoSpace)));
+    rig.produce(4, PARTITIONS[0], 100);
+    assert_eq!(rig.produced(4), Some(Err(ErrorCode::NoSpace)));
+    rig.fetch(5, 0, 1000);
+    for request in [2, 5] {
+        let fetched = rig.replies.iter().find(|reply| reply.0 == request).map(|reply| &reply.1);
+        let Some(Answer::Fetched { result: Ok((bounds, found)), .. }) = fetched else { panic!("{fetched:?}") };
+        assert_eq!(bounds.high_watermark_offset, 100);
+        assert!(matches!(found, FetchedData::Segments(_)), "{found:?}");
+    }
+    rig.second();
+    rig.memory.clear_faults();
+    rig.second();
+    rig.produce(6, PARTITIONS[0], 100);
+    assert_eq!(rig.produced(6), Some(Ok(100)));
+}
+
+#[test]
+fn readers_wait_for_room_that_slow_ones_hold_and_hear_no_error() {
+    let mut rig = Rig::leading(8);
+    let budget = ByteBudget::new(20_000);
+    rig.core.share_copies(budget.clone());
+    (1..4).for_each(|request| rig.produce(request, PARTITIONS[0], 8000));
+    (10..14).for_each(|request| rig.fetch(request, 0, 8000));
+    let answered = |rig: &Rig| rig.replies.iter().filter(|reply| reply.0 >= 10).count();
+    assert_eq!(answered(&rig), 2, "no more than two copies at a time");
+    rig.fetch(20, 24_000, 8000);
+    rig.produce(4, PARTITIONS[0], 100);
+    assert!(rig.replies.iter().any(|reply| reply.0 == 4), "appends do not wait");
+    for expected in [4, 5] {
+        // The socket takes what was copied for two.
+        rig.replies.retain(|reply| !matches!(reply.1, Answer::Fetched { .. }));
+        rig.core.on_deadline(Now { elapsed: Duration::from_secs(5), ..rig.now() }, &mut rig.effects);
+        rig.turn();
+        let found = |reply: &(u64, Answer<_>)| match &reply.1 {
+            Answer::Fetched { result: Ok((_, FetchedData::Tail { data, .. })), .. } => !data.is_empty(),
+            _ => false,
+        };
+        rig.fed += rig.replies.iter().filter(|reply| found(reply)).count();
+        assert_eq!(rig.fed + 2, expected);
+    }
+    rig.replies.clear();
+    assert!(budget.reserve(20_000).is_some(), "everything is given back");
 }
 
 #[test]

@@ -26,7 +26,9 @@ pub(crate) struct Links {
 
 #[derive(Debug, Default)]
 struct State {
-    by_address: HashMap<String, Link>,
+    /// By address and the producer bound there.
+    by_address: HashMap<(String, Option<ProducerEpoch>), Link>,
+    /// The producer of those that have none of their own yet.
     identity: Option<ProducerEpoch>,
 }
 
@@ -36,46 +38,55 @@ impl Links {
     }
 
     /// The connection to the leader of a partition, opened when needed.
-    pub(crate) async fn to_leader(&self, topic: &str, partition: u16) -> Result<Link, ClientError> {
+    pub(crate) async fn to_leader(
+        &self,
+        topic: &str,
+        partition: u16,
+        own: Option<ProducerEpoch>,
+    ) -> Result<Link, ClientError> {
         let info = self.client.topic(topic, false).await?;
         let address = self.client.leader_address(&info, partition)?;
-        self.to(&address).await
+        self.to(&address, own).await
     }
 
-    /// The connection to a node.
-    pub(crate) async fn to(&self, address: &str) -> Result<Link, ClientError> {
+    /// The connection to a node. Who has a producer of its `own` gets a connection bound to that one: over another the
+    /// server would not recognise what it has stored already.
+    async fn to(&self, address: &str, own: Option<ProducerEpoch>) -> Result<Link, ClientError> {
         let mut state = self.state.lock().await;
-        if let Some(link) = state.by_address.get(address).filter(|link| !link.connection.is_closed()) {
+        let wanted = own.or(state.identity);
+        let key = (address.to_owned(), wanted);
+        if let Some(link) = state.by_address.get(&key).filter(|link| !link.connection.is_closed()) {
             return Ok(link.clone());
         }
         let connection = Connection::open(address, self.client.options()).await?;
         let producer = if self.idempotent && connection.supports(Features::IDEMPOTENT) {
-            Some(bind(&connection, &mut state.identity).await?)
+            Some(bind(&connection, wanted).await?)
         } else {
             None
         };
+        if state.identity == wanted {
+            state.identity = producer;
+        }
         let link = Link { connection, producer };
-        state.by_address.insert(address.to_owned(), link.clone());
+        state.by_address.retain(|_, link| !link.connection.is_closed());
+        state.by_address.insert((address.to_owned(), producer), link.clone());
         Ok(link)
     }
 
-    /// Gives up the producer id: the server no longer knows it or has another order of its batches.
+    /// Gives up the producer id for who begins anew: the server no longer knows it or has another order of its batches.
+    /// Others keep it, until they fail themselves.
     pub(crate) async fn reset_producer(&self, old: ProducerEpoch) {
         let mut state = self.state.lock().await;
         if state.identity == Some(old) {
             state.identity = None;
-            state.by_address.clear();
         }
     }
 }
 
-async fn bind(connection: &Connection, identity: &mut Option<ProducerEpoch>) -> Result<ProducerEpoch, ClientError> {
-    let request = Request::InitProducer(InitProducer { existing: *identity });
+async fn bind(connection: &Connection, existing: Option<ProducerEpoch>) -> Result<ProducerEpoch, ClientError> {
+    let request = Request::InitProducer(InitProducer { existing });
     match connection.request(request, "init producer").await? {
-        Response::InitProducer(producer) => {
-            *identity = Some(producer);
-            Ok(producer)
-        }
+        Response::InitProducer(producer) => Ok(producer),
         _ => Err(unexpected(connection, "init producer")),
     }
 }

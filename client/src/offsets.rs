@@ -34,7 +34,7 @@ impl CommittedOffsets {
     /// The last committed offset; 0 when nothing was committed.
     pub async fn fetch(&self, topic: &str, partition: u16) -> Result<u64, ClientError> {
         let info = self.client.topic(topic, false).await?;
-        let link = self.links.to_leader(topic, partition).await?;
+        let link = self.links.to_leader(topic, partition, None).await?;
         check_partition(&link.connection, partition)?;
         let subscribe =
             Subscribe { topic: info.id, start_offset: 0, max_batch_bytes: 0, consumer_id: self.consumer_id };
@@ -48,7 +48,7 @@ impl CommittedOffsets {
     /// Stores an offset; it is durable when this returns.
     pub async fn commit(&self, topic: &str, partition: u16, offset: u64) -> Result<(), ClientError> {
         let info = self.client.topic(topic, false).await?;
-        let link = self.links.to_leader(topic, partition).await?;
+        let link = self.links.to_leader(topic, partition, None).await?;
         check_partition(&link.connection, partition)?;
         let request = Request::CommitOffset(CommitOffset { topic: info.id, consumer_id: self.consumer_id, offset });
         match link.connection.request_for(request, partition, None, "commit offset", Duration::ZERO).await? {

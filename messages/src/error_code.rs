@@ -94,8 +94,8 @@ error_codes! {
     NoSpace = 24, true, "No space left on the server's disk";
     /// The server is going down.
     ShuttingDown = 25, true, "The server is shutting down";
-    /// A part restarted while the request was under way: it may or may not have been done.
-    OutcomeUnknown = 26, true, "Outcome unknown: the server restarted a part while the request was under way";
+    /// A part restarted, or no space was found, while the request was under way: it may or may not have been done.
+    OutcomeUnknown = 26, true, "Outcome unknown: a fault came between, the request may or may not have been carried out";
     /// The request took too long.
     TimedOut = 27, true, "The request timed out";
     /// Not enough replicas in the quorum.

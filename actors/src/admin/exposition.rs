@@ -132,6 +132,16 @@ impl Scrape {
                 "Partitions that take nothing because of damage or a failed sync",
                 metrics.partitions_stopped.get(),
             ),
+            (
+                "partitions_read_only",
+                "Partitions that were started on a full disk and take no records until there is space",
+                metrics.partitions_read_only.get(),
+            ),
+            (
+                "group_records_undecodable",
+                "Records of __groups that could not be read when offsets were last loaded",
+                metrics.undecodable_group_records.get(),
+            ),
             ("pool_slots", "Write buffers", metrics.pool_slots.get()),
             ("pool_free_slots", "Free write buffers", metrics.pool_free_slots.get()),
             (

@@ -1,11 +1,14 @@
 //! `GroupActor`: durable consumer offsets. It appends to `__groups` through ingestion like any producer, and reads
 //! it back like any consumer.
 
+use super::compaction::{COMPACTION_CHECK, Compaction};
 use super::core::{GROUPS_TOPIC, GroupCore};
+use crate::background::run_guarded_interval;
 use crate::clock::NodeClock;
 use crate::ingestion::actor::{IngestionActor, RegisterConnection, ReplyTo};
 use crate::mailbox::Mailbox;
 use crate::metadata::actor::{Call, MetadataActor};
+use crate::metrics::Metrics;
 use crate::network::readers::{SegmentRead, read_committed};
 use crate::network::session::answers::CallFailure;
 use crate::network::session::{MetadataCall, shard_of};
@@ -26,6 +29,7 @@ use lance_messages::mail::group::{CommitOffset, CommittedOffset};
 use lance_messages::mail::ingestion::{Fetch, Produce, ProduceRequest};
 use lance_messages::wire::topics::CreateTopicWithConfig;
 use lance_storage::disk::Disk;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -33,7 +37,7 @@ use tokio::sync::oneshot;
 /// Mailbox capacity of the group actor.
 pub const GROUP_MAILBOX: usize = 4096;
 /// The group actor's id as seen by shards.
-const CONNECTION: ConnectionId = ConnectionId(1);
+pub(super) const CONNECTION: ConnectionId = ConnectionId(1);
 /// Bytes read at once while offsets are loaded.
 const LOAD_BYTES: u32 = 1 << 20;
 const RETRY: Duration = Duration::from_millis(100);
@@ -55,13 +59,15 @@ pub struct GroupSetup {
     pub disk: Arc<dyn Disk>,
     /// The node's clock.
     pub clock: NodeClock,
+    /// Where figures go.
+    pub metrics: Arc<Metrics>,
 }
 
 type Committing = (CommitOffset, oneshot::Sender<Result<(), ErrorCode>>);
 type Asking = (CommittedOffset, oneshot::Sender<Result<Option<u64>, ErrorCode>>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// The topic does not exist: nobody ever committed.
     Empty,
     /// The topic is being created.
@@ -74,11 +80,12 @@ enum Stage {
 
 /// The shell of the group core.
 pub struct GroupActor {
-    life: Life,
-    setup: GroupSetup,
-    core: Option<GroupCore>,
-    stage: Stage,
-    partition: Option<TopicPartition>,
+    pub(super) life: Life,
+    pub(super) setup: GroupSetup,
+    pub(super) core: Option<GroupCore>,
+    pub(super) stage: Stage,
+    pub(super) partition: Option<TopicPartition>,
+    pub(super) compaction: Compaction,
     waiting: HashMap<u64, oneshot::Sender<Result<(), ErrorCode>>>,
     held_commits: Vec<Committing>,
     held_asks: Vec<Asking>,
@@ -95,6 +102,7 @@ impl GroupActor {
             core: None,
             stage: Stage::Empty,
             partition: None,
+            compaction: Compaction::default(),
             waiting: HashMap::new(),
             held_commits: Vec::new(),
             held_asks: Vec::new(),
@@ -102,7 +110,7 @@ impl GroupActor {
         }
     }
 
-    fn shard(&self, partition: TopicPartition) -> Option<&Mailbox<IngestionActor>> {
+    pub(super) fn shard(&self, partition: TopicPartition) -> Option<&Mailbox<IngestionActor>> {
         self.setup.shards.get(usize::from(shard_of(partition, self.setup.shards.len() as u16)))
     }
 
@@ -135,13 +143,18 @@ impl GroupActor {
 
     fn load_anew(&mut self) {
         self.core = self.core.as_ref().map(GroupCore::after);
+        self.compaction.abandon();
         self.load(0);
     }
 
     fn loaded(&mut self, data: &[u8], next_offset: u64, ctx: &mut Context<Self>) {
-        let replayed = guarded(self, ctx, |actor, _| match actor.core.as_mut() {
-            Some(core) => core.on_replay(data),
-            None => Ok(()),
+        let replayed = guarded(self, ctx, |actor, _| -> Result<(), Infallible> {
+            let Some(core) = actor.core.as_mut() else { return Ok(()) };
+            if let Err(error) = core.on_replay(data) {
+                tracing::error!(%error, next_offset, "committed offsets are incomplete");
+            }
+            actor.setup.metrics.undecodable_group_records.set(core.undecodable());
+            Ok(())
         });
         if replayed.is_some() {
             self.load(next_offset);
@@ -152,7 +165,9 @@ impl GroupActor {
         let Answer::Fetched { result, .. } = answer else { return };
         match result {
             Ok((_, FetchedData::Tail { data, next_offset, .. })) => self.loaded(&data, next_offset, ctx),
-            Ok((_, FetchedData::Segments(read))) => {
+            Ok((bounds, FetchedData::Segments(read))) => {
+                // A compacted log begins later than it was asked for.
+                let offset = offset.max(bounds.log_start_offset);
                 let disk = Arc::clone(&self.setup.disk);
                 let reading = actix_rt::task::spawn_blocking(move || read_committed(&disk, &read, offset, LOAD_BYTES));
                 let reading = actix::fut::wrap_future::<_, Self>(reading);
@@ -196,7 +211,7 @@ impl GroupActor {
         }
     }
 
-    fn serve_held(&mut self, ctx: &mut Context<Self>) {
+    pub(super) fn serve_held(&mut self, ctx: &mut Context<Self>) {
         for (asked, answer) in std::mem::take(&mut self.held_asks) {
             self.answer(asked, answer);
         }
@@ -232,6 +247,7 @@ impl GroupActor {
             return;
         };
         self.waiting.insert(request, answer);
+        self.compaction.note_append();
         let records = Bytes::from(record);
         let produce = ProduceRequest {
             request,
@@ -287,6 +303,7 @@ impl Shell for GroupActor {
     fn drop_core(&mut self, _: &mut Self::Context) {
         // Counters are all that is kept of it.
         self.core = self.core.as_ref().map(GroupCore::after);
+        self.compaction.abandon();
         self.waiting.clear();
         self.held_commits.clear();
         self.held_asks.clear();
@@ -310,6 +327,7 @@ impl Shell for GroupActor {
                 let _ = registration.await;
             }
         };
+        run_guarded_interval(ctx, COMPACTION_CHECK, Self::consider_compaction);
         ctx.wait(actix::fut::wrap_future::<_, Self>(register).map(|(), actor, _| {
             actor.find_topic();
             if actor.partition.is_some() {
@@ -332,7 +350,7 @@ impl Handler<CommitOffset> for GroupActor {
             self.find_topic();
             if self.partition.is_some() { self.load(0) } else { self.create_topic(ctx) }
         }
-        if self.stage == Stage::Ready {
+        if self.stage == Stage::Ready && !self.compaction.holds_commits() {
             self.commit(message, sender, ctx);
         } else {
             self.held_commits.push((message, sender));
@@ -367,6 +385,9 @@ impl Handler<Replies<SegmentRead>> for GroupActor {
     fn handle(&mut self, message: Replies<SegmentRead>, ctx: &mut Self::Context) {
         for reply in message.replies {
             match (reply.answer, self.stage) {
+                (Answer::Produced(result), _) if self.compaction.awaits(reply.request) => {
+                    self.on_snapshot_appended(reply.request, result.err(), ctx);
+                }
                 (Answer::Produced(result), _) => {
                     let request = reply.request;
                     let known = guarded(self, ctx, |actor, _| -> Result<bool, std::convert::Infallible> {
@@ -379,6 +400,7 @@ impl Handler<Replies<SegmentRead>> for GroupActor {
                     if let Some(waiting) = self.waiting.remove(&request) {
                         let _ = waiting.send(result.map(|_| ()));
                     }
+                    self.write_snapshot_when_settled(ctx);
                 }
                 (answer @ Answer::Fetched { .. }, Stage::Loading(offset)) if reply.request == self.loads => {
                     self.on_loading(answer, offset, ctx);

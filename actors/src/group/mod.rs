@@ -1,4 +1,5 @@
 //! Consumer groups: committed offsets.
 
 pub mod actor;
+mod compaction;
 pub mod core;

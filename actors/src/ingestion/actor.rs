@@ -7,6 +7,7 @@ use super::replica_handlers::ReadJob;
 use crate::clock::NodeClock;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
+use crate::network::budget::ByteBudget;
 use crate::network::readers::SegmentRead;
 use crate::poller::actor::PollerActor;
 use crate::replication::actor::{ReplicaNews, ReplicasFenced, ReplicationActor};
@@ -56,6 +57,8 @@ pub struct IngestionSetup {
     pub arena: Arc<Arena>,
     /// Bytes of the tail ring.
     pub tail_bytes: usize,
+    /// Room for what is copied out of it to readers, on the whole node.
+    pub copies: ByteBudget,
     /// In interval mode, how often what is written is synced.
     pub sync_interval: Option<Duration>,
     /// The node's clock.
@@ -128,6 +131,7 @@ pub struct IngestionActor {
     pub(super) to_leaders: HashMap<u64, Vec<AppendResponse>>,
     deadline_armed: Option<Duration>,
     counted_open: u64,
+    counted_read_only: u64,
     /// Partitions that take nothing, as counted in the metrics.
     pub(super) stopped: HashSet<TopicPartition>,
 }
@@ -165,6 +169,7 @@ impl IngestionActor {
             to_leaders: HashMap::new(),
             deadline_armed: None,
             counted_open: 0,
+            counted_read_only: 0,
             stopped: HashSet::new(),
         }
     }
@@ -438,6 +443,7 @@ impl Shell for IngestionActor {
         self.effects.clear();
         self.outgoing.clear();
         self.setup.metrics.partitions_stopped.sub(self.stopped.drain().count() as u64);
+        self.setup.metrics.partitions_read_only.sub(std::mem::take(&mut self.counted_read_only));
         if let Some(core) = self.core.take() {
             self.pool = Some(core.into_pool());
         }
@@ -450,6 +456,7 @@ impl Shell for IngestionActor {
             return fail(self, ctx, "the buffer pool was lost".to_owned());
         };
         let mut core = IngestionCore::new(self.setup.options, pool, TailRing::new(self.setup.tail_bytes));
+        core.share_copies(self.setup.copies.clone());
         self.assigned.iter().for_each(|partition| core.on_assigned(*partition));
         self.core = Some(core);
         if self.lives > 1 {
@@ -550,6 +557,9 @@ impl IngestionActor {
         let (free, slots) = core.pool_saturation();
         metrics.pool_free_slots.set(free as u64);
         metrics.pool_slots.set(slots as u64);
+        let read_only = core.partitions().filter(|partition| partition.is_read_only()).count() as u64;
+        metrics.partitions_read_only.add(read_only);
+        metrics.partitions_read_only.sub(std::mem::replace(&mut self.counted_read_only, read_only));
     }
 }
 

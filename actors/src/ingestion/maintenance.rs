@@ -19,9 +19,9 @@ pub struct DescribePartitions;
 pub struct PartitionStatus {
     /// Which one.
     pub partition: TopicPartition,
-    /// `opening`, `electing`, `serving` or `stopped`.
+    /// `opening`, `electing`, `serving`, `read_only` or `stopped`.
     pub state: &'static str,
-    /// Why it is stopped.
+    /// Why it takes no records.
     pub reason: Option<String>,
     /// The first position still there.
     pub log_start: u64,
@@ -104,6 +104,7 @@ impl PartitionStatus {
         let (state, reason) = match &partition.leadership {
             Leadership::Stopped { reason } => ("stopped", Some(reason.clone())),
             _ if partition.log.is_none() => ("opening", None),
+            _ if partition.is_read_only() => ("read_only", Some("no space left: its epoch cannot begin".to_owned())),
             Leadership::Waiting | Leadership::Starting { .. } => ("electing", None),
             Leadership::Leading { .. } => ("serving", None),
             Leadership::Following { .. } => ("following", None),

@@ -71,6 +71,8 @@ pub struct Partition {
     pub queued: bool,
     /// The last write found no space: appends are refused until one succeeds.
     pub no_space: bool,
+    /// Since when what waits to be written finds no space.
+    pub no_space_since: Option<Duration>,
     /// The log has something to write and could not begin (out of descriptors): it is tried again.
     pub retry: bool,
     /// The role that is taken up once there is room for its first batch.
@@ -101,6 +103,7 @@ impl Partition {
             in_flight: false,
             queued: false,
             no_space: false,
+            no_space_since: None,
             retry: false,
             next_role: None,
             leader: None,
@@ -128,6 +131,16 @@ impl Partition {
     /// Whether a planned move of the leadership waits for everything to be on its target.
     pub fn is_moving(&self) -> bool {
         self.leader.as_ref().is_some_and(|leader| leader.moving.is_some())
+    }
+
+    /// Whether its epoch cannot begin for want of space; what recovery found is served meanwhile.
+    pub fn is_read_only(&self) -> bool {
+        self.leader.is_none() && self.no_space_since.is_some() && matches!(self.leadership, Leadership::Starting { .. })
+    }
+
+    /// Whether reads have to wait until it is known what is committed.
+    pub fn holds_reads(&self) -> bool {
+        matches!(self.leadership, Leadership::Waiting | Leadership::Starting { .. }) && !self.is_read_only()
     }
 
     /// The epoch in which this node serves, if it does.

@@ -1,6 +1,6 @@
 //! `MetadataActor`: the shell of the metadata core, on a thread of its own that may wait for the disk.
 
-use super::calls::{TopicLimits, command_for};
+use super::calls::{TopicLimits, command_for, returning_producer};
 use super::roles::role_of;
 use super::store::{MetadataStore, StoreError};
 use crate::clock::NodeClock;
@@ -389,11 +389,9 @@ impl Handler<Call> for MetadataActor {
         let unknown = || CallFailure::Failed(ErrorCode::OutcomeUnknown, ErrorCode::OutcomeUnknown.text().to_owned());
         if let MetadataCall::InitProducer(Some(known)) = &message.0
             && let Some(running) = self.running.as_ref()
-            && (1..running.core.state().next_producer_id().0).contains(&known.id.0)
+            && let Some(answer) = returning_producer(running.core.state(), *known)
         {
-            // A producer that comes back keeps its epoch: its retries must be recognised.
-            let answer = MetadataAnswer::Producer { producer: known.id, epoch: known.epoch };
-            return Box::pin(async move { Ok(answer) });
+            return Box::pin(async move { answer });
         }
         if let Err(failure) = self.setup.topic_limits.check(&message.0, &self.setup.view.load()) {
             return Box::pin(async move { Err(failure) });

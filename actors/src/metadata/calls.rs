@@ -4,10 +4,13 @@ use crate::network::session::MetadataCall;
 use crate::network::session::answers::CallFailure;
 use crate::view::{ClusterView, INTERNAL_PREFIX};
 use lance_cluster::metadata::name::DEFAULT_TOPIC_NAME;
-use lance_cluster::metadata::{MetadataAnswer, MetadataCommand, ReplicationMode, TopicConfig};
+use lance_cluster::metadata::state::MetadataState;
+use lance_cluster::metadata::{MetadataAnswer, MetadataCommand, MetadataRefusal, ReplicationMode, TopicConfig};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::TopicId;
+use lance_messages::wire::hello::ProducerEpoch;
 use lance_messages::wire::topics::{CreateTopicWithConfig, TopicMode};
+use std::cmp::Ordering;
 
 /// How many topics and partitions clients may make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +48,24 @@ impl TopicLimits {
             None => Ok(()),
         }
     }
+}
+
+/// The answer to a producer that comes back. It keeps its epoch, so that its retries are recognised; an epoch that it
+/// was not given is none of its own, and would fence, or pass for, another instance. `None`: the id was never given out.
+pub fn returning_producer(
+    state: &MetadataState,
+    claimed: ProducerEpoch,
+) -> Option<Result<MetadataAnswer, CallFailure>> {
+    let ProducerEpoch { id: producer, epoch: given } = claimed;
+    let current = state.producer_epoch(producer)?;
+    Some(match given.cmp(&current) {
+        Ordering::Equal => Ok(MetadataAnswer::Producer { producer, epoch: current }),
+        Ordering::Less => Err(CallFailure::Refused(MetadataRefusal::ProducerFenced { producer, given, current })),
+        Ordering::Greater => {
+            let text = format!("Producer {producer} has epoch {current}: epoch {given} was never given out");
+            Err(CallFailure::Failed(ErrorCode::UnknownProducer, text))
+        }
+    })
 }
 
 /// The command for a call; `Err` is an answer that needs no command.
@@ -122,6 +143,23 @@ mod tests {
         assert!(is_refused(full, &creation("events", None)));
         assert!(!is_refused(full, &creation("__offsets", None)));
         assert!(!is_refused(TopicLimits { max_topics: 1, ..full }, &creation("events", None)));
+    }
+
+    #[test]
+    fn a_producer_is_bound_with_its_own_epoch_and_no_other() {
+        let mut state = MetadataState::new();
+        state.apply(1, &MetadataCommand::InitProducer { existing: None, now_secs: 1 });
+        let id = lance_messages::id::ProducerId(1);
+        state.apply(2, &MetadataCommand::InitProducer { existing: Some((id, 0)), now_secs: 1 });
+        let claim = |epoch| returning_producer(&state, ProducerEpoch { id, epoch });
+        assert!(matches!(claim(1), Some(Ok(MetadataAnswer::Producer { epoch: 1, .. }))));
+        let fenced = MetadataRefusal::ProducerFenced { producer: id, given: 0, current: 1 };
+        assert!(matches!(claim(0), Some(Err(CallFailure::Refused(refusal))) if refusal == fenced));
+        for unknown in [2, u16::MAX] {
+            assert!(matches!(claim(unknown), Some(Err(CallFailure::Failed(ErrorCode::UnknownProducer, _)))));
+        }
+        let stranger = lance_messages::id::ProducerId(7);
+        assert!(returning_producer(&state, ProducerEpoch { id: stranger, epoch: 0 }).is_none());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::mailbox::Mailbox;
 use crate::metadata::actor::{METADATA_MAILBOX, MetadataActor, MetadataSetup, ServeMetadata};
 use crate::metrics::Metrics;
 use crate::network::actor::{NETWORK_MAILBOX, NetworkActor, NetworkSetup};
-use crate::network::budget::FrameBudget;
+use crate::network::budget::ByteBudget;
 use crate::network::connection::ConnectionSetup;
 use crate::network::readers::ReaderPool;
 use crate::options::{self, ThreadPlan};
@@ -182,8 +182,9 @@ pub async fn start(
     let Foundations { disk, data_dir, flushed, marks, listener, address } = lay_foundations(config, disk)?;
     let starter = Starter::new(supervisor, options::restart_policy(config));
     let plan = options::thread_plan(config);
-    let wiring =
-        Wiring { config, starter: &starter, disk: &disk, metrics: &metrics, view: &view, clock: NodeClock::start() };
+    let clock = NodeClock::start();
+    let copies = ByteBudget::default();
+    let wiring = Wiring { config, starter: &starter, disk: &disk, metrics: &metrics, view: &view, clock, copies };
     let (shards, mut threads) = wiring.start_shards(&plan, &data_dir, flushed, marks).await?;
     let control = Thread::start("control", None).map_err(StartError::Thread)?;
     let durable = Thread::start("metadata", None).map_err(StartError::Thread)?;
@@ -209,7 +210,6 @@ pub async fn start(
         })
         .await;
     threads.extend(network_threads);
-    let clock = wiring.clock;
     let mut node = Node {
         address,
         admin_address: address,
@@ -238,6 +238,7 @@ struct Wiring<'a> {
     metrics: &'a Arc<Metrics>,
     view: &'a Arc<ArcSwap<ClusterView>>,
     clock: NodeClock,
+    copies: ByteBudget,
 }
 
 impl Wiring<'_> {
@@ -264,8 +265,8 @@ impl Wiring<'_> {
             let owns = |partition: &TopicPartition| crate::network::session::shard_of(*partition, plan.shards) == shard;
             let own_marks = marks.extract_if(|partition, _| owns(partition)).collect();
             let opener = Arc::clone(&opener);
-            let view = Arc::clone(self.view);
-            let parts = ShardParts { shard, flushed, marks: own_marks, opener, clock: self.clock, view };
+            let (copies, view) = (self.copies.clone(), Arc::clone(self.view));
+            let parts = ShardParts { shard, flushed, marks: own_marks, opener, clock: self.clock, copies, view };
             let (disk, metrics) = (Arc::clone(self.disk), Arc::clone(self.metrics));
             shards.push(start_shard(self.config, self.starter, &thread, disk, metrics, parts).await?);
             threads.push(thread);
@@ -337,6 +338,7 @@ impl Wiring<'_> {
             view: Arc::clone(self.view),
             disk: Arc::clone(self.disk),
             clock: self.clock,
+            metrics: Arc::clone(self.metrics),
         };
         self.starter
             .start(&thread.handle(), "group".into(), ActorKind::Group, GROUP_MAILBOX, |vitals, policy, parent| {
@@ -370,7 +372,8 @@ impl Wiring<'_> {
                 metadata: metadata.clone(),
                 group: group.clone(),
                 readers,
-                frames: FrameBudget::default(),
+                frames: ByteBudget::default(),
+                copies: self.copies.clone(),
                 clock: self.clock,
                 metrics: Arc::clone(self.metrics),
             },
@@ -387,6 +390,7 @@ struct ShardParts {
     opener: Arc<LogOpener>,
     clock: NodeClock,
     view: Arc<ArcSwap<ClusterView>>,
+    copies: ByteBudget,
 }
 
 async fn start_shard(
@@ -397,7 +401,7 @@ async fn start_shard(
     metrics: Arc<Metrics>,
     parts: ShardParts,
 ) -> Result<Mailbox<IngestionActor>, StartError> {
-    let ShardParts { shard, flushed, marks, opener, clock, view } = parts;
+    let ShardParts { shard, flushed, marks, opener, clock, copies, view } = parts;
     let (slot_bytes, slots) = options::arena_shape(config);
     let arena = Arena::new(slot_bytes, slots)?;
     let poller_setup = PollerSetup {
@@ -421,6 +425,7 @@ async fn start_shard(
         arena,
         tail_bytes: usize::try_from(config.storage.tail_ring_bytes).unwrap_or(usize::MAX),
         sync_interval: options::sync_interval(config),
+        copies,
         clock,
         metrics,
         poller: poller.clone(),

@@ -45,6 +45,7 @@ pub(super) async fn start(
         metrics: Arc::clone(&node.metrics),
         disk: Arc::clone(&disk),
         data_dir: config.node.data_dir.clone(),
+        logs_dir: node.data_dir.logs_dir(),
         reserve_path: node.data_dir.reserve_path(),
         reserve_bytes: config.storage.reserve_bytes,
         interval: config.storage.retention_interval,

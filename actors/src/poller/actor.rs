@@ -58,11 +58,36 @@ struct Running {
     queue: Box<dyn WriteQueue>,
 }
 
+impl Running {
+    /// Collects what the disk finished of what nobody waits for any more; `true` once nothing is in flight.
+    fn has_left(&mut self, task: &mut TaskContext<'_>) -> bool {
+        let mut completions: Vec<DiskCompletion> = Vec::new();
+        loop {
+            // A queue that cannot be kicked still hands out what is complete.
+            let _ = self.queue.kick();
+            let ready = self.readiness.as_ref().map(|descriptor| descriptor.poll_read_ready(task));
+            self.queue.completions(&mut completions);
+            // Dropped chunks send their slots home.
+            completions.clear();
+            if self.queue.in_flight() == 0 {
+                return true;
+            }
+            match ready {
+                Some(Poll::Ready(Ok(mut guard))) => guard.clear_ready(),
+                _ => return false,
+            }
+        }
+    }
+}
+
 /// The shell of a poller.
 pub struct PollerActor {
     life: Life,
     setup: PollerSetup,
     running: Option<Running>,
+    /// Queues of cores that failed, until the disk is done with what they were handed: dropping one earlier would block
+    /// the thread that the whole shard shares.
+    leaving: Vec<Running>,
     ingestion: Option<Mailbox<IngestionActor>>,
     ingestion_life: u64,
     drains: Vec<oneshot::Sender<()>>,
@@ -76,6 +101,7 @@ impl PollerActor {
             life: Life::new(vitals, policy, parent),
             setup,
             running: None,
+            leaving: Vec::new(),
             ingestion: None,
             ingestion_life: 0,
             drains: Vec::new(),
@@ -85,6 +111,7 @@ impl PollerActor {
 
     /// Hands waiting operations to the disk and collects what it finished.
     fn turn(&mut self, task: &mut TaskContext<'_>) -> Result<(), DiskError> {
+        self.leaving.retain_mut(|running| !running.has_left(task));
         let Some(running) = self.running.as_mut() else {
             return Ok(());
         };
@@ -126,7 +153,7 @@ impl PollerActor {
             }
             deliver(self.ingestion.as_ref(), self.ingestion_life, completions);
         }
-        if running.core.is_idle() {
+        if running.core.is_idle() && self.leaving.is_empty() {
             self.kicked_at = None;
             for drained in self.drains.drain(..) {
                 // The ingestion actor may have failed again meanwhile.
@@ -156,9 +183,9 @@ impl Shell for PollerActor {
         &mut self.life
     }
 
-    /// Dropping the queue waits for everything in flight; the logs then recover from what is on disk.
+    /// The logs recover from what is on disk, once everything in flight has happened.
     fn drop_core(&mut self, _: &mut Self::Context) {
-        self.running = None;
+        self.leaving.extend(self.running.take().filter(|running| running.queue.in_flight() > 0));
         self.drains.clear();
         if let Some(ingestion) = self.ingestion.clone() {
             actix_rt::spawn(async move {

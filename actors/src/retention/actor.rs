@@ -1,6 +1,7 @@
 //! `RetentionActor`: removes what topics no longer keep, and keeps the node alive on a disk that fills up.
 
 use super::core::{SpaceCore, SpaceEffect, SpaceLimits, SpaceSeen, limited_partitions};
+use super::leftovers::remove_leftovers;
 use crate::background::{run_guarded_interval, spawn_guarded};
 use crate::clock::NodeClock;
 use crate::ingestion::actor::IngestionActor;
@@ -46,6 +47,8 @@ pub struct RetentionSetup {
     pub disk: Arc<dyn Disk>,
     /// The folder whose file system is watched.
     pub data_dir: PathBuf,
+    /// The folder of the partitions' logs.
+    pub logs_dir: PathBuf,
     /// The file of the reserve.
     pub reserve_path: PathBuf,
     /// Its bytes.
@@ -68,6 +71,8 @@ pub struct RetentionActor {
     reserve: Option<Reserve>,
     passing: bool,
     looking: bool,
+    /// What deletions before this start left behind was looked for.
+    swept: bool,
 }
 
 impl RetentionActor {
@@ -79,7 +84,8 @@ impl RetentionActor {
         setup: RetentionSetup,
     ) -> Self {
         let space = SpaceCore::new(limits(&setup));
-        Self { life: Life::new(vitals, policy, parent), setup, space, reserve: None, passing: false, looking: false }
+        let life = Life::new(vitals, policy, parent);
+        Self { life, setup, space, reserve: None, passing: false, looking: false, swept: false }
     }
 
     fn open_reserve(&mut self, ctx: &mut Context<Self>) {
@@ -136,6 +142,29 @@ impl RetentionActor {
                 Ok(Err(error)) => tracing::warn!(%error, "free space cannot be measured"),
                 Err(error) => tracing::warn!(%error, "measuring free space was interrupted"),
             }
+        });
+    }
+
+    /// Removes, once the metadata is known, what deletions before this start left behind.
+    fn sweep(&mut self, ctx: &mut Context<Self>) {
+        let view = self.setup.view.load_full();
+        if self.swept || !view.is_known() {
+            return;
+        }
+        self.swept = true;
+        let (disk, logs_dir) = (Arc::clone(&self.setup.disk), self.setup.logs_dir.clone());
+        let sweep = actix_rt::task::spawn_blocking(move || remove_leftovers(&*disk, &logs_dir, &view));
+        spawn_guarded(ctx, sweep, |swept, _, _| match swept {
+            Ok(Ok((removed, failed))) => {
+                for partition in removed {
+                    tracing::info!(%partition, "removed what was left of a deleted partition");
+                }
+                for error in failed {
+                    tracing::warn!(%error, "the files of a deleted partition could not be removed");
+                }
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "leftovers of deleted topics cannot be looked for"),
+            Err(error) => tracing::warn!(%error, "removing leftovers of deleted topics was interrupted"),
         });
     }
 
@@ -273,6 +302,7 @@ impl Shell for RetentionActor {
         self.open_reserve(ctx);
         self.look_at_space(ctx);
         run_guarded_interval(ctx, SPACE_INTERVAL, Self::look_at_space);
+        run_guarded_interval(ctx, SPACE_INTERVAL, Self::sweep);
         run_guarded_interval(ctx, self.setup.interval, Self::start_pass);
         self.life.vitals.set_state(ActorState::Running);
     }

@@ -2,5 +2,6 @@
 
 pub mod actor;
 pub mod core;
+pub mod leftovers;
 
 pub use actor::{RETENTION_MAILBOX, RetentionActor, RetentionSetup};

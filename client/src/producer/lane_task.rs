@@ -105,7 +105,11 @@ impl LaneTask {
     }
 
     async fn send(&mut self, mut batch: Batch) {
-        match self.try_send(&mut batch).await {
+        let link = match self.link().await {
+            Ok(link) => link,
+            Err(error) => return self.on_no_link(batch, error).await,
+        };
+        match self.try_send(&mut batch, &link).await {
             Ok(Some(ack)) => self.in_flight.push_back(InFlight { batch, ack }),
             Ok(None) => {
                 batch.succeed(None);
@@ -116,12 +120,11 @@ impl LaneTask {
     }
 
     /// `None`: nothing is waited for.
-    async fn try_send(&mut self, batch: &mut Batch) -> Result<Option<PendingAck>, ClientError> {
-        let link = self.link().await?;
+    async fn try_send(&mut self, batch: &mut Batch, link: &Link) -> Result<Option<PendingAck>, ClientError> {
         let topic = self.topic_id().await?;
-        let batch_id = self.batch_id(batch, &link);
+        let batch_id = self.batch_id(batch, link);
         let codec = self.shared.options.compression;
-        let (header, payload) = batch.frame(topic, self.lane.partition, batch_id, codec, &link)?;
+        let (header, payload) = batch.frame(topic, self.lane.partition, batch_id, codec, link)?;
         let ack = link.connection.produce(batch_id, header, payload).await?;
         Ok((self.shared.options.acks == Acks::All).then_some(ack))
     }
@@ -130,7 +133,7 @@ impl LaneTask {
         if let Some(link) = self.link.as_ref().filter(|link| !link.connection.is_closed()) {
             return Ok(link.clone());
         }
-        let link = self.shared.links.to_leader(&self.lane.topic, self.lane.partition).await?;
+        let link = self.shared.links.to_leader(&self.lane.topic, self.lane.partition, self.producer).await?;
         if link.producer.is_some() && link.producer != self.producer {
             self.adopt(link.producer);
         }
@@ -202,6 +205,25 @@ impl LaneTask {
             }
             _ => self.give_up(batch, error).await,
         }
+    }
+
+    /// No connection: when the server no longer takes the producer, what was sent under it cannot be resolved any more.
+    async fn on_no_link(&mut self, batch: Batch, error: ClientError) {
+        let Some(producer) = self.producer.filter(|_| starts_over(&error)) else {
+            return self.on_failure(batch, error).await;
+        };
+        self.take_back(&error);
+        self.again.push_front(batch);
+        for batch in std::mem::take(&mut self.again) {
+            // One that was sent may be stored: under another producer it would be stored twice.
+            if batch.attempts > 0 {
+                batch.fail(error.clone());
+                self.lane.batch_done();
+            } else {
+                self.again.push_back(batch);
+            }
+        }
+        self.start_over(producer).await;
     }
 
     async fn start_over(&mut self, producer: ProducerEpoch) {

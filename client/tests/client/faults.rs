@@ -5,8 +5,12 @@ use lance_client::*;
 use lance_messages::error_code::ErrorCode;
 
 fn stored(toy: &Toy) -> Vec<String> {
+    stored_in(toy, 0)
+}
+
+fn stored_in(toy: &Toy, partition: usize) -> Vec<String> {
     let state = toy.state.lock().unwrap();
-    let stream = &state.topics[0].1[0].stream;
+    let stream = &state.topics[0].1[partition].stream;
     let records = lance_messages::record::records(stream);
     records.map(|record| String::from_utf8(record.unwrap().value.to_vec()).unwrap()).collect()
 }
@@ -97,4 +101,38 @@ async fn offsets_in_deliveries_are_those_of_the_records() {
     let outcomes = produce(&toy, 50).await;
     let offsets: Vec<_> = outcomes.into_iter().map(|outcome| outcome.unwrap().offset.unwrap()).collect();
     assert_eq!(offsets, (0..50).map(|at| at * 15).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_partition_that_starts_over_makes_no_other_store_a_batch_twice() {
+    let toy = Toy::start(Some(all_features()), 2).await;
+    let client = toy.client().await;
+    let producer = client.producer(ProducerOptions::default());
+    let send = async |partition, value: &str| {
+        let record = ProducerRecord::new("events", value.to_owned()).with_partition(partition);
+        producer.send(record).await.unwrap().await.unwrap()
+    };
+    send(0, "first").await;
+    send(1, "first").await;
+    toy.fail_next([Fault::Refuse(ErrorCode::UnknownProducer)]);
+    send(0, "over a new producer").await;
+    toy.fail_next([Fault::StoreAndDrop]);
+    assert!(send(1, "once").await.duplicate, "its retry is recognised");
+    assert_eq!(stored_in(&toy, 1), ["first", "once"]);
+    assert_eq!(stored_in(&toy, 0), ["first", "over a new producer"]);
+}
+
+#[tokio::test]
+async fn a_batch_of_unknown_outcome_is_not_stored_again_under_another_producer() {
+    let toy = Toy::start(Some(all_features()), 1).await;
+    let client = toy.client().await;
+    let producer = client.producer(ProducerOptions::default());
+    let send = async |value: &str| producer.send(ProducerRecord::new("events", value.to_owned())).await.unwrap().await;
+    send("first").await.unwrap();
+    toy.state.lock().unwrap().fences = true;
+    toy.fail_next([Fault::StoreAndDrop]);
+    let refused = send("maybe").await.unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::FencedProducer));
+    send("last").await.unwrap();
+    assert_eq!(stored(&toy), ["first", "maybe", "last"]);
 }

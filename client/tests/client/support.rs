@@ -46,6 +46,8 @@ pub struct State {
     next_producer: u64,
     /// A producer that is bound again gets its next epoch.
     pub bumps_epochs: bool,
+    /// A producer that is bound again is refused.
+    pub fences: bool,
     pub connections: usize,
 }
 
@@ -149,6 +151,13 @@ impl Toy {
             },
             Request::InitProducer(init) => {
                 let mut state = self.state.lock().unwrap();
+                if state.fences && init.existing.is_some() {
+                    let code = Command::INIT_PRODUCER.0;
+                    let error = TypedError::new(ErrorCode::FencedProducer, Answers::Control(code));
+                    ResponseFrame { correlation: frame.correlation, response: Response::Error(error) }
+                        .encode(out, features);
+                    return Ok(());
+                }
                 state.next_producer += 1;
                 let fresh = ProducerEpoch { id: ProducerId(state.next_producer), epoch: 0 };
                 let mut bound = init.existing.unwrap_or(fresh);

@@ -31,6 +31,12 @@ impl MetadataState {
         }
     }
 
+    /// The epoch of a producer id; `None` when it was never given out.
+    pub fn producer_epoch(&self, producer: ProducerId) -> Option<u16> {
+        let given_out = producer.0 != 0 && producer.0 < self.next_producer_id;
+        given_out.then(|| self.producers.get(&producer).map_or(0, |bumped| bumped.epoch))
+    }
+
     fn allocate_producer(&mut self) -> Outcome {
         let producer = ProducerId(self.next_producer_id);
         self.next_producer_id =

@@ -4,7 +4,7 @@ use lance_integration::harness::load::LoadOptions;
 use lance_integration::harness::process::{lnc, run};
 use lance_integration::harness::raw::{ACK, CONTROL, INGEST, frame};
 use lance_integration::harness::records::{record, split, texts};
-use lance_integration::harness::{Load, Raw, Server, ServerSpec, is_long};
+use lance_integration::harness::{Load, Raw, Server, ServerSpec, eventually, is_long};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use std::collections::HashSet;
@@ -247,4 +247,28 @@ fn a_producer_on_the_command_line_goes_on_through_a_kill() {
     assert!(output == lines, "{} lines of 300000", output.lines().count());
     let stored = server.connect().read_from(1, 0);
     assert_eq!(split(&stored).len(), 300_000);
+}
+
+#[test]
+fn files_of_a_topic_deleted_just_before_a_crash_are_removed_at_the_next_start() {
+    let mut server = ServerSpec::new().start();
+    let mut connection = server.connect();
+    let (kept, gone) = (connection.create_topic("kept"), connection.create_topic("gone"));
+    connection.store(kept, 1, &record(b"kept"));
+    connection.store(gone, 1, &record(b"gone"));
+    let folder = server.log_dir(gone, 0);
+    let files: Vec<_> =
+        server.files(&folder, "lnc").into_iter().map(|path| (std::fs::read(&path).unwrap(), path)).collect();
+    assert!(!connection.control(2, &gone.to_le_bytes()).is_error());
+    server.kill();
+    // The process ended before it came to the files.
+    std::fs::create_dir_all(&folder).unwrap();
+    files.iter().for_each(|(bytes, path)| std::fs::write(path, bytes).unwrap());
+    // Nobody's: the metadata never knew such a topic.
+    let stranger = server.log_dir(900, 0);
+    std::fs::create_dir_all(&stranger).unwrap();
+    server.start_again();
+    eventually("the files are gone", || (!folder.exists()).then_some(()));
+    assert!(stranger.exists());
+    assert_eq!(texts(&server.connect().read_from(kept, 0)), ["kept"]);
 }

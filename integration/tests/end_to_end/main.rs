@@ -7,6 +7,7 @@ mod crash;
 mod damage;
 mod fallback;
 mod faults;
+mod full_disk;
 mod hostile;
 mod protocol;
 mod public_clients;

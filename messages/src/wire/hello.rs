@@ -57,7 +57,7 @@ pub struct InitProducer {
 }
 
 /// A producer and its instance; bound to the connection by the reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ProducerEpoch {
     /// The producer.
     pub id: ProducerId,

@@ -2,7 +2,7 @@
 //! `{format_version, cluster_id, node_id, incarnation, boot_number, crc}`; ids of 64 bits and the CRC are hexadecimal strings,
 //! the CRC-32 is over `format_version,cluster_id,node_id,incarnation,boot_number` as they stand there.
 
-use super::{CheckpointError, Flaw, read_file, replace_file};
+use super::{CheckpointError, Flaw, make_room, read_file, replace_file};
 use crate::disk::{Disk, DiskFile, OpenMode};
 use lance_messages::id::{NodeId, TopicPartition};
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const FORMAT_VERSION: u64 = 1;
+const RESERVE_FILE: &str = "reserve";
 
 /// Who a data dir belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +59,11 @@ impl DataDir {
     pub fn open(disk: &Arc<dyn Disk>, path: &Path, node_id: NodeId, randomness: u64) -> Result<Self, CheckpointError> {
         disk.create_dir_all(path)?;
         let lock = take_lock(disk, &path.join("lock"))?;
+        let freed_bytes = make_room(disk, &path.join(RESERVE_FILE))?;
+        if freed_bytes > 0 {
+            tracing::warn!(freed_bytes, "the disk is full: the reserve is released so that the node can start");
+        }
+        sign_lock(&*lock)?;
         let file = path.join("node.json");
         let stored = read_record(disk, &file)?;
         let mut record = match stored {
@@ -140,7 +146,7 @@ impl DataDir {
 
     /// The space kept for a full disk.
     pub fn reserve_path(&self) -> PathBuf {
-        self.path.join("reserve")
+        self.path.join(RESERVE_FILE)
     }
 
     fn node_file(&self) -> PathBuf {
@@ -239,7 +245,17 @@ fn take_lock(disk: &Arc<dyn Disk>, path: &Path) -> Result<Arc<dyn DiskFile>, Che
         let holder = if text.trim().is_empty() { "unknown" } else { text.trim() };
         return Err(CheckpointError::Locked { path: path.to_path_buf(), holder: holder.to_owned() });
     }
-    file.set_len(0)?;
-    file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0)?;
     Ok(file)
+}
+
+/// Says who holds the lock; a disk without room for that does not keep a server from starting.
+fn sign_lock(file: &dyn DiskFile) -> Result<(), CheckpointError> {
+    if file.raw_fd().is_none() {
+        return Ok(());
+    }
+    file.set_len(0)?;
+    match file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0) {
+        Err(error) if !error.is_no_space() => Err(error.into()),
+        _ => Ok(()),
+    }
 }

@@ -26,7 +26,7 @@ mod tests;
 pub use data_dir::{DataDir, NodeRecord};
 pub use flushed::{FlushedFile, FlushedMarks};
 pub use frame::Flaw;
-pub use reserve::{RESERVE_BYTES, Reserve};
+pub use reserve::{RESERVE_BYTES, Reserve, make_room};
 
 use crate::disk::{Disk, DiskError, OpenMode};
 use std::path::{Path, PathBuf};

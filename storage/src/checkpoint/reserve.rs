@@ -9,6 +9,34 @@ use std::sync::Arc;
 pub const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
 
 const CHUNK_BYTES: usize = 1024 * 1024;
+/// What a released reserve still keeps, for the next start: that writes a few small files before anything else.
+const SPARE_BYTES: u64 = 1024 * 1024;
+/// With less free than this part of the reserve, a start counts the disk as full.
+const FULL: u64 = 4;
+
+/// What is kept of a reserve of `bytes`; of a small one nothing.
+fn spare_of(bytes: u64) -> u64 {
+    if bytes >= 8 * SPARE_BYTES { SPARE_BYTES } else { 0 }
+}
+
+/// Gives the reserve at `path` back when the disk is full, so that a server can start; says how many bytes that were.
+///
+/// A start needs space before anything else runs: without, a full disk would not even serve reads.
+pub fn make_room(disk: &Arc<dyn Disk>, path: &Path) -> Result<u64, CheckpointError> {
+    let file = match disk.open(path, OpenMode::ReadWrite) {
+        Ok(file) => file,
+        Err(error) if error.is_not_found() => return Ok(0),
+        Err(error) => return Err(error.into()),
+    };
+    let bytes = file.len()?;
+    if bytes == 0 || disk.space(path)?.free_bytes >= bytes / FULL {
+        return Ok(0);
+    }
+    let kept = spare_of(bytes);
+    file.set_len(kept)?;
+    file.sync()?;
+    Ok(bytes - kept)
+}
 
 /// The reserve of one data dir.
 pub struct Reserve {
@@ -36,13 +64,13 @@ impl Reserve {
         self.held
     }
 
-    /// Gives the space back; `false` when there was nothing left to give.
+    /// Gives the space back, all but what the next start may need; `false` when there was nothing left to give.
     pub fn release(&mut self) -> Result<bool, CheckpointError> {
         if !self.held {
             return Ok(false);
         }
         self.held = false;
-        self.file.set_len(0)?;
+        self.file.set_len(spare_of(self.bytes))?;
         self.file.sync()?;
         Ok(true)
     }

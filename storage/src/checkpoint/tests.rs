@@ -271,3 +271,29 @@ fn a_disk_too_full_for_the_reserve_still_opens() {
     assert!(!reserve.is_held());
     assert!(reserve.refill().unwrap());
 }
+
+#[test]
+fn a_start_on_a_full_disk_gets_the_reserve_and_one_more_gets_the_rest() {
+    let disk = MemoryDisk::default();
+    let shared = disk.as_disk();
+    let path = Path::new("data");
+    let reserve_path = DataDir::open(&shared, path, NodeId(1), 7).unwrap().reserve_path();
+    assert!(Reserve::open(&shared, &reserve_path, 16 << 20).unwrap().is_held());
+    // Others take every byte, then those of the reserve, then those of its last part.
+    let other = shared.open(Path::new("data/other"), OpenMode::CreateOrOpen).unwrap();
+    let used =
+        |disk: &MemoryDisk| disk.space(Path::new("data")).map(|space| space.total_bytes - space.free_bytes).unwrap();
+    disk.set_capacity(Some(used(&disk)));
+    let mut boots = 1;
+    for left in [1 << 20, 0] {
+        let opened = DataDir::open(&shared, path, NodeId(1), 7).unwrap();
+        boots += 1;
+        assert_eq!(opened.record().boot_number, boots);
+        drop(opened);
+        assert_eq!(shared.open(&reserve_path, OpenMode::Read).unwrap().len().unwrap(), left);
+        let free = disk.space(Path::new("data")).unwrap().free_bytes;
+        let end = other.len().unwrap();
+        other.write_all_at(&vec![1; free as usize], end).unwrap();
+        assert_eq!(disk.space(Path::new("data")).unwrap().free_bytes, 0);
+    }
+}

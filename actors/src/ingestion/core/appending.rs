@@ -5,11 +5,13 @@ use super::refusals::{hold_or_refuse, refuse};
 use super::{Effects, IngestionCore, Now};
 use crate::ingestion::partition::{Held, Leadership};
 use crate::ingestion::pending::PendingProduce;
+use lance_messages::batch::ProducerSequence;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::ConnectionId;
 use lance_messages::mail::connection::Produced;
 use lance_messages::mail::ingestion::ProduceRequest;
-use lance_storage::log::{AppendError, NewBatch};
+use lance_storage::log::{AppendError, Log, NewBatch};
+use lance_storage::producers::SequenceCheck;
 
 impl IngestionCore {
     /// Appends one batch; it is answered once it is committed.
@@ -40,6 +42,10 @@ impl IngestionCore {
         let Self { partitions, pool, clock, appends_refused, .. } = self;
         let partition = partitions.get_mut(slot as usize).and_then(Option::as_mut)?;
         let Leadership::Leading { epoch } = partition.leadership else {
+            if partition.is_read_only() {
+                refuse(effects, connection, request.request, ErrorCode::NoSpace);
+                return None;
+            }
             hold_or_refuse(partition, Held::Produce(connection, request), now, effects);
             return None;
         };
@@ -48,7 +54,9 @@ impl IngestionCore {
             return None;
         }
         let log = partition.log.as_mut()?;
-        if partition.no_space || *appends_refused {
+        // A retry of a batch that is in the log stores nothing, and "no space" would say that it is not there.
+        let repeats = |producer| is_stored(log, producer, now);
+        if (partition.no_space || *appends_refused) && !request.producer.as_ref().is_some_and(repeats) {
             refuse(effects, connection, request.request, ErrorCode::NoSpace);
             return None;
         }
@@ -96,12 +104,20 @@ impl IngestionCore {
         if appended.duplicate {
             release(partition, terms, effects);
         }
-        queue(&mut self.dirty, partition, slot);
+        // A repeat on a full disk does not try the write again: that is done once a second.
+        if !partition.no_space {
+            queue(&mut self.dirty, partition, slot);
+        }
         if let Some(header) = header {
             self.unkept.push((slot, header, request.records));
         }
         None
     }
+}
+
+fn is_stored(log: &Log, producer: &ProducerSequence, now: Now) -> bool {
+    let check = log.producers().check(producer, now.wall_ns);
+    matches!(check, SequenceCheck::Duplicate(_) | SequenceCheck::DuplicateBefore(_))
 }
 
 fn append_error_code(error: &AppendError) -> ErrorCode {

@@ -1,10 +1,9 @@
 //! Group commit: steps to the poller, and what follows from their completions.
 
 use super::following::{answer_promise, begin_truncation, on_flushed};
-use super::refusals::{refuse, refuse_all_held, stop};
+use super::refusals::{refuse, refuse_all_held, refuse_pending, stop};
 use super::{Effects, IngestionCore, IngestionEffect, Now, Terms};
 use crate::ingestion::partition::{Held, Leadership, Partition};
-use crate::ingestion::pending::PendingProduce;
 use lance_cluster::metadata::ReplicationMode;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::mail::connection::{Answer, Reply};
@@ -16,6 +15,9 @@ use std::time::Duration;
 
 /// How long requests wait for an epoch before they hear that they may try again.
 const HOLD_MAX: Duration = Duration::from_secs(5);
+/// How long appended batches wait for space before who sent them hears that the outcome is unknown: time enough for
+/// the reserve to be released and the write to be tried again.
+const SPACE_PATIENCE: Duration = Duration::from_secs(2);
 
 impl IngestionCore {
     /// Hands out a flush step for every partition that has something to write and nothing in flight: group
@@ -128,9 +130,14 @@ impl IngestionCore {
         };
         partition.in_flight = false;
         let Some(log) = partition.log.as_mut() else { return };
+        let written_before = log.written_end();
         match log.complete(completion, pool) {
             Ok(completed) => {
                 partition.no_space = false;
+                // Steps that write no batch find space sooner than those that do.
+                if !log.is_dirty() || completed.written_end > written_before {
+                    partition.no_space_since = None;
+                }
                 partition.unsynced_bytes = completed.written_end - completed.durable_end;
                 partition.sync_due &= log.is_dirty();
                 effects.push(IngestionEffect::Flushed(partition.id, completed.durable_end));
@@ -145,13 +152,14 @@ impl IngestionCore {
                 }
             }
             Err(DiskFailed::NoSpace { .. }) => {
+                // What was appended stays in the log and is written once there is space: it waits for that, and must
+                // not be answered as if it were not stored.
                 partition.no_space = true;
+                partition.no_space_since.get_or_insert(now.elapsed);
                 effects.push(IngestionEffect::NoSpace(partition.id));
-                let waiting: Vec<PendingProduce> = partition.pending.drain().collect();
-                for pending in waiting {
-                    refuse(effects, pending.connection, pending.request, ErrorCode::NoSpace);
+                if partition.is_read_only() {
+                    serve_recovered(partition);
                 }
-                refuse_all_held(partition, ErrorCode::NoSpace, effects);
             }
             Err(DiskFailed::Latched(latch)) => stop(partition, latch.to_string(), Some(latch), effects),
         }
@@ -169,6 +177,9 @@ impl IngestionCore {
         }
         let partition = self.partitions.get(token as usize).and_then(Option::as_ref);
         let full = partition.is_some_and(|partition| partition.no_space);
+        if full {
+            self.serve_held(token, now, effects);
+        }
         self.serve_ready(token, now, effects);
         self.retry_stalled(now, effects);
         if full {
@@ -189,9 +200,14 @@ impl IngestionCore {
         }
     }
 
-    /// Answers what has waited too long for an epoch with a retriable error; the shell calls this every second.
+    /// Answers what has waited too long for an epoch or for space with a retriable error; the shell calls this every
+    /// second.
     pub fn refuse_overdue(&mut self, now: Now, effects: &mut Effects) {
         for partition in self.partitions.iter_mut().flatten() {
+            let waits = partition.no_space_since.map(|since| now.elapsed.saturating_sub(since));
+            if waits.is_some_and(|waits| waits >= SPACE_PATIENCE) {
+                refuse_pending(partition, ErrorCode::OutcomeUnknown, effects);
+            }
             if now.elapsed.saturating_sub(partition.held_since) >= HOLD_MAX {
                 refuse_all_held(partition, ErrorCode::Unavailable, effects);
             }
@@ -204,9 +220,30 @@ impl IngestionCore {
         if partition.is_none_or(|partition| partition.leading_epoch().is_none()) {
             return;
         }
+        self.serve_held(slot, now, effects);
+        loop {
+            let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
+                return;
+            };
+            let Some(log) = partition.log.as_ref() else { return };
+            let Some(fetch) = partition.waiters.take_readable(log.high_watermark().offset) else {
+                return;
+            };
+            self.on_fetch(fetch, now, effects);
+        }
+    }
+
+    /// Requests that waited for the epoch: it began, or cannot begin for want of space.
+    fn serve_held(&mut self, slot: u32, now: Now, effects: &mut Effects) {
         // Held requests came before those of their partition that wait for the pool, and must stay before them.
         let mut without_slot = Vec::new();
-        while let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) {
+        let held =
+            self.partitions.get(slot as usize).and_then(Option::as_ref).map_or(0, |partition| partition.held.len());
+        // Each once: what is held again waits for what comes next.
+        for _ in 0..held {
+            let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
+                return;
+            };
             match partition.held.pop_front() {
                 Some(Held::Produce(connection, request)) if without_slot.is_empty() => {
                     let refused = self.try_produce(connection, request, now, effects);
@@ -220,16 +257,6 @@ impl IngestionCore {
         }
         self.counts.pool_waits += without_slot.len() as u64;
         without_slot.into_iter().rev().for_each(|waiting| self.stalled.push_front(waiting));
-        loop {
-            let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
-                return;
-            };
-            let Some(log) = partition.log.as_ref() else { return };
-            let Some(fetch) = partition.waiters.take_readable(log.high_watermark().offset) else {
-                return;
-            };
-            self.on_fetch(fetch, now, effects);
-        }
     }
 
     pub(super) fn retry_stalled(&mut self, now: Now, effects: &mut Effects) {
@@ -246,6 +273,13 @@ pub(super) fn queue(dirty: &mut VecDeque<u32>, partition: &mut Partition, slot: 
     if !partition.queued {
         partition.queued = true;
         dirty.push_back(slot);
+    }
+}
+
+/// Alone, what recovery found durable is committed, whether or not the epoch can begin; nothing can take it back.
+fn serve_recovered(partition: &mut Partition) {
+    if let Some(log) = partition.log.as_mut() {
+        log.advance_high_watermark(log.durable_end());
     }
 }
 

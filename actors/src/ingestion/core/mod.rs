@@ -12,6 +12,7 @@ use self::refusals::{fail_all, stop};
 use super::gather::Gather;
 use super::partition::{Leadership, Partition};
 use super::replica::{Fenced, FollowerSample, FollowerSamples};
+use crate::network::budget::ByteBudget;
 use crate::network::readers::SegmentRead;
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
@@ -20,7 +21,7 @@ use lance_messages::batch::BatchHeader;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, TopicPartition};
 use lance_messages::mail::connection::Reply;
-use lance_messages::mail::ingestion::ProduceRequest;
+use lance_messages::mail::ingestion::{Fetch, ProduceRequest};
 use lance_messages::peer::{AppendResponse, PeerIdentity, ReplicaBatch, ReplicaRequest, TruncateTo};
 use lance_messages::sort_key::HybridClock;
 use lance_storage::disk::{DiskCompletion, SlotPool};
@@ -182,6 +183,9 @@ pub struct IngestionCore {
     lease_until: Duration,
     lease_holds: bool,
     appends_refused: bool,
+    copies: ByteBudget,
+    /// Fetches that wait for room to copy what they ask for.
+    starved: VecDeque<Fetch>,
 }
 
 type Effects = Vec<IngestionEffect>;
@@ -212,7 +216,14 @@ impl IngestionCore {
             lease_until: Duration::ZERO,
             lease_holds: false,
             appends_refused: false,
+            copies: ByteBudget::default(),
+            starved: VecDeque::new(),
         }
+    }
+
+    /// Copies to readers are made within this budget, together with those of others.
+    pub fn share_copies(&mut self, copies: ByteBudget) {
+        self.copies = copies;
     }
 
     /// Gives the pool back; the rest is dropped.

@@ -10,6 +10,9 @@ use lance_messages::mail::ingestion::{CancelWait, Fetch, LookUpOffset, OffsetQue
 use lance_storage::log::{Log, LogRead, TailRead};
 use std::time::Duration;
 
+/// How often fetches that found no room for what they ask for are tried again.
+const STARVED_RETRY: Duration = Duration::from_millis(10);
+
 impl IngestionCore {
     /// Reads, or parks the fetch at the high watermark.
     pub fn on_fetch(&mut self, fetch: Fetch, now: Now, effects: &mut Effects) {
@@ -19,7 +22,7 @@ impl IngestionCore {
         let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
             return;
         };
-        if matches!(partition.leadership, Leadership::Waiting | Leadership::Starting { .. }) {
+        if partition.holds_reads() {
             return hold_or_refuse(partition, Held::Fetch(fetch), now, effects);
         }
         if matches!(partition.leadership, Leadership::Following { .. }) {
@@ -31,11 +34,16 @@ impl IngestionCore {
         let bounds = bounds_of(log, &partition.leadership);
         let offset = fetch.offset.max(bounds.log_start_offset);
         let max_bytes = (fetch.max_bytes as usize).min(TAIL_COPY_BYTES);
+        // Where nothing is to be read nothing is copied; a fetch may wait there.
+        let wanted = if offset < bounds.high_watermark_offset { max_bytes } else { 0 };
+        let Some(room) = self.copies.reserve(wanted) else {
+            return self.starve(fetch, now);
+        };
         self.scratch.clear();
         let found = match log.read(offset, max_bytes, &self.tail, &mut self.scratch) {
             LogRead::Tail(TailRead { next_offset, record_count, crc, timestamp_ns, .. }) => {
                 self.counts.tail_fetches += 1;
-                let data = self.scratch.split().freeze();
+                let data = room.hold(self.scratch.split().freeze());
                 FetchedData::Tail { data, next_offset, record_count, crc, timestamp_ns }
             }
             LogRead::Segments(slice) => {
@@ -54,13 +62,53 @@ impl IngestionCore {
         answer_fetch(effects, &fetch, Ok((bounds, found)));
     }
 
+    /// Lets a fetch wait until other readers have taken what was copied for them.
+    fn starve(&mut self, fetch: Fetch, now: Now) {
+        self.starved.push_back(fetch);
+        let retry = now.elapsed.saturating_add(STARVED_RETRY);
+        self.next_deadline = Some(self.next_deadline.map_or(retry, |next| next.min(retry)));
+    }
+
+    fn feed_starved(&mut self, now: Now, effects: &mut Effects) {
+        for _ in 0..self.starved.len() {
+            let Some(fetch) = self.starved.pop_front() else { return };
+            let others = self.starved.len();
+            self.on_fetch(fetch, now, effects);
+            if self.starved.len() > others {
+                // It stays first.
+                return self.starved.rotate_right(1);
+            }
+        }
+    }
+
     /// Ends the waiting of one part of a request.
     pub fn on_cancel_wait(&mut self, cancel: CancelWait, effects: &mut Effects) {
+        let is_cancelled = |fetch: &Fetch| {
+            fetch.connection == cancel.connection
+                && fetch.request == cancel.request
+                && fetch.partition == cancel.partition
+        };
+        while let Some(at) = self.starved.iter().position(is_cancelled) {
+            let partition = self.partition_mut(cancel.partition).map(|partition| &*partition);
+            let result = partition.map_or(Err(ErrorCode::UnknownTopic), nothing_found);
+            if let Some(fetch) = self.starved.remove(at) {
+                answer_fetch(effects, &fetch, result);
+            }
+        }
         let Some(partition) = self.partition_mut(cancel.partition) else {
             return;
         };
         while let Some(fetch) = partition.waiters.take_request(cancel.connection, cancel.request) {
             answer_empty(partition, &fetch, effects);
+        }
+        // One that is held for an epoch must not begin to wait once there is one.
+        for held in &mut partition.held {
+            if let Held::Fetch(fetch) = held
+                && fetch.connection == cancel.connection
+                && fetch.request == cancel.request
+            {
+                fetch.max_wait = Duration::ZERO;
+            }
         }
     }
 
@@ -71,7 +119,9 @@ impl IngestionCore {
 
     /// Answers the fetches whose time is up.
     pub fn on_deadline(&mut self, now: Now, effects: &mut Effects) {
-        let mut next: Option<Duration> = None;
+        self.feed_starved(now, effects);
+        let retry = now.elapsed.saturating_add(STARVED_RETRY);
+        let mut next: Option<Duration> = (!self.starved.is_empty()).then_some(retry);
         for partition in self.partitions.iter_mut().flatten() {
             if partition.waiters.is_empty() {
                 continue;
@@ -92,7 +142,7 @@ impl IngestionCore {
         let Some(partition) = self.partition_mut(look_up.partition) else {
             return effects.push(reply(Answer::LookedUp(Err(ErrorCode::UnknownTopic))));
         };
-        if matches!(partition.leadership, Leadership::Waiting | Leadership::Starting { .. }) {
+        if partition.holds_reads() {
             return hold_or_refuse(partition, Held::LookUp(look_up), now, effects);
         }
         if matches!(partition.leadership, Leadership::Following { .. }) {
@@ -124,11 +174,14 @@ pub(super) fn answer_fetch(
 }
 
 fn answer_empty(partition: &Partition, fetch: &Fetch, effects: &mut Effects) {
-    let result = match readable_log(partition) {
+    answer_fetch(effects, fetch, nothing_found(partition));
+}
+
+fn nothing_found(partition: &Partition) -> Result<(PartitionBounds, FetchedData<SegmentRead>), ErrorCode> {
+    match readable_log(partition) {
         Some(log) => Ok((bounds_of(log, &partition.leadership), FetchedData::Empty)),
         None => Err(ErrorCode::StorageOffline),
-    };
-    answer_fetch(effects, fetch, result);
+    }
 }
 
 /// The log, unless the partition stopped before its epoch began: such a one does not know what is committed, and an end

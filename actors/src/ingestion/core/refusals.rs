@@ -23,7 +23,7 @@ pub(super) fn fail_all(partition: &mut Partition, code: ErrorCode, effects: &mut
     refuse_waiters(partition, code, effects);
 }
 
-/// Answers who waits for the high watermark.
+/// Answers every request whose batch is appended and not committed.
 pub(super) fn refuse_pending(partition: &mut Partition, code: ErrorCode, effects: &mut Effects) {
     for pending in partition.pending.drain() {
         refuse(effects, pending.connection, pending.request, code);

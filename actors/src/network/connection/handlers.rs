@@ -84,8 +84,10 @@ impl Handler<BeginDrain> for ConnectionActor {
 impl Handler<CloseWhenIdle> for ConnectionActor {
     type Result = ();
 
-    fn handle(&mut self, _: CloseWhenIdle, _: &mut Self::Context) {
+    fn handle(&mut self, _: CloseWhenIdle, ctx: &mut Self::Context) {
         self.close_when_idle = true;
+        // It may have missed the news while its mailbox was full.
+        self.with_core(ctx, |core, _, _, effects| core.on_drain(effects));
     }
 }
 

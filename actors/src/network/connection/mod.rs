@@ -9,7 +9,7 @@ use crate::mailbox::Mailbox;
 use crate::metadata::actor::{Call, MetadataActor};
 use crate::metrics::Metrics;
 use crate::network::actor::{ConnectionClosed, NetworkActor};
-use crate::network::budget::{FREE_FRAME_BYTES, FrameBudget, FrameReservation};
+use crate::network::budget::{ByteBudget, FREE_FRAME_BYTES, Reservation};
 use crate::network::outbox::{ShardMessage, push_produce, send, try_send};
 use crate::network::readers::{ReadFailure, ReaderJob, ReaderPool};
 use crate::network::session::answers::CallFailure;
@@ -109,7 +109,9 @@ pub struct ConnectionSetup {
     /// Reader threads.
     pub readers: ReaderPool,
     /// Room for large frames.
-    pub frames: FrameBudget,
+    pub frames: ByteBudget,
+    /// Room for copies of recent batches, which shards make for all connections.
+    pub copies: ByteBudget,
     /// The node's clock.
     pub clock: NodeClock,
     /// Figures.
@@ -135,7 +137,7 @@ pub struct ConnectionActor {
     last_frame: Duration,
     pinged: bool,
     drive: Option<Waker>,
-    frame_room: Option<FrameReservation>,
+    frame_room: Option<Reservation>,
     /// A look for room is due.
     asks_for_room: bool,
 }
@@ -527,6 +529,7 @@ impl ActorFuture<ConnectionActor> for Drive {
         if actor.drive.as_ref().is_none_or(|waker| !waker.will_wake(task.waker())) {
             actor.drive = Some(task.waker().clone());
         }
+        actor.core.set_tight(actor.setup.copies.is_tight());
         let wanted_input = actor.core.wants_input();
         // What was read before but had to wait for room comes first.
         if !actor.input.is_empty() && actor.core.wants_input() {

@@ -140,6 +140,7 @@ pub struct SessionCore {
     closing: bool,
     draining: bool,
     pressed: bool,
+    tight: bool,
 }
 
 /// Whether a request can only be answered by who knows the topics.
@@ -178,6 +179,7 @@ impl SessionCore {
             closing: false,
             draining: false,
             pressed: false,
+            tight: false,
         }
     }
 
@@ -194,6 +196,12 @@ impl SessionCore {
             && self.lanes.len() < self.limits.max_requests
             && self.fetches < MAX_FETCHES
             && self.output.memory_bytes() + self.waiting_bytes < MAX_OUTPUT_BYTES
+            && !(self.tight && (self.fetches > 0 || !self.output.is_empty()))
+    }
+
+    /// Whether the node holds so much for slow readers that each is given one thing at a time.
+    pub fn set_tight(&mut self, tight: bool) {
+        self.tight = tight;
     }
 
     /// Whether everything asked for was answered.

@@ -169,6 +169,7 @@ impl Ingestion {
                 self.store_marks();
                 if let Some(core) = self.core.as_mut() {
                     core.on_space_retry(&mut effects);
+                    core.refuse_overdue(now, &mut effects);
                 }
             }
             Mail::Wake(Wake::Sync) => {

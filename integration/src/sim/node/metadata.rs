@@ -5,7 +5,7 @@ use crate::sim::check::metadata as check;
 use crate::sim::context::Context;
 use crate::sim::disk::SimDisk;
 use crate::sim::mail::{Address, Mail, Part, Wake};
-use lance_actors::metadata::calls::command_for;
+use lance_actors::metadata::calls::{command_for, returning_producer};
 use lance_actors::metadata::roles::role_of;
 use lance_actors::metadata::store::MetadataStore;
 use lance_actors::network::session::answers::CallFailure;
@@ -161,11 +161,10 @@ impl Metadata {
     ) -> Result<(), Failure> {
         if let MetadataCall::InitProducer(Some(known)) = &call
             && let Some(running) = self.running.as_ref()
-            && (1..running.core.state().next_producer_id().0).contains(&known.id.0)
+            && let Some(answer) = returning_producer(running.core.state(), *known)
         {
-            let answer = MetadataAnswer::Producer { producer: known.id, epoch: known.epoch };
             let to = Address::Node(self.node, Part::Connection(connection));
-            ctx.send(to, Mail::Answered { request: session_request, result: Ok(answer) });
+            ctx.send(to, Mail::Answered { request: session_request, result: answer });
             return Ok(());
         }
         let now_secs = ctx.now.wall_ns / 1_000_000_000;

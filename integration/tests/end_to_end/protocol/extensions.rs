@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 const PARTITIONS: u64 = 1;
 const TYPED_ERRORS: u64 = 1 << 2;
 const ACK_OFFSETS: u64 = 1 << 3;
+const IDEMPOTENT: u64 = 1 << 5;
 const LONG_POLL: u64 = 1 << 6;
 const LOOKUP: u64 = 1 << 7;
 
@@ -156,4 +157,31 @@ fn typed_errors_name_code_request_and_whether_to_try_again() {
     assert_eq!(u64::from_le_bytes(answer.payload[2..10].try_into().unwrap()), 0xABCD);
     assert_eq!(answer.payload[10], 2, "not retriable, answers an ingest frame");
     assert!(answer.text().contains("Unknown topic"));
+}
+
+#[test]
+fn a_producer_epoch_that_was_never_given_out_is_refused() {
+    let (server, topic) = four_partitions();
+    let init = |connection: &mut Raw, id: u64, epoch: u16| {
+        greet(connection, IDEMPOTENT);
+        connection.control(0x41, &[&id.to_le_bytes()[..], &epoch.to_le_bytes()].concat())
+    };
+    let mut owner = server.connect();
+    let bound = init(&mut owner, 0, 0);
+    assert_eq!((bound.batch_id, bound.payload[8..10].to_vec()), (0xC1, vec![0, 0]), "{}", bound.text());
+    let id = bound.u64_at(0);
+    owner.send(&frame(INGEST, 0, topic, &record(b"first")));
+    assert_eq!(owner.read().flags, ACK);
+    for epoch in [1, 9, u16::MAX] {
+        let refused = init(&mut server.connect(), id, epoch);
+        assert!(refused.is_error() && refused.text().contains("never given out"), "{}", refused.text());
+    }
+    owner.send(&frame(INGEST, 1, topic, &record(b"second")));
+    assert_eq!(owner.read().flags, ACK, "nobody fenced it");
+    // Its own retry, over another connection, is recognised.
+    let mut again = server.connect();
+    assert_eq!(init(&mut again, id, 0).u64_at(0), id);
+    again.send(&frame(INGEST, 1, topic, &record(b"second")));
+    assert_eq!(again.read().flags, ACK);
+    assert_eq!(texts(&server.connect().read_from(topic, 0)), ["first", "second"]);
 }
