@@ -48,7 +48,7 @@ impl Links {
         if let Some(link) = state.by_address.get(address).filter(|link| !link.connection.is_closed()) {
             return Ok(link.clone());
         }
-        let connection = Connection::open(address, self.client.options()).await?;
+        let connection = self.client.open(address).await?;
         let producer = if self.idempotent && connection.supports(Features::IDEMPOTENT) {
             Some(bind(&connection, &mut state.identity).await?)
         } else {

@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
-/// The name that forwarders give in Hello.
+/// The name that forwarders give in Hello, for logs: who says Hello at all is redirected, never forwarded again.
 pub const FORWARD_CLIENT_NAME: &str = "lance-forward";
 /// Frames between the forwarder and the socket: all that may be unanswered, and answers to signs of life.
 pub const LINK_QUEUE: usize = LINK_REQUESTS + 64;
