@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod background;
 pub mod clock;
+pub mod forward;
 pub mod group;
 pub mod ingestion;
 pub mod log_tools;

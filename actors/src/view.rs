@@ -53,6 +53,8 @@ pub struct ClusterView {
     internal: HashMap<String, TopicView>,
     /// Every node and its address.
     pub nodes: Vec<(NodeId, String)>,
+    /// Whether each node was heard of lately; a node that is not named counts as alive.
+    pub alive: HashMap<NodeId, bool>,
     /// This node.
     pub node: Option<NodeId>,
     /// The metadata leader, when there is one.
@@ -78,8 +80,7 @@ impl ClusterView {
                 .iter()
                 .map(|partition| (partition.leader.map(|leader| leader.node), partition.epoch))
                 .collect();
-            let internal = topic.name.starts_with(INTERNAL_PREFIX);
-            let topic = TopicView {
+            view.insert(TopicView {
                 id,
                 name: topic.name.clone(),
                 created_at: topic.created_at_secs,
@@ -87,15 +88,19 @@ impl ClusterView {
                 config: topic.config,
                 partitions,
                 members: topic.partitions.iter().map(members_of).collect(),
-            };
-            if internal {
-                view.internal.insert(topic.name.clone(), topic);
-            } else {
-                view.names.insert(topic.name.clone(), id);
-                view.topics.insert(id, topic);
-            }
+            });
         }
         view
+    }
+
+    /// Adds a topic, or replaces the one of its name.
+    pub fn insert(&mut self, topic: TopicView) {
+        if topic.name.starts_with(INTERNAL_PREFIX) {
+            self.internal.insert(topic.name.clone(), topic);
+        } else {
+            self.names.insert(topic.name.clone(), topic.id);
+            self.topics.insert(topic.id, topic);
+        }
     }
 
     /// Whether there is metadata at all: until then nobody can say what exists.
@@ -117,6 +122,33 @@ impl ClusterView {
     pub fn is_deleted(&self, topic: TopicId) -> bool {
         let exists = self.topics.contains_key(&topic) || self.internal.values().any(|internal| internal.id == topic);
         topic.0 != 0 && topic.0 < self.next_topic && !exists
+    }
+
+    /// Who leads a partition; `None` while nobody is known to, or when there is no such partition.
+    pub fn leader(&self, partition: TopicPartition) -> Option<NodeId> {
+        let internal = || self.internal.values().find(|topic| topic.id == partition.topic);
+        let topic = self.topics.get(&partition.topic).or_else(internal)?;
+        topic.partitions.get(usize::from(partition.partition)).and_then(|(leader, _)| *leader)
+    }
+
+    /// Where clients reach a node.
+    pub fn address(&self, node: NodeId) -> Option<&str> {
+        self.nodes.iter().find(|(id, _)| *id == node).map(|(_, address)| address.as_str())
+    }
+
+    /// Where clients reach the leader of a partition.
+    pub fn leader_address(&self, partition: TopicPartition) -> Option<&str> {
+        self.address(self.leader(partition)?)
+    }
+
+    /// Whether this node is the only one.
+    pub fn is_alone(&self) -> bool {
+        self.nodes.iter().all(|(id, _)| Some(*id) == self.node)
+    }
+
+    /// Whether a node was heard of lately; this one always was.
+    pub fn is_alive(&self, node: NodeId) -> bool {
+        self.node == Some(node) || self.alive.get(&node).copied().unwrap_or(true)
     }
 
     /// Every partition of every topic, internal ones included.

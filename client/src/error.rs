@@ -163,6 +163,14 @@ impl ClientError {
         }
     }
 
+    /// Where the leader is, when the server says that it is another node and names it.
+    pub fn redirect(&self) -> Option<&str> {
+        match self {
+            Self::Server { code: Some(ErrorCode::NotLeader), detail, .. } if !detail.is_empty() => Some(detail),
+            _ => None,
+        }
+    }
+
     pub(crate) fn connect(address: &str, error: &io::Error) -> Self {
         Self::Connect { address: address.to_owned(), reason: error.to_string() }
     }

@@ -51,14 +51,14 @@ impl Links {
 
     /// The connection to a node. Who has a producer of its `own` gets a connection bound to that one: over another the
     /// server would not recognise what it has stored already.
-    async fn to(&self, address: &str, own: Option<ProducerEpoch>) -> Result<Link, ClientError> {
+    pub(crate) async fn to(&self, address: &str, own: Option<ProducerEpoch>) -> Result<Link, ClientError> {
         let mut state = self.state.lock().await;
         let wanted = own.or(state.identity);
         let key = (address.to_owned(), wanted);
         if let Some(link) = state.by_address.get(&key).filter(|link| !link.connection.is_closed()) {
             return Ok(link.clone());
         }
-        let connection = Connection::open(address, self.client.options()).await?;
+        let connection = self.client.open(address).await?;
         let producer = if self.idempotent && connection.supports(Features::IDEMPOTENT) {
             Some(bind(&connection, wanted).await?)
         } else {

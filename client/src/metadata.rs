@@ -7,7 +7,7 @@ use lance_messages::id::{NodeId, TopicId};
 use lance_messages::wire::json::{TopicBody, TopicsBody};
 use lance_messages::wire::topics::{MetadataRequest, MetadataResponse, PartitionMetadata, TopicMetadata, TopicMode};
 use lance_messages::wire::{Request, Response};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// A topic as the server describes it.
@@ -18,6 +18,12 @@ pub type TopicInfo = TopicMetadata;
 pub(crate) struct Metadata {
     nodes: HashMap<NodeId, String>,
     topics: HashMap<String, Arc<TopicInfo>>,
+    /// Topics to ask about again before the next use.
+    stale: HashSet<String>,
+    /// Topics that are being asked about in the background.
+    refreshing: HashSet<String>,
+    /// Leaders that refusals named, and the epoch known then: they hold until metadata has a later one.
+    redirects: HashMap<(String, u16), (String, u32)>,
 }
 
 impl Metadata {
@@ -25,8 +31,50 @@ impl Metadata {
         self.topics.get(name).cloned()
     }
 
+    /// As [`Metadata::topic`], unless it has to be asked about again.
+    pub(crate) fn fresh_topic(&self, name: &str) -> Option<Arc<TopicInfo>> {
+        self.topic(name).filter(|_| !self.stale.contains(name))
+    }
+
     pub(crate) fn forget(&mut self, name: &str) {
         self.topics.remove(name);
+        self.redirects.retain(|(topic, _), _| topic != name);
+    }
+
+    /// The topic is asked about again before the next use. What is known stays until then: an answer from a node that
+    /// lags must not replace it.
+    pub(crate) fn expire(&mut self, name: &str) {
+        self.stale.insert(name.to_owned());
+    }
+
+    /// The leader of a partition is at `address`, as a node says that does not lead it.
+    pub(crate) fn redirect(&mut self, topic: &str, partition: u16, address: &str) {
+        let known = self.topics.get(topic).and_then(|info| info.partitions.get(usize::from(partition)));
+        let epoch = known.map_or(0, |known| known.leader_epoch);
+        self.redirects.insert((topic.to_owned(), partition), (address.to_owned(), epoch));
+    }
+
+    /// Whether the caller is to ask about a topic, which nobody does at the moment.
+    pub(crate) fn begin_refresh(&mut self, topic: &str) -> bool {
+        self.refreshing.insert(topic.to_owned())
+    }
+
+    pub(crate) fn end_refresh(&mut self, topic: &str) {
+        self.refreshing.remove(topic);
+    }
+
+    /// Nobody answers at `address`: it is no leader's any more.
+    pub(crate) fn unredirect(&mut self, address: &str) {
+        self.redirects.retain(|_, (other, _)| other != address);
+    }
+
+    pub(crate) fn redirected(&self, topic: &str, partition: u16) -> Option<String> {
+        self.redirects.get(&(topic.to_owned(), partition)).map(|(address, _)| address.clone())
+    }
+
+    /// Every address known, in no particular order.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = &String> {
+        self.nodes.values()
     }
 
     pub(crate) fn address(&self, node: NodeId) -> Option<String> {
@@ -42,11 +90,26 @@ impl Metadata {
             self.nodes = found.nodes;
         }
         for (name, topic) in found.topics {
+            self.stale.remove(&name);
             match topic {
-                Some(topic) => _ = self.topics.insert(name, Arc::new(topic)),
-                None => _ = self.topics.remove(&name),
+                Some(topic) => self.merge_topic(name, topic),
+                None => self.forget(&name),
             }
         }
+    }
+
+    /// A node that lags knows of leaders that later ones have followed.
+    fn merge_topic(&mut self, name: String, mut topic: TopicInfo) {
+        if let Some(known) = self.topics.get(&name).filter(|known| known.id == topic.id) {
+            for (new, old) in topic.partitions.iter_mut().zip(&known.partitions) {
+                if new.leader_epoch < old.leader_epoch {
+                    *new = *old;
+                }
+            }
+        }
+        let epoch = |partition: u16| topic.partitions.get(usize::from(partition)).map_or(0, |known| known.leader_epoch);
+        self.redirects.retain(|(other, partition), (_, known)| *other != name || *known >= epoch(*partition));
+        self.topics.insert(name, Arc::new(topic));
     }
 
     /// Asks a server that knows Metadata.

@@ -1,13 +1,17 @@
 //! Committed offsets: how far a consumer is.
 
-use crate::client::Client;
+use crate::client::{Client, MAX_REDIRECTS};
 use crate::connection::Connection;
 use crate::error::ClientError;
 use crate::links::Links;
 use crate::metadata::unexpected;
+use crate::options::Backoff;
+use lance_messages::id::TopicId;
 use lance_messages::wire::request::{CommitOffset, Subscribe};
 use lance_messages::wire::{Features, Request, Response};
 use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 /// Reads and writes the committed offsets of one consumer.
 #[derive(Debug)]
@@ -15,12 +19,14 @@ pub struct CommittedOffsets {
     client: Client,
     links: Links,
     consumer_id: u64,
+    /// The node that keeps offsets, once another one has named it.
+    keeper: Mutex<Option<String>>,
 }
 
 impl CommittedOffsets {
     /// The offsets of the consumer with this id.
     pub fn new(client: Client, consumer_id: u64) -> Self {
-        Self { links: Links::new(client.clone(), false), client, consumer_id }
+        Self { links: Links::new(client.clone(), false), client, consumer_id, keeper: Mutex::new(None) }
     }
 
     /// The id for a consumer with a name: 64-bit FNV-1a, never 0.
@@ -33,27 +39,60 @@ impl CommittedOffsets {
 
     /// The last committed offset; 0 when nothing was committed.
     pub async fn fetch(&self, topic: &str, partition: u16) -> Result<u64, ClientError> {
-        let info = self.client.topic(topic, false).await?;
-        let link = self.links.to_leader(topic, partition, None).await?;
-        check_partition(&link.connection, partition)?;
+        let consumer_id = self.consumer_id;
         let subscribe =
-            Subscribe { topic: info.id, start_offset: 0, max_batch_bytes: 0, consumer_id: self.consumer_id };
-        let request = Request::Subscribe(subscribe);
-        match link.connection.request_for(request, partition, None, "subscribe", Duration::ZERO).await? {
-            Response::SubscribeAck { offset, .. } => Ok(offset),
-            _ => Err(unexpected(&link.connection, "subscribe")),
+            |topic| Request::Subscribe(Subscribe { topic, start_offset: 0, max_batch_bytes: 0, consumer_id });
+        match self.ask(topic, partition, subscribe, "subscribe").await? {
+            (_, Response::SubscribeAck { offset, .. }) => Ok(offset),
+            (connection, _) => Err(unexpected(&connection, "subscribe")),
         }
     }
 
     /// Stores an offset; it is durable when this returns.
     pub async fn commit(&self, topic: &str, partition: u16, offset: u64) -> Result<(), ClientError> {
-        let info = self.client.topic(topic, false).await?;
-        let link = self.links.to_leader(topic, partition, None).await?;
-        check_partition(&link.connection, partition)?;
-        let request = Request::CommitOffset(CommitOffset { topic: info.id, consumer_id: self.consumer_id, offset });
-        match link.connection.request_for(request, partition, None, "commit offset", Duration::ZERO).await? {
-            Response::CommitAck { .. } => Ok(()),
-            _ => Err(unexpected(&link.connection, "commit offset")),
+        let consumer_id = self.consumer_id;
+        let commit = |topic| Request::CommitOffset(CommitOffset { topic, consumer_id, offset });
+        match self.ask(topic, partition, commit, "commit offset").await? {
+            (_, Response::CommitAck { .. }) => Ok(()),
+            (connection, _) => Err(unexpected(&connection, "commit offset")),
+        }
+    }
+
+    /// Asks the node that keeps offsets, wherever it moves, again and again while that can help.
+    async fn ask(
+        &self,
+        topic: &str,
+        partition: u16,
+        request: impl Fn(TopicId) -> Request,
+        what: &'static str,
+    ) -> Result<(Connection, Response), ClientError> {
+        let options = self.client.options();
+        let deadline = Instant::now() + options.delivery_timeout;
+        let mut backoff = Backoff::new(options.retry_backoff);
+        let mut redirects = 0;
+        let mut keeper = self.keeper.lock().await;
+        loop {
+            let asked = async {
+                let info = self.client.topic(topic, false).await?;
+                let link = match keeper.as_ref() {
+                    Some(address) => self.links.to(address, None).await?,
+                    None => self.links.to_leader(topic, partition, None).await?,
+                };
+                check_partition(&link.connection, partition)?;
+                let asked = link.connection.request_for(request(info.id), partition, None, what, Duration::ZERO).await;
+                asked.map(|response| (link.connection, response))
+            };
+            let error = match asked.await {
+                Err(error) if error.is_retriable() && Instant::now() < deadline => error,
+                outcome => return outcome,
+            };
+            *keeper = error.redirect().map(str::to_owned);
+            if keeper.is_some() && redirects < MAX_REDIRECTS {
+                redirects += 1;
+                continue;
+            }
+            self.client.expire_topic(topic);
+            tokio::time::sleep(backoff.next_wait()).await;
         }
     }
 }

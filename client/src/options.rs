@@ -19,7 +19,7 @@ pub struct ClientOptions {
     pub request_timeout: Duration,
     /// First wait before trying again; it doubles up to two seconds.
     pub retry_backoff: Duration,
-    /// Longest time to keep trying what can be tried again.
+    /// Longest time to keep trying what can be tried again, over any number of servers.
     pub delivery_timeout: Duration,
 }
 
@@ -33,7 +33,7 @@ impl ClientOptions {
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(30),
             retry_backoff: Duration::from_millis(20),
-            delivery_timeout: Duration::from_secs(120),
+            delivery_timeout: Duration::from_secs(30),
         })
     }
 }

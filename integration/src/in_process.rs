@@ -170,7 +170,7 @@ impl InProcess {
                 }
             }
             acked += replies.len();
-            self.session.on_replies(replies, false, now.elapsed, &mut self.session_effects);
+            self.session.on_replies(replies, false, &self.view, now.elapsed, &mut self.session_effects);
             self.session_effects.clear();
         }
         let written = self.session.output.memory_bytes();

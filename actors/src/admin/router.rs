@@ -114,6 +114,7 @@ fn serves(kind: ActorKind) -> bool {
         ActorKind::Node
         | ActorKind::Connection
         | ActorKind::Group
+        | ActorKind::Forward
         | ActorKind::Retention
         | ActorKind::Scrub
         | ActorKind::Admin => false,

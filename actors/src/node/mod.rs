@@ -4,6 +4,7 @@ pub mod side;
 
 use self::side::SideParts;
 use crate::clock::NodeClock;
+use crate::forward::actor::{FORWARD_MAILBOX, ForwardActor, ForwardSetup};
 use crate::group::actor::{GROUP_MAILBOX, GroupActor, GroupSetup};
 use crate::ingestion::actor::{INGESTION_MAILBOX, IngestionActor, IngestionSetup, ServeReplication};
 use crate::ingestion::opener::LogOpener;
@@ -190,6 +191,11 @@ pub async fn start(
     let durable = Thread::start("metadata", None).map_err(StartError::Thread)?;
     let (metadata, replication) = wiring.start_metadata(&durable, &data_dir, address, &shards).await?;
     let group = wiring.start_group(&control, &metadata, &shards).await;
+    let own_forward = match config.replication.peers.is_empty() {
+        true => None,
+        false => Some(Thread::start("forward", None).map_err(StartError::Thread)?),
+    };
+    let forward = wiring.start_forward(own_forward.as_ref().unwrap_or(&control), plan.shards).await;
     let serve = ServeMetadata { replication: replication.clone(), shards: shards.clone() };
     metadata.addr().send(serve).await.map_err(|_| StartError::Actor("metadata"))?;
 
@@ -203,7 +209,7 @@ pub async fn start(
     let serving = if network_threads.is_empty() { &threads } else { &network_threads };
     let first = serving.first().map_or_else(|| control.handle(), Thread::handle);
     let serving = serving.iter().map(Thread::handle).collect();
-    let network_setup = wiring.network_setup(listener, serving, &shards, &metadata, &group)?;
+    let network_setup = wiring.network_setup(listener, serving, &shards, forward, &metadata, &group)?;
     let network = starter
         .start(&first, "network".into(), ActorKind::Network, NETWORK_MAILBOX, |vitals, policy, parent| {
             NetworkActor::new(vitals, policy, parent, network_setup)
@@ -226,7 +232,7 @@ pub async fn start(
         threads,
     };
     side::start(config, &starter, &control.handle(), disk, clock, side, &mut node).await?;
-    node.threads.extend([control, durable]);
+    node.threads.extend([control, durable].into_iter().chain(own_forward));
     Ok(node)
 }
 
@@ -347,11 +353,23 @@ impl Wiring<'_> {
             .await
     }
 
+    /// The forwarder moves data: in a cluster it shares no thread with what must not wait for that.
+    async fn start_forward(&self, thread: &Thread, index: u16) -> Mailbox<ForwardActor> {
+        let setup = ForwardSetup { index, view: Arc::clone(self.view), clock: self.clock };
+        let (name, kind) = ("forward".to_owned(), ActorKind::Forward);
+        self.starter
+            .start(&thread.handle(), name, kind, FORWARD_MAILBOX, |vitals, policy, parent| {
+                ForwardActor::new(vitals, policy, parent, setup)
+            })
+            .await
+    }
+
     fn network_setup(
         &self,
         listener: TcpListener,
         threads: Vec<ArbiterHandle>,
         shards: &[Mailbox<IngestionActor>],
+        forward: Mailbox<ForwardActor>,
         metadata: &Mailbox<MetadataActor>,
         group: &Mailbox<GroupActor>,
     ) -> Result<NetworkSetup, StartError> {
@@ -369,6 +387,7 @@ impl Wiring<'_> {
                 idle_timeout: limits.idle_timeout,
                 view: Arc::clone(self.view),
                 shards: shards.to_vec(),
+                forward,
                 metadata: metadata.clone(),
                 group: group.clone(),
                 readers,

@@ -24,6 +24,8 @@ pub enum ActorKind {
     Metadata,
     /// Keeps committed consumer offsets.
     Group,
+    /// Asks other nodes for clients that know one address.
+    Forward,
     /// Removes old segments.
     Retention,
     /// Re-reads closed segments.
@@ -44,6 +46,7 @@ impl ActorKind {
             Self::Replication => "replication",
             Self::Metadata => "metadata",
             Self::Group => "group",
+            Self::Forward => "forward",
             Self::Retention => "retention",
             Self::Scrub => "scrub",
             Self::Admin => "admin",

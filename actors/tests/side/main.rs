@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod fetching;
+mod forwarding;
 mod groups;
 mod parts;
 mod support;
@@ -28,9 +29,18 @@ fn the_admin_interface_shows_what_the_node_is() {
             let tree = rig.get("/v1/actors").await.json();
             assert_eq!(tree["kind"], "node");
             let children = tree["children"].as_array().unwrap();
-            for kind in
-                ["network", "ingestion", "poller", "replication", "metadata", "group", "retention", "scrub", "admin"]
-            {
+            for kind in [
+                "network",
+                "ingestion",
+                "poller",
+                "replication",
+                "metadata",
+                "group",
+                "forward",
+                "retention",
+                "scrub",
+                "admin",
+            ] {
                 let child = children.iter().find(|child| child["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"));
                 assert!(child["mailbox_capacity"].as_u64().unwrap() > 0, "{kind}");
                 assert!(!child["name"].as_str().unwrap().contains('/'), "a name is one URL segment");

@@ -87,13 +87,7 @@ impl Handler<ShardRestarted> for Collector {
 /// Runs `test` against a node that serves, with faults if they are wanted.
 pub fn with_node<F: Future<Output = ()>>(configure: impl FnOnce(&mut Config), test: impl FnOnce(Rig) -> F) {
     let folder = tempfile::tempdir().unwrap();
-    let mut config = Config::default();
-    config.node.data_dir = folder.path().join("data");
-    config.network.bind = "127.0.0.1:0".to_owned();
-    config.admin.bind = "127.0.0.1:0".to_owned();
-    config.io.backend = IoBackend::Blocking;
-    config.storage.segment_bytes = 1024 * 1024;
-    config.storage.reserve_bytes = 1024 * 1024;
+    let mut config = small_config(&folder);
     configure(&mut config);
     System::new().block_on(async move {
         let rig = Rig::start(&config, folder).await;
@@ -101,7 +95,26 @@ pub fn with_node<F: Future<Output = ()>>(configure: impl FnOnce(&mut Config), te
     });
 }
 
+fn small_config(folder: &tempfile::TempDir) -> Config {
+    let mut config = Config::default();
+    config.node.data_dir = folder.path().join("data");
+    config.network.bind = "127.0.0.1:0".to_owned();
+    config.admin.bind = "127.0.0.1:0".to_owned();
+    config.io.backend = IoBackend::Blocking;
+    config.storage.segment_bytes = 1024 * 1024;
+    config.storage.reserve_bytes = 1024 * 1024;
+    config
+}
+
 impl Rig {
+    /// Another node, with this id, beside the one of a test.
+    pub async fn second(id: u16) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = small_config(&folder);
+        config.node.id = id;
+        Self::start(&config, folder).await
+    }
+
     async fn start(config: &Config, folder: tempfile::TempDir) -> Self {
         let mut disk: Arc<dyn Disk> = open_disk(options::disk_options(config)).unwrap();
         let faults = config.admin.fault_injection.then(|| Arc::new(FaultSwitch::new(config.node.data_dir.clone())));

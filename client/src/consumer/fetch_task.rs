@@ -3,12 +3,13 @@
 use super::placement::ChunkSender;
 use super::split::Splitter;
 use super::{ConsumedChunk, ConsumerOptions};
+use crate::client::Client;
 use crate::connection::Connection;
 use crate::error::ClientError;
 use crate::metadata::unexpected;
 use bytes::Bytes;
 use lance_messages::error_code::ErrorCode;
-use lance_messages::id::{TopicId, TopicPartition};
+use lance_messages::id::{NodeId, TopicId, TopicPartition};
 use lance_messages::wire::fetch::{
     DataEncoding, Fetch, FetchList, FetchPartition, FetchPartitions, FetchPartitionsResponse, FetchedPartition,
 };
@@ -25,6 +26,8 @@ const POLL_MOST: Duration = Duration::from_millis(100);
 pub(super) struct PartitionState {
     pub(super) partition: u16,
     splitter: Splitter,
+    /// The latest leader epoch that answered: earlier leaders are not believed any more.
+    epoch: u32,
 }
 
 /// Reading from a node ended; the partitions need another.
@@ -33,16 +36,19 @@ pub(super) struct Stopped {
     pub(super) partitions: Vec<PartitionState>,
     /// Whether anything was read.
     pub(super) progressed: bool,
+    /// Whether the node named others that lead: they can be asked at once.
+    pub(super) redirected: bool,
     pub(super) error: ClientError,
 }
 
 impl PartitionState {
     pub(super) fn new(partition: u16, offset: u64) -> Self {
-        Self { partition, splitter: Splitter::new(offset) }
+        Self { partition, splitter: Splitter::new(offset), epoch: 0 }
     }
 }
 
 struct FetchTask {
+    client: Client,
     connection: Connection,
     options: ConsumerOptions,
     topic: Arc<str>,
@@ -50,12 +56,14 @@ struct FetchTask {
     partitions: Vec<PartitionState>,
     chunks: ChunkSender,
     progressed: bool,
+    redirected: bool,
     /// The partition that is asked for first, so that none starves behind a busy one.
     first: usize,
 }
 
 /// Reads until something fails or nobody listens.
 pub(super) async fn run(
+    client: Client,
     connection: Connection,
     options: ConsumerOptions,
     topic: Arc<str>,
@@ -63,7 +71,9 @@ pub(super) async fn run(
     partitions: Vec<PartitionState>,
     chunks: ChunkSender,
 ) -> Stopped {
-    let mut task = FetchTask { connection, options, topic, topic_id, partitions, chunks, progressed: false, first: 0 };
+    let (progressed, redirected, first) = (false, false, 0);
+    let mut task =
+        FetchTask { client, connection, options, topic, topic_id, partitions, chunks, progressed, redirected, first };
     let ended =
         if task.connection.supports(Features::LONG_POLL) { task.run_long_poll().await } else { task.run_1_0().await };
     let error = match ended {
@@ -75,7 +85,10 @@ pub(super) async fn run(
         _ = task.chunks.send(Err(error.clone())).await;
         task.partitions.clear();
     }
-    Stopped { partitions: task.partitions, progressed: task.progressed, error }
+    if let [only] = &task.partitions[..] {
+        task.redirected |= task.client.follow(&task.topic, only.partition, &error);
+    }
+    Stopped { partitions: task.partitions, progressed: task.progressed, redirected: task.redirected, error }
 }
 
 impl FetchTask {
@@ -114,15 +127,40 @@ impl FetchTask {
     async fn on_reply(&mut self, reply: FetchPartitionsResponse) -> Result<(), ClientError> {
         let mut failure = None;
         for (fetched, data) in reply.partitions {
+            if self.is_deposed(&fetched) {
+                failure = Some(ErrorCode::NotLeader);
+                continue;
+            }
             match fetched.error {
                 None => self.on_data(&fetched, data).await?,
-                Some(code) => failure = Some(code),
+                Some(code) => {
+                    let leader = (code == ErrorCode::NotLeader).then_some(NodeId(fetched.leader));
+                    if let Some(address) = leader.and_then(|leader| self.client.node_address(leader)) {
+                        self.client.redirect(&self.topic, fetched.partition.partition, &address);
+                        self.redirected = true;
+                    }
+                    failure = Some(code);
+                }
             }
         }
         match failure {
             None => Ok(()),
             Some(code) => Err(self.explain(code)),
         }
+    }
+
+    /// Whether a later leader than the one that answers was heard: what this one says is of the past.
+    fn is_deposed(&mut self, fetched: &FetchedPartition) -> bool {
+        let partition = fetched.partition.partition;
+        let Some(state) = self.partitions.iter_mut().find(|state| state.partition == partition) else {
+            return false;
+        };
+        if fetched.leader_epoch == 0 {
+            return false;
+        }
+        let deposed = fetched.leader_epoch < state.epoch;
+        state.epoch = state.epoch.max(fetched.leader_epoch);
+        deposed
     }
 
     fn explain(&self, code: ErrorCode) -> ClientError {

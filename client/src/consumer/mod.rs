@@ -117,7 +117,7 @@ impl Consumer {
         };
         let mut begins = Vec::with_capacity(numbers.len());
         for partition in numbers {
-            let offset = start::resolve(&self.client, &info, partition, start).await?;
+            let offset = start::resolve(&self.client, topic, partition, start).await?;
             begins.push(Position { topic: Arc::from(topic), partition, offset });
         }
         self.assign_at(&begins);
@@ -177,8 +177,7 @@ impl Consumer {
 
     /// The high watermark of a partition, as an offset.
     pub async fn end_offset(&self, topic: &str, partition: u16) -> Result<u64, ClientError> {
-        let info = self.client.topic(topic, false).await?;
-        start::resolve(&self.client, &info, partition, StartOffset::Latest).await
+        start::resolve(&self.client, topic, partition, StartOffset::Latest).await
     }
 }
 

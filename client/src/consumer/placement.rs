@@ -2,8 +2,7 @@
 
 use super::fetch_task::{self, PartitionState, Stopped};
 use super::{ConsumedChunk, ConsumerOptions};
-use crate::client::Client;
-use crate::connection::Connection;
+use crate::client::{Client, MAX_REDIRECTS};
 use crate::error::ClientError;
 use crate::options::Backoff;
 use std::collections::HashMap;
@@ -25,6 +24,7 @@ pub(super) async fn run(
         begins.into_iter().map(|(partition, offset)| PartitionState::new(partition, offset)).collect();
     let mut readers = JoinSet::new();
     let mut backoff = Backoff::new(client.options().retry_backoff);
+    let mut redirects = 0;
     loop {
         if !homeless.is_empty() {
             match place(&client, &topic, &mut homeless).await {
@@ -46,24 +46,29 @@ pub(super) async fn run(
         }
         if !homeless.is_empty() {
             tokio::time::sleep(backoff.next_wait()).await;
-            client.forget_topic(&topic);
+            client.expire_topic(&topic);
             continue;
         }
         let Some(stopped) = readers.join_next().await else {
             return;
         };
         match stopped {
-            Ok(Stopped { partitions, progressed, error }) => {
+            Ok(Stopped { partitions, progressed, redirected, error }) => {
                 tracing::debug!(topic = &*topic, ?error, "reading stopped");
                 if progressed {
                     backoff.reset();
+                    redirects = 0;
                 }
                 if chunks.is_closed() {
                     return;
                 }
-                tokio::time::sleep(backoff.next_wait()).await;
-                client.forget_topic(&topic);
                 homeless.extend(partitions);
+                if redirected && redirects < MAX_REDIRECTS {
+                    redirects += 1;
+                    continue;
+                }
+                tokio::time::sleep(backoff.next_wait()).await;
+                client.expire_topic(&topic);
             }
             Err(_) => return,
         }
@@ -98,10 +103,12 @@ async fn read(
 ) -> Stopped {
     let connected = async {
         let info = client.topic(&topic, false).await?;
-        Ok((info.id, Connection::open(&address, client.options()).await?))
+        Ok((info.id, client.open(&address).await?))
     };
     match connected.await {
-        Ok((id, connection)) => fetch_task::run(connection, options, topic, id, partitions, chunks).await,
-        Err(error) => Stopped { partitions, progressed: false, error },
+        Ok((id, connection)) => {
+            fetch_task::run(client.clone(), connection, options, topic, id, partitions, chunks).await
+        }
+        Err(error) => Stopped { partitions, progressed: false, redirected: false, error },
     }
 }

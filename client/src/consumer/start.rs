@@ -8,6 +8,7 @@ use lance_messages::id::TopicPartition;
 use lance_messages::wire::fetch::{END_OFFSET, Fetch};
 use lance_messages::wire::lookup::{LookupOffset, LookupTarget};
 use lance_messages::wire::{Features, Request, Response};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where to begin reading.
@@ -26,7 +27,7 @@ pub enum StartOffset {
 /// The offset a start stands for.
 pub(super) async fn resolve(
     client: &Client,
-    topic: &TopicInfo,
+    topic: &str,
     partition: u16,
     start: StartOffset,
 ) -> Result<u64, ClientError> {
@@ -36,18 +37,17 @@ pub(super) async fn resolve(
         StartOffset::Latest => LookupTarget::Latest,
         StartOffset::Timestamp(ns) => LookupTarget::Timestamp(ns),
     };
-    let address = client.leader_address(topic, partition)?;
-    let control = client.control().await?;
-    let connection =
-        if control.address() == address { control } else { Connection::open(&address, client.options()).await? };
-    if !connection.supports(Features::LOOKUP) {
-        return resolve_1_0(&connection, topic, partition, target).await;
-    }
-    let lookup = LookupOffset { partition: TopicPartition::new(topic.id, partition), target };
-    match connection.request_for(Request::LookupOffset(lookup), partition, None, "lookup", Duration::ZERO).await? {
-        Response::LookupOffset(found) => Ok(found.offset),
-        _ => Err(unexpected(&connection, "lookup")),
-    }
+    let ask = async |connection: Connection, topic: Arc<TopicInfo>| {
+        if !connection.supports(Features::LOOKUP) {
+            return resolve_1_0(&connection, &topic, partition, target).await;
+        }
+        let lookup = LookupOffset { partition: TopicPartition::new(topic.id, partition), target };
+        match connection.request_for(Request::LookupOffset(lookup), partition, None, "lookup", Duration::ZERO).await? {
+            Response::LookupOffset(found) => Ok(found.offset),
+            _ => Err(unexpected(&connection, "lookup")),
+        }
+    };
+    client.ask_leader(topic, partition, ask).await
 }
 
 /// Without LookupOffset: the log start is wherever a fetch from 0 finds itself, and a fetch past the end names it.

@@ -3,6 +3,7 @@
 use super::batch::Batch;
 use super::lane::{Lane, Next};
 use super::{Acks, Shared};
+use crate::client::MAX_REDIRECTS;
 use crate::connection::PendingAck;
 use crate::error::ClientError;
 use crate::links::Link;
@@ -13,12 +14,18 @@ use lance_messages::wire::hello::ProducerEpoch;
 use lance_messages::wire::produce::AckOffsets;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
+
+/// Time without an answer after which metadata is asked whether the leader still is one.
+const DOUBT_AFTER: Duration = Duration::from_secs(3);
 
 /// A batch whose answer is awaited.
 struct InFlight {
     batch: Batch,
     ack: PendingAck,
+    /// When to ask whether the leader still is one.
+    doubted_at: Instant,
 }
 
 struct LaneTask {
@@ -34,6 +41,8 @@ struct LaneTask {
     producer: Option<ProducerEpoch>,
     next_sequence: u32,
     backoff: Backoff,
+    /// Redirects followed since the last success.
+    redirects: u32,
 }
 
 /// Runs until the lane is closed and empty.
@@ -49,6 +58,7 @@ pub(super) async fn run(lane: Arc<Lane>, shared: Arc<Shared>, number: u32) {
         producer: None,
         next_sequence: 0,
         backoff,
+        redirects: 0,
     };
     while task.turn().await {}
 }
@@ -85,11 +95,16 @@ impl LaneTask {
 
     async fn wait(&mut self, wake: Option<Instant>) {
         let lane = Arc::clone(&self.lane);
+        let delivery_timeout = self.shared.client.options().delivery_timeout;
         let outcome = match self.in_flight.front_mut() {
             Some(front) => tokio::select! {
                 outcome = front.ack.wait() => outcome,
                 () = lane.work.notified() => return,
                 () = sleep_until(wake) => return,
+                () = tokio::time::sleep_until(front.batch.opened + delivery_timeout) => {
+                    Err(ClientError::TimedOut { what: "produce", after: delivery_timeout })
+                }
+                () = tokio::time::sleep_until(front.doubted_at) => return self.doubt().await,
             },
             None => {
                 tokio::select! {
@@ -104,13 +119,37 @@ impl LaneTask {
         }
     }
 
+    /// A leader that answers nothing may have been followed by another one without knowing it.
+    async fn doubt(&mut self) {
+        let (client, name) = (self.shared.client.clone(), Arc::clone(&self.lane.topic));
+        let asked = self.link.as_ref().map(|link| link.connection.address().to_owned());
+        if let Some(asked) = &asked {
+            // Whoever named it may have been of the past.
+            client.unredirect(asked);
+        }
+        let leader = client.refresh_topic(&name, false).await;
+        let leader = leader.and_then(|info| client.leader_address(&info, self.lane.partition));
+        if let (Ok(leader), Some(asked)) = (leader, asked)
+            && leader != asked
+            && let Some(InFlight { batch, .. }) = self.in_flight.pop_front()
+        {
+            return self.on_failure(batch, ClientError::lost(&asked, "another node leads")).await;
+        }
+        for waiting in &mut self.in_flight {
+            waiting.doubted_at = Instant::now() + DOUBT_AFTER;
+        }
+    }
+
     async fn send(&mut self, mut batch: Batch) {
         let link = match self.link().await {
             Ok(link) => link,
             Err(error) => return self.on_no_link(batch, error).await,
         };
         match self.try_send(&mut batch, &link).await {
-            Ok(Some(ack)) => self.in_flight.push_back(InFlight { batch, ack }),
+            Ok(Some(ack)) => {
+                let doubted_at = Instant::now() + DOUBT_AFTER;
+                self.in_flight.push_back(InFlight { batch, ack, doubted_at });
+            }
             Ok(None) => {
                 batch.succeed(None);
                 self.lane.batch_done();
@@ -173,6 +212,7 @@ impl LaneTask {
             }
             Ok(offsets) => {
                 self.backoff.reset();
+                self.redirects = 0;
                 batch.succeed(offsets);
                 self.lane.batch_done();
             }
@@ -190,7 +230,13 @@ impl LaneTask {
             self.again.insert(older, batch);
             if error.is_stale_metadata() {
                 self.link = None;
-                self.shared.client.forget_topic(&self.lane.topic);
+                if self.shared.client.follow(&self.lane.topic, self.lane.partition, &error)
+                    && self.redirects < MAX_REDIRECTS
+                {
+                    self.redirects += 1;
+                    return;
+                }
+                self.shared.client.expire_topic(&self.lane.topic);
             }
             tokio::time::sleep(self.backoff.next_wait()).await;
             return;

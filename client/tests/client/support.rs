@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// What happens to the next ingest frames, one entry each.
 #[derive(Clone, Copy, Debug)]
@@ -49,11 +49,24 @@ pub struct State {
     /// A producer that is bound again is refused.
     pub fences: bool,
     pub connections: usize,
+    /// Addresses of the nodes, whose ids count from 1.
+    pub nodes: Vec<String>,
+    /// The node that leads every partition, and its epoch.
+    pub leader: (u16, u32),
+    /// Requests for partitions that came to another node.
+    pub redirects: usize,
+    /// Identities that producers bound, in order.
+    pub bound: Vec<(u64, u16)>,
 }
 
 pub struct Toy {
-    pub state: Mutex<State>,
+    /// What nodes of one cluster share.
+    pub state: Arc<Mutex<State>>,
     pub address: String,
+    id: u16,
+    /// A node that lags: the leader it takes for the present one.
+    pub believes: Mutex<Option<(u16, u32)>>,
+    running: watch::Sender<bool>,
     /// `None`: a 1.0 server.
     features: Option<Features>,
     appended: Notify,
@@ -66,18 +79,77 @@ pub fn all_features() -> Features {
 
 impl Toy {
     pub async fn start(features: Option<Features>, auto_create: u16) -> Arc<Toy> {
+        Self::node(features, auto_create, 1, Arc::default()).await
+    }
+
+    /// Nodes with one log among them, led by the first.
+    pub async fn cluster(count: u16) -> Vec<Arc<Toy>> {
+        let state = Arc::default();
+        let mut nodes = Vec::new();
+        for id in 1..=count {
+            nodes.push(Self::node(Some(all_features()), 1, id, Arc::clone(&state)).await);
+        }
+        nodes
+    }
+
+    async fn node(features: Option<Features>, auto_create: u16, id: u16, state: Arc<Mutex<State>>) -> Arc<Toy> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let state = Mutex::default();
-        let toy = Arc::new(Toy { state, address, features, appended: Notify::new(), auto_create });
+        {
+            let mut state = state.lock().unwrap();
+            state.nodes.push(address.clone());
+            state.leader = (1, 1);
+        }
+        let (believes, running) = (Mutex::default(), watch::Sender::new(true));
+        let toy =
+            Arc::new(Toy { state, address, id, believes, running, features, appended: Notify::new(), auto_create });
         let server = Arc::clone(&toy);
         tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
+            let mut running = server.running.subscribe();
+            loop {
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    _ = running.wait_for(|running| !running) => return,
+                };
+                let Ok((socket, _)) = accepted else { return };
                 server.state.lock().unwrap().connections += 1;
-                tokio::spawn(Arc::clone(&server).serve(socket));
+                let (server, mut running) = (Arc::clone(&server), server.running.subscribe());
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = server.serve(socket) => {}
+                        _ = running.wait_for(|running| !running) => {}
+                    }
+                });
             }
         });
         toy
+    }
+
+    /// Ends it with all its connections.
+    pub fn kill(&self) {
+        self.running.send_replace(false);
+    }
+
+    /// Another node leads from now on, in the next epoch.
+    pub fn move_leader(&self, id: u16) {
+        let mut state = self.state.lock().unwrap();
+        state.leader = (id, state.leader.1 + 1);
+    }
+
+    fn leader(&self, state: &State) -> (u16, u32) {
+        self.believes.lock().unwrap().unwrap_or(state.leader)
+    }
+
+    /// The error for a request that another node has to answer.
+    fn elsewhere(&self, state: &mut State, answers: Answers) -> Option<Response> {
+        let (leader, _) = self.leader(state);
+        if leader == self.id {
+            return None;
+        }
+        state.redirects += 1;
+        let mut error = TypedError::new(ErrorCode::NotLeader, answers);
+        error.detail = state.nodes[usize::from(leader) - 1].clone();
+        Some(Response::Error(error))
     }
 
     pub async fn client(&self) -> Client {
@@ -142,7 +214,7 @@ impl Toy {
                     *granted = Some(features);
                     Response::Hello(HelloResponse {
                         minor_version: 1,
-                        node_id: NodeId(1),
+                        node_id: NodeId(self.id),
                         features,
                         max_payload_bytes: MAX_PAYLOAD_BYTES,
                         max_in_flight_bytes: 1 << 20,
@@ -163,6 +235,7 @@ impl Toy {
                 let mut bound = init.existing.unwrap_or(fresh);
                 bound.epoch += u16::from(state.bumps_epochs && init.existing.is_some());
                 *producer = Some((bound.id.0, bound.epoch));
+                state.bound.push((bound.id.0, bound.epoch));
                 Response::InitProducer(bound)
             }
             Request::FetchPartitions(fetch) => self.fetch_partitions(&fetch).await,
@@ -174,6 +247,9 @@ impl Toy {
 
     fn produce(&self, produce: &Produce, partition: u16, producer: Option<(u64, u16)>) -> Result<Response, ()> {
         let mut state = self.state.lock().unwrap();
+        if let Some(elsewhere) = self.elsewhere(&mut state, Answers::Ingest(produce.batch_id)) {
+            return Ok(elsewhere);
+        }
         let fault = state.faults.pop_front().unwrap_or(Fault::None);
         let refuse = |code| Ok(Response::Error(TypedError::new(code, Answers::Ingest(produce.batch_id))));
         match fault {
@@ -236,18 +312,24 @@ impl Toy {
     fn read(&self, fetch: &FetchPartitions) -> Vec<(FetchedPartition, Bytes)> {
         let mut state = self.state.lock().unwrap();
         let mut answers = Vec::new();
+        let (leader, leader_epoch) = self.leader(&state);
         for asked in fetch.partitions.iter() {
             let found = find(&mut state, asked.partition.topic, asked.partition.partition);
-            let error = found.is_none().then_some(ErrorCode::UnknownTopic);
+            let mut error = found.is_none().then_some(ErrorCode::UnknownTopic);
+            let elsewhere = leader != self.id;
+            if elsewhere {
+                error = Some(ErrorCode::NotLeader);
+            }
+            let found = found.filter(|_| !elsewhere);
             let stream = found.map(|partition| &partition.stream[..]).unwrap_or_default();
             let start = (asked.offset as usize).min(stream.len());
             let end = (start + asked.max_bytes as usize).min(stream.len());
             let fetched = FetchedPartition {
                 partition: asked.partition,
                 error,
-                leader_epoch: 1,
+                leader_epoch: if elsewhere { 0 } else { leader_epoch },
                 encoding: DataEncoding::Plain,
-                leader: 1,
+                leader: if elsewhere { leader } else { 0 },
                 high_watermark: stream.len() as u64,
                 log_start: 0,
                 next_offset: end as u64,
@@ -255,13 +337,23 @@ impl Toy {
                 record_count: 0,
                 data_len: (end - start) as u32,
             };
-            answers.push((fetched, Bytes::copy_from_slice(&stream[start..end])));
+            // What a leader of the past says must not be believed.
+            let data = match self.believes.lock().unwrap().is_some() {
+                true => Bytes::from(vec![b'x'; end - start]),
+                false => Bytes::copy_from_slice(&stream[start..end]),
+            };
+            answers.push((fetched, data));
+            state.redirects += usize::from(elsewhere);
         }
         answers
     }
 
     fn answer_simple(&self, request: Request, partition: u16) -> Response {
         let mut state = self.state.lock().unwrap();
+        let of_leader = matches!(request, Request::Subscribe(_) | Request::CommitOffset(_) | Request::LookupOffset(_));
+        if of_leader && let Some(elsewhere) = self.elsewhere(&mut state, Answers::Control(0)) {
+            return elsewhere;
+        }
         match request {
             Request::CreateTopic { name } => {
                 state.topics.push((name, vec![Partition::default()]));
@@ -324,7 +416,8 @@ impl Toy {
                 state.topics.push((name.clone(), (0..self.auto_create).map(|_| Partition::default()).collect()));
                 found = Some(state.topics.len() - 1);
             }
-            let partition = PartitionMetadata { leader: Some(NodeId(1)), leader_epoch: 1, error: None };
+            let (leader, leader_epoch) = self.leader(state);
+            let partition = PartitionMetadata { leader: Some(NodeId(leader)), leader_epoch, error: None };
             topics.push(TopicMetadata {
                 id: TopicId(found.map_or(0, |at| at as u32 + 1)),
                 name,
@@ -337,7 +430,8 @@ impl Toy {
                 partitions: vec![partition; found.map_or(0, |at| state.topics[at].1.len())],
             });
         }
-        let nodes = vec![NodeMetadata { id: NodeId(1), address: self.address.clone() }];
+        let nodes = (1..).zip(&state.nodes);
+        let nodes = nodes.map(|(id, address)| NodeMetadata { id: NodeId(id), address: address.clone() }).collect();
         Response::Metadata(MetadataResponse { controller: Some(NodeId(1)), nodes, topics })
     }
 }

@@ -29,6 +29,15 @@ fn a_record_produced_on_the_command_line_is_consumed_from_the_earliest_offset() 
 }
 
 #[test]
+fn a_dead_server_at_the_head_of_the_list_is_passed_over() {
+    let server = ServerSpec::new().start();
+    let servers = format!("127.0.0.1:1,{}", server.address());
+    lnc(&servers, &["produce", "--topic", "events", "--data", "one"], b"").ok();
+    let consume = ["consume", "--topic", "events", "--offset", "earliest", "-e"];
+    assert_eq!(lnc(&servers, &consume, b"").ok(), "one\n");
+}
+
+#[test]
 fn json_output_names_topic_partition_offset_and_totals() {
     let server = ServerSpec::new().start();
     let address = server.address();

@@ -13,7 +13,9 @@ impl Handler<Replies<SegmentRead>> for ConnectionActor {
     type Result = ();
 
     fn handle(&mut self, message: Replies<SegmentRead>, ctx: &mut Self::Context) {
-        self.with_core(ctx, |core, _, now, effects| core.on_replies(message.replies, message.pressed, now, effects));
+        self.with_core(ctx, |core, view, now, effects| {
+            core.on_replies(message.replies, message.pressed, view, now, effects);
+        });
     }
 }
 
@@ -45,8 +47,8 @@ impl Handler<LookUpDone> for ConnectionActor {
     type Result = ();
 
     fn handle(&mut self, message: LookUpDone, ctx: &mut Self::Context) {
-        self.with_core(ctx, |core, _, now, effects| {
-            core.on_look_up_done(message.request, message.result, now, effects);
+        self.with_core(ctx, |core, view, now, effects| {
+            core.on_look_up_done(message.request, message.result, view, now, effects);
         });
     }
 }

@@ -3,6 +3,7 @@
 mod handlers;
 
 use crate::clock::NodeClock;
+use crate::forward::actor::ForwardActor;
 use crate::group::actor::GroupActor;
 use crate::ingestion::actor::{IngestionActor, RegisterConnection, ReplyTo, UnregisterConnection};
 use crate::mailbox::Mailbox;
@@ -10,7 +11,7 @@ use crate::metadata::actor::{Call, MetadataActor};
 use crate::metrics::Metrics;
 use crate::network::actor::{ConnectionClosed, NetworkActor};
 use crate::network::budget::{ByteBudget, FREE_FRAME_BYTES, Reservation};
-use crate::network::outbox::{ShardMessage, push_produce, send, try_send};
+use crate::network::outbox::{ShardMessage, forward_message, push_produce, send, try_forward, try_send};
 use crate::network::readers::{ReadFailure, ReaderJob, ReaderPool};
 use crate::network::session::answers::CallFailure;
 use crate::network::session::output::OutputItem;
@@ -21,6 +22,7 @@ use actix::fut::ActorFuture;
 use actix::prelude::*;
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
+use futures_util::FutureExt;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::ConnectionId;
 use lance_messages::wire::codec::missing_bytes;
@@ -102,6 +104,8 @@ pub struct ConnectionSetup {
     pub view: Arc<ArcSwap<ClusterView>>,
     /// Ingestion actors, by shard.
     pub shards: Vec<Mailbox<IngestionActor>>,
+    /// Asks other nodes.
+    pub forward: Mailbox<ForwardActor>,
     /// The metadata actor.
     pub metadata: Mailbox<MetadataActor>,
     /// The group actor.
@@ -238,21 +242,20 @@ impl ConnectionActor {
                 }));
             }
             SessionEffect::Commit(request, commit) => {
-                let answer = actix::fut::wrap_future::<_, Self>(self.setup.group.send(commit));
-                ctx.spawn(answer.map(move |answer, actor, ctx| {
-                    let result = answer.unwrap_or(Err(ErrorCode::OutcomeUnknown));
-                    actor
-                        .with_core_later(ctx, |core, _, now, effects| core.on_committed(request, result, now, effects));
-                }));
+                let answer = self.setup.group.send(commit);
+                self.await_commit(request, answer, ctx);
+            }
+            SessionEffect::ForwardCommit(request, commit) => {
+                let answer = self.setup.forward.send(commit);
+                self.await_commit(request, answer, ctx);
             }
             SessionEffect::Committed(request, asked) => {
-                let answer = actix::fut::wrap_future::<_, Self>(self.setup.group.send(asked));
-                ctx.spawn(answer.map(move |answer, actor, ctx| {
-                    let result = answer.unwrap_or(Err(ErrorCode::Unavailable));
-                    actor.with_core_later(ctx, |core, _, now, effects| {
-                        core.on_committed_offset(request, result, now, effects);
-                    });
-                }));
+                let answer = self.setup.group.send(asked);
+                self.await_committed(request, answer, ctx);
+            }
+            SessionEffect::ForwardCommitted(request, asked) => {
+                let answer = self.setup.forward.send(asked);
+                self.await_committed(request, answer, ctx);
             }
             SessionEffect::Plan { request, part, read, offset, max_bytes } => {
                 let reply = ctx.address().recipient();
@@ -280,6 +283,34 @@ impl ConnectionActor {
         }
     }
 
+    fn await_commit(
+        &self,
+        request: u64,
+        answer: impl Future<Output = Result<Result<(), ErrorCode>, MailboxError>> + 'static,
+        ctx: &mut Context<Self>,
+    ) {
+        ctx.spawn(actix::fut::wrap_future::<_, Self>(answer).map(move |answer, actor, ctx| {
+            let result = answer.unwrap_or(Err(ErrorCode::OutcomeUnknown));
+            actor.with_core_later(ctx, |core, view, now, effects| {
+                core.on_committed(request, result, view, now, effects);
+            });
+        }));
+    }
+
+    fn await_committed(
+        &self,
+        request: u64,
+        answer: impl Future<Output = Result<Result<Option<u64>, ErrorCode>, MailboxError>> + 'static,
+        ctx: &mut Context<Self>,
+    ) {
+        ctx.spawn(actix::fut::wrap_future::<_, Self>(answer).map(move |answer, actor, ctx| {
+            let result = answer.unwrap_or(Err(ErrorCode::Unavailable));
+            actor.with_core_later(ctx, |core, view, now, effects| {
+                core.on_committed_offset(request, result, view, now, effects);
+            });
+        }));
+    }
+
     /// Hands a job to the reader threads; when too many wait, a little later.
     fn read(&mut self, job: Box<ReaderJob>, ctx: &mut Context<Self>) {
         if let Err(job) = self.setup.readers.submit(job) {
@@ -290,21 +321,23 @@ impl ConnectionActor {
     fn send_to_shards(&mut self, outgoing: Vec<(u16, ShardMessage)>, ctx: &mut Context<Self>) {
         let mut messages = outgoing.into_iter();
         while let Some((shard, message)) = messages.next() {
-            let Some(mailbox) = self.setup.shards.get(usize::from(shard)) else {
+            let sent = match self.setup.shards.get(usize::from(shard)) {
+                Some(mailbox) => try_send(mailbox, message),
+                // The index beyond the shards is the forwarder's.
+                None => try_forward(&self.setup.forward, message),
+            };
+            let Err(message) = sent else {
                 continue;
             };
-            let Err(message) = try_send(mailbox, message) else {
-                continue;
-            };
-            // The shard's mailbox is full: nothing more is read from the socket until there is room.
-            let shards = self.setup.shards.clone();
+            // The mailbox is full: nothing more is read from the socket until there is room.
+            let (shards, forward) = (self.setup.shards.clone(), self.setup.forward.clone());
             let rest: Vec<(u16, ShardMessage)> = std::iter::once((shard, message)).chain(messages).collect();
             let send = async move {
                 for (shard, message) in rest {
-                    let Some(mailbox) = shards.get(usize::from(shard)) else {
-                        continue;
-                    };
-                    send(mailbox, message).await;
+                    match shards.get(usize::from(shard)) {
+                        Some(mailbox) => send(mailbox, message).await,
+                        None => forward_message(&forward, message).await,
+                    }
                 }
             };
             ctx.wait(actix::fut::wrap_future::<_, Self>(send).map(|(), _, _| ()));
@@ -474,16 +507,17 @@ impl Actor for ConnectionActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(self.setup.limits.max_requests + CONNECTION_MAILBOX_SPARE);
         self.vitals.set_state(ActorState::Running);
-        let registrations: Vec<_> = self
-            .setup
-            .shards
-            .iter()
-            .map(|shard| {
-                let address = ctx.address();
-                let reply_to = ReplyTo { replies: address.clone().recipient(), restarted: address.recipient() };
-                shard.addr().send(RegisterConnection { connection: self.id, reply_to })
-            })
+        let connection = self.id;
+        let reply_to = || {
+            let address = ctx.address();
+            ReplyTo { replies: address.clone().recipient(), restarted: address.recipient() }
+        };
+        let shards = self.setup.shards.iter();
+        let mut registrations: Vec<_> = shards
+            .map(|shard| shard.addr().send(RegisterConnection { connection, reply_to: reply_to() }).boxed_local())
             .collect();
+        let forward = self.setup.forward.addr();
+        registrations.push(forward.send(RegisterConnection { connection, reply_to: reply_to() }).boxed_local());
         let register = async move {
             for registration in registrations {
                 // A shard that is gone takes the node with it.
@@ -505,7 +539,9 @@ impl Actor for ConnectionActor {
         // Reader threads may still hold a duplicate of the descriptor.
         let _ = socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Both);
         let (id, shards, network) = (self.id, self.setup.shards.clone(), self.network.clone());
+        let forward = self.setup.forward.clone();
         actix_rt::spawn(async move {
+            let _ = forward.addr().send(UnregisterConnection(id)).await;
             for shard in shards {
                 let _ = shard.addr().send(UnregisterConnection(id)).await;
             }

@@ -2,13 +2,15 @@
 
 use super::control::{metadata, mode_code, topic_body};
 use super::replies::{ControlKind, ReplySlot, weight};
+use super::routing::{groups_partition, not_leader};
 use super::{Effects, SessionCore, SessionEffect};
 use crate::network::readers::SegmentRead;
 use crate::view::ClusterView;
 use lance_cluster::metadata::answer::{MetadataAnswer, MetadataRefusal};
 use lance_messages::error_code::ErrorCode;
-use lance_messages::id::TopicId;
+use lance_messages::id::{TopicId, TopicPartition};
 use lance_messages::mail::connection::{Answer, Reply};
+use lance_messages::mail::group::{CommitOffset, CommittedOffset};
 use lance_messages::wire::hello::ProducerEpoch;
 use lance_messages::wire::json::{DeletedBody, RetentionBody, to_json};
 use lance_messages::wire::lookup::LookupOffsetResponse;
@@ -33,21 +35,26 @@ impl SessionCore {
         &mut self,
         replies: Vec<Reply<SegmentRead>>,
         pressed: bool,
+        view: &ClusterView,
         now: Duration,
         effects: &mut Effects,
     ) {
         for Reply { request, answer } in replies {
             match answer {
                 Answer::Produced(result) => {
-                    let Some(slot) = self.slot_mut(request) else { continue };
-                    if let ReplySlot::Produce(produce) = slot {
-                        let produce = *produce;
-                        *slot = ReplySlot::Produced(produce, result);
-                        self.in_flight_bytes = self.in_flight_bytes.saturating_sub(produce.bytes);
+                    let Some(&mut ReplySlot::Produce(produce)) = self.slot_mut(request) else { continue };
+                    let answered = match result {
+                        Err(ErrorCode::NotLeader) => self.refused_produce(produce, view),
+                        result => ReplySlot::Produced(produce, result),
+                    };
+                    if let Some(slot) = self.slot_mut(request) {
+                        *slot = answered;
                     }
+                    self.in_flight_bytes = self.in_flight_bytes.saturating_sub(produce.bytes);
+                    self.forget_forwarded(&produce);
                 }
-                Answer::Fetched { part, result, .. } => self.on_fetched(request, part, result, effects),
-                Answer::LookedUp(result) => self.on_looked_up(request, result),
+                Answer::Fetched { part, result, .. } => self.on_fetched(request, part, result, view, effects),
+                Answer::LookedUp(result) => self.on_looked_up(request, result, view),
                 Answer::LookUpSegments(read, query) => {
                     effects.push(SessionEffect::PlanLookUp { request, read, query });
                 }
@@ -64,18 +71,19 @@ impl SessionCore {
         &mut self,
         request: u64,
         result: Result<(u64, u64, u64), ErrorCode>,
+        view: &ClusterView,
         now: Duration,
         effects: &mut Effects,
     ) {
-        self.on_looked_up(request, result);
+        self.on_looked_up(request, result, view);
         self.advance(effects, now);
     }
 
-    fn on_looked_up(&mut self, request: u64, result: Result<(u64, u64, u64), ErrorCode>) {
+    fn on_looked_up(&mut self, request: u64, result: Result<(u64, u64, u64), ErrorCode>, view: &ClusterView) {
         let response = result.map(|(offset, record_number, timestamp)| {
             Response::LookupOffset(LookupOffsetResponse { offset, record_number, timestamp })
         });
-        self.finish_control(request, |_| response.map_err(|code| (code, None)));
+        self.finish_control(request, view, |_| response.map_err(|code| (code, None)));
     }
 
     /// The metadata actor's answer.
@@ -94,11 +102,11 @@ impl SessionCore {
             if created && let Some(next) = self.next_missing(&wanted, view) {
                 return effects.push(SessionEffect::Metadata(request, next));
             }
-            self.finish_control(request, |_| Ok(Response::Metadata(metadata(view, &wanted))));
+            self.finish_control(request, view, |_| Ok(Response::Metadata(metadata(view, &wanted))));
             return self.advance(effects, now);
         }
         let mut bound = None;
-        self.finish_control(request, |kind| match result {
+        self.finish_control(request, view, |kind| match result {
             Ok(answer) => {
                 if let MetadataAnswer::Producer { producer, epoch } = answer {
                     bound = Some(ProducerEpoch { id: producer, epoch });
@@ -118,9 +126,24 @@ impl SessionCore {
     }
 
     /// An offset was stored, or not.
-    pub fn on_committed(&mut self, request: u64, result: Result<(), ErrorCode>, now: Duration, effects: &mut Effects) {
-        self.finish_control(request, |kind| match (result, kind) {
-            (Ok(()), ControlKind::Commit { consumer_id, offset }) => {
+    pub fn on_committed(
+        &mut self,
+        request: u64,
+        result: Result<(), ErrorCode>,
+        view: &ClusterView,
+        now: Duration,
+        effects: &mut Effects,
+    ) {
+        if result == Err(ErrorCode::NotLeader)
+            && self.features.is_none()
+            && let Some(ReplySlot::Control { kind: ControlKind::Commit { partition, consumer_id, offset }, .. }) =
+                self.slot_mut(request)
+        {
+            let commit = CommitOffset { partition: *partition, consumer_id: *consumer_id, offset: *offset };
+            return effects.push(SessionEffect::ForwardCommit(request, commit));
+        }
+        self.finish_control(request, view, |kind| match (result, kind) {
+            (Ok(()), ControlKind::Commit { consumer_id, offset, .. }) => {
                 Ok(Response::CommitAck { consumer_id: *consumer_id, offset: *offset })
             }
             (Err(code), _) => Err((code, None)),
@@ -134,11 +157,20 @@ impl SessionCore {
         &mut self,
         request: u64,
         result: Result<Option<u64>, ErrorCode>,
+        view: &ClusterView,
         now: Duration,
         effects: &mut Effects,
     ) {
-        self.finish_control(request, |kind| match (result, kind) {
-            (Ok(offset), ControlKind::Subscribe { consumer_id }) => {
+        if result == Err(ErrorCode::NotLeader)
+            && self.features.is_none()
+            && let Some(ReplySlot::Control { kind: ControlKind::Subscribe { partition, consumer_id }, .. }) =
+                self.slot_mut(request)
+        {
+            let asked = CommittedOffset { partition: *partition, consumer_id: *consumer_id };
+            return effects.push(SessionEffect::ForwardCommitted(request, asked));
+        }
+        self.finish_control(request, view, |kind| match (result, kind) {
+            (Ok(offset), ControlKind::Subscribe { consumer_id, .. }) => {
                 Ok(Response::SubscribeAck { consumer_id: *consumer_id, offset: offset.unwrap_or(0) })
             }
             (Err(code), _) => Err((code, None)),
@@ -150,6 +182,7 @@ impl SessionCore {
     fn finish_control(
         &mut self,
         request: u64,
+        view: &ClusterView,
         respond: impl FnOnce(&ControlKind) -> Result<Response, (ErrorCode, Option<String>)>,
     ) {
         let Some(slot) = self.slot_mut(request) else { return };
@@ -160,6 +193,7 @@ impl SessionCore {
             let answers = Answers::Control(*command);
             Response::Error(match text {
                 Some(text) => TypedError::with_message(code, answers, text),
+                None if code == ErrorCode::NotLeader => not_leader(view, asked_partition(kind, view), answers),
                 None => TypedError::new(code, answers),
             })
         });
@@ -192,6 +226,15 @@ impl SessionCore {
             ReplySlot::Fetch(fetch) => self.write_fetch(*fetch, now, effects),
             ReplySlot::Produce(_) | ReplySlot::Control { .. } | ReplySlot::Nothing => {}
         }
+    }
+}
+
+/// The partition whose leader serves a control request.
+fn asked_partition(kind: &ControlKind, view: &ClusterView) -> Option<TopicPartition> {
+    match kind {
+        ControlKind::LookUp { partition, .. } => Some(*partition),
+        ControlKind::Subscribe { .. } | ControlKind::Commit { .. } => groups_partition(view),
+        _ => None,
     }
 }
 

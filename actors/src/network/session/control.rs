@@ -1,6 +1,7 @@
 //! Control requests: what can be answered from the view is answered at once, the rest goes to its actor.
 
 use super::replies::{ControlKind, ReplySlot, weight};
+use super::routing::{Route, groups_partition, not_leader};
 use super::{Effects, GRANTED_FEATURES, SessionCore, SessionEffect, shard_of};
 use crate::view::{ClusterView, INTERNAL_PREFIX, TopicView};
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use lance_messages::wire::topics::{
 };
 use lance_messages::wire::typed_error::{Answers, TypedError};
 use lance_messages::wire::{Features, Request, Response};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// What a session asks of the metadata actor.
@@ -98,25 +99,29 @@ impl SessionCore {
                 Response::SubscribeAck { consumer_id: subscribe.consumer_id, offset: subscribe.start_offset }
             }
             Request::Subscribe(subscribe) => {
-                let consumer_id = subscribe.consumer_id;
-                let request = self.reserve_control(correlation, command, ControlKind::Subscribe { consumer_id });
-                let partition = TopicPartition::new(subscribe.topic, partition);
-                effects.push(SessionEffect::Committed(request, CommittedOffset { partition, consumer_id }));
-                return;
+                let asked = CommittedOffset {
+                    partition: TopicPartition::new(subscribe.topic, partition),
+                    consumer_id: subscribe.consumer_id,
+                };
+                return self.on_subscribe(asked, correlation, command, view, effects);
             }
             Request::Unsubscribe { consumer_id, .. } => Response::Ack { batch_id: consumer_id, offsets: None },
             Request::CommitOffset(commit) if !has_partition(view, TopicPartition::new(commit.topic, partition)) => {
                 refuse(ErrorCode::UnknownTopic)
             }
             Request::CommitOffset(commit) => {
-                let (consumer_id, offset) = (commit.consumer_id, commit.offset);
-                let request = self.reserve_control(correlation, command, ControlKind::Commit { consumer_id, offset });
-                let partition = TopicPartition::new(commit.topic, partition);
-                effects.push(SessionEffect::Commit(request, CommitOffset { partition, consumer_id, offset }));
-                return;
+                let commit = CommitOffset {
+                    partition: TopicPartition::new(commit.topic, partition),
+                    consumer_id: commit.consumer_id,
+                    offset: commit.offset,
+                };
+                return self.on_commit(commit, correlation, command, view, effects);
             }
             Request::LookupOffset(look_up) if !has_partition(view, look_up.partition) => {
                 refuse(ErrorCode::UnknownTopic)
+            }
+            Request::LookupOffset(look_up) if self.route(look_up.partition, view) != Route::Here => {
+                Response::Error(not_leader(view, Some(look_up.partition), Answers::Control(command)))
             }
             Request::LookupOffset(look_up) => return self.on_look_up(look_up, correlation, command, effects),
             Request::Metadata(wanted) => {
@@ -159,6 +164,52 @@ impl SessionCore {
         self.lanes.reserve(self.control_lane(), ReplySlot::Control { correlation, command, kind }).0
     }
 
+    fn on_subscribe(
+        &mut self,
+        asked: CommittedOffset,
+        correlation: u64,
+        command: u8,
+        view: &ClusterView,
+        effects: &mut Effects,
+    ) {
+        let route = self.route_offsets(view);
+        if route == Route::Redirect {
+            return self.redirect_offsets(correlation, command, view);
+        }
+        let kind = ControlKind::Subscribe { partition: asked.partition, consumer_id: asked.consumer_id };
+        let request = self.reserve_control(correlation, command, kind);
+        effects.push(match route {
+            Route::Here => SessionEffect::Committed(request, asked),
+            _ => SessionEffect::ForwardCommitted(request, asked),
+        });
+    }
+
+    fn on_commit(
+        &mut self,
+        commit: CommitOffset,
+        correlation: u64,
+        command: u8,
+        view: &ClusterView,
+        effects: &mut Effects,
+    ) {
+        let route = self.route_offsets(view);
+        if route == Route::Redirect {
+            return self.redirect_offsets(correlation, command, view);
+        }
+        let CommitOffset { partition, consumer_id, offset } = commit;
+        let kind = ControlKind::Commit { partition, consumer_id, offset };
+        let request = self.reserve_control(correlation, command, kind);
+        effects.push(match route {
+            Route::Here => SessionEffect::Commit(request, commit),
+            _ => SessionEffect::ForwardCommit(request, commit),
+        });
+    }
+
+    fn redirect_offsets(&mut self, correlation: u64, command: u8, view: &ClusterView) {
+        let error = not_leader(view, groups_partition(view), Answers::Control(command));
+        self.lanes.reserve(self.control_lane(), ReplySlot::ready(correlation, Response::Error(error)));
+    }
+
     fn on_look_up(
         &mut self,
         look_up: lance_messages::wire::lookup::LookupOffset,
@@ -167,7 +218,8 @@ impl SessionCore {
         effects: &mut Effects,
     ) {
         let shard = shard_of(look_up.partition, self.limits.shards);
-        let request = self.reserve_control(correlation, command, ControlKind::LookUp { shard });
+        let kind = ControlKind::LookUp { partition: look_up.partition, shard };
+        let request = self.reserve_control(correlation, command, kind);
         let query = match look_up.target {
             LookupTarget::Earliest => OffsetQuery::Earliest,
             LookupTarget::Latest => OffsetQuery::Latest,
@@ -252,15 +304,17 @@ fn list_topics(view: &ClusterView) -> Bytes {
 
 fn cluster_status(view: &ClusterView) -> Bytes {
     let node_id = view.node.map_or(0, |node| u64::from(node.0));
+    let state = |node| if view.is_alive(node) { "Connected" } else { "Disconnected" };
+    let peers = view.nodes.iter().filter(|(id, _)| Some(*id) != view.node);
     let body = ClusterStatusBody {
         current_term: view.term,
-        healthy_nodes: view.nodes.len().max(1) as u64,
-        is_leader: view.metadata_leader == view.node,
+        healthy_nodes: view.nodes.iter().filter(|(id, _)| view.is_alive(*id)).count().max(1) as u64,
+        is_leader: view.metadata_leader.is_some() && view.metadata_leader == view.node,
         leader_id: view.metadata_leader.map(|node| u64::from(node.0)),
-        mode: (view.nodes.len() <= 1).then(|| "standalone".to_owned()),
+        mode: view.is_alone().then(|| "standalone".to_owned()),
         node_count: view.nodes.len().max(1) as u64,
         node_id,
-        peer_states: BTreeMap::new(),
+        peer_states: peers.map(|(id, _)| (id.to_string(), state(*id).to_owned())).collect(),
         quorum_available: view.metadata_leader.is_some(),
     };
     to_json(&body).into()

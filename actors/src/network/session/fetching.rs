@@ -2,6 +2,7 @@
 
 use super::control::has_partition;
 use super::replies::{FetchPart, FetchSlot, PartData, ReplySlot};
+use super::routing::{Route, leader_id, not_leader, redirect};
 use super::{Effects, SessionCore, SessionEffect, shard_of};
 use crate::network::readers::{ReadFailure, SegmentRead};
 use crate::view::ClusterView;
@@ -40,9 +41,20 @@ impl SessionCore {
             self.lanes.reserve(lane, ReplySlot::ready(correlation, Response::Error(error)));
             return;
         }
-        let part = self.part(partition, fetch.offset, fetch.max_bytes);
+        let mut part = self.part(partition, fetch.offset, fetch.max_bytes);
+        match self.route(partition, view) {
+            Route::Here => {}
+            Route::Forward => part.waiting_for = Some(self.forwarder()),
+            Route::Redirect => {
+                let error = not_leader(view, Some(partition), Answers::Control(Command::FETCH.0));
+                let lane = self.control_lane();
+                self.lanes.reserve(lane, ReplySlot::ready(correlation, Response::Error(error)));
+                return;
+            }
+        }
+        let (parts, redirect) = (vec![part], String::new());
         let slot =
-            FetchSlot { legacy: true, correlation, parts: vec![part], cancelled: false, since: now, may_wait: false };
+            FetchSlot { legacy: true, correlation, parts, redirect, cancelled: false, since: now, may_wait: false };
         self.start_fetch(slot, Duration::ZERO, effects);
     }
 
@@ -72,13 +84,17 @@ impl SessionCore {
                 let mut part = self.part(asked.partition, asked.offset, asked.max_bytes.min(share).min(ceiling));
                 if !has_partition(view, asked.partition) {
                     finish_part(&mut part, Some(ErrorCode::UnknownPartition));
+                } else if self.route(asked.partition, view) != Route::Here {
+                    part.leader = leader_id(view, asked.partition);
+                    finish_part(&mut part, Some(ErrorCode::NotLeader));
                 }
                 part
             })
             .collect();
         let wait = if fetch.min_bytes == 0 { 0 } else { fetch.max_wait_ms };
         let may_wait = wait > 0;
-        let slot = FetchSlot { legacy: false, correlation, parts, cancelled: false, since: now, may_wait };
+        let redirect = String::new();
+        let slot = FetchSlot { legacy: false, correlation, parts, redirect, cancelled: false, since: now, may_wait };
         let wait = Duration::from_millis(u64::from(wait)).min(self.limits.max_fetch_wait);
         self.start_fetch(slot, wait, effects);
     }
@@ -94,6 +110,7 @@ impl SessionCore {
             data: PartData::None,
             data_crc: 0,
             timestamp_ns: 0,
+            leader: 0,
         }
     }
 
@@ -122,8 +139,12 @@ impl SessionCore {
         request: u64,
         number: u16,
         result: Result<(PartitionBounds, FetchedData<SegmentRead>), ErrorCode>,
+        view: &ClusterView,
         effects: &mut Effects,
     ) {
+        if matches!(result, Err(ErrorCode::NotLeader)) && self.read_elsewhere(request, effects) {
+            return;
+        }
         let connection = self.id;
         let Some(ReplySlot::Fetch(fetch)) = self.slot_mut(request) else {
             return;
@@ -137,7 +158,13 @@ impl SessionCore {
         }
         part.waiting_for = None;
         match result {
-            Err(code) => finish_part(part, Some(code)),
+            Err(code) => {
+                if code == ErrorCode::NotLeader {
+                    part.leader = leader_id(view, part.partition);
+                    fetch.redirect = redirect(view, Some(part.partition));
+                }
+                finish_part(part, Some(code));
+            }
             Ok((bounds, data)) => {
                 part.bounds = Some(bounds);
                 match data {
@@ -169,6 +196,27 @@ impl SessionCore {
                 effects.push(SessionEffect::CancelWait(shard, cancel));
             }
         }
+    }
+
+    /// Another node leads by now: a 1.0 Fetch goes on to it. `false` where the client has to go there itself.
+    fn read_elsewhere(&mut self, request: u64, effects: &mut Effects) -> bool {
+        let (connection, forwarder) = (self.id, self.forwarder());
+        if self.features.is_some() {
+            return false;
+        }
+        let Some(ReplySlot::Fetch(fetch)) = self.slot_mut(request) else {
+            return false;
+        };
+        let Some(part) = fetch.parts.first_mut().filter(|part| part.waiting_for.is_some_and(|at| at != forwarder))
+        else {
+            return false;
+        };
+        part.waiting_for = Some(forwarder);
+        let FetchPart { partition, offset, max_bytes, .. } = *part;
+        let max_wait = Duration::ZERO;
+        let fetch = Fetch { connection, request, part: 0, partition, offset, max_bytes, max_wait, compressed: false };
+        effects.push(SessionEffect::Fetch(forwarder, fetch));
+        true
     }
 
     /// A reader thread planned a part.
@@ -218,7 +266,8 @@ impl SessionCore {
         };
         let Some(answer) = part.answer else { return };
         if let Some(code) = answer.error {
-            let error = TypedError::new(code, Answers::Control(Command::FETCH.0));
+            let mut error = TypedError::new(code, Answers::Control(Command::FETCH.0));
+            error.detail = fetch.redirect;
             ResponseFrame { correlation, response: Response::Error(error) }.encode(&mut self.output.tail, features);
             return;
         }
@@ -290,7 +339,7 @@ fn answer_part(part: &mut FetchPart, error: Option<ErrorCode>, next_offset: u64,
         error,
         leader_epoch: bounds.map_or(0, |bounds| bounds.leader_epoch.0),
         encoding: DataEncoding::Plain,
-        leader: 0,
+        leader: part.leader,
         high_watermark: bounds.map_or(0, |bounds| bounds.high_watermark_offset),
         log_start: bounds.map_or(0, |bounds| bounds.log_start_offset),
         next_offset,

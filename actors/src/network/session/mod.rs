@@ -7,13 +7,16 @@ mod fetching;
 pub mod lanes;
 pub mod output;
 pub mod replies;
+pub mod routing;
 
 use self::lanes::{CONTROL_LANE, INGEST_LANE, Lanes, RequestId};
 use self::output::Output;
 use self::replies::{ControlKind, ProduceSlot, ReplySlot};
+use self::routing::{Route, not_leader};
 use crate::network::readers::SegmentRead;
 use crate::view::ClusterView;
 use bytes::{Bytes, BytesMut};
+use hashbrown::HashMap;
 use lance_messages::batch::{BatchFlags, ProducerSequence};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{ConnectionId, NodeId, TopicId, TopicPartition};
@@ -77,7 +80,7 @@ pub struct SessionLimits {
 /// What a session wants done.
 #[derive(Debug)]
 pub enum SessionEffect {
-    /// Append a batch.
+    /// Append a batch. A shard's index, or the one beyond them, which is the forwarder's; so with a fetch.
     Produce(u16, ProduceRequest),
     /// Read.
     Fetch(u16, Fetch),
@@ -91,6 +94,10 @@ pub enum SessionEffect {
     Commit(u64, CommitOffset),
     /// Ask for a stored offset.
     Committed(u64, CommittedOffset),
+    /// Store an offset on the node that keeps them.
+    ForwardCommit(u64, CommitOffset),
+    /// Ask the node that keeps them for a stored offset.
+    ForwardCommitted(u64, CommittedOffset),
     /// Plan a read of segments on a reader thread.
     Plan {
         /// The request.
@@ -133,6 +140,8 @@ pub struct SessionCore {
     /// What is to be written.
     pub output: Output,
     in_flight_bytes: usize,
+    /// Batches that the forwarder has not answered, by partition.
+    forwarded: HashMap<TopicPartition, u32>,
     /// Bytes of large replies that wait for their turn.
     waiting_bytes: usize,
     fetches: usize,
@@ -173,6 +182,7 @@ impl SessionCore {
             lanes: Lanes::default(),
             output: Output::default(),
             in_flight_bytes: 0,
+            forwarded: HashMap::new(),
             waiting_bytes: 0,
             fetches: 0,
             blocked: None,
@@ -374,6 +384,16 @@ impl SessionCore {
             sequence: produce.sequence(),
         });
         let batch_id = produce.batch_id;
+        let partition = TopicPartition::new(produce.topic, partition);
+        let shard = match self.route_produce(partition, view) {
+            Route::Here => shard_of(partition, self.limits.shards),
+            Route::Forward => self.forwarder(),
+            Route::Redirect => {
+                let error = not_leader(view, Some(partition), answers);
+                self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(error)));
+                return;
+            }
+        };
         let Some(plain) = plain_records(produce.compression, produce.records, produce.records_crc, &self.limits) else {
             let error = TypedError::new(ErrorCode::UndecodableRecords, answers);
             self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(error)));
@@ -385,9 +405,10 @@ impl SessionCore {
             Some(count) => (count, BatchFlags::RECORDS),
             None => (1, BatchFlags::OPAQUE),
         };
-        let partition = TopicPartition::new(produce.topic, partition);
-        let shard = shard_of(partition, self.limits.shards);
-        let slot = ProduceSlot { batch_id, shard, bytes, since: now };
+        if shard == self.forwarder() {
+            *self.forwarded.entry(partition).or_default() += 1;
+        }
+        let slot = ProduceSlot { batch_id, partition, shard, bytes, since: now };
         let request = self.lanes.reserve(INGEST_LANE, ReplySlot::Produce(slot));
         self.in_flight_bytes += bytes;
         let timestamp_ns =
@@ -428,7 +449,7 @@ impl SessionCore {
                     *slot = ReplySlot::Produced(*produce, Err(ErrorCode::OutcomeUnknown));
                 }
                 ReplySlot::Fetch(fetch) => fetching::fail_parts_of(fetch, shard),
-                ReplySlot::Control { correlation, command, kind: ControlKind::LookUp { shard: asked } }
+                ReplySlot::Control { correlation, command, kind: ControlKind::LookUp { shard: asked, .. } }
                     if *asked == shard =>
                 {
                     let error = TypedError::new(ErrorCode::OutcomeUnknown, Answers::Control(*command));
@@ -438,6 +459,9 @@ impl SessionCore {
             }
         }
         self.in_flight_bytes = self.in_flight_bytes.saturating_sub(freed);
+        if shard == self.forwarder() {
+            self.forwarded.clear();
+        }
         self.advance(effects, now);
     }
 

@@ -15,7 +15,9 @@ use std::time::Duration;
 pub struct ProduceSlot {
     /// Echoed in the ack.
     pub batch_id: u64,
-    /// The shard that appends it.
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The shard that appends it; one beyond them is the forwarder.
     pub shard: u16,
     /// Payload bytes, counted against the connection's budget.
     pub bytes: usize,
@@ -55,6 +57,8 @@ pub struct FetchPart {
     pub data_crc: u32,
     /// Timestamp of the newest batch in the data, ns; 0 when unknown.
     pub timestamp_ns: u64,
+    /// Node id of the leader, for NotLeader; 0 when unknown.
+    pub leader: u16,
 }
 
 /// A fetch under way.
@@ -66,6 +70,8 @@ pub struct FetchSlot {
     pub correlation: u64,
     /// Its parts.
     pub parts: Vec<FetchPart>,
+    /// Of a 1.0 Fetch that another node serves: its address; else empty.
+    pub redirect: String,
     /// The other parts were told not to wait any longer.
     pub cancelled: bool,
     /// When it came.
@@ -110,11 +116,15 @@ pub enum ControlKind {
     Metadata(MetadataRequest),
     /// Subscribe from the committed offset.
     Subscribe {
+        /// The partition read.
+        partition: TopicPartition,
         /// The consumer.
         consumer_id: u64,
     },
     /// CommitOffset.
     Commit {
+        /// The partition read.
+        partition: TopicPartition,
         /// The consumer.
         consumer_id: u64,
         /// Its offset.
@@ -122,6 +132,8 @@ pub enum ControlKind {
     },
     /// LookupOffset.
     LookUp {
+        /// The partition.
+        partition: TopicPartition,
         /// The shard that answers.
         shard: u16,
     },

@@ -38,21 +38,21 @@ impl Connection {
                 self.core.on_input(&mut self.input, view, now, &mut effects);
             }
             Mail::Closed(_) => return false,
-            Mail::Replies(replies) => self.core.on_replies(replies.replies, replies.pressed, now, &mut effects),
+            Mail::Replies(replies) => self.core.on_replies(replies.replies, replies.pressed, view, now, &mut effects),
             Mail::ShardRestarted(shard) => self.core.on_shard_restarted(shard, now, &mut effects),
             Mail::Planned { request, part, plan } => self.core.on_plan(request, part, plan, now, &mut effects),
-            Mail::LookedUp { request, result } => self.core.on_look_up_done(request, result, now, &mut effects),
+            Mail::LookedUp { request, result } => self.core.on_look_up_done(request, result, view, now, &mut effects),
             Mail::Answered { request, result } if request == DEFAULT_TOPIC_REQUEST => {
                 self.core.on_default_topic(result.is_ok(), view, now, &mut effects);
             }
             Mail::Answered { request, result } => self.core.on_metadata(request, result, view, now, &mut effects),
             _ => {}
         }
-        self.perform(&mut effects, ctx);
+        self.perform(&mut effects, view, ctx);
         // What was read before but had to wait for room.
         if !self.input.is_empty() && self.core.wants_input() {
             self.core.on_input(&mut self.input, view, now, &mut effects);
-            self.perform(&mut effects, ctx);
+            self.perform(&mut effects, view, ctx);
         }
         if !self.write(ctx) || (self.core.is_closing() && self.core.is_idle()) {
             ctx.send(Address::Client(self.client), Mail::Closed(self.id));
@@ -65,7 +65,7 @@ impl Connection {
         Address::Node(self.node, part)
     }
 
-    fn perform(&mut self, effects: &mut Vec<SessionEffect>, ctx: &mut Context<'_>) {
+    fn perform(&mut self, effects: &mut Vec<SessionEffect>, view: &ClusterView, ctx: &mut Context<'_>) {
         let (connection, mut produces): (u64, Vec<(u16, Vec<ProduceRequest>)>) = (self.id, Vec::new());
         for effect in effects.drain(..) {
             if !matches!(effect, SessionEffect::Produce(..)) {
@@ -96,15 +96,12 @@ impl Connection {
                 }
                 // Committed offsets belong to the group actor, which is not simulated yet.
                 SessionEffect::Commit(request, _) => {
-                    self.core.on_committed(request, Err(ErrorCode::Unavailable), ctx.now.elapsed, &mut Vec::new());
+                    let (refused, now) = (Err(ErrorCode::Unavailable), ctx.now.elapsed);
+                    self.core.on_committed(request, refused, view, now, &mut Vec::new());
                 }
                 SessionEffect::Committed(request, _) => {
-                    self.core.on_committed_offset(
-                        request,
-                        Err(ErrorCode::Unavailable),
-                        ctx.now.elapsed,
-                        &mut Vec::new(),
-                    );
+                    let (refused, now) = (Err(ErrorCode::Unavailable), ctx.now.elapsed);
+                    self.core.on_committed_offset(request, refused, view, now, &mut Vec::new());
                 }
                 _ => {}
             }
