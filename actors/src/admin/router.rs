@@ -116,7 +116,11 @@ fn serves(kind: ActorKind) -> bool {
         | ActorKind::Group
         | ActorKind::Retention
         | ActorKind::Scrub
-        | ActorKind::Admin => false,
+        | ActorKind::Admin
+        | ActorKind::Link
+        | ActorKind::Acceptor
+        | ActorKind::Session
+        | ActorKind::Formation => false,
     }
 }
 

@@ -371,6 +371,7 @@ impl Wiring<'_> {
                 frames: FrameBudget::default(),
                 clock: self.clock,
                 metrics: Arc::clone(self.metrics),
+                peers: None,
             },
             threads,
             supervisor: self.starter.supervisor.clone(),

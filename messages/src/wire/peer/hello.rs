@@ -4,7 +4,7 @@
 //! PeerHello 0x60                              PeerHelloResponse 0xE0
 //!   0  2 oldest version spoken                  0  2 version chosen
 //!   2  2 newest version spoken                  2  2 node id
-//!   4  1 link: 1 control, 2 data                4  1 1 with a proof, 0 without
+//!   4  1 1 control, 2 data, 3 formation         4  1 1 with a proof, 0 without
 //!   5  1 zero                                   5  3 zero
 //!   6  2 node id                                8  8 cluster id, 0 before genesis
 //!   8  8 cluster id, 0 before genesis          16  8 incarnation
@@ -33,6 +33,15 @@ pub const MAX_ADDRESS_BYTES: usize = 512;
 /// Bytes of a response in front of its proof.
 const RESPONSE_HEAD_BYTES: usize = 64;
 
+/// What a connection between nodes is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PeerPurpose {
+    /// Messages of one cluster.
+    Link(LinkKind),
+    /// Asking how far the formation of the cluster is; nothing else.
+    Formation,
+}
+
 /// Who opens a connection, and for what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerHello {
@@ -41,7 +50,7 @@ pub struct PeerHello {
     /// Newest version it speaks, not below the oldest.
     pub max_version: u16,
     /// What the connection shall carry.
-    pub kind: LinkKind,
+    pub purpose: PeerPurpose,
     /// Its cluster; 0 before genesis.
     pub cluster_id: u64,
     /// Who it is.
@@ -77,9 +86,10 @@ pub struct PeerProof {
 impl PeerHello {
     pub(super) fn decode(reader: &mut PayloadReader<'_>) -> Option<Self> {
         let (min_version, max_version) = (reader.u16()?, reader.u16()?);
-        let kind = match reader.u8()? {
-            1 => LinkKind::Control,
-            2 => LinkKind::Data,
+        let purpose = match reader.u8()? {
+            1 => PeerPurpose::Link(LinkKind::Control),
+            2 => PeerPurpose::Link(LinkKind::Data),
+            3 => PeerPurpose::Formation,
             _ => return None,
         };
         let zero = reader.u8()?;
@@ -89,15 +99,16 @@ impl PeerHello {
         let nonce = array(reader)?;
         let address = reader.text()?;
         let fits = zero == 0 && min_version <= max_version && node.0 != 0 && address.len() <= MAX_ADDRESS_BYTES;
-        fits.then_some(Self { min_version, max_version, kind, cluster_id, identity, nonce, address })
+        fits.then_some(Self { min_version, max_version, purpose, cluster_id, identity, nonce, address })
     }
 
     pub(super) fn encode(&self, out: &mut BytesMut) {
         out.put_u16_le(self.min_version);
         out.put_u16_le(self.max_version);
-        out.put_u8(match self.kind {
-            LinkKind::Control => 1,
-            LinkKind::Data => 2,
+        out.put_u8(match self.purpose {
+            PeerPurpose::Link(LinkKind::Control) => 1,
+            PeerPurpose::Link(LinkKind::Data) => 2,
+            PeerPurpose::Formation => 3,
         });
         out.put_u8(0);
         out.put_u16_le(self.identity.node.0);

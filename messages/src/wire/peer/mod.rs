@@ -28,7 +28,7 @@ pub mod replica;
 mod tests;
 
 pub use error::PeerFrameError;
-pub use hello::{NONCE_BYTES, PROOF_BYTES, PeerHello, PeerHelloResponse, PeerProof};
+pub use hello::{NONCE_BYTES, PROOF_BYTES, PeerHello, PeerHelloResponse, PeerProof, PeerPurpose};
 
 use super::header::{Flags, HEADER_LEN, Header, HeaderCrc};
 use super::payload::PayloadReader;

@@ -21,7 +21,7 @@ fn hello() -> PeerHello {
     PeerHello {
         min_version: 1,
         max_version: 3,
-        kind: LinkKind::Data,
+        purpose: PeerPurpose::Link(LinkKind::Data),
         cluster_id: 0xC1,
         identity: identity(),
         nonce: [7; 32],
@@ -333,7 +333,7 @@ fn payloads_that_are_too_short_too_long_or_impossible_are_refused() {
         payload[at] = value;
         decode_payload(PeerCommand::Hello, payload.freeze())
     };
-    assert!(hello_with(4, 3).is_err(), "a link that is neither control nor data");
+    assert!(hello_with(4, 4).is_err(), "an unknown purpose");
     assert!(hello_with(2, 0).is_err(), "a newest version below the oldest");
     assert!(hello_with(6, 0).is_err(), "node 0");
 }
@@ -359,7 +359,7 @@ fn a_transcript_covers_everything_but_the_proof() {
         PeerHelloResponse { nonce: [1; 32], ..hello_response() }.transcript(&hello()),
         PeerHelloResponse { cluster_id: 1, ..hello_response() }.transcript(&hello()),
         hello_response().transcript(&PeerHello { nonce: [1; 32], ..hello() }),
-        hello_response().transcript(&PeerHello { kind: LinkKind::Control, ..hello() }),
+        hello_response().transcript(&PeerHello { purpose: PeerPurpose::Formation, ..hello() }),
         hello_response().transcript(&PeerHello { address: "n2:8".to_owned(), ..hello() }),
     ];
     assert!(others.iter().all(|other| *other != said));
@@ -405,7 +405,7 @@ proptest! {
         let hello = PeerHello {
             min_version: versions.0,
             max_version: versions.0 + versions.1,
-            kind: if data { LinkKind::Data } else { LinkKind::Control },
+            purpose: if data { PeerPurpose::Link(LinkKind::Data) } else { PeerPurpose::Link(LinkKind::Control) },
             cluster_id,
             identity: PeerIdentity { node: NodeId(node), incarnation, boot_number },
             nonce,
