@@ -113,6 +113,8 @@ pub struct FormationActor {
     setup: FormationSetup,
     core: Option<FormationCore>,
     effects: Vec<FormationEffect>,
+    /// What the core waits for.
+    problem: String,
     /// Why listed addresses are not reached.
     unreached: BTreeMap<String, String>,
     /// Addresses whose last answer told that they have a cluster.
@@ -132,6 +134,7 @@ impl FormationActor {
             setup,
             core: None,
             effects: Vec::new(),
+            problem: String::new(),
             unreached: BTreeMap::new(),
             informed: BTreeSet::new(),
         }
@@ -160,7 +163,10 @@ impl FormationActor {
                             core.on_synced(&mut self.effects);
                         }
                     }
-                    FormationEffect::Problem(problem) => self.say(problem),
+                    FormationEffect::Problem(problem) => {
+                        self.problem = problem;
+                        self.say();
+                    }
                     FormationEffect::Ready => {
                         let genesis = self.core.as_ref().and_then(|core| core.genesis().cloned());
                         self.setup.status.send_replace(FormationStatus::Formed(genesis));
@@ -174,7 +180,8 @@ impl FormationActor {
     }
 
     /// Says what is waited for, and why addresses that are not reached are not.
-    fn say(&mut self, mut problem: String) {
+    fn say(&self) {
+        let mut problem = self.problem.clone();
         for (address, reason) in &self.unreached {
             problem.push_str(&format!("; {address}: {reason}"));
         }
@@ -287,7 +294,11 @@ impl Handler<AddressLost> for FormationActor {
         self.unreached.insert(address.clone(), reason);
         self.with_core(ctx, |core, effects| core.on_lost(&address, effects));
         // Who comes later asks this node.
-        !self.core.as_ref().is_some_and(FormationCore::is_settled)
+        let matters = !self.core.as_ref().is_some_and(FormationCore::is_settled);
+        if matters {
+            self.say();
+        }
+        matters
     }
 }
 
