@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod network;
 pub mod node;
 pub mod options;
+pub mod peer;
 pub mod poller;
 pub mod replication;
 pub mod retention;

@@ -3,10 +3,12 @@
 use crate::ingestion::core::IngestionOptions;
 use crate::metadata::calls::TopicLimits;
 use crate::network::session::SessionLimits;
+use crate::peer::PeerTrust;
 use crate::supervision::RestartPolicy;
 use crate::telemetry::TelemetryOptions;
 use lance_cluster::metadata::{ReplicationMode, TopicConfig};
 use lance_cluster::replica::FlowOptions;
+use lance_config::address::{Address, PortRule};
 use lance_config::model::{Config, IoBackend, LogFormat, Placement, ReplicationMode as ConfiguredMode, SyncPolicy};
 use lance_messages::id::NodeId;
 use lance_storage::disk::{BackendChoice, DiskOptions, QueueOptions};
@@ -120,6 +122,16 @@ pub fn telemetry_options(config: &Config) -> TelemetryOptions {
     TelemetryOptions {
         filter: config.telemetry.log_level.clone(),
         json: config.telemetry.log_format == LogFormat::Json,
+    }
+}
+
+/// What makes this node trust a peer: the secret, else that both are on this machine.
+pub fn peer_trust(config: &Config) -> PeerTrust {
+    let bind = Address::parse(&config.network.bind, PortRule::AnyFree);
+    match &config.cluster.secret {
+        Some(secret) => PeerTrust::Secret(secret.expose().as_bytes().to_vec()),
+        None if bind.is_some_and(|address| address.is_loopback()) => PeerTrust::SameMachine,
+        None => PeerTrust::Nothing,
     }
 }
 

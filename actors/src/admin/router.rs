@@ -117,7 +117,11 @@ fn serves(kind: ActorKind) -> bool {
         | ActorKind::Forward
         | ActorKind::Retention
         | ActorKind::Scrub
-        | ActorKind::Admin => false,
+        | ActorKind::Admin
+        | ActorKind::Link
+        | ActorKind::Acceptor
+        | ActorKind::Session
+        | ActorKind::Formation => false,
     }
 }
 

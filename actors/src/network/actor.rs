@@ -1,6 +1,7 @@
 //! `NetworkActor`: accepts connections and starts an actor for each on one of the connection threads.
 
 use super::connection::{BeginDrain, CloseWhenIdle, ConnectionActor, ConnectionSetup};
+use crate::peer::doorstep::{Caller, caller, hand_over};
 use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell, fail, guarded};
 use crate::supervision::{
@@ -31,6 +32,10 @@ pub const FIRST_CLIENT_CONNECTION: u64 = 16;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// While the committed metadata is not known yet, the listener looks for it this often.
 const METADATA_PAUSE: Duration = Duration::from_millis(5);
+/// Connections of which nobody knows yet whether they are peers: while clients are not served, or no more of them.
+const MAX_DOORSTEP: usize = 256;
+/// How long those may take to show it.
+const DOORSTEP_PATIENCE: Duration = Duration::from_millis(500);
 /// Accepts of one turn.
 const ACCEPTS: usize = 64;
 /// Between two of the kernel's probes of a silent connection, and how many may stay unanswered.
@@ -84,6 +89,10 @@ pub struct NetworkActor {
     next_connection: u64,
     accepting: bool,
     draining: bool,
+    /// Connections that are being looked at.
+    doorstep: usize,
+    /// Clients that came before the committed metadata.
+    early: Vec<TcpStream>,
 }
 
 impl NetworkActor {
@@ -97,6 +106,8 @@ impl NetworkActor {
             next_connection: FIRST_CLIENT_CONNECTION,
             accepting: true,
             draining: false,
+            doorstep: 0,
+            early: Vec::new(),
         }
     }
 
@@ -115,6 +126,47 @@ impl NetworkActor {
             TcpKeepalive::new().with_time(self.setup.tcp_keepalive).with_interval(PROBE_INTERVAL).with_retries(PROBES);
         socket.set_tcp_keepalive(&keepalive)?;
         socket.set_tcp_user_timeout(Some(self.setup.tcp_user_timeout))
+    }
+
+    /// A client that came before the committed metadata would be told that its topics do not exist.
+    fn serves_clients(&self) -> bool {
+        self.setup.connection.view.load().node.is_some()
+    }
+
+    /// Peers come in at any time, and beyond the limit of clients.
+    fn receive(&mut self, stream: TcpStream, ctx: &mut Context<Self>) {
+        let full = self.connections.len() >= self.setup.max_connections;
+        if self.serves_clients() && !full || self.setup.connection.peers.is_none() || self.doorstep >= MAX_DOORSTEP {
+            return self.accept(stream, ctx);
+        }
+        self.doorstep += 1;
+        let looked_at = async move { (caller(&stream, DOORSTEP_PATIENCE).await, stream) };
+        ctx.spawn(actix::fut::wrap_future::<_, Self>(looked_at).map(|(caller, stream), actor, ctx| {
+            actor.doorstep = actor.doorstep.saturating_sub(1);
+            guarded(actor, ctx, |actor, ctx| -> Result<(), Infallible> {
+                match caller {
+                    Caller::Peer => actor.hand_over(stream),
+                    Caller::Client if actor.serves_clients() => actor.accept(stream, ctx),
+                    Caller::Client => actor.early.push(stream),
+                    Caller::Gone => {}
+                }
+                Ok(())
+            });
+        }));
+    }
+
+    fn hand_over(&self, stream: TcpStream) {
+        let Some(peers) = &self.setup.connection.peers else { return };
+        match hand_over(stream) {
+            Ok(peer) => {
+                let accepted = peers.send(peer);
+                actix_rt::spawn(async move {
+                    // The acceptor is gone only when the process goes down.
+                    let _ = accepted.await;
+                });
+            }
+            Err(error) => tracing::debug!(%error, "a peer vanished while it was handed over"),
+        }
     }
 
     fn accept(&mut self, stream: TcpStream, ctx: &mut Context<Self>) {
@@ -186,6 +238,7 @@ impl Shell for NetworkActor {
     /// Connections have actors of their own and stay.
     fn drop_core(&mut self, _: &mut Self::Context) {
         self.listener = None;
+        self.doorstep = 0;
     }
 
     fn begin(&mut self, ctx: &mut Self::Context) {
@@ -217,11 +270,18 @@ impl ActorFuture<NetworkActor> for Accepts {
             }
             self.resting = None;
         }
-        // A client that came before the committed metadata would be told that its topics do not exist.
-        if actor.setup.connection.view.load().node.is_none() {
+        if !actor.serves_clients() {
             self.resting = Some(Box::pin(actix_rt::time::sleep(METADATA_PAUSE)));
             task.waker().wake_by_ref();
-            return Poll::Pending;
+            if actor.setup.connection.peers.is_none() || actor.early.len() + actor.doorstep >= MAX_DOORSTEP {
+                return Poll::Pending;
+            }
+        } else if !actor.early.is_empty() {
+            let early = std::mem::take(&mut actor.early);
+            guarded(actor, ctx, |actor, ctx| -> Result<(), Infallible> {
+                early.into_iter().for_each(|stream| actor.receive(stream, ctx));
+                Ok(())
+            });
         }
         for _ in 0..ACCEPTS {
             let Some(listener) = actor.listener.as_ref() else {
@@ -234,7 +294,7 @@ impl ActorFuture<NetworkActor> for Accepts {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok((stream, _))) => {
                     guarded(actor, ctx, |actor, ctx| -> Result<(), Infallible> {
-                        actor.accept(stream, ctx);
+                        actor.receive(stream, ctx);
                         Ok(())
                     });
                 }

@@ -395,6 +395,7 @@ impl Wiring<'_> {
                 copies: self.copies.clone(),
                 clock: self.clock,
                 metrics: Arc::clone(self.metrics),
+                peers: None,
             },
             threads,
             supervisor: self.starter.supervisor.clone(),

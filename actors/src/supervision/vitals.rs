@@ -32,6 +32,14 @@ pub enum ActorKind {
     Scrub,
     /// Serves the admin HTTP API.
     Admin,
+    /// Speaks to one peer.
+    Link,
+    /// Proves peers and accepts their connections.
+    Acceptor,
+    /// Listens to one peer.
+    Session,
+    /// Forms the cluster.
+    Formation,
 }
 
 impl ActorKind {
@@ -50,6 +58,10 @@ impl ActorKind {
             Self::Retention => "retention",
             Self::Scrub => "scrub",
             Self::Admin => "admin",
+            Self::Link => "link",
+            Self::Acceptor => "acceptor",
+            Self::Session => "session",
+            Self::Formation => "formation",
         }
     }
 }

@@ -25,6 +25,7 @@ pub fn view(leader: Option<NodeId>) -> ClusterView {
     view.nodes = [HERE, THERE, THIRD].map(|node| (node, address(node))).to_vec();
     for (id, name) in [(EVENTS.topic, "events"), (GROUPS.topic, "__groups")] {
         view.insert(TopicView {
+            members: Vec::new(),
             id,
             name: name.to_owned(),
             created_at: 1,

@@ -12,6 +12,7 @@ pub mod header;
 pub mod hello;
 pub mod json;
 pub mod lookup;
+pub mod peer;
 pub mod produce;
 pub mod request;
 mod request_encode;

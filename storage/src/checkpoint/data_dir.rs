@@ -144,6 +144,11 @@ impl DataDir {
         self.path.join("promises")
     }
 
+    /// What the cluster began with, once this node belongs to one.
+    pub fn genesis_path(&self) -> PathBuf {
+        self.path.join("genesis")
+    }
+
     /// The space kept for a full disk.
     pub fn reserve_path(&self) -> PathBuf {
         self.path.join(RESERVE_FILE)

@@ -16,6 +16,7 @@ use crate::network::readers::{ReadFailure, ReaderJob, ReaderPool};
 use crate::network::session::answers::CallFailure;
 use crate::network::session::output::OutputItem;
 use crate::network::session::{DEFAULT_TOPIC_REQUEST, MAX_PART_REPLIES, SessionCore, SessionEffect, SessionLimits};
+use crate::peer::{AcceptPeer, Inlet};
 use crate::supervision::{ActorState, Vitals};
 use crate::view::ClusterView;
 use actix::fut::ActorFuture;
@@ -26,6 +27,7 @@ use futures_util::FutureExt;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::ConnectionId;
 use lance_messages::wire::codec::missing_bytes;
+use lance_messages::wire::peer::begins_with_peer_hello;
 use lance_storage::reader::ReadPlan;
 use std::io::{ErrorKind, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
@@ -120,6 +122,8 @@ pub struct ConnectionSetup {
     pub clock: NodeClock,
     /// Figures.
     pub metrics: Arc<Metrics>,
+    /// Who takes a connection that begins with a PeerHello; none where there are no peers.
+    pub peers: Option<Inlet<AcceptPeer>>,
 }
 
 /// The shell of one connection.
@@ -137,6 +141,10 @@ pub struct ConnectionActor {
     sending_file: bool,
     file_blocked: bool,
     at_end: bool,
+    /// Nobody knows yet whether this is a client or a peer.
+    unrecognised: bool,
+    /// The socket lives on as that of a peer.
+    handed_over: bool,
     close_when_idle: bool,
     last_frame: Duration,
     pinged: bool,
@@ -157,6 +165,7 @@ impl ConnectionActor {
     ) -> Self {
         let core = SessionCore::new(id, setup.limits);
         let last_frame = setup.clock.now().elapsed;
+        let unrecognised = setup.peers.is_some();
         Self {
             id,
             vitals,
@@ -171,6 +180,8 @@ impl ConnectionActor {
             sending_file: false,
             file_blocked: false,
             at_end: false,
+            unrecognised,
+            handed_over: false,
             close_when_idle: false,
             last_frame,
             pinged: false,
@@ -378,6 +389,9 @@ impl ConnectionActor {
                 }
                 self.last_frame = self.setup.clock.now().elapsed;
                 self.pinged = false;
+                if self.unrecognised && !self.recognise(ctx) {
+                    return !self.handed_over;
+                }
                 self.take_input(ctx);
                 true
             }
@@ -410,6 +424,27 @@ impl ConnectionActor {
             });
         }
         self.frame_room.is_some()
+    }
+
+    /// Whether the first bytes are those of a client; a peer's connection is handed over, and this actor ends.
+    fn recognise(&mut self, ctx: &mut Context<Self>) -> bool {
+        let Some(is_peer) = begins_with_peer_hello(&self.input) else { return false };
+        self.unrecognised = false;
+        let Some(peers) = self.setup.peers.clone().filter(|_| is_peer) else { return true };
+        ctx.stop();
+        match self.stream.as_fd().try_clone_to_owned() {
+            Ok(socket) => {
+                self.handed_over = true;
+                let received = std::mem::take(&mut self.input);
+                let accepted = peers.send(AcceptPeer { stream: socket.into(), received });
+                actix_rt::spawn(async move {
+                    // The acceptor is gone only when the process goes down.
+                    let _ = accepted.await;
+                });
+            }
+            Err(error) => tracing::warn!(connection = self.id.0, %error, "no descriptor left for a peer: closing"),
+        }
+        false
     }
 
     fn wake(&self) {
@@ -536,8 +571,10 @@ impl Actor for ConnectionActor {
 
     fn stopped(&mut self, _: &mut Self::Context) {
         self.vitals.set_state(ActorState::Stopped);
-        // Reader threads may still hold a duplicate of the descriptor.
-        let _ = socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Both);
+        if !self.handed_over {
+            // Reader threads may still hold a duplicate of the descriptor.
+            let _ = socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Both);
+        }
         let (id, shards, network) = (self.id, self.setup.shards.clone(), self.network.clone());
         let forward = self.setup.forward.clone();
         actix_rt::spawn(async move {
