@@ -164,6 +164,13 @@ impl ClusterView {
         self.topics.get(&topic).or_else(|| self.internal.values().find(|internal| internal.id == topic))
     }
 
+    /// Whether this node holds a copy of a partition.
+    pub fn holds(&self, partition: TopicPartition) -> bool {
+        let topic = self.any_topic(partition.topic);
+        let members = topic.and_then(|topic| topic.members.get(usize::from(partition.partition)));
+        members.is_some_and(|members| self.node.is_some_and(|node| members.replicas.contains(&node)))
+    }
+
     /// How many nodes hold a copy of a partition; 0 when it is not known.
     pub fn copies(&self, partition: TopicPartition) -> usize {
         let topic = self.any_topic(partition.topic);

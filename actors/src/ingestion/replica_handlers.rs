@@ -5,9 +5,11 @@ use super::core::moving::Candidate;
 use super::opener::{Opened, TruncateJob};
 use super::replica::{FollowerSample, LeaderRole};
 use actix::fut::ActorFutureExt;
+use crate::peer::{RegisterPeerSession, UnregisterPeerSession};
 use actix::prelude::*;
+use hashbrown::HashMap;
 use lance_messages::id::{LeaderEpoch, NodeId, ReplicaIncarnation, TopicPartition};
-use lance_messages::mail::peer::{AppendReplica, LinkChanged, ReplicaAnswered, SendToLeader};
+use lance_messages::mail::peer::{AppendReplica, LinkChanged, ReplicaAnswered, SendToFollower, SendToLeader};
 use lance_messages::peer::{LinkKind, TruncateTo};
 use lance_storage::reader::Reader;
 use std::sync::Arc;
@@ -81,20 +83,10 @@ pub struct ReplicaReport {
     pub candidates: Vec<Candidate>,
 }
 
-/// A session of a leader's node may be answered from now on.
-#[derive(Message)]
+/// The data links to other nodes.
+#[derive(Clone, Message)]
 #[rtype(result = "()")]
-pub struct RegisterPeerSession {
-    /// Its number.
-    pub session: u64,
-    /// Where answers go.
-    pub reply_to: Recipient<SendToLeader>,
-}
-
-/// A session ended.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "()")]
-pub struct UnregisterPeerSession(pub u64);
+pub struct ServeLinks(pub HashMap<NodeId, Recipient<SendToFollower>>);
 
 impl IngestionActor {
     /// Hands answers to the sessions of their leaders; one whose session takes no more is lost, and asked for again.
@@ -292,7 +284,7 @@ impl Handler<RegisterPeerSession> for IngestionActor {
     type Result = ();
 
     fn handle(&mut self, message: RegisterPeerSession, _: &mut Self::Context) {
-        self.sessions.insert(message.session, message.reply_to);
+        self.sessions.insert(message.session, message.answers);
     }
 }
 
@@ -340,5 +332,13 @@ impl Handler<LinkChanged> for IngestionActor {
                 core.on_link_changed(message.node, message.peer, now, effects);
             });
         }
+    }
+}
+
+impl Handler<ServeLinks> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: ServeLinks, _: &mut Self::Context) {
+        self.links = message.0;
     }
 }

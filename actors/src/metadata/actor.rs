@@ -1,14 +1,20 @@
 //! `MetadataActor`: the shell of the metadata core, on a thread of its own that may wait for the disk.
 
 use super::calls::{TopicLimits, command_for, returning_producer};
-use super::roles::role_of;
+use super::remote::Forwarded;
+use super::roles::{role_of, roles_led};
 use super::store::{MetadataStore, StoreError};
 use crate::clock::NodeClock;
 use crate::ingestion::actor::IngestionActor;
+use crate::ingestion::replica::LeaderRole;
 use crate::mailbox::Mailbox;
 use crate::network::session::answers::CallFailure;
 use crate::network::session::{MetadataCall, shard_of};
-use crate::replication::actor::{LeadersChosen, PromiseWanted, ReplicationActor};
+use crate::ingestion::replica_handlers::MoveLeadership;
+use crate::peer::PeerLinkActor;
+use crate::replication::actor::{LeadersChosen, MoveWanted, PromiseWanted, ReplicationActor, RolesChanged};
+use lance_cluster::control::ControlMessage;
+use std::sync::atomic::AtomicBool;
 use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell, fail, guarded};
 use crate::supervision::{ActorState, Escalated, RestartPolicy, Vitals};
@@ -17,8 +23,8 @@ use actix::prelude::*;
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use lance_cluster::metadata::{
-    HardStateRecord, MetadataAnswer, MetadataCommand, MetadataCore, MetadataEffect, MetadataError, MetadataEvent,
-    PromiseAnswer, ProposeFailure, RaftConf, RaftConfig, TopicConfig,
+    ControllerOptions, GenesisNode, HardStateRecord, MetadataAnswer, MetadataCore, MetadataEffect, MetadataError,
+    MetadataEvent, MetadataOptions, PromiseAnswer, ProposeFailure, RaftConf, RaftConfig, TopicConfig,
 };
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
@@ -73,6 +79,8 @@ pub struct ServeMetadata {
     pub replication: Mailbox<ReplicationActor>,
     /// Ingestion actors, by shard.
     pub shards: Vec<Mailbox<IngestionActor>>,
+    /// Control links, by node.
+    pub links: HashMap<NodeId, Mailbox<PeerLinkActor>>,
 }
 
 /// What a metadata actor is made of.
@@ -99,12 +107,20 @@ pub struct MetadataSetup {
     pub view: Arc<ArcSwap<ClusterView>>,
     /// The node's clock.
     pub clock: NodeClock,
+    /// What must not fail together with this node; empty when that is not known.
+    pub rack: String,
+    /// The nodes that the cluster began with, and whether this life of this node is one of them.
+    pub genesis: Vec<GenesisNode>,
+    /// See `genesis`.
+    pub is_voter: bool,
+    /// Told to peers with every heartbeat.
+    pub leads_metadata: Arc<AtomicBool>,
 }
 
-type Answered = Result<MetadataAnswer, CallFailure>;
+pub(super) type Answered = Result<MetadataAnswer, CallFailure>;
 
-struct Running {
-    core: MetadataCore,
+pub(super) struct Running {
+    pub(super) core: MetadataCore,
     store: MetadataStore,
     hard_state: HardStateRecord,
 }
@@ -112,15 +128,24 @@ struct Running {
 /// The shell of the metadata core.
 pub struct MetadataActor {
     life: Life,
-    setup: MetadataSetup,
-    running: Option<Running>,
+    pub(super) setup: MetadataSetup,
+    pub(super) running: Option<Running>,
     replication: Option<Mailbox<ReplicationActor>>,
-    shards: Vec<Mailbox<IngestionActor>>,
+    pub(super) shards: Vec<Mailbox<IngestionActor>>,
+    pub(super) links: HashMap<NodeId, Mailbox<PeerLinkActor>>,
     waiting: HashMap<u64, oneshot::Sender<Answered>>,
-    answered: Vec<(u64, Answered)>,
+    pub(super) answered: Vec<(u64, Answered)>,
     next_request: u64,
-    registering: Option<u64>,
-    state_changed: bool,
+    pub(super) registering: Option<u64>,
+    pub(super) registered_at_ms: Option<u64>,
+    /// Why this node may not register.
+    pub(super) refusal: Option<String>,
+    /// Calls of this node that another one proposes.
+    pub(super) forwarded: Vec<Forwarded>,
+    /// Proposals made for other nodes: whose, and their number there.
+    pub(super) remote: HashMap<u64, (NodeId, u64)>,
+    pub(super) alive: Vec<(NodeId, bool)>,
+    pub(super) state_changed: bool,
 }
 
 impl MetadataActor {
@@ -132,31 +157,69 @@ impl MetadataActor {
             running: None,
             replication: None,
             shards: Vec::new(),
+            links: HashMap::new(),
             waiting: HashMap::new(),
             answered: Vec::new(),
             next_request: 1,
             registering: None,
+            registered_at_ms: None,
+            refusal: None,
+            forwarded: Vec::new(),
+            remote: HashMap::new(),
+            alive: Vec::new(),
             state_changed: false,
         }
     }
 
-    fn now_ms(&self) -> u64 {
+    pub(super) fn vitals(&self) -> &Vitals {
+        &self.life.vitals
+    }
+
+    pub(super) fn new_request(&mut self) -> u64 {
+        let request = self.next_request;
+        self.next_request += 1;
+        request
+    }
+
+    pub(super) fn tell_replication<M>(&self, message: M)
+    where
+        M: Message<Result = ()> + Send + 'static,
+        ReplicationActor: Handler<M>,
+    {
+        if let Some(replication) = self.replication.clone() {
+            actix_rt::spawn(async move {
+                // Closed only while the process goes down.
+                let _ = replication.send(message).await;
+            });
+        }
+    }
+
+    pub(super) fn now_ms(&self) -> u64 {
         u64::try_from(self.setup.clock.now().elapsed.as_millis()).unwrap_or(u64::MAX)
     }
 
     fn open(&mut self) -> Result<(Running, Vec<MetadataEffect>), String> {
-        let genesis = RaftConf::of_voters([self.setup.incarnation]);
+        // Who joins later begins with no members: the leader sends it a snapshot that names it.
+        let genesis = match self.setup.is_voter {
+            true => RaftConf::of_voters(self.setup.genesis.iter().map(|node| node.incarnation)),
+            false => RaftConf::of_voters([]),
+        };
         let (store, persisted) =
             MetadataStore::open(&self.setup.disk, &self.setup.dir, genesis).map_err(|error| error.to_string())?;
         let config = RaftConfig::new(self.setup.incarnation, self.setup.nonce);
         let hard_state = persisted.hard_state;
         let mut effects = Vec::new();
-        let core = MetadataCore::new(config, &persisted, self.now_ms(), &mut effects).map_err(|e| e.to_string())?;
+        let options = MetadataOptions {
+            raft: config,
+            genesis: self.setup.genesis.clone(),
+            controller: ControllerOptions::default(),
+        };
+        let core = MetadataCore::new(options, &persisted, self.now_ms(), &mut effects).map_err(|e| e.to_string())?;
         Ok((Running { core, store, hard_state }, effects))
     }
 
     /// Runs the core inside the guard and carries out what it wants done.
-    fn with_core(
+    pub(super) fn with_core(
         &mut self,
         ctx: &mut Context<Self>,
         work: impl FnOnce(&mut MetadataCore, &mut Vec<MetadataEffect>) -> Result<(), MetadataError>,
@@ -207,8 +270,17 @@ impl MetadataActor {
             MetadataEffect::SaveSnapshot { snapshot, drop_through } => {
                 running.store.save_snapshot(&snapshot, drop_through).map_err(|error| error.to_string())?;
             }
-            // Alone there is nobody to send to, nor to move a leader to.
-            MetadataEffect::Send { .. } | MetadataEffect::MoveLeader { .. } => {}
+            MetadataEffect::Send { to, message } => {
+                if let Some(node) = running.core.node_of_raft_id(to) {
+                    self.send_to(node, &ControlMessage::Raft(message.into()));
+                }
+            }
+            MetadataEffect::MoveLeader { partition, epoch, from, to } if from == self.setup.node => {
+                self.tell_replication(MoveWanted(MoveLeadership { partition, epoch, to }));
+            }
+            MetadataEffect::MoveLeader { partition, epoch, from, to } => {
+                self.send_to(from, &ControlMessage::MoveLeader { partition, epoch, to });
+            }
             MetadataEffect::LeaderChanged { term, leader } => {
                 tracing::info!(term, ?leader, "metadata leader changed");
                 self.state_changed = true;
@@ -216,27 +288,19 @@ impl MetadataActor {
             MetadataEffect::Leading { term } => {
                 tracing::info!(term, "leading the metadata");
                 self.state_changed = true;
-                let command = MetadataCommand::RegisterNode {
-                    node: self.setup.node,
-                    incarnation: self.setup.incarnation,
-                    boot_number: self.setup.boot_number,
-                    nonce: self.setup.nonce,
-                    address: self.setup.address.clone(),
-                    rack: String::new(),
-                };
-                let request = self.next_request;
-                self.next_request += 1;
+                let (command, request) = (self.registration(), self.new_request());
                 self.registering = Some(request);
-                running.core.on_propose(request, &command, more).map_err(|error| error.to_string())?;
+                if let Some(running) = self.running.as_mut() {
+                    running.core.on_propose(request, &command, more).map_err(|error| error.to_string())?;
+                }
             }
             MetadataEffect::Committed { events, .. } => self.on_events(&events),
-            MetadataEffect::Answer { request, result } => self.on_answer(request, result)?,
-            MetadataEffect::AskPromises { partitions, .. } => {
-                if let Some(replication) = self.replication.clone() {
-                    actix_rt::spawn(async move {
-                        let _ = replication.send(PromiseWanted(partitions)).await;
-                    });
-                }
+            MetadataEffect::Answer { request, index, result } => self.on_answer(request, index, result)?,
+            MetadataEffect::AskPromises { node, partitions } if node == self.setup.node => {
+                self.tell_replication(PromiseWanted(partitions));
+            }
+            MetadataEffect::AskPromises { node, partitions } => {
+                self.send_to(node, &ControlMessage::AskPromises(partitions));
             }
         }
         Ok(())
@@ -244,25 +308,57 @@ impl MetadataActor {
 
     fn on_events(&mut self, events: &[MetadataEvent]) {
         self.state_changed = true;
-        let mut chosen = Vec::new();
+        let Some(running) = self.running.as_ref() else { return };
+        let (state, setup) = (running.core.state(), &self.setup);
+        let (mut chosen, mut changed) = (Vec::new(), Vec::new());
         for event in events {
-            if let MetadataEvent::LeaderChosen { partition, epoch, leader, incarnation, boot_number, .. } = *event
-                && leader == self.setup.node
-                && incarnation.node == self.setup.incarnation
-                && boot_number == self.setup.boot_number
-            {
-                chosen
-                    .extend(self.running.as_ref().and_then(|running| role_of(running.core.state(), partition, epoch)));
+            match *event {
+                MetadataEvent::LeaderChosen { partition, epoch, leader, incarnation, boot_number, .. } => {
+                    let own = (setup.node, setup.incarnation, setup.boot_number);
+                    if (leader, incarnation.node, boot_number) == own {
+                        chosen.extend(role_of(state, partition, epoch));
+                    }
+                }
+                MetadataEvent::InQuorumChanged { partition, epoch, .. }
+                | MetadataEvent::ReplicasChanged { partition, epoch, .. } => {
+                    changed.extend(role_of(state, partition, epoch));
+                }
+                MetadataEvent::ReplicaAdmitted { partition, .. } => {
+                    let epoch = state.partition(partition).map(|decided| decided.epoch);
+                    changed.extend(epoch.and_then(|epoch| role_of(state, partition, epoch)));
+                }
+                MetadataEvent::StateReplaced => {
+                    chosen.extend(roles_led(state, setup.node, setup.incarnation, setup.boot_number));
+                }
+                _ => {}
             }
         }
-        if let (Some(replication), false) = (self.replication.clone(), chosen.is_empty()) {
-            actix_rt::spawn(async move {
-                let _ = replication.send(LeadersChosen(chosen)).await;
-            });
+        changed.retain(|role: &LeaderRole| {
+            let leader = state.partition(role.partition).and_then(|decided| decided.leader);
+            leader.is_some_and(|leader| leader.node == setup.node)
+        });
+        if !chosen.is_empty() {
+            self.tell_replication(LeadersChosen(chosen));
+        }
+        if !changed.is_empty() {
+            self.tell_replication(RolesChanged(changed));
         }
     }
 
-    fn on_answer(&mut self, request: u64, result: Result<MetadataAnswer, ProposeFailure>) -> Result<(), String> {
+    pub(super) fn leads(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.core.is_leading())
+    }
+
+    fn on_answer(
+        &mut self,
+        request: u64,
+        index: Option<u64>,
+        result: Result<MetadataAnswer, ProposeFailure>,
+    ) -> Result<(), String> {
+        if let Some(asker) = self.remote.remove(&request) {
+            self.answer_remote(asker, index, &result);
+            return Ok(());
+        }
         if self.registering == Some(request) {
             self.registering = None;
             return match result {
@@ -286,15 +382,17 @@ impl MetadataActor {
     fn publish(&mut self, ctx: &mut Context<Self>) {
         let Some(running) = self.running.as_ref() else { return };
         let core = &running.core;
-        // Until it leads, this node may not have applied everything that is committed: shards would drop the logs of
-        // topics that a view of the past does not have, and clients would be told that they do not exist.
-        if !core.is_leading() {
+        // Until this start is registered, this node may not have applied everything that was committed before: shards
+        // would drop the logs of topics that a view of the past does not have, and clients would be told that they do
+        // not exist.
+        if !self.is_registered() {
             return self.send_answers();
         }
-        let view = ClusterView::new(core.state(), self.setup.node, core.leader_node(), core.raft().term());
+        let mut view = ClusterView::new(core.state(), self.setup.node, core.leader_node(), core.raft().term());
+        view.alive = self.alive.iter().copied().collect();
         let shards = self.shards.len() as u16;
         let mut assignments = vec![Vec::new(); self.shards.len()];
-        for partition in view.partitions() {
+        for partition in view.partitions().filter(|partition| view.holds(*partition)) {
             if let Some(partitions) = assignments.get_mut(usize::from(shard_of(partition, shards))) {
                 partitions.push(partition);
             }
@@ -318,7 +416,7 @@ impl MetadataActor {
         }));
     }
 
-    fn send_answers(&mut self) {
+    pub(super) fn send_answers(&mut self) {
         for (request, result) in self.answered.drain(..) {
             if let Some(waiting) = self.waiting.remove(&request) {
                 // Its connection may be gone.
@@ -340,6 +438,9 @@ impl Shell for MetadataActor {
         self.running = None;
         self.waiting.clear();
         self.answered.clear();
+        self.forwarded.clear();
+        self.remote.clear();
+        self.registering = None;
     }
 
     fn begin(&mut self, ctx: &mut Self::Context) {
@@ -360,7 +461,10 @@ impl Shell for MetadataActor {
                         return;
                     }
                     let now_ms = actor.now_ms();
+                    actor.look_around();
+                    actor.settle_forwarded();
                     actor.with_core(ctx, |core, effects| core.on_tick(now_ms, effects));
+                    actor.register(now_ms, ctx);
                 });
             }
             Err(error) => fail(self, ctx, error),
@@ -374,6 +478,7 @@ impl Handler<ServeMetadata> for MetadataActor {
     fn handle(&mut self, message: ServeMetadata, ctx: &mut Self::Context) {
         self.replication = Some(message.replication);
         self.shards = message.shards;
+        self.links = message.links;
         guarded(self, ctx, |actor, ctx| -> Result<(), std::convert::Infallible> {
             actor.begin(ctx);
             Ok(())
@@ -397,14 +502,17 @@ impl Handler<Call> for MetadataActor {
             return Box::pin(async move { Err(failure) });
         }
         let now_secs = self.setup.clock.now().wall_ns / 1_000_000_000;
-        let request = self.next_request;
-        self.next_request += 1;
+        let request = self.new_request();
         let command = match command_for(message.0, &self.setup.view.load(), &self.setup.topic_defaults, now_secs) {
             Ok(command) => command,
             Err(answer) => return Box::pin(async move { answer }),
         };
         let (sender, receiver) = oneshot::channel();
         self.waiting.insert(request, sender);
+        if self.running.as_ref().is_some_and(|running| !running.core.is_leading()) {
+            self.forward_call(request, &command);
+            return Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(unknown())) });
+        }
         let mut refused = false;
         self.with_core(ctx, |core, effects| {
             core.on_propose(request, &command, effects).inspect_err(|_| refused = true)
@@ -423,7 +531,11 @@ impl Handler<Promised> for MetadataActor {
     fn handle(&mut self, message: Promised, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
         let node = self.setup.node;
-        self.with_core(ctx, |core, effects| core.on_promises(node, &message.0, effects));
+        if self.leads() {
+            self.with_core(ctx, |core, effects| core.on_promises(node, &message.0, effects));
+        } else {
+            self.send_to_leader(&ControlMessage::Promises(message.0));
+        }
     }
 }
 
@@ -432,15 +544,25 @@ impl Handler<EpochsRequested> for MetadataActor {
 
     fn handle(&mut self, message: EpochsRequested, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
-        self.with_core(ctx, |core, effects| core.on_epoch_requested(&message.0, effects));
+        if self.leads() {
+            self.with_core(ctx, |core, effects| core.on_epoch_requested(&message.0, effects));
+        } else {
+            self.send_to_leader(&ControlMessage::RequestEpochs(message.0));
+        }
     }
 }
 
 impl Handler<MoveReady> for MetadataActor {
     type Result = ();
 
-    fn handle(&mut self, _: MoveReady, _: &mut Self::Context) {
+    fn handle(&mut self, message: MoveReady, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
+        let MoveReady { partition, epoch, to } = message;
+        if self.leads() {
+            self.with_core(ctx, |core, effects| core.on_move_ready(partition, epoch, to, effects));
+        } else {
+            self.send_to_leader(&ControlMessage::MoveReady { partition, epoch, to });
+        }
     }
 }
 
@@ -449,7 +571,9 @@ impl Handler<Led> for MetadataActor {
 
     fn handle(&mut self, message: Led, _: &mut Self::Context) {
         self.life.vitals.message_taken();
-        if let Some(running) = self.running.as_mut() {
+        if !self.leads() {
+            self.send_to_leader(&ControlMessage::Leading(vec![(message.0, message.1)]));
+        } else if let Some(running) = self.running.as_mut() {
             running.core.on_leading(message.0, message.1);
         }
     }

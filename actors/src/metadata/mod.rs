@@ -2,5 +2,6 @@
 
 pub mod actor;
 pub mod calls;
+mod remote;
 pub mod roles;
 pub mod store;

@@ -1,7 +1,9 @@
 //! A node: every actor, started sink first and wired together.
 
+mod peering;
 pub mod side;
 
+use self::peering::Peering;
 use self::side::SideParts;
 use crate::clock::NodeClock;
 use crate::forward::actor::{FORWARD_MAILBOX, ForwardActor, ForwardSetup};
@@ -16,6 +18,7 @@ use crate::network::budget::ByteBudget;
 use crate::network::connection::ConnectionSetup;
 use crate::network::readers::ReaderPool;
 use crate::options::{self, ThreadPlan};
+use crate::peer::{FormationError, PeerLinkActor};
 use crate::poller::actor::{POLLER_MAILBOX, PollerActor, PollerSetup, ServeIngestion};
 use crate::replication::actor::{REPLICATION_MAILBOX, ReplicationActor, ReplicationSetup};
 use crate::supervision::shell::{Escalated, InjectPanic, Shell};
@@ -25,6 +28,8 @@ use crate::view::ClusterView;
 use actix::prelude::*;
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
+use lance_cluster::formation::Voter;
+use lance_cluster::metadata::GenesisNode;
 use lance_config::model::Config;
 use lance_messages::id::{NodeId, TopicPartition};
 use lance_storage::checkpoint::{CheckpointError, DataDir, FlushedFile, FlushedMarks};
@@ -55,9 +60,9 @@ pub enum StartError {
     /// A thread.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
-    /// A mode this version cannot run.
-    #[error("{0}")]
-    Unsupported(String),
+    /// The cluster.
+    #[error("cannot join a cluster: {0}")]
+    Formation(#[from] FormationError),
     /// An actor did not take part.
     #[error("the {0} actor did not start")]
     Actor(&'static str),
@@ -146,16 +151,11 @@ fn listen(address: &str) -> Result<TcpListener, StartError> {
 }
 
 fn lay_foundations(config: &Config, disk: Arc<dyn Disk>) -> Result<Foundations, StartError> {
-    if !config.replication.peers.is_empty() {
-        return Err(StartError::Unsupported(
-            "replication.peers names other nodes, and this version serves a single node: set peers = []".to_owned(),
-        ));
-    }
     let listener = listen(&config.network.bind)?;
     let address =
         listener.local_addr().map_err(|source| StartError::Listen { address: config.network.bind.clone(), source })?;
     let mut data_dir = DataDir::open(&disk, &config.node.data_dir, NodeId(config.node.id), rand::random())?;
-    if data_dir.record().cluster_id == 0 {
+    if data_dir.record().cluster_id == 0 && config.replication.peers.is_empty() {
         // Without peers the genesis is one of a single voter, at once.
         data_dir.adopt_cluster(rand::random::<u64>().max(1))?;
     }
@@ -180,7 +180,7 @@ pub async fn start(
     view: Arc<ArcSwap<ClusterView>>,
     side: SideParts,
 ) -> Result<Node, StartError> {
-    let Foundations { disk, data_dir, flushed, marks, listener, address } = lay_foundations(config, disk)?;
+    let Foundations { disk, mut data_dir, flushed, marks, listener, address } = lay_foundations(config, disk)?;
     let starter = Starter::new(supervisor, options::restart_policy(config));
     let plan = options::thread_plan(config);
     let clock = NodeClock::start();
@@ -189,14 +189,33 @@ pub async fn start(
     let (shards, mut threads) = wiring.start_shards(&plan, &data_dir, flushed, marks).await?;
     let control = Thread::start("control", None).map_err(StartError::Thread)?;
     let durable = Thread::start("metadata", None).map_err(StartError::Thread)?;
-    let (metadata, replication) = wiring.start_metadata(&durable, &data_dir, address, &shards).await?;
+    let peering = match config.replication.peers.is_empty() {
+        true => None,
+        false => {
+            let health = Arc::clone(&side.health);
+            let data_threads = threads.iter().map(Thread::handle).collect();
+            let on_problem = move |problem: String| {
+                tracing::warn!(%problem, "no cluster yet");
+                health.set_reason(&problem);
+            };
+            let (listening, serving) = ((&listener, address), (data_threads, clock));
+            let joined = peering::join(config, &starter, &disk, &mut data_dir, listening, serving, on_problem).await?;
+            Some(joined)
+        }
+    };
+    let (metadata, replication) =
+        wiring.start_metadata(&durable, &data_dir, address, &shards, peering.as_ref()).await?;
     let group = wiring.start_group(&control, &metadata, &shards).await;
     let own_forward = match config.replication.peers.is_empty() {
         true => None,
         false => Some(Thread::start("forward", None).map_err(StartError::Thread)?),
     };
     let forward = wiring.start_forward(own_forward.as_ref().unwrap_or(&control), plan.shards).await;
-    let serve = ServeMetadata { replication: replication.clone(), shards: shards.clone() };
+    let links = match (&peering, threads.first()) {
+        (Some(peering), Some(first)) => peering.open_links(&starter, &first.handle(), &shards, &metadata).await?,
+        _ => HashMap::new(),
+    };
+    let serve = ServeMetadata { replication: replication.clone(), shards: shards.clone(), links: links.clone() };
     metadata.addr().send(serve).await.map_err(|_| StartError::Actor("metadata"))?;
 
     let network_threads: Vec<Thread> = if plan.own_network_threads {
@@ -209,7 +228,11 @@ pub async fn start(
     let serving = if network_threads.is_empty() { &threads } else { &network_threads };
     let first = serving.first().map_or_else(|| control.handle(), Thread::handle);
     let serving = serving.iter().map(Thread::handle).collect();
-    let network_setup = wiring.network_setup(listener, serving, &shards, forward, &metadata, &group)?;
+    let mut network_setup = wiring.network_setup(listener, serving, &shards, forward, &metadata, &group)?;
+    network_setup.connection.peers = peering.as_ref().map(Peering::door);
+    if let Some(peering) = &peering {
+        peering.serve(&shards, &metadata, &links).await?;
+    }
     let network = starter
         .start(&first, "network".into(), ActorKind::Network, NETWORK_MAILBOX, |vitals, policy, parent| {
             NetworkActor::new(vitals, policy, parent, network_setup)
@@ -232,7 +255,7 @@ pub async fn start(
         threads,
     };
     side::start(config, &starter, &control.handle(), disk, clock, side, &mut node).await?;
-    node.threads.extend([control, durable].into_iter().chain(own_forward));
+    node.threads.extend([control, durable].into_iter().chain(own_forward).chain(peering.map(Peering::into_thread)));
     Ok(node)
 }
 
@@ -287,8 +310,19 @@ impl Wiring<'_> {
         data_dir: &DataDir,
         address: SocketAddr,
         shards: &[Mailbox<IngestionActor>],
+        peering: Option<&Peering>,
     ) -> Result<(Mailbox<MetadataActor>, Mailbox<ReplicationActor>), StartError> {
         let record = *data_dir.record();
+        let own = peering::advertised(self.config, address);
+        let genesis = peering.and_then(|peering| peering.formed.genesis.as_ref());
+        let genesis = match genesis {
+            Some(genesis) => genesis.voters.iter().map(genesis_node).collect(),
+            None => vec![GenesisNode {
+                node: record.node_id,
+                incarnation: record.incarnation,
+                address: own.clone(),
+            }],
+        };
         let setup = MetadataSetup {
             disk: Arc::clone(self.disk),
             dir: data_dir.meta_dir(),
@@ -296,11 +330,15 @@ impl Wiring<'_> {
             incarnation: record.incarnation,
             boot_number: record.boot_number,
             nonce: rand::random(),
-            address: self.config.network.advertise.clone().unwrap_or_else(|| address.to_string()),
+            address: own,
             topic_defaults: options::topic_defaults(self.config),
             topic_limits: options::topic_limits(self.config),
             view: Arc::clone(self.view),
             clock: self.clock,
+            rack: self.config.node.rack.clone().unwrap_or_default(),
+            genesis,
+            is_voter: peering.is_none_or(|peering| peering.formed.is_voter),
+            leads_metadata: peering.map(|peering| Arc::clone(&peering.leads_metadata)).unwrap_or_default(),
         };
         let handle = thread.handle();
         let metadata = self
@@ -401,6 +439,10 @@ impl Wiring<'_> {
             supervisor: self.starter.supervisor.clone(),
         })
     }
+}
+
+fn genesis_node(voter: &Voter) -> GenesisNode {
+    GenesisNode { node: voter.node, incarnation: voter.incarnation, address: voter.address.clone() }
 }
 
 struct ShardParts {

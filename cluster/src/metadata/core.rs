@@ -19,6 +19,9 @@ use thiserror::Error;
 /// Largest command that is proposed.
 pub const MAX_COMMAND_BYTES: usize = 8 << 20;
 
+/// How many answers of applied entries are remembered.
+const MAX_ANSWERS: usize = 1024;
+
 /// What the shell has to do, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum MetadataEffect {
@@ -61,6 +64,8 @@ pub enum MetadataEffect {
     Answer {
         /// Its id.
         request: u64,
+        /// The entry it became, when it was applied.
+        index: Option<u64>,
         /// What came of it.
         result: Result<MetadataAnswer, ProposeFailure>,
     },
@@ -161,6 +166,8 @@ pub struct MetadataCore {
     peers: BTreeMap<u64, NodeId>,
     /// Proposal → request; the controller's own proposals have none.
     requests: BTreeMap<u64, u64>,
+    /// What the newest entries came to: who proposed one through another node finds its answer here.
+    answers: BTreeMap<u64, Result<MetadataAnswer, MetadataRefusal>>,
     next_proposal: u64,
     now_ms: u64,
     closed: bool,
@@ -188,6 +195,7 @@ impl MetadataCore {
             genesis,
             peers: BTreeMap::new(),
             requests: BTreeMap::new(),
+            answers: BTreeMap::new(),
             next_proposal: 1,
             now_ms,
             closed: false,
@@ -215,7 +223,7 @@ impl MetadataCore {
         let bytes = command.encode().map_err(MetadataError::Unencodable)?;
         if bytes.len() > MAX_COMMAND_BYTES {
             let failure = ProposeFailure::TooLarge { bytes: bytes.len(), limit: MAX_COMMAND_BYTES };
-            effects.push(MetadataEffect::Answer { request, result: Err(failure) });
+            effects.push(MetadataEffect::Answer { request, index: None, result: Err(failure) });
             return Ok(());
         }
         if let &MetadataCommand::RegisterNode { node, .. } = command
@@ -223,7 +231,7 @@ impl MetadataCore {
             && !self.is_welcome(node)
         {
             let result = Err(MetadataRefusal::NodeNotAllowed { node }.into());
-            effects.push(MetadataEffect::Answer { request, result });
+            effects.push(MetadataEffect::Answer { request, index: None, result });
             return Ok(());
         }
         let proposal = self.new_proposal();
@@ -299,6 +307,11 @@ impl MetadataCore {
     /// A chosen leader reports that it leads.
     pub fn on_leading(&mut self, partition: TopicPartition, epoch: LeaderEpoch) {
         self.controller.on_leading(partition, epoch);
+    }
+
+    /// What the command of an applied entry came to; `None` when it is not applied, or too old to be remembered.
+    pub fn applied_answer(&self, index: u64) -> Option<&Result<MetadataAnswer, MetadataRefusal>> {
+        self.answers.get(&index)
     }
 
     /// What is decided, as far as this node knows.
@@ -482,7 +495,7 @@ impl MetadataCore {
             }
             RaftEffect::ProposalFailed { id, reason } => {
                 if let Some(request) = self.requests.remove(&id) {
-                    effects.push(MetadataEffect::Answer { request, result: Err(reason.into()) });
+                    effects.push(MetadataEffect::Answer { request, index: None, result: Err(reason.into()) });
                 }
             }
         }
@@ -506,8 +519,12 @@ impl MetadataCore {
         // Facts come before the answer, so that who is told "created" finds it everywhere in this process.
         self.committed(index, applied.events, queue, effects)?;
         if let Some(request) = proposal.and_then(|proposal| self.requests.remove(&proposal)) {
-            let result = applied.answer.map_err(ProposeFailure::from);
-            effects.push(MetadataEffect::Answer { request, result });
+            let result = applied.answer.clone().map_err(ProposeFailure::from);
+            effects.push(MetadataEffect::Answer { request, index: Some(index), result });
+        }
+        self.answers.insert(index, applied.answer);
+        if self.answers.len() > MAX_ANSWERS {
+            self.answers.pop_first();
         }
         Ok(())
     }

@@ -5,10 +5,11 @@ use super::state::MetadataState;
 use super::topic::{PartitionState, ReplicaIncarnation};
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
 use std::cmp::Reverse;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// A replica's answer to a request for its promise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PromiseAnswer {
     /// The partition.
     pub partition: TopicPartition,
@@ -19,7 +20,7 @@ pub struct PromiseAnswer {
 }
 
 /// What a replica says once its promise is durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PromiseOutcome {
     /// It promises, and holds everything it ever confirmed.
     Clean {

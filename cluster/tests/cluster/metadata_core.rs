@@ -59,7 +59,7 @@ impl Node {
                     self.order.push("committed");
                     self.events.extend(events);
                 }
-                MetadataEffect::Answer { request, result } => {
+                MetadataEffect::Answer { request, result, .. } => {
                     self.order.push("answer");
                     self.answers.push((request, result));
                 }
@@ -162,7 +162,7 @@ fn who_does_not_lead_refuses_at_once() {
     assert_eq!(effects, []);
     core.on_propose(8, &create("alpha", 1, 1), &mut effects).unwrap();
     let result = Err(ProposeFailure::Failed(ProposalFailure::NotLeader { leader: None }));
-    assert_eq!(effects, [MetadataEffect::Answer { request: 8, result }]);
+    assert_eq!(effects, [MetadataEffect::Answer { request: 8, index: None, result }]);
 }
 
 #[test]

@@ -206,7 +206,7 @@ impl Network {
                         self.mail.push((from, to.0, Mail::Raft(message)));
                     }
                 }
-                MetadataEffect::Answer { request, result } => {
+                MetadataEffect::Answer { request, result, .. } => {
                     host.answers.insert(request, result);
                 }
                 MetadataEffect::AskPromises { node, partitions } => {

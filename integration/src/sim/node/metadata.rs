@@ -242,7 +242,7 @@ impl Metadata {
                 running.core.on_propose(request, &command, more).map_err(|error| failed(&error))?;
             }
             MetadataEffect::Committed { events, .. } => self.on_events(&events, ctx),
-            MetadataEffect::Answer { request, result } => return self.on_answer(request, result),
+            MetadataEffect::Answer { request, result, .. } => return self.on_answer(request, result),
             MetadataEffect::AskPromises { partitions, .. } => {
                 ctx.send(Address::Node(self.node, Part::Replication), Mail::PromiseWanted(partitions));
             }
