@@ -21,6 +21,8 @@ use tokio::time::Instant;
 const NEXT_SERVER_AFTER: Duration = Duration::from_millis(250);
 /// How long a server may take to tell about topics where others can be asked.
 const OTHER_SERVER_AFTER: Duration = Duration::from_secs(3);
+/// How often metadata of one server may be of no help before another one is asked.
+const DOUBTS_OF_A_SERVER: usize = 4;
 /// Redirects that are followed one after another without a pause.
 pub(crate) const MAX_REDIRECTS: u32 = 3;
 
@@ -37,6 +39,8 @@ struct Inner {
     metadata: RwLock<Metadata>,
     /// Which of the known servers is tried first: another one after each that was of no help.
     first_server: AtomicUsize,
+    /// How often what is known did not help.
+    doubts: AtomicUsize,
 }
 
 impl Client {
@@ -48,6 +52,7 @@ impl Client {
                 control: Mutex::new(None),
                 metadata: RwLock::new(Metadata::default()),
                 first_server: AtomicUsize::new(0),
+                doubts: AtomicUsize::new(0),
             }),
         };
         client.control().await?;
@@ -195,9 +200,14 @@ impl Client {
         self.inner.metadata.write().unwrap_or_else(PoisonError::into_inner).forget(name);
     }
 
-    /// Leadership of a topic's partitions may have moved: the next use asks again.
-    pub(crate) fn expire_topic(&self, name: &str) {
+    /// What is known about a topic did not help: the next use asks again, now and then another server, since the one
+    /// asked so far may be cut off from the others.
+    pub(crate) async fn doubt_topic(&self, name: &str) {
         self.inner.metadata.write().unwrap_or_else(PoisonError::into_inner).expire(name);
+        let doubts = self.inner.doubts.fetch_add(1, Ordering::Relaxed) + 1;
+        if doubts.is_multiple_of(DOUBTS_OF_A_SERVER) && self.known_servers().len() > 1 {
+            self.ask_another_server().await;
+        }
     }
 
     /// A node that does not lead a partition names who does: whoever needs it goes there at once, and the metadata
@@ -264,7 +274,7 @@ impl Client {
                 redirects += 1;
                 continue;
             }
-            self.expire_topic(topic);
+            self.doubt_topic(topic).await;
             tokio::time::sleep(backoff.next_wait()).await;
         }
     }

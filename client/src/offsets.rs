@@ -91,7 +91,7 @@ impl CommittedOffsets {
                 redirects += 1;
                 continue;
             }
-            self.client.expire_topic(topic);
+            self.client.doubt_topic(topic).await;
             tokio::time::sleep(backoff.next_wait()).await;
         }
     }

@@ -46,7 +46,7 @@ pub(super) async fn run(
         }
         if !homeless.is_empty() {
             tokio::time::sleep(backoff.next_wait()).await;
-            client.expire_topic(&topic);
+            client.doubt_topic(&topic).await;
             continue;
         }
         let Some(stopped) = readers.join_next().await else {
@@ -68,7 +68,7 @@ pub(super) async fn run(
                     continue;
                 }
                 tokio::time::sleep(backoff.next_wait()).await;
-                client.expire_topic(&topic);
+                client.doubt_topic(&topic).await;
             }
             Err(_) => return,
         }

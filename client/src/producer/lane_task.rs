@@ -236,7 +236,7 @@ impl LaneTask {
                     self.redirects += 1;
                     return;
                 }
-                self.shared.client.expire_topic(&self.lane.topic);
+                self.shared.client.doubt_topic(&self.lane.topic).await;
             }
             tokio::time::sleep(self.backoff.next_wait()).await;
             return;

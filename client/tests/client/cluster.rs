@@ -115,6 +115,20 @@ async fn the_death_of_the_only_server_named_is_survived_with_those_learned_of() 
 }
 
 #[tokio::test]
+async fn a_server_that_is_cut_off_from_the_others_is_not_asked_for_ever() {
+    let nodes = Toy::cluster(3).await;
+    nodes[0].move_leader(3);
+    let client = client(&[&nodes[0]]).await;
+    let producer = client.producer(small_batches());
+    produce(&producer, 0..10).await;
+    nodes[2].kill();
+    *nodes[0].believes.lock().unwrap() = Some((3, 2));
+    nodes[0].move_leader(2);
+    produce(&producer, 10..20).await;
+    assert_eq!(stored(&nodes[1]), all(20));
+}
+
+#[tokio::test]
 async fn a_consumer_follows_the_leader_and_believes_no_earlier_one() {
     let nodes = Toy::cluster(2).await;
     let client = client(&[&nodes[0]]).await;
