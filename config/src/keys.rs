@@ -98,6 +98,7 @@ pub static KEYS: &[Key] = &[
     key!("node.id", node.id, integer(1, 65_535),
         "Number of this node, unique in its cluster. Missing beside peers: the ordinal of the host name + 1."),
     key!("node.data_dir", node.data_dir, Rule::Path, "Folder of everything this node stores."),
+    key!("node.rack", node.rack, Rule::Text, "What fails together with this node: copies are spread over racks first."),
 
     key!("network.bind", network.bind, Rule::Listen, "Address that clients and peers connect to."),
     key!("network.advertise", network.advertise, Rule::Reachable, "Address told to others in place of bind."),

@@ -79,11 +79,13 @@ pub struct NodeConfig {
     pub id: u16,
     /// Folder of everything this node stores.
     pub data_dir: PathBuf,
+    /// What fails together with this node; copies are spread over racks first.
+    pub rack: Option<String>,
 }
 
 impl Default for NodeConfig {
     fn default() -> Self {
-        Self { id: 1, data_dir: PathBuf::from("./lance-data") }
+        Self { id: 1, data_dir: PathBuf::from("./lance-data"), rack: None }
     }
 }
 

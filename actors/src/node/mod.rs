@@ -18,7 +18,7 @@ use crate::network::budget::ByteBudget;
 use crate::network::connection::ConnectionSetup;
 use crate::network::readers::ReaderPool;
 use crate::options::{self, ThreadPlan};
-use crate::peer::{FormationError, PeerLinkActor};
+use crate::peer::FormationError;
 use crate::poller::actor::{POLLER_MAILBOX, PollerActor, PollerSetup, ServeIngestion};
 use crate::replication::actor::{REPLICATION_MAILBOX, ReplicationActor, ReplicationSetup};
 use crate::supervision::shell::{Escalated, InjectPanic, Shell};
