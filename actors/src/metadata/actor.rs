@@ -7,14 +7,12 @@ use super::store::{MetadataStore, StoreError};
 use crate::clock::NodeClock;
 use crate::ingestion::actor::IngestionActor;
 use crate::ingestion::replica::LeaderRole;
+use crate::ingestion::replica_handlers::MoveLeadership;
 use crate::mailbox::Mailbox;
 use crate::network::session::answers::CallFailure;
 use crate::network::session::{MetadataCall, shard_of};
-use crate::ingestion::replica_handlers::MoveLeadership;
 use crate::peer::PeerLinkActor;
 use crate::replication::actor::{LeadersChosen, MoveWanted, PromiseWanted, ReplicationActor, RolesChanged};
-use lance_cluster::control::ControlMessage;
-use std::sync::atomic::AtomicBool;
 use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell, fail, guarded};
 use crate::supervision::{ActorState, Escalated, RestartPolicy, Vitals};
@@ -22,9 +20,10 @@ use crate::view::ClusterView;
 use actix::prelude::*;
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
+use lance_cluster::control::ControlMessage;
 use lance_cluster::metadata::{
-    ControllerOptions, GenesisNode, HardStateRecord, MetadataAnswer, MetadataCore, MetadataEffect, MetadataError,
-    MetadataEvent, MetadataOptions, PromiseAnswer, ProposeFailure, RaftConf, RaftConfig, TopicConfig,
+    ControllerOptions, GenesisNode, HardStateRecord, MetadataAnswer, MetadataCommand, MetadataCore, MetadataEffect,
+    MetadataError, MetadataEvent, MetadataOptions, PromiseAnswer, ProposeFailure, RaftConf, RaftConfig, TopicConfig,
 };
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
@@ -32,6 +31,7 @@ use lance_messages::mail::ingestion::AssignPartitions;
 use lance_storage::disk::Disk;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -43,6 +43,11 @@ const TICK: Duration = Duration::from_millis(50);
 #[derive(Debug, Message)]
 #[rtype(result = "Result<MetadataAnswer, CallFailure>")]
 pub struct Call(pub MetadataCall);
+
+/// Asks for a change that no session asked for.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<MetadataAnswer, CallFailure>")]
+pub struct ProposeChange(pub MetadataCommand);
 
 /// This node's promises are durable.
 #[derive(Debug, Message)]
@@ -491,7 +496,6 @@ impl Handler<Call> for MetadataActor {
 
     fn handle(&mut self, message: Call, ctx: &mut Self::Context) -> Self::Result {
         self.life.vitals.message_taken();
-        let unknown = || CallFailure::Failed(ErrorCode::OutcomeUnknown, ErrorCode::OutcomeUnknown.text().to_owned());
         if let MetadataCall::InitProducer(Some(known)) = &message.0
             && let Some(running) = self.running.as_ref()
             && let Some(answer) = returning_producer(running.core.state(), *known)
@@ -507,16 +511,37 @@ impl Handler<Call> for MetadataActor {
             Ok(command) => command,
             Err(answer) => return Box::pin(async move { answer }),
         };
+        self.propose(request, &command, ctx)
+    }
+}
+
+impl Handler<ProposeChange> for MetadataActor {
+    type Result = ResponseFuture<Answered>;
+
+    fn handle(&mut self, message: ProposeChange, ctx: &mut Self::Context) -> Self::Result {
+        self.life.vitals.message_taken();
+        let request = self.new_request();
+        self.propose(request, &message.0, ctx)
+    }
+}
+
+impl MetadataActor {
+    /// Proposes here, or has the metadata leader do it.
+    fn propose(
+        &mut self,
+        request: u64,
+        command: &MetadataCommand,
+        ctx: &mut Context<Self>,
+    ) -> ResponseFuture<Answered> {
+        let unknown = || CallFailure::Failed(ErrorCode::OutcomeUnknown, ErrorCode::OutcomeUnknown.text().to_owned());
         let (sender, receiver) = oneshot::channel();
         self.waiting.insert(request, sender);
         if self.running.as_ref().is_some_and(|running| !running.core.is_leading()) {
-            self.forward_call(request, &command);
+            self.forward_call(request, command);
             return Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(unknown())) });
         }
         let mut refused = false;
-        self.with_core(ctx, |core, effects| {
-            core.on_propose(request, &command, effects).inspect_err(|_| refused = true)
-        });
+        self.with_core(ctx, |core, effects| core.on_propose(request, command, effects).inspect_err(|_| refused = true));
         if refused {
             // No answer follows: the caller hears that nothing is known.
             self.waiting.remove(&request);

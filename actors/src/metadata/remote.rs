@@ -203,7 +203,12 @@ impl MetadataActor {
         Ok(())
     }
 
-    fn on_control(&mut self, from: PeerIdentity, message: ControlMessage, ctx: &mut Context<Self>) -> Result<(), String> {
+    fn on_control(
+        &mut self,
+        from: PeerIdentity,
+        message: ControlMessage,
+        ctx: &mut Context<Self>,
+    ) -> Result<(), String> {
         let now_ms = self.now_ms();
         match message {
             ControlMessage::Heartbeat { leads_metadata } => {

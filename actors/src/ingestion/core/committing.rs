@@ -168,7 +168,7 @@ impl IngestionCore {
         {
             queue(dirty, partition, token);
         }
-        answer_promise(partition, effects);
+        answer_promise(partition, terms, effects);
         begin_truncation(partition, effects);
         self.obey_quorum(token, follow_ups, now, effects);
         let released = effects[before..].iter().filter(|effect| matches!(effect, IngestionEffect::Reply(..))).count();
