@@ -7,8 +7,8 @@
 
 use std::time::Duration;
 
-/// Longest wait.
-const PATIENCE_MAX: Duration = Duration::from_micros(120);
+/// Longest wait, however slow syncs are: what a handful of producers on a slow virtual machine take to be woken and send.
+const PATIENCE_MAX: Duration = Duration::from_micros(300);
 /// Groups of this many bytes gain nothing from waiting.
 const ENOUGH_BYTES: u64 = 64 * 1024;
 /// Waiting for more than this many requests gains little.
