@@ -302,13 +302,12 @@ impl Cluster {
         }
     }
 
-    /// A node drops one committed batch from its front, as retention does.
+    /// A node drops all that is committed but the last two batches, as retention does.
     pub fn drop_front(&mut self, node: usize) {
         let log = &mut self.logs[node];
+        let committed = log.high_watermark.min(log.durable_end).saturating_sub(log.start()) / UNIT;
         // Never all of it: the active segment stays.
-        if log.start() + UNIT <= log.high_watermark && log.batches.len() > 1 {
-            log.drop_front(1);
-        }
+        log.drop_front(committed.min(log.batches.len() as u64).saturating_sub(2));
     }
 
     /// What must hold at any time.
