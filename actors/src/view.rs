@@ -164,6 +164,16 @@ impl ClusterView {
         self.topics.get(&topic).or_else(|| self.internal.values().find(|internal| internal.id == topic))
     }
 
+    /// Leader and epoch of a partition.
+    pub fn leadership(&self, partition: TopicPartition) -> Option<(Option<NodeId>, LeaderEpoch)> {
+        self.any_topic(partition.topic)?.partitions.get(usize::from(partition.partition)).copied()
+    }
+
+    /// Whether this node leads a partition.
+    pub fn leads(&self, partition: TopicPartition) -> bool {
+        self.node.is_some() && self.leader(partition) == self.node
+    }
+
     /// Whether this node holds a copy of a partition.
     pub fn holds(&self, partition: TopicPartition) -> bool {
         let topic = self.any_topic(partition.topic);

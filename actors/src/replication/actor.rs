@@ -312,8 +312,12 @@ impl Handler<LeadershipChanged> for ReplicationActor {
             Ok(epoch) => self.led.insert(message.partition, epoch),
             Err(_) => self.led.remove(&message.partition),
         };
+        let stopped = message.result.is_err() && self.setup.view.load().copies(message.partition) > 1;
         self.with_core(ctx, |core, effects| {
             core.on_leadership_changed(message.partition, &message.result, effects);
+            if stopped {
+                core.on_leader_stopped(message.partition, effects);
+            }
         });
     }
 }

@@ -238,6 +238,16 @@ impl ReplicationCore {
         }
     }
 
+    /// A partition with copies elsewhere was led here and stopped: another node shall lead it.
+    pub fn on_leader_stopped(&mut self, partition: TopicPartition, effects: &mut Effects) {
+        let led = self.replicas.get_mut(&partition).and_then(|replica| {
+            let led = replica.chosen.take()?;
+            replica.requested = Some(led);
+            Some(led)
+        });
+        push_some(effects, led.map(|epoch| (partition, epoch)).into_iter().collect(), ReplicationEffect::RequestEpochs);
+    }
+
     /// A replica is fed by the leader of this epoch.
     pub fn on_following(&mut self, partition: TopicPartition, epoch: LeaderEpoch) {
         if let Some(replica) = self.replicas.get_mut(&partition) {
@@ -252,9 +262,12 @@ impl ReplicationCore {
             return;
         };
         replica.damage_count += 1;
-        (replica.is_open, replica.settled, replica.chosen) = (false, false, None);
+        (replica.is_open, replica.settled) = (false, false);
+        let led = replica.chosen.take();
+        replica.requested = led.or(replica.requested);
         effects.push(ReplicationEffect::PersistPromises);
         effects.push(ReplicationEffect::Refill(partition, good_end));
+        push_some(effects, led.map(|epoch| (partition, epoch)).into_iter().collect(), ReplicationEffect::RequestEpochs);
     }
 }
 
@@ -363,7 +376,8 @@ mod tests {
     fn a_damaged_replica_begins_a_new_life_before_its_log_is_cut() {
         let (mut core, mut effects) = (leading(), Vec::new());
         core.on_damaged(PARTITION, 300, &mut effects);
-        assert_eq!(effects, [ReplicationEffect::PersistPromises, ReplicationEffect::Refill(PARTITION, 300)]);
+        let asks = ReplicationEffect::RequestEpochs(vec![(PARTITION, LeaderEpoch(1))]);
+        assert_eq!(effects, [ReplicationEffect::PersistPromises, ReplicationEffect::Refill(PARTITION, 300), asks]);
         assert_eq!(core.promises().next().map(|record| record.damage_count), Some(1));
         effects.clear();
         core.on_epochs_wanted(&[(PARTITION, 1, 300)], &mut effects);
