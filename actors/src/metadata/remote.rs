@@ -203,7 +203,12 @@ impl MetadataActor {
         Ok(())
     }
 
-    fn on_control(&mut self, from: PeerIdentity, message: ControlMessage, ctx: &mut Context<Self>) -> Result<(), String> {
+    fn on_control(
+        &mut self,
+        from: PeerIdentity,
+        message: ControlMessage,
+        ctx: &mut Context<Self>,
+    ) -> Result<(), String> {
         let now_ms = self.now_ms();
         match message {
             ControlMessage::Heartbeat { leads_metadata } => {
@@ -266,7 +271,7 @@ impl MetadataActor {
         let leads = running.core.is_leading();
         self.setup.leads_metadata.store(leads, Ordering::Relaxed);
         let alive: Vec<(NodeId, bool)> =
-            running.core.state().nodes().map(|(node, _)| (node, running.core.controller().is_alive(node))).collect();
+            running.core.state().nodes().map(|(node, _)| (node, running.core.is_alive(node))).collect();
         if alive != self.alive {
             self.alive = alive;
             self.state_changed = true;
