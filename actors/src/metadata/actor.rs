@@ -1,20 +1,19 @@
 //! `MetadataActor`: the shell of the metadata core, on a thread of its own that may wait for the disk.
 
 use super::calls::{TopicLimits, command_for, returning_producer};
+use super::orders::{no_state, order_for};
 use super::remote::Forwarded;
 use super::roles::{role_of, roles_led};
 use super::store::{MetadataStore, StoreError};
 use crate::clock::NodeClock;
 use crate::ingestion::actor::IngestionActor;
 use crate::ingestion::replica::LeaderRole;
+use crate::ingestion::replica_handlers::MoveLeadership;
 use crate::mailbox::Mailbox;
 use crate::network::session::answers::CallFailure;
 use crate::network::session::{MetadataCall, shard_of};
-use crate::ingestion::replica_handlers::MoveLeadership;
 use crate::peer::PeerLinkActor;
 use crate::replication::actor::{LeadersChosen, MoveWanted, PromiseWanted, ReplicationActor, RolesChanged};
-use lance_cluster::control::ControlMessage;
-use std::sync::atomic::AtomicBool;
 use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell, fail, guarded};
 use crate::supervision::{ActorState, Escalated, RestartPolicy, Vitals};
@@ -22,6 +21,7 @@ use crate::view::ClusterView;
 use actix::prelude::*;
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
+use lance_cluster::control::ControlMessage;
 use lance_cluster::metadata::{
     ControllerOptions, GenesisNode, HardStateRecord, MetadataAnswer, MetadataCore, MetadataEffect, MetadataError,
     MetadataEvent, MetadataOptions, PromiseAnswer, ProposeFailure, RaftConf, RaftConfig, TopicConfig,
@@ -32,6 +32,7 @@ use lance_messages::mail::ingestion::AssignPartitions;
 use lance_storage::disk::Disk;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -145,6 +146,8 @@ pub struct MetadataActor {
     /// Proposals made for other nodes: whose, and their number there.
     pub(super) remote: HashMap<u64, (NodeId, u64)>,
     pub(super) alive: Vec<(NodeId, bool)>,
+    /// Leaders chosen since this start, of all partitions.
+    leader_changes: u64,
     pub(super) state_changed: bool,
 }
 
@@ -167,6 +170,7 @@ impl MetadataActor {
             forwarded: Vec::new(),
             remote: HashMap::new(),
             alive: Vec::new(),
+            leader_changes: 0,
             state_changed: false,
         }
     }
@@ -312,6 +316,7 @@ impl MetadataActor {
         let (state, setup) = (running.core.state(), &self.setup);
         let (mut chosen, mut changed) = (Vec::new(), Vec::new());
         for event in events {
+            self.leader_changes += u64::from(matches!(event, MetadataEvent::LeaderChosen { .. }));
             match *event {
                 MetadataEvent::LeaderChosen { partition, epoch, leader, incarnation, boot_number, .. } => {
                     let own = (setup.node, setup.incarnation, setup.boot_number);
@@ -390,6 +395,7 @@ impl MetadataActor {
         }
         let mut view = ClusterView::new(core.state(), self.setup.node, core.leader_node(), core.raft().term());
         view.alive = self.alive.iter().copied().collect();
+        view.leader_changes = self.leader_changes;
         let shards = self.shards.len() as u16;
         let mut assignments = vec![Vec::new(); self.shards.len()];
         for partition in view.partitions().filter(|partition| view.holds(*partition)) {
@@ -503,7 +509,14 @@ impl Handler<Call> for MetadataActor {
         }
         let now_secs = self.setup.clock.now().wall_ns / 1_000_000_000;
         let request = self.new_request();
-        let command = match command_for(message.0, &self.setup.view.load(), &self.setup.topic_defaults, now_secs) {
+        let command = match message.0 {
+            MetadataCall::Cluster(order, complete) => match self.running.as_ref() {
+                Some(running) => order_for(&order, running.core.state(), &complete, now_secs).map_err(Err),
+                None => Err(Err(no_state())),
+            },
+            call => command_for(call, &self.setup.view.load(), &self.setup.topic_defaults, now_secs),
+        };
+        let command = match command {
             Ok(command) => command,
             Err(answer) => return Box::pin(async move { answer }),
         };

@@ -2,6 +2,7 @@
 
 pub mod actor;
 pub mod calls;
+pub mod orders;
 mod remote;
 pub mod roles;
 pub mod store;

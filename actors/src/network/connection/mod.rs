@@ -1,5 +1,6 @@
 //! `ConnectionActor`: the socket of one client around its [`SessionCore`].
 
+mod describing;
 mod handlers;
 
 use crate::clock::NodeClock;
@@ -252,6 +253,7 @@ impl ConnectionActor {
                     });
                 }));
             }
+            SessionEffect::Describe(request) => self.describe(request, ctx),
             SessionEffect::Commit(request, commit) => {
                 let answer = self.setup.group.send(commit);
                 self.await_commit(request, answer, ctx);
