@@ -7,7 +7,7 @@ use crate::peer::PeerTrust;
 use crate::supervision::RestartPolicy;
 use crate::telemetry::TelemetryOptions;
 use lance_cluster::metadata::{ReplicationMode, TopicConfig};
-use lance_cluster::replica::FlowOptions;
+use lance_cluster::replica::{EvictionOptions, FlowOptions};
 use lance_config::address::{Address, PortRule};
 use lance_config::model::{Config, IoBackend, LogFormat, Placement, ReplicationMode as ConfiguredMode, SyncPolicy};
 use lance_messages::id::NodeId;
@@ -150,4 +150,20 @@ pub fn arena_shape(config: &Config) -> (usize, usize) {
     let slot_bytes = config.io.batch_size as usize;
     let slots = config.io.buffer_pool_bytes / u64::from(config.io.batch_size.max(1));
     (slot_bytes, usize::try_from(slots).unwrap_or(usize::MAX).max(8))
+}
+
+/// When a follower counts as slow.
+pub fn eviction_options(config: &Config) -> EvictionOptions {
+    let eviction = &config.eviction;
+    EvictionOptions {
+        enabled: eviction.enabled,
+        slow_windows: eviction.slow_windows,
+        slow_factor: eviction.slow_factor,
+        slow_floor: eviction.slow_floor,
+        ack_timeout: eviction.ack_timeout,
+        rejoin_windows: eviction.rejoin_windows,
+        rejoin_factor: eviction.rejoin_factor,
+        backoff: eviction.backoff,
+        backoff_window: eviction.backoff_window,
+    }
 }

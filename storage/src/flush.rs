@@ -2,6 +2,7 @@
 //!
 //! While a group is in flight its slots belong to the poller. What arrives meanwhile goes into a fresh slot that begins
 //! with a copy of the group's partial last block, so that no block is in two writes at once and none is written short.
+//! A group that is large enough is sealed in the same way while it still waits: what comes after it is another group.
 
 use crate::disk::{BLOCK, Chunk, DiskFile, DiskOp, OpKind, Slot, SlotPool};
 use std::collections::VecDeque;
@@ -36,6 +37,14 @@ struct Filling {
     /// Where the slot's first byte stands in the file; whole blocks.
     file_offset: u64,
     filled: usize,
+    /// The last slot of its group: the next one begins with a copy of its partial block.
+    sealed: bool,
+}
+
+impl Filling {
+    fn room(&self) -> usize {
+        if self.sealed { 0 } else { self.slot.len() - self.filled }
+    }
 }
 
 /// Bytes of one segment that no step has taken yet.
@@ -43,8 +52,10 @@ struct Filling {
 pub(crate) struct SegmentBuffer {
     /// In order, without gaps; only the last may have room left (or one cut by [`SegmentBuffer::restore`]).
     slots: VecDeque<Filling>,
-    /// What the last block of the file holds so far; read only while `slots` is empty.
+    /// What the last block of the file holds so far; read only while `slots` is empty or its last is sealed.
     partial: Vec<u8>,
+    /// Where the first block of the last group stands.
+    group_start: u64,
     /// Where the next byte goes.
     end: u64,
 }
@@ -52,7 +63,7 @@ pub(crate) struct SegmentBuffer {
 impl SegmentBuffer {
     /// For a file that holds `end` bytes, of which `partial` is the part behind the last whole block.
     pub(crate) fn new(end: u64, partial: Vec<u8>) -> Self {
-        Self { slots: VecDeque::new(), partial, end }
+        Self { slots: VecDeque::new(), partial, group_start: end - end % BLOCK as u64, end }
     }
 
     /// True when everything appended was taken.
@@ -60,9 +71,17 @@ impl SegmentBuffer {
         self.slots.is_empty()
     }
 
-    /// Bytes waiting in slots.
-    pub(crate) fn pending_bytes(&self) -> u64 {
-        self.slots.front().map_or(0, |first| self.end - first.file_offset)
+    /// Bytes of the group that would be taken next.
+    pub(crate) fn next_group_bytes(&self) -> u64 {
+        let (first, last) = (self.slots.front(), self.slots.iter().find(|filling| filling.sealed));
+        let end = last.map_or(self.end, |last| last.file_offset + last.filled as u64);
+        first.map_or(0, |first| end - first.file_offset)
+    }
+
+    /// Bytes of the last group, to which the next bytes will belong.
+    pub(crate) fn open_group_bytes(&self) -> u64 {
+        let open = self.slots.back().is_some_and(|last| !last.sealed);
+        if open { self.end - self.group_start } else { 0 }
     }
 
     /// Where the next byte goes in the file.
@@ -74,7 +93,8 @@ impl SegmentBuffer {
     pub(crate) fn append(&mut self, parts: [&[u8]; 2], pool: &mut SlotPool) -> Result<(), NoSlot> {
         let bytes = parts[0].len() + parts[1].len();
         let before = self.slots.len();
-        let mut room = self.slots.back().map_or(0, |last| last.slot.len() - last.filled);
+        let mut room = self.slots.back().map_or(0, Filling::room);
+        let mut at = if room > 0 { before - 1 } else { before };
         while room < bytes {
             let Some(slot) = pool.take() else {
                 self.undo(before, pool);
@@ -82,7 +102,6 @@ impl SegmentBuffer {
             };
             room += self.add_slot(slot);
         }
-        let mut at = before.saturating_sub(1);
         for part in parts {
             let mut rest = part;
             while let Some(filling) = self.slots.get_mut(at).filter(|_| !rest.is_empty()) {
@@ -103,14 +122,15 @@ impl SegmentBuffer {
     /// Adds a slot behind the others; answers the room it brings.
     fn add_slot(&mut self, mut slot: Slot) -> usize {
         let (file_offset, filled) = match self.slots.back() {
-            Some(last) => (last.file_offset + last.slot.len() as u64, 0),
-            None => {
+            Some(last) if !last.sealed => (last.file_offset + last.slot.len() as u64, 0),
+            _ => {
                 slot[..self.partial.len()].copy_from_slice(&self.partial);
-                (self.end - self.partial.len() as u64, self.partial.len())
+                self.group_start = self.end - self.partial.len() as u64;
+                (self.group_start, self.partial.len())
             }
         };
         let room = slot.len() - filled;
-        self.slots.push_back(Filling { slot, file_offset, filled });
+        self.slots.push_back(Filling { slot, file_offset, filled, sealed: false });
         room
     }
 
@@ -122,26 +142,41 @@ impl SegmentBuffer {
         }
     }
 
-    /// Moves everything to `chunks`, padded with zeroes to whole blocks, and keeps a copy of the partial last block.
-    pub(crate) fn take(&mut self, chunks: &mut Vec<Chunk>) {
-        if let Some(last) = self.slots.back_mut() {
-            let whole = last.filled - last.filled % BLOCK;
-            let padded = last.filled.next_multiple_of(BLOCK);
-            last.slot[last.filled..padded].fill(0);
-            self.partial.clear();
-            self.partial.reserve_exact(BLOCK);
-            self.partial.extend_from_slice(&last.slot[whole..last.filled]);
+    /// Ends the last group: what is appended from now on is taken after it, in a write of its own.
+    pub(crate) fn seal(&mut self) {
+        let Some(last) = self.slots.back_mut().filter(|last| !last.sealed) else {
+            return;
+        };
+        let whole = last.filled - last.filled % BLOCK;
+        let padded = last.filled.next_multiple_of(BLOCK);
+        last.slot[last.filled..padded].fill(0);
+        last.sealed = true;
+        self.partial.clear();
+        self.partial.reserve_exact(BLOCK);
+        self.partial.extend_from_slice(&last.slot[whole..last.filled]);
+    }
+
+    /// Moves the first group to `chunks`, padded with zeroes to whole blocks; tells whether it had been sealed before.
+    pub(crate) fn take(&mut self, chunks: &mut Vec<Chunk>) -> bool {
+        let sealed = self.slots.iter().position(|filling| filling.sealed);
+        let count = sealed.map_or(self.slots.len(), |last| last + 1);
+        if sealed.is_none() {
+            self.seal();
         }
-        chunks.extend(self.slots.drain(..).map(|filling| Chunk {
+        chunks.extend(self.slots.drain(..count).map(|filling| Chunk {
             slot_start: 0,
             len: filling.filled.next_multiple_of(BLOCK) as u32,
             file_offset: filling.file_offset,
             slot: filling.slot,
         }));
+        sealed.is_some()
     }
 
     /// Takes back the chunks of a write that found no space; the file held `end` bytes with them.
     pub(crate) fn restore(&mut self, chunks: &mut Vec<Chunk>, end: u64, pool: &mut SlotPool) {
+        if let (Some(first), true) = (chunks.first(), self.slots.iter().all(|filling| !filling.sealed)) {
+            self.group_start = first.file_offset;
+        }
         // Newer bytes already begin with a copy of the partial block: it must not be written twice.
         let end = if self.slots.is_empty() { end } else { end - end % BLOCK as u64 };
         while let Some(chunk) = chunks.pop() {
@@ -149,7 +184,8 @@ impl SegmentBuffer {
             if filled == 0 {
                 pool.put(chunk.slot);
             } else {
-                self.slots.push_front(Filling { slot: chunk.slot, file_offset: chunk.file_offset, filled });
+                let (slot, file_offset) = (chunk.slot, chunk.file_offset);
+                self.slots.push_front(Filling { slot, file_offset, filled, sealed: false });
             }
         }
     }
@@ -207,6 +243,53 @@ mod tests {
         assert_eq!(image[5100..5110], [3; 10]);
         assert!(image[5110..].iter().all(|byte| *byte == 0));
         assert_eq!(pool.free_count(), 4);
+    }
+
+    #[test]
+    fn sealed_groups_are_taken_one_by_one_and_repeat_the_block_they_share() {
+        let mut pool = pool(8);
+        let mut buffer = SegmentBuffer::new(0, Vec::new());
+        let (mut chunks, mut image, mut expected) = (Vec::new(), Vec::new(), Vec::new());
+        for (byte, bytes) in [(1, 100), (2, SLOT + 7), (3, BLOCK - 107), (4, 9)] {
+            buffer.append([&vec![byte; bytes], &[]], &mut pool).unwrap();
+            expected.extend(vec![byte; bytes]);
+            if byte < 4 {
+                buffer.seal();
+            }
+        }
+        assert_eq!((buffer.next_group_bytes(), buffer.open_group_bytes()), (100, 9));
+        for sealed in [true, true, true, false] {
+            assert_eq!(buffer.take(&mut chunks), sealed);
+            write(&mut image, &mut chunks, &mut pool);
+        }
+        assert_eq!(image[..expected.len()], expected);
+        assert!(buffer.is_empty());
+        assert_eq!(pool.free_count(), 8);
+    }
+
+    #[test]
+    fn a_sealed_group_that_found_no_space_joins_the_next() {
+        for (first, second, third) in [(100, 50, 7), (BLOCK, 1, 1), (SLOT + 7, 3 * BLOCK, 5), (SLOT, SLOT, BLOCK)] {
+            let mut pool = pool(9);
+            let mut buffer = SegmentBuffer::new(0, Vec::new());
+            let (mut chunks, mut image) = (Vec::new(), Vec::new());
+            buffer.append([&vec![1; first], &[]], &mut pool).unwrap();
+            buffer.seal();
+            buffer.append([&vec![2; second], &[]], &mut pool).unwrap();
+            buffer.seal();
+            assert!(buffer.take(&mut chunks));
+            buffer.append([&vec![3; third], &[]], &mut pool).unwrap();
+            buffer.restore(&mut chunks, first as u64, &mut pool);
+            assert!(buffer.take(&mut chunks));
+            let bytes: u64 = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
+            assert_eq!(bytes as usize, (first + second).next_multiple_of(BLOCK), "no block twice");
+            write(&mut image, &mut chunks, &mut pool);
+            assert!(!buffer.take(&mut chunks));
+            write(&mut image, &mut chunks, &mut pool);
+            let expected = [vec![1; first], vec![2; second], vec![3; third]].concat();
+            assert_eq!(image[..expected.len()], expected, "{first} {second} {third}");
+            assert_eq!(pool.free_count(), 9);
+        }
     }
 
     #[test]

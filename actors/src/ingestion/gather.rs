@@ -7,8 +7,8 @@
 
 use std::time::Duration;
 
-/// Longest wait.
-const PATIENCE_MAX: Duration = Duration::from_micros(120);
+/// Longest wait, however slow syncs are: what a handful of producers on a slow virtual machine take to be woken and send.
+const PATIENCE_MAX: Duration = Duration::from_micros(300);
 /// Groups of this many bytes gain nothing from waiting.
 const ENOUGH_BYTES: u64 = 64 * 1024;
 /// Waiting for more than this many requests gains little.
@@ -41,8 +41,8 @@ impl Gather {
         self.arrived_bytes += bytes as u64;
     }
 
-    /// A group was handed to the disk.
-    pub fn on_submitted(&mut self, now: Duration) {
+    /// A group was handed to the disk; it left this many bytes for the next one.
+    pub fn on_submitted(&mut self, left_bytes: u64, now: Duration) {
         if self.waiting {
             if self.is_complete() {
                 self.skips_next = 0;
@@ -53,7 +53,7 @@ impl Gather {
         }
         self.submitted_at = now;
         self.arrived = 0;
-        self.arrived_bytes = 0;
+        self.arrived_bytes = left_bytes;
         self.waiting = false;
     }
 
@@ -93,7 +93,7 @@ mod tests {
     fn after_a_group_of(released: u32) -> Gather {
         let mut gather = Gather::default();
         for round in 0..20 {
-            gather.on_submitted(micros(round * 200));
+            gather.on_submitted(0, micros(round * 200));
             gather.on_completed(released, micros(round * 200 + 120));
         }
         gather
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn producers_that_alternate_come_together() {
         let mut gather = after_a_group_of(4);
-        gather.on_submitted(micros(4000));
+        gather.on_submitted(0, micros(4000));
         (0..4).for_each(|_| gather.on_appended(1024));
         gather.on_completed(4, micros(4120));
         assert!(gather.holds(micros(4121)));
@@ -134,7 +134,7 @@ mod tests {
         let mut waits = 0;
         for round in 0..200 {
             let start = round * 400;
-            gather.on_submitted(micros(start));
+            gather.on_submitted(0, micros(start));
             gather.on_completed(2, micros(start + 120));
             gather.on_appended(1024);
             waits += u32::from(gather.holds(micros(start + 121)));

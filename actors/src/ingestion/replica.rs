@@ -1,8 +1,7 @@
 //! A partition's place among its replicas, as its ingestion core holds it: the leader's side and the follower's side.
 
-use hashbrown::HashMap;
 use lance_cluster::metadata::ReplicationMode;
-use lance_cluster::replica::{AckProgress, FollowerFlow, FollowerReplica, LeaderReplica, Vote};
+use lance_cluster::replica::{FollowerFlow, FollowerReplica, LeaderReplica, Vote};
 use lance_messages::id::{LeaderEpoch, NodeId, ReplicaIncarnation, TopicPartition};
 use lance_messages::peer::{PeerIdentity, TruncateRequest};
 use std::time::Duration;
@@ -110,60 +109,8 @@ pub enum Fenced {
         /// First position not durable.
         durable_end: u64,
     },
-    /// It cannot write, and could not lead.
-    Stopped,
+    /// It cannot write and could not lead, or it holds nothing that says how far it was.
+    Unclean,
     /// It has promised this higher epoch.
     Promised(LeaderEpoch),
-}
-
-/// How one follower did in a window of time, summed over the partitions of a shard.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct FollowerSample {
-    /// Acks that came.
-    pub acks: u32,
-    /// 99th percentile of the time from append to ack.
-    pub p99: Option<Duration>,
-    /// For how long something has been waiting for an ack, at most.
-    pub outstanding: Option<Duration>,
-    /// What it says of its own syncs.
-    pub sync_p99: Option<Duration>,
-}
-
-/// What acks told since the last look, by follower.
-#[derive(Debug, Default)]
-pub struct FollowerSamples {
-    nodes: HashMap<NodeId, (Vec<Duration>, FollowerSample)>,
-}
-
-/// Latencies kept of one window; a p99 of so many says enough.
-const MAX_LATENCIES: usize = 4096;
-
-impl FollowerSamples {
-    /// An ack came.
-    pub fn note(&mut self, node: NodeId, progress: &AckProgress, sync_p99_micros: u32) {
-        let (latencies, sample) = self.nodes.entry(node).or_default();
-        sample.acks = sample.acks.saturating_add(progress.acked_count);
-        if sync_p99_micros > 0 {
-            sample.sync_p99 = Some(Duration::from_micros(sync_p99_micros.into()));
-        }
-        if latencies.len() < MAX_LATENCIES {
-            latencies.extend(progress.latency);
-        }
-    }
-
-    /// Something waits for an ack for this long.
-    pub fn note_outstanding(&mut self, node: NodeId, outstanding: Duration) {
-        let (_, sample) = self.nodes.entry(node).or_default();
-        sample.outstanding = sample.outstanding.max(Some(outstanding));
-    }
-
-    /// Everything noted since the last call.
-    pub fn take(&mut self) -> Vec<(NodeId, FollowerSample)> {
-        let finish = |(node, (mut latencies, sample)): (NodeId, (Vec<Duration>, FollowerSample))| {
-            latencies.sort_unstable();
-            let at = (latencies.len() * 99).div_ceil(100).saturating_sub(1);
-            (node, FollowerSample { p99: latencies.get(at).copied(), ..sample })
-        };
-        std::mem::take(&mut self.nodes).into_iter().map(finish).collect()
-    }
 }

@@ -1,13 +1,14 @@
 //! What an ingestion actor does with messages about replicas: roles, promises, batches of leaders, acks of followers.
 
 use super::actor::IngestionActor;
-use super::core::moving::Candidate;
+use super::core::moving::{Candidate, Counted};
 use super::opener::{Opened, TruncateJob};
-use super::replica::{FollowerSample, LeaderRole};
-use actix::fut::ActorFutureExt;
+use super::replica::LeaderRole;
 use crate::peer::{RegisterPeerSession, UnregisterPeerSession};
+use actix::fut::ActorFutureExt;
 use actix::prelude::*;
 use hashbrown::HashMap;
+use lance_cluster::replica::FollowerWindow;
 use lance_messages::id::{LeaderEpoch, NodeId, ReplicaIncarnation, TopicPartition};
 use lance_messages::mail::peer::{AppendReplica, LinkChanged, ReplicaAnswered, SendToFollower, SendToLeader};
 use lance_messages::peer::{LinkKind, TruncateTo};
@@ -69,16 +70,21 @@ pub struct RefillReplica {
     pub good_end: u64,
 }
 
-/// How the followers of partitions led here did since the last time, and which could count again.
+/// Asks which followers of partitions led here could count again and, at the end of a window, how they did in it.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "ReplicaReport")]
-pub struct ReportReplicas;
+pub struct ReportReplicas {
+    /// A window ends.
+    pub window_ends: bool,
+}
 
 /// The answer to [`ReportReplicas`].
 #[derive(Debug, Default, MessageResponse)]
 pub struct ReplicaReport {
-    /// By follower node.
-    pub samples: Vec<(NodeId, FollowerSample)>,
+    /// By follower node, at the end of a window.
+    pub windows: Vec<FollowerWindow>,
+    /// Followers that count, at the end of a window.
+    pub counted: Vec<Counted>,
     /// Followers that could count again.
     pub candidates: Vec<Candidate>,
 }
@@ -270,11 +276,16 @@ impl Handler<RefillReplica> for IngestionActor {
 impl Handler<ReportReplicas> for IngestionActor {
     type Result = ReplicaReport;
 
-    fn handle(&mut self, _: ReportReplicas, ctx: &mut Self::Context) -> ReplicaReport {
+    fn handle(&mut self, message: ReportReplicas, ctx: &mut Self::Context) -> ReplicaReport {
         self.life.vitals.message_taken();
         let mut report = ReplicaReport::default();
         self.with_core(ctx, |core, now, _| {
-            report = ReplicaReport { samples: core.take_samples(now), candidates: core.candidates() };
+            report.candidates = core.candidates();
+            if message.window_ends {
+                report.windows = core.take_windows(now);
+                report.counted = core.counted();
+                core.measure_followers();
+            }
         });
         report
     }

@@ -23,8 +23,8 @@ use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use lance_cluster::control::ControlMessage;
 use lance_cluster::metadata::{
-    ControllerOptions, GenesisNode, HardStateRecord, MetadataAnswer, MetadataCore, MetadataEffect, MetadataError,
-    MetadataEvent, MetadataOptions, PromiseAnswer, ProposeFailure, RaftConf, RaftConfig, TopicConfig,
+    ControllerOptions, GenesisNode, HardStateRecord, MetadataAnswer, MetadataCommand, MetadataCore, MetadataEffect,
+    MetadataError, MetadataEvent, MetadataOptions, PromiseAnswer, ProposeFailure, RaftConf, RaftConfig, TopicConfig,
 };
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
@@ -44,6 +44,11 @@ const TICK: Duration = Duration::from_millis(50);
 #[derive(Debug, Message)]
 #[rtype(result = "Result<MetadataAnswer, CallFailure>")]
 pub struct Call(pub MetadataCall);
+
+/// Asks for a change that no session asked for.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<MetadataAnswer, CallFailure>")]
+pub struct ProposeChange(pub MetadataCommand);
 
 /// This node's promises are durable.
 #[derive(Debug, Message)]
@@ -497,7 +502,6 @@ impl Handler<Call> for MetadataActor {
 
     fn handle(&mut self, message: Call, ctx: &mut Self::Context) -> Self::Result {
         self.life.vitals.message_taken();
-        let unknown = || CallFailure::Failed(ErrorCode::OutcomeUnknown, ErrorCode::OutcomeUnknown.text().to_owned());
         if let MetadataCall::InitProducer(Some(known)) = &message.0
             && let Some(running) = self.running.as_ref()
             && let Some(answer) = returning_producer(running.core.state(), *known)
@@ -520,16 +524,37 @@ impl Handler<Call> for MetadataActor {
             Ok(command) => command,
             Err(answer) => return Box::pin(async move { answer }),
         };
+        self.propose(request, &command, ctx)
+    }
+}
+
+impl Handler<ProposeChange> for MetadataActor {
+    type Result = ResponseFuture<Answered>;
+
+    fn handle(&mut self, message: ProposeChange, ctx: &mut Self::Context) -> Self::Result {
+        self.life.vitals.message_taken();
+        let request = self.new_request();
+        self.propose(request, &message.0, ctx)
+    }
+}
+
+impl MetadataActor {
+    /// Proposes here, or has the metadata leader do it.
+    fn propose(
+        &mut self,
+        request: u64,
+        command: &MetadataCommand,
+        ctx: &mut Context<Self>,
+    ) -> ResponseFuture<Answered> {
+        let unknown = || CallFailure::Failed(ErrorCode::OutcomeUnknown, ErrorCode::OutcomeUnknown.text().to_owned());
         let (sender, receiver) = oneshot::channel();
         self.waiting.insert(request, sender);
         if self.running.as_ref().is_some_and(|running| !running.core.is_leading()) {
-            self.forward_call(request, &command);
+            self.forward_call(request, command);
             return Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(unknown())) });
         }
         let mut refused = false;
-        self.with_core(ctx, |core, effects| {
-            core.on_propose(request, &command, effects).inspect_err(|_| refused = true)
-        });
+        self.with_core(ctx, |core, effects| core.on_propose(request, command, effects).inspect_err(|_| refused = true));
         if refused {
             // No answer follows: the caller hears that nothing is known.
             self.waiting.remove(&request);

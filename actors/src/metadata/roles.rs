@@ -1,8 +1,8 @@
 //! What a leader has to know of its partition, read from the committed metadata.
 
 use crate::ingestion::replica::LeaderRole;
-use lance_cluster::metadata::topic::PartitionState;
 use lance_cluster::metadata::MetadataState;
+use lance_cluster::metadata::topic::PartitionState;
 use lance_cluster::replica::Vote;
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
 

@@ -317,11 +317,7 @@ impl Wiring<'_> {
         let genesis = peering.and_then(|peering| peering.formed.genesis.as_ref());
         let genesis = match genesis {
             Some(genesis) => genesis.voters.iter().map(genesis_node).collect(),
-            None => vec![GenesisNode {
-                node: record.node_id,
-                incarnation: record.incarnation,
-                address: own.clone(),
-            }],
+            None => vec![GenesisNode { node: record.node_id, incarnation: record.incarnation, address: own.clone() }],
         };
         let setup = MetadataSetup {
             disk: Arc::clone(self.disk),
@@ -355,6 +351,9 @@ impl Wiring<'_> {
             metadata: metadata.clone(),
             shards: shards.to_vec(),
             view: Arc::clone(self.view),
+            eviction: options::eviction_options(self.config),
+            eviction_window: self.config.eviction.window,
+            clock: self.clock,
         };
         let (name, kind) = ("replication".to_owned(), ActorKind::Replication);
         let replication = self

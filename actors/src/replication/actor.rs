@@ -1,7 +1,9 @@
 //! `ReplicationActor`: the shell of the replication core, which also judges slow followers.
 
 use super::core::{ReplicationCore, ReplicationEffect};
+use super::judging::LOOK_INTERVAL;
 use super::promises::{self, PROMISES_VERSION};
+use crate::clock::NodeClock;
 use crate::ingestion::actor::IngestionActor;
 use crate::ingestion::replica::{Fenced, LeaderRole};
 use crate::ingestion::replica_handlers::{
@@ -17,10 +19,12 @@ use crate::view::ClusterView;
 use actix::prelude::*;
 use arc_swap::ArcSwap;
 use hashbrown::{HashMap, HashSet};
+use lance_cluster::replica::{EvictionCore, EvictionOptions};
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
 use lance_messages::mail::replication::{EpochsWanted, LeadershipChanged, PartitionsGone};
 use lance_storage::checkpoint::Checkpoint;
 use lance_storage::disk::Disk;
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,12 +92,23 @@ pub struct ReplicationSetup {
     pub shards: Vec<Mailbox<IngestionActor>>,
     /// The committed metadata.
     pub view: Arc<ArcSwap<ClusterView>>,
+    /// When a follower counts as slow.
+    pub eviction: EvictionOptions,
+    /// How long one window of the judge is.
+    pub eviction_window: Duration,
+    /// The node's clock.
+    pub clock: NodeClock,
 }
 
 /// The shell of the replication core.
 pub struct ReplicationActor {
     life: Life,
-    setup: ReplicationSetup,
+    pub(super) setup: ReplicationSetup,
+    /// Judges followers; what it remembers outlives a restart.
+    pub(super) eviction: EvictionCore,
+    pub(super) window_began_ms: u64,
+    /// Shards were asked and have not answered yet.
+    pub(super) looking: bool,
     core: Option<ReplicationCore>,
     /// What every log was opened with, for a core built anew.
     logs: Vec<(TopicPartition, u32, u64)>,
@@ -113,12 +128,19 @@ impl ReplicationActor {
     ) -> Self {
         Self {
             life: Life::new(vitals, policy, parent),
+            eviction: EvictionCore::new(setup.eviction),
             setup,
+            window_began_ms: 0,
+            looking: false,
             core: None,
             logs: Vec::new(),
             settled: HashSet::new(),
             led: HashMap::new(),
         }
+    }
+
+    pub(super) fn now_ms(&self) -> u64 {
+        u64::try_from(self.setup.clock.now().elapsed.as_millis()).unwrap_or(u64::MAX)
     }
 
     fn with_core(
@@ -230,6 +252,13 @@ impl Shell for ReplicationActor {
         self.core = Some(ReplicationCore::new(self.setup.incarnation, self.setup.boot_number, promises));
         self.life.vitals.set_state(ActorState::Running);
         ctx.run_interval(REQUEST_INTERVAL, |actor, ctx| actor.with_core(ctx, |core, effects| core.on_tick(effects)));
+        self.looking = false;
+        ctx.run_interval(LOOK_INTERVAL, |actor, ctx| {
+            guarded(actor, ctx, |actor, ctx| -> Result<(), Infallible> {
+                actor.look_at_followers(ctx);
+                Ok(())
+            });
+        });
         let logs = self.logs.iter().copied();
         let (settled, unled): (Vec<_>, Vec<_>) = logs.partition(|log| self.settled.contains(&log.0));
         let led: Vec<_> = self.led.iter().map(|(partition, epoch)| (*partition, *epoch)).collect();

@@ -181,7 +181,7 @@ impl ReplicationCore {
                     replica.promised = replica.promised.max(promised.0);
                     PromiseOutcome::Promised { epoch: promised }
                 }
-                Fenced::Stopped => PromiseOutcome::Unclean,
+                Fenced::Unclean => PromiseOutcome::Unclean,
                 Fenced::Clean { incarnation, last_epoch, durable_end } => {
                     raised |= epoch.0 > replica.promised;
                     replica.promised = epoch.0;

@@ -2,4 +2,5 @@
 
 pub mod actor;
 pub mod core;
+mod judging;
 pub mod promises;

@@ -5,9 +5,10 @@ use super::{DATA, run};
 use arc_swap::ArcSwap;
 use lance_actors::admin::Health;
 use lance_actors::clock::NodeClock;
+use lance_actors::forward::actor::{FORWARD_MAILBOX, ForwardActor, ForwardSetup};
 use lance_actors::mailbox::Mailbox;
 use lance_actors::network::actor::{NETWORK_MAILBOX, NetworkActor, NetworkSetup};
-use lance_actors::network::budget::FrameBudget;
+use lance_actors::network::budget::ByteBudget;
 use lance_actors::network::connection::ConnectionSetup;
 use lance_actors::network::readers::ReaderPool;
 use lance_actors::node::side::SideParts;
@@ -72,6 +73,13 @@ async fn rig(max_connections: usize, known: bool) -> Rig {
     };
     let acceptor = start_acceptor(&starter, &links.handle(), setup).await;
     let own_view = if known { Arc::clone(&view) } else { Arc::default() };
+    let (forward_setup, name) =
+        (ForwardSetup { index: 1, view: Arc::clone(&own_view), clock: NodeClock::start() }, "forward-door".to_owned());
+    let forward = starter
+        .start(&links.handle(), name, ActorKind::Forward, FORWARD_MAILBOX, |vitals, policy, parent| {
+            ForwardActor::new(vitals, policy, parent, forward_setup)
+        })
+        .await;
     let network = NetworkSetup {
         listener,
         max_connections,
@@ -85,7 +93,9 @@ async fn rig(max_connections: usize, known: bool) -> Rig {
             metadata: node.metadata.clone(),
             group: node.group.clone(),
             readers: ReaderPool::start(1, disk, 4).unwrap(),
-            frames: FrameBudget::default(),
+            frames: ByteBudget::default(),
+            copies: ByteBudget::default(),
+            forward,
             clock: NodeClock::start(),
             metrics: Arc::clone(&node.metrics),
             peers: Some(Inlet::of(&acceptor)),

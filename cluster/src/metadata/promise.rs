@@ -4,8 +4,8 @@ use super::command::LeaderChoice;
 use super::state::MetadataState;
 use super::topic::{PartitionState, ReplicaIncarnation};
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
-use std::cmp::Reverse;
 use serde::{Deserialize, Serialize};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 /// A replica's answer to a request for its promise.

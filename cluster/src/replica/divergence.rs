@@ -70,7 +70,10 @@ pub fn resolve(leader: &LeaderLog<'_>, follower: &DivergedAnswer<'_>) -> Result<
     let shared_end = leader.history.common_end(leader.log_end, &history, follower.log_end);
     // What the follower dropped from its front was committed: the leader's log is the same below, known epochs or not.
     let common_end = shared_end.max(follower.log_start);
-    let resolution = if common_end < leader.start.position || common_end > leader.log_end {
+    // From its very start the leader can send to an empty log only, when it no longer knows which epoch ended there.
+    let is_nameless = common_end == leader.start.position && leader.history.epoch_before(common_end).is_none();
+    let lacks_front = common_end < leader.start.position || is_nameless && !history.starts().is_empty();
+    let resolution = if lacks_front || common_end > leader.log_end {
         Resolution::Truncate(TruncateTo::Restart(leader.start))
     } else if common_end >= follower.log_end {
         Resolution::Resend { from: follower.log_end }
@@ -128,6 +131,15 @@ mod tests {
             ("begun anew where the leader once began", leader, (100, 100, &[]), resend(100)),
             ("ended before the leader's start", (200, 400, &[(4, 200)]), (0, 150, &[(1, 0), (2, 100)]), restart(200)),
             ("parted before the leader's start", (300, 400, &[(4, 200)]), (0, 250, &[(1, 0), (3, 90)]), restart(300)),
+            ("ended at the leader's start", (200, 400, &[(4, 200)]), (0, 200, &[(1, 0), (2, 100)]), restart(200)),
+            ("parted at the leader's start", (200, 400, &[(4, 200)]), (0, 260, &[(1, 0), (3, 200)]), restart(200)),
+            (
+                "ended at the leader's start, of a known epoch",
+                (200, 400, &[(2, 100)]),
+                (0, 200, &[(2, 100)]),
+                resend(200),
+            ),
+            ("begun anew at the leader's start", (200, 400, &[(4, 200)]), (200, 200, &[]), resend(200)),
             ("empty, behind the leader's start", (200, 400, &[(4, 200)]), (0, 0, &[]), restart(200)),
             ("begins behind all the leader has", (0, 400, &[(4, 0)]), (500, 600, &[(5, 500)]), restart(0)),
         ];

@@ -134,6 +134,17 @@ impl FollowerReplica {
         Promise::Raised
     }
 
+    /// What the promise is answered with, once it is persisted and the writes under way are synced: the epoch of the last durable
+    /// batch and the durable end. `None` means unclean for now: a log that began anew where the leader's log starts, and has
+    /// no durable batch yet, stands in for batches whose epoch it never knew; a stale log would win against it.
+    pub fn promise_answer(&self, log: &LogFacts<'_>) -> Option<(LeaderEpoch, u64)> {
+        let begins = log.durable_end <= log.log_start;
+        if begins && log.log_start > 0 {
+            return None;
+        }
+        Some(((log.epoch_before)(log.durable_end)?, log.durable_end))
+    }
+
     /// A leader sends batches, or none to probe. Taking them raises the promise.
     ///
     /// After [`AppendDecision::Append`] the caller asks [`on_flushed`](Self::on_flushed) even when all batches are skipped:

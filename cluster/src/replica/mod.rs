@@ -2,8 +2,10 @@
 
 mod divergence;
 pub mod epoch;
+mod eviction;
 mod flow;
 mod follower;
+mod lag;
 pub mod leader;
 mod member;
 pub mod quorum;
@@ -11,7 +13,9 @@ mod rules;
 
 pub use divergence::{DivergedAnswer, LeaderLog, Resolution, resolve};
 pub use epoch::{EpochHistory, EpochHistoryError, EpochStart};
+pub use eviction::{EvictionCause, EvictionCore, EvictionOptions, Figures, Verdict};
 pub use flow::{AckProgress, DivergedStep, FlowLog, FlowOptions, FlowStep, FollowerFlow};
 pub use follower::{AppendDecision, FollowerReplica, LogFacts, Promise, TruncateDecision};
+pub use lag::{FollowerMeter, FollowerWindow, LatencyWindow};
 pub use leader::{LeaderEffect, LeaderReplica, Vote};
 pub use rules::{FollowerFacts, Swap};

@@ -10,10 +10,15 @@ use crate::producers::{SequenceCheck, StoredBatch};
 use crate::segment::{MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Mark, Segment, SegmentEnd};
 use crate::tail::TailRing;
 use lance_messages::batch::{BATCH_HEADER_BYTES, BatchFlags, BatchHeader, MAX_BATCH_BYTES, ProducerSequence};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Stands for the offset and record number of a retry whose first answer is no longer remembered.
 pub const UNKNOWN_OFFSET: u64 = u64::MAX;
+
+/// A group that has grown to this many bytes takes no more: larger ones gain the disk little, and while one is written
+/// the others are acked and filled again.
+const GROUP_BYTES: u64 = 2 * 1024 * 1024;
 
 impl Log {
     /// Appends a batch to memory; it is durable once a step that ends at or behind it has completed.
@@ -78,6 +83,10 @@ impl Log {
             self.active.buffer.append(parts, pool)?;
         }
         self.note(header);
+        if self.active.buffer.open_group_bytes() >= GROUP_BYTES {
+            self.active.buffer.seal();
+            self.active.group_ends.push_back(self.end);
+        }
         // The index of a closing segment may wait for slots that are free by now.
         self.prepare_index(pool);
         Ok(())
@@ -177,6 +186,7 @@ impl Log {
             file: None,
             created: false,
             buffer: SegmentBuffer::new(0, Vec::new()),
+            group_ends: VecDeque::new(),
             index: IndexBuilder::new(self.options.index_interval_bytes),
             zeroed_to: 0,
             end: None,

@@ -126,6 +126,8 @@ struct WritingSegment {
     file: Option<Arc<dyn DiskFile>>,
     created: bool,
     buffer: SegmentBuffer,
+    /// Where the sealed groups of `buffer` end, oldest first.
+    group_ends: VecDeque<Mark>,
     index: IndexBuilder,
     /// The file is written (with zeroes) up to here.
     zeroed_to: u64,
@@ -211,6 +213,7 @@ impl Log {
             file: Some(parts.file),
             created: true,
             buffer: SegmentBuffer::new(file_end, parts.partial),
+            group_ends: VecDeque::new(),
             index: parts.index,
             zeroed_to: parts.file_len,
             end: None,

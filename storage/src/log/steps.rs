@@ -173,7 +173,7 @@ impl Log {
     }
 
     fn note_group(&mut self) {
-        let bytes = self.active.buffer.pending_bytes();
+        let bytes = self.active.buffer.next_group_bytes();
         self.group_bytes = if self.groups == 0 { bytes } else { (self.group_bytes * 7 + bytes) / 8 };
         self.groups = self.groups.saturating_add(1);
     }
@@ -311,8 +311,10 @@ fn take_write(
     let base_position = writing.segment.base().position;
     let file = open(disk, writing)?;
     let mut chunks = std::mem::take(spare);
-    writing.buffer.take(&mut chunks);
-    *in_flight = Some(InFlight::Write { base_position, end, file_end: writing.buffer.end(), sync });
+    let sealed = writing.buffer.take(&mut chunks);
+    let group_end = if sealed { writing.group_ends.pop_front() } else { None };
+    let end = group_end.unwrap_or(end);
+    *in_flight = Some(InFlight::Write { base_position, end, file_end: end.position - base_position, sync });
     Ok(FlushStep { file, kind: OpKind::Write { chunks, sync }, end_position: end.position })
 }
 

@@ -53,6 +53,34 @@ fn many_batches_become_durable_with_one_step() {
 }
 
 #[test]
+fn a_large_backlog_is_written_in_groups_that_are_durable_one_by_one() {
+    const GROUP_BYTES: u64 = 2 << 20;
+    let mut rig = Rig::on(MemoryDisk::new(MemoryConfig::default()), 16 << 20, 0);
+    for turn in 0..90 {
+        rig.append(&records(1, 60_000, turn));
+    }
+    let batch_bytes = rig.log.log_end() / 90;
+    let mut ends = vec![0];
+    while let Some(step) = rig.log.take_flush(true) {
+        let end = step.end_position;
+        if ends.len() == 1 {
+            rig.append(&records(1, 60_000, 90));
+        }
+        let completion = rig.perform(step);
+        assert_eq!(rig.complete(completion).unwrap().durable_end, end);
+        ends.push(end);
+        rig.check();
+    }
+    let groups: Vec<u64> = ends.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(groups.len(), 3);
+    assert!(
+        groups[..2].iter().all(|bytes| (GROUP_BYTES - 4096..GROUP_BYTES + batch_bytes).contains(bytes)),
+        "{groups:?}"
+    );
+    assert_eq!(rig.log.durable_end(), rig.log.log_end());
+}
+
+#[test]
 fn a_batch_may_span_slots_up_to_16_mib() {
     let mut rig = Rig::new();
     rig.pool = lance_storage::disk::SlotPool::new(lance_storage::disk::Arena::new(1 << 20, 20).unwrap());

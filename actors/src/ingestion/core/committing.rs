@@ -28,6 +28,7 @@ impl IngestionCore {
             return;
         }
         let before = effects.len();
+        let mut left_bytes = 0;
         for _ in 0..self.dirty.len() {
             let Some(slot) = self.dirty.pop_front() else { break };
             let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
@@ -38,10 +39,10 @@ impl IngestionCore {
                 let id = partition.id;
                 self.start_epoch(id, effects);
             }
-            self.flush_one(slot, effects);
+            left_bytes += self.flush_one(slot, effects);
         }
         if effects.len() > before {
-            self.gather.on_submitted(now.elapsed);
+            self.gather.on_submitted(left_bytes, now.elapsed);
         }
     }
 
@@ -74,23 +75,25 @@ impl IngestionCore {
         self.gathering
     }
 
-    pub(super) fn flush_one(&mut self, slot: u32, effects: &mut Effects) {
+    /// Hands out the next step of a partition; answers the bytes that have to wait for the one after it.
+    pub(super) fn flush_one(&mut self, slot: u32, effects: &mut Effects) -> u64 {
         let sync_always = self.options.sync_always;
         let sync_bytes = self.options.sync_bytes;
         let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
-            return;
+            return 0;
         };
         if partition.in_flight {
-            return;
+            return 0;
         }
-        let Some(log) = partition.log.as_mut() else { return };
+        let Some(log) = partition.log.as_mut() else { return 0 };
         // The epoch-start batch is always synced: it is what the high watermark hangs on.
         let starting = matches!(partition.leadership, Leadership::Starting { .. });
         let sync = sync_always || starting || partition.sync_due || partition.unsynced_bytes >= sync_bytes;
         if let Some(step) = log.take_flush(sync) {
             (partition.in_flight, partition.retry) = (true, false);
+            let left_bytes = log.log_end() - step.end_position;
             effects.push(IngestionEffect::Submit { token: slot, step });
-            return;
+            return left_bytes;
         }
         partition.retry = log.wants_flush(sync);
         // What could not even begin fails here: no completion will say so.
@@ -98,6 +101,7 @@ impl IngestionCore {
             log.discard_latched(&mut self.pool);
             stop(partition, latch.to_string(), Some(latch), effects);
         }
+        0
     }
 
     /// Asks for a sync of everything written and not synced yet; the shell calls this at each sync interval.
@@ -168,7 +172,7 @@ impl IngestionCore {
         {
             queue(dirty, partition, token);
         }
-        answer_promise(partition, effects);
+        answer_promise(partition, terms, effects);
         begin_truncation(partition, effects);
         self.obey_quorum(token, follow_ups, now, effects);
         let released = effects[before..].iter().filter(|effect| matches!(effect, IngestionEffect::Reply(..))).count();

@@ -38,6 +38,7 @@ impl IngestionCore {
 
     /// The metadata opened an epoch: nothing of a lower one is acked any more; answered once nothing is being written.
     pub fn on_promise(&mut self, id: TopicPartition, epoch: LeaderEpoch, effects: &mut Effects) {
+        let terms = self.terms();
         let Some(slot) = self.index.get(&id).copied() else {
             return;
         };
@@ -60,7 +61,7 @@ impl IngestionCore {
                 if partition.log.as_ref().is_some_and(Log::is_dirty) {
                     queue(&mut self.dirty, partition, slot);
                 }
-                answer_promise(partition, effects);
+                answer_promise(partition, terms, effects);
             }
         }
     }
@@ -120,7 +121,7 @@ impl IngestionCore {
             Ok(log) => {
                 partition.log = Some(log);
                 confirm(partition, terms, effects);
-                answer_promise(partition, effects);
+                answer_promise(partition, terms, effects);
             }
             Err(reason) => stop(partition, reason, None, effects),
         }
@@ -223,23 +224,28 @@ pub(super) fn begin_truncation(partition: &mut Partition, effects: &mut Effects)
 }
 
 /// Answers the promise that waits, once nothing is being written any more.
-pub(super) fn answer_promise(partition: &mut Partition, effects: &mut Effects) {
+pub(super) fn answer_promise(partition: &mut Partition, terms: Terms, effects: &mut Effects) {
     let stopped = matches!(partition.leadership, Leadership::Stopped { .. });
+    let no_space = partition.no_space;
     let Some(follower) = partition.follower.as_mut() else {
         return;
     };
     let Some(epoch) = follower.promising else { return };
     let answer = if stopped {
-        Fenced::Stopped
+        Fenced::Unclean
     } else {
         let Some(log) = partition.log.as_ref() else { return };
         // A full disk lets nothing become durable: what waits in memory was confirmed to nobody.
-        if partition.in_flight || (log.is_dirty() && !partition.no_space) {
+        if partition.in_flight || (log.is_dirty() && !no_space) {
             return;
         }
-        let durable_end = log.durable_end();
-        let last_epoch = log.epoch_before(durable_end).unwrap_or(LeaderEpoch(0));
-        Fenced::Clean { incarnation: follower.replica.incarnation(), last_epoch, durable_end }
+        let epoch_before = |position| log.epoch_before(position);
+        match follower.replica.promise_answer(&facts(log, terms, &epoch_before)) {
+            Some((last_epoch, durable_end)) => {
+                Fenced::Clean { incarnation: follower.replica.incarnation(), last_epoch, durable_end }
+            }
+            None => Fenced::Unclean,
+        }
     };
     follower.promising = None;
     follower.answered = matches!(answer, Fenced::Clean { .. }).then_some(epoch);

@@ -158,7 +158,7 @@ impl IngestionCore {
         let Some(slot) = self.index.get(&response.partition).copied() else {
             return;
         };
-        let Self { partitions, samples, .. } = self;
+        let Self { partitions, meters, .. } = self;
         let Some(partition) = partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
             return;
         };
@@ -176,7 +176,7 @@ impl IngestionCore {
             AppendOutcome::Appended { durable_end, sync_p99_micros } => {
                 follower.incarnation = Some(response.incarnation);
                 let progress = follower.flow.on_appended(response.incarnation, *durable_end, now.elapsed);
-                samples.note(from.node, &progress, *sync_p99_micros);
+                meters.entry(from.node).or_default().on_ack(&progress, *sync_p99_micros);
                 let (epoch, incarnation) = (response.epoch, response.incarnation);
                 leader.quorum.on_appended(from.node, epoch, incarnation, *durable_end, &mut follow_ups);
             }

@@ -11,12 +11,12 @@ mod refusals;
 use self::refusals::{fail_all, stop};
 use super::gather::Gather;
 use super::partition::{Leadership, Partition};
-use super::replica::{Fenced, FollowerSample, FollowerSamples};
+use super::replica::Fenced;
 use crate::network::budget::ByteBudget;
 use crate::network::readers::SegmentRead;
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
-use lance_cluster::replica::FlowOptions;
+use lance_cluster::replica::{FlowOptions, FollowerMeter};
 use lance_messages::batch::BatchHeader;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, TopicPartition};
@@ -177,7 +177,8 @@ pub struct IngestionCore {
     live: Vec<(u32, ReplicaBatch)>,
     /// Nodes whose data link stands.
     peers: HashMap<NodeId, PeerIdentity>,
-    samples: FollowerSamples,
+    /// How followers did since the last look.
+    meters: HashMap<NodeId, FollowerMeter>,
     sync_p99_micros: u32,
     /// Until when a metadata leader counts as heard.
     lease_until: Duration,
@@ -211,7 +212,7 @@ impl IngestionCore {
             unkept: Vec::new(),
             live: Vec::new(),
             peers: HashMap::new(),
-            samples: FollowerSamples::default(),
+            meters: HashMap::new(),
             sync_p99_micros: 0,
             lease_until: Duration::ZERO,
             lease_holds: false,
@@ -328,18 +329,6 @@ impl IngestionCore {
                 log.release_idle();
             }
         }
-    }
-
-    /// What acks of followers told since the last call.
-    pub fn take_samples(&mut self, now: Now) -> Vec<(NodeId, FollowerSample)> {
-        for leader in self.partitions.iter().flatten().filter_map(|partition| partition.leader.as_ref()) {
-            for follower in &leader.followers {
-                if let Some(outstanding) = follower.flow.outstanding(now.elapsed) {
-                    self.samples.note_outstanding(follower.node, outstanding);
-                }
-            }
-        }
-        self.samples.take()
     }
 
     /// How long syncs take here, told to leaders with every ack.

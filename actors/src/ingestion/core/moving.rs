@@ -4,7 +4,9 @@ use super::committing::{queue, release};
 use super::{Effects, IngestionCore, IngestionEffect, Now};
 use crate::ingestion::partition::{Leadership, Partition};
 use crate::ingestion::replica::Move;
+use lance_cluster::replica::FollowerWindow;
 use lance_messages::id::{LeaderEpoch, NodeId, ReplicaIncarnation, TopicPartition};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A move whose target does not catch up by then is given up.
@@ -29,7 +31,61 @@ pub struct Candidate {
     pub may_rejoin: bool,
 }
 
+/// A follower that counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The follower's node.
+    pub node: NodeId,
+    /// The epoch it is fed in.
+    pub epoch: LeaderEpoch,
+    /// The version of the in-quorum set that it is in.
+    pub in_quorum_version: u32,
+}
+
 impl IngestionCore {
+    /// How the followers of partitions led here did since the last call, by node.
+    pub fn take_windows(&mut self, now: Now) -> Vec<FollowerWindow> {
+        let mut nodes: BTreeMap<NodeId, (Option<Duration>, u32, u32)> = BTreeMap::new();
+        for leader in self.partitions.iter().flatten().filter_map(|partition| partition.leader.as_ref()) {
+            for follower in &leader.followers {
+                let (outstanding, in_quorum, evicted) = nodes.entry(follower.node).or_default();
+                *outstanding = (*outstanding).max(follower.flow.outstanding(now.elapsed));
+                let counts = leader.role.votes.iter().any(|vote| vote.node == follower.node && vote.in_quorum);
+                *(if counts { in_quorum } else { evicted }) += 1;
+            }
+        }
+        let meters = &mut self.meters;
+        let window = |(node, (outstanding, in_quorum, evicted)): (NodeId, (Option<Duration>, u32, u32))| {
+            meters.entry(node).or_default().take_window(node, outstanding, in_quorum, evicted)
+        };
+        nodes.into_iter().map(window).collect()
+    }
+
+    /// Has followers that are idle answer too, so that the next window can be judged.
+    pub fn measure_followers(&mut self) {
+        for leader in self.partitions.iter_mut().flatten().filter_map(|partition| partition.leader.as_mut()) {
+            leader.followers.iter_mut().for_each(|follower| follower.flow.request_measure());
+        }
+    }
+
+    /// Followers of partitions led here that count.
+    pub fn counted(&self) -> Vec<Counted> {
+        let led = self.partitions.iter().flatten().filter(|partition| partition.leading_epoch().is_some());
+        let roles = led.filter_map(|partition| partition.leader.as_ref()).map(|leader| &leader.role);
+        let counted = roles.flat_map(|role| {
+            let followers = role.votes.iter().filter(|vote| vote.in_quorum && vote.node != self.options.node);
+            followers.map(|vote| Counted {
+                partition: role.partition,
+                node: vote.node,
+                epoch: role.epoch,
+                in_quorum_version: role.in_quorum_version,
+            })
+        });
+        counted.collect()
+    }
+
     /// The metadata moves a leadership away: nothing is appended from now on, and once the target holds everything that
     /// is reported.
     pub fn on_move(&mut self, id: TopicPartition, epoch: LeaderEpoch, to: NodeId, now: Now, effects: &mut Effects) {

@@ -33,10 +33,11 @@ use lance_storage::reader::ReadPlan;
 use std::io::{ErrorKind, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 /// Mailbox capacity of a connection above one reply a request: those to the parts of its fetches, and news.
@@ -378,7 +379,12 @@ impl ConnectionActor {
         if self.input.capacity() - self.input.len() < wanted.min(*READ_BYTES.start()) || wanted > self.read_bytes {
             self.input.reserve(wanted);
         }
-        match self.stream.try_read_buf(&mut self.input) {
+        // A read that does not fill its buffer emptied the socket: unlike `try_read_buf`, this one does not ask it again.
+        let read = match pin!(self.stream.read_buf(&mut self.input)).poll(task) {
+            Poll::Ready(read) => read,
+            Poll::Pending => return false,
+        };
+        match read {
             Ok(0) => {
                 // Perhaps only its half is closed: what it asked for is answered, without waiting for more records.
                 self.at_end = true;
@@ -397,7 +403,6 @@ impl ConnectionActor {
                 self.take_input(ctx);
                 true
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => true,
             Err(_) => {
                 ctx.stop();
                 false
