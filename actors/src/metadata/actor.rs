@@ -1,7 +1,6 @@
 //! `MetadataActor`: the shell of the metadata core, on a thread of its own that may wait for the disk.
 
-use super::calls::{TopicLimits, command_for, returning_producer};
-use super::orders::{no_state, order_for};
+use super::calls::TopicLimits;
 use super::remote::Forwarded;
 use super::roles::{role_of, roles_led};
 use super::store::{MetadataStore, StoreError};
@@ -139,7 +138,7 @@ pub struct MetadataActor {
     replication: Option<Mailbox<ReplicationActor>>,
     pub(super) shards: Vec<Mailbox<IngestionActor>>,
     pub(super) links: HashMap<NodeId, Mailbox<PeerLinkActor>>,
-    waiting: HashMap<u64, oneshot::Sender<Answered>>,
+    pub(super) waiting: HashMap<u64, oneshot::Sender<Answered>>,
     pub(super) answered: Vec<(u64, Answered)>,
     next_request: u64,
     pub(super) registering: Option<u64>,
@@ -494,72 +493,6 @@ impl Handler<ServeMetadata> for MetadataActor {
             actor.begin(ctx);
             Ok(())
         });
-    }
-}
-
-impl Handler<Call> for MetadataActor {
-    type Result = ResponseFuture<Answered>;
-
-    fn handle(&mut self, message: Call, ctx: &mut Self::Context) -> Self::Result {
-        self.life.vitals.message_taken();
-        if let MetadataCall::InitProducer(Some(known)) = &message.0
-            && let Some(running) = self.running.as_ref()
-            && let Some(answer) = returning_producer(running.core.state(), *known)
-        {
-            return Box::pin(async move { answer });
-        }
-        if let Err(failure) = self.setup.topic_limits.check(&message.0, &self.setup.view.load()) {
-            return Box::pin(async move { Err(failure) });
-        }
-        let now_secs = self.setup.clock.now().wall_ns / 1_000_000_000;
-        let request = self.new_request();
-        let command = match message.0 {
-            MetadataCall::Cluster(order, complete) => match self.running.as_ref() {
-                Some(running) => order_for(&order, running.core.state(), &complete, now_secs).map_err(Err),
-                None => Err(Err(no_state())),
-            },
-            call => command_for(call, &self.setup.view.load(), &self.setup.topic_defaults, now_secs),
-        };
-        let command = match command {
-            Ok(command) => command,
-            Err(answer) => return Box::pin(async move { answer }),
-        };
-        self.propose(request, &command, ctx)
-    }
-}
-
-impl Handler<ProposeChange> for MetadataActor {
-    type Result = ResponseFuture<Answered>;
-
-    fn handle(&mut self, message: ProposeChange, ctx: &mut Self::Context) -> Self::Result {
-        self.life.vitals.message_taken();
-        let request = self.new_request();
-        self.propose(request, &message.0, ctx)
-    }
-}
-
-impl MetadataActor {
-    /// Proposes here, or has the metadata leader do it.
-    fn propose(
-        &mut self,
-        request: u64,
-        command: &MetadataCommand,
-        ctx: &mut Context<Self>,
-    ) -> ResponseFuture<Answered> {
-        let unknown = || CallFailure::Failed(ErrorCode::OutcomeUnknown, ErrorCode::OutcomeUnknown.text().to_owned());
-        let (sender, receiver) = oneshot::channel();
-        self.waiting.insert(request, sender);
-        if self.running.as_ref().is_some_and(|running| !running.core.is_leading()) {
-            self.forward_call(request, command);
-            return Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(unknown())) });
-        }
-        let mut refused = false;
-        self.with_core(ctx, |core, effects| core.on_propose(request, command, effects).inspect_err(|_| refused = true));
-        if refused {
-            // No answer follows: the caller hears that nothing is known.
-            self.waiting.remove(&request);
-        }
-        Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(unknown())) })
     }
 }
 

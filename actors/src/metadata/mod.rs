@@ -3,6 +3,7 @@
 pub mod actor;
 pub mod calls;
 pub mod orders;
+mod proposing;
 mod remote;
 pub mod roles;
 pub mod store;
