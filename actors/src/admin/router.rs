@@ -127,7 +127,8 @@ async fn metrics(State(setup): Admin) -> Result<impl IntoResponse, ApiError> {
     let vitals = ask("the root supervisor", setup.supervisor.send(ListVitals)).await?.0;
     let is_ready = not_ready(&setup, &vitals).is_none();
     let metrics = Arc::clone(&setup.metrics);
-    let cluster = ClusterFigures::new(&setup.view.load(), &describe_partitions(&setup.shards).await);
+    let statuses = describe_partitions(&setup.shards).await;
+    let cluster = ClusterFigures::new(&setup.view.load(), &statuses);
     let scrape = Scrape { metrics, vitals, backend: setup.backend.clone(), is_ready, cluster };
     let text = render(scrape).map_err(|error| ApiError::internal(format!("the figures cannot be written: {error}")))?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text))
