@@ -9,6 +9,7 @@
     reason = "part of tests: what fails ends the test and says why"
 )]
 
+pub mod cluster;
 pub mod http;
 pub mod load;
 pub mod process;

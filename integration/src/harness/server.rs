@@ -158,6 +158,11 @@ impl Server {
     pub fn start_again(&mut self) {
         // The first of all builds the programs, which takes its time.
         self.spawn();
+        self.await_serving();
+    }
+
+    /// Waits until a process that was started serves.
+    pub fn await_serving(&mut self) {
         let started = Instant::now();
         let deadline = started + PATIENCE;
         // The screen is printed once the node serves; its last line names the way out.
