@@ -9,6 +9,7 @@
     reason = "part of tests: what fails ends the test and says why"
 )]
 
+pub mod cluster;
 pub mod http;
 pub mod load;
 pub mod process;
@@ -20,6 +21,7 @@ pub mod seccomp;
 pub mod segments;
 pub mod server;
 
+pub use cluster::Cluster;
 pub use load::Load;
 pub use raw::{Frame, Raw};
 pub use server::{Server, ServerSpec};

@@ -158,6 +158,11 @@ impl Server {
     pub fn start_again(&mut self) {
         // The first of all builds the programs, which takes its time.
         self.spawn();
+        self.await_serving();
+    }
+
+    /// Waits until a process that was spawned serves.
+    pub fn await_serving(&mut self) {
         let started = Instant::now();
         let deadline = started + PATIENCE;
         // The screen is printed once the node serves; its last line names the way out.
@@ -217,9 +222,23 @@ impl Server {
 
     /// Sends SIGTERM and does not wait.
     pub fn send_sigterm(&self) {
+        self.send_signal(libc::SIGTERM);
+    }
+
+    fn send_signal(&self, signal: libc::c_int) {
         // SAFETY: a system call without memory; the child is not reaped yet, so its id is still its own.
-        let sent = unsafe { libc::kill(self.pid() as libc::pid_t, libc::SIGTERM) };
-        assert_eq!(sent, 0, "SIGTERM");
+        let sent = unsafe { libc::kill(self.pid() as libc::pid_t, signal) };
+        assert_eq!(sent, 0, "signal {signal}");
+    }
+
+    /// SIGSTOP: the process stays as it is, its connections too, and does nothing any more.
+    pub fn pause(&self) {
+        self.send_signal(libc::SIGSTOP);
+    }
+
+    /// SIGCONT: it goes on, unaware of the time between.
+    pub fn resume(&self) {
+        self.send_signal(libc::SIGCONT);
     }
 
     /// SIGTERM; how the process ended.
