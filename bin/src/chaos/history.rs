@@ -40,8 +40,8 @@ pub struct View {
 #[derive(Debug)]
 struct Pace {
     acks: AtomicU64,
-    /// When the last ack came, and the longest time without one.
-    gap: Mutex<(Instant, Duration)>,
+    /// When the last ack came, the longest time without one, and when that ended.
+    gap: Mutex<(Instant, Duration, Duration)>,
 }
 
 /// The whole history of a run.
@@ -67,7 +67,7 @@ impl History {
     pub fn new(producers: u16, consumers: u16, partitions: u16) -> Self {
         let began = Instant::now();
         let all = usize::from(partitions);
-        let pace = || Pace { acks: AtomicU64::new(0), gap: Mutex::new((began, Duration::ZERO)) };
+        let pace = || Pace { acks: AtomicU64::new(0), gap: Mutex::new((began, Duration::ZERO, Duration::ZERO)) };
         Self {
             began,
             partitions,
@@ -110,7 +110,8 @@ impl History {
             let mut gap = lock(&pace.gap);
             let now = Instant::now();
             let without = now.duration_since(gap.0);
-            *gap = (now, gap.1.max(without));
+            let longest = if without > gap.1 { (without, self.began.elapsed()) } else { (gap.1, gap.2) };
+            *gap = (now, longest.0, longest.1);
         }
         if let Some(slot) = lock(self.lane_of(producer, partition)).get_mut(number as usize) {
             *slot = fate;
@@ -120,12 +121,16 @@ impl History {
     /// The first acks of all partitions came: time without one counts from here.
     pub fn begin_measuring(&self) {
         let now = Instant::now();
-        self.pace.iter().for_each(|pace| *lock(&pace.gap) = (now, Duration::ZERO));
+        self.pace.iter().for_each(|pace| *lock(&pace.gap) = (now, Duration::ZERO, Duration::ZERO));
     }
 
-    /// The longest time that a partition was without an ack.
-    pub fn longest_unavailability(&self) -> Duration {
-        self.pace.iter().map(|pace| lock(&pace.gap).1).max().unwrap_or_default()
+    /// The longest time that a partition was without an ack: which, how long, and when it ended.
+    pub fn longest_unavailability(&self) -> (u16, Duration, Duration) {
+        let gaps = (0..).zip(&self.pace).map(|(partition, pace)| {
+            let gap = lock(&pace.gap);
+            (partition, gap.1, gap.2)
+        });
+        gaps.max_by_key(|(_, longest, _)| *longest).unwrap_or_default()
     }
 
     /// Waits until every partition has an ack that it does not have now; whether it came.
@@ -236,7 +241,8 @@ mod tests {
         std::thread::sleep(Duration::from_millis(20));
         let number = history.sent(0, 1);
         history.settled(0, 1, number, Fate::Acked(Some(0)));
-        assert!(history.longest_unavailability() >= Duration::from_millis(20));
+        let (partition, longest, _) = history.longest_unavailability();
+        assert!(partition == 1 && longest >= Duration::from_millis(20));
         assert_eq!(history.fates(0, 1), [Fate::Acked(Some(0))]);
     }
 }

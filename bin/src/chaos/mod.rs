@@ -69,7 +69,9 @@ fn beside_this_program() -> Result<PathBuf, Failure> {
     let beside = own.with_file_name("lance");
     match beside.is_file() {
         true => Ok(beside),
-        false => Err(Failure::usage(format!("there is no {}", beside.display())).with_hint("name it with --lance PATH")),
+        false => {
+            Err(Failure::usage(format!("there is no {}", beside.display())).with_hint("name it with --lance PATH"))
+        }
     }
 }
 
@@ -88,7 +90,10 @@ async fn run(args: &ChaosCli, program: &Path, folder: &Path) -> Result<Report, F
         consumers.spawn(load::consume(servers.clone(), consumer, args.partitions, Arc::clone(&history)));
     }
     if !history.await_acks(LOOK_EVERY, args.patience).await {
-        return Err(Failure::failed(format!("no acks from every partition after {:?}, without any fault", args.patience)));
+        return Err(Failure::failed(format!(
+            "no acks from every partition after {:?}, without any fault",
+            args.patience
+        )));
     }
     history.begin_measuring();
     let began = Instant::now();
@@ -147,6 +152,7 @@ fn summary(
     let fates: Vec<Fate> = lanes(args).flat_map(|(producer, partition)| history.fates(producer, partition)).collect();
     let count = |wanted: fn(&Fate) -> bool| fates.iter().filter(|fate| wanted(fate)).count() as u64;
     let views = (0..args.consumers).flat_map(|consumer| (0..args.partitions).map(move |number| (consumer, number)));
+    let (partition, longest, ended_at) = history.longest_unavailability();
     Report {
         seed,
         nodes: args.nodes,
@@ -156,7 +162,9 @@ fn summary(
         failed: count(|fate| matches!(fate, Fate::Failed(_))),
         consumed: views.map(|(consumer, number)| history.view(consumer, number).records.len() as u64).sum(),
         faults,
-        longest_unavailability_seconds: history.longest_unavailability().as_secs_f64(),
+        longest_unavailability_seconds: longest.as_secs_f64(),
+        longest_unavailability_ended_at: ended_at.as_secs_f64(),
+        longest_unavailability_partition: partition,
         passed: verdicts.iter().all(|verdict| verdict.broken == 0),
         verdicts,
         folder: args.dir.as_ref().map(|folder| folder.display().to_string()),

@@ -68,6 +68,10 @@ pub struct Report {
     pub faults: BTreeMap<String, u64>,
     /// Longest time a partition was without an ack.
     pub longest_unavailability_seconds: f64,
+    /// When that ended, in seconds, as in the history.
+    pub longest_unavailability_ended_at: f64,
+    /// In which partition.
+    pub longest_unavailability_partition: u16,
     /// Every promise.
     pub verdicts: Vec<Verdict>,
     /// Whether all were kept.
@@ -101,7 +105,8 @@ impl Report {
         _ = writeln!(text, "records: {} produced, {} acked, {} given up", self.produced, self.acked, self.failed);
         _ = writeln!(text, "         {} consumed", self.consumed);
         _ = writeln!(text, "faults:  {total} ({}) in {:.0} s", faults.join(", "), self.duration_seconds);
-        _ = writeln!(text, "longest time without an ack in a partition: {pause:.1?}");
+        let (partition, ended) = (self.longest_unavailability_partition, self.longest_unavailability_ended_at);
+        _ = writeln!(text, "longest time without an ack: {pause:.1?}, in partition {partition}, until {ended:.1} s");
         if let Some(folder) = &self.folder {
             _ = writeln!(text, "folders and logs of the nodes: {folder}");
         }

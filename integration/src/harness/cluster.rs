@@ -146,8 +146,7 @@ fn agree(all: &[Option<Copies>]) -> bool {
             })
     };
     // Followers hear of the last mark with the next append; the leader knows it.
-    let committed =
-        |name| all.iter().any(|copies| copies[name]["high_watermark"] == copies[name]["log_end"]);
+    let committed = |name| all.iter().any(|copies| copies[name]["high_watermark"] == copies[name]["log_end"]);
     all.iter().all(|copies| same(copies)) && first.keys().all(committed)
 }
 
