@@ -98,7 +98,8 @@ mod tests {
     use lance_messages::id::{LeaderEpoch, TopicId, TopicPartition};
 
     fn three_partitions() -> ClusterView {
-        let mut view = ClusterView { node: Some(NodeId(1)), term: 4, leader_changes: 5, ..ClusterView::default() };
+        let mut view = ClusterView::default();
+        (view.node, view.term, view.leader_changes) = (Some(NodeId(1)), 4, 5);
         let all = vec![NodeId(1), NodeId(2), NodeId(3)];
         let members = |in_quorum: Vec<NodeId>| PartitionMembers { replicas: all.clone(), in_quorum };
         view.insert(TopicView {

@@ -214,7 +214,7 @@ impl MetadataActor {
             ControlMessage::Heartbeat { leads_metadata } => {
                 if let Some(running) = self.running.as_mut() {
                     running.core.on_peer(from);
-                    running.core.on_heard(from.node, from.boot_number, now_ms);
+                    running.core.on_heard(from, now_ms);
                 }
                 if leads_metadata {
                     self.extend_lease();

@@ -308,15 +308,15 @@ impl Handler<LeadershipChanged> for ReplicationActor {
     fn handle(&mut self, message: LeadershipChanged, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
         self.settled.insert(message.partition);
-        match message.result {
-            Ok(epoch) => self.led.insert(message.partition, epoch),
+        let led = match message.result {
+            Ok(epoch) => self.led.insert(message.partition, epoch).and(None),
             Err(_) => self.led.remove(&message.partition),
         };
-        let stopped = message.result.is_err() && self.setup.view.load().copies(message.partition) > 1;
+        let held_elsewhere = self.setup.view.load().copies(message.partition) > 1;
         self.with_core(ctx, |core, effects| {
             core.on_leadership_changed(message.partition, &message.result, effects);
-            if stopped {
-                core.on_leader_stopped(message.partition, effects);
+            if let Some(epoch) = led.filter(|_| held_elsewhere) {
+                core.on_lead_stopped(message.partition, epoch, effects);
             }
         });
     }

@@ -238,14 +238,13 @@ impl ReplicationCore {
         }
     }
 
-    /// A partition with copies elsewhere was led here and stopped: another node shall lead it.
-    pub fn on_leader_stopped(&mut self, partition: TopicPartition, effects: &mut Effects) {
-        let led = self.replicas.get_mut(&partition).and_then(|replica| {
-            let led = replica.chosen.take()?;
-            replica.requested = Some(led);
-            Some(led)
-        });
-        push_some(effects, led.map(|epoch| (partition, epoch)).into_iter().collect(), ReplicationEffect::RequestEpochs);
+    /// A partition that was led here stopped, and other nodes hold it: one of them shall lead.
+    pub fn on_lead_stopped(&mut self, partition: TopicPartition, epoch: LeaderEpoch, effects: &mut Effects) {
+        let Some(replica) = self.replicas.get_mut(&partition) else {
+            return;
+        };
+        (replica.chosen, replica.requested) = (None, Some(epoch));
+        effects.push(ReplicationEffect::RequestEpochs(vec![(partition, epoch)]));
     }
 
     /// A replica is fed by the leader of this epoch.
@@ -303,6 +302,23 @@ mod tests {
         core.on_leadership_changed(PARTITION, &Ok(LeaderEpoch(1)), &mut effects);
         assert_eq!(effects.last(), Some(&ReplicationEffect::Led(PARTITION, LeaderEpoch(1))));
         core
+    }
+
+    #[test]
+    fn a_new_epoch_is_asked_for_until_one_is_opened_when_a_led_partition_stops() {
+        let mut core = ReplicationCore::new(7, 1, []);
+        let mut effects = Vec::new();
+        core.on_epochs_wanted(&[(PARTITION, 1, 0)], &mut effects);
+        effects.clear();
+        core.on_lead_stopped(PARTITION, LeaderEpoch(1), &mut effects);
+        core.on_tick(&mut effects);
+        let request = ReplicationEffect::RequestEpochs(vec![(PARTITION, LeaderEpoch(1))]);
+        assert_eq!(effects, [request.clone(), request]);
+        effects.clear();
+        core.on_promise_wanted(&[(PARTITION, LeaderEpoch(2))], &mut effects);
+        effects.clear();
+        core.on_tick(&mut effects);
+        assert_eq!(effects, []);
     }
 
     #[test]

@@ -260,8 +260,13 @@ impl LaneTask {
         };
         self.take_back(&error);
         self.again.push_front(batch);
+        self.fail_sent(&error);
+        self.start_over(producer).await;
+    }
+
+    /// A batch that was sent may be stored: under another producer it would be stored twice.
+    fn fail_sent(&mut self, error: &ClientError) {
         for batch in std::mem::take(&mut self.again) {
-            // One that was sent may be stored: under another producer it would be stored twice.
             if batch.attempts > 0 {
                 batch.fail(error.clone());
                 self.lane.batch_done();
@@ -269,7 +274,6 @@ impl LaneTask {
                 self.again.push_back(batch);
             }
         }
-        self.start_over(producer).await;
     }
 
     async fn start_over(&mut self, producer: ProducerEpoch) {
@@ -290,12 +294,16 @@ impl LaneTask {
         }
     }
 
-    /// The batch fails for good. It was never stored, so the next batch takes its sequence.
+    /// The batch fails for good. If it was never stored, the next batch takes its sequence; if it may be, nothing else
+    /// may ever go under that sequence: the server would take it for the one it has, and ack what is nowhere.
     async fn give_up(&mut self, batch: Batch, error: ClientError) {
         if let Some(producer) = self.producer {
             self.take_back(&error);
-            let never_stored = matches!(error, ClientError::Server { .. }) && !error.is_retriable();
+            let refused = matches!(error, ClientError::Server { .. }) && !error.is_retriable();
+            // A server whose disk failed does not know what of the last batches will be found there.
+            let never_stored = refused && batch.attempts <= 1 && error.code() != Some(ErrorCode::StorageOffline);
             if !never_stored || starts_over(&error) {
+                self.fail_sent(&error);
                 self.start_over(producer).await;
             } else if let Some((_, sequence)) = batch.sequence {
                 self.next_sequence = sequence;

@@ -8,6 +8,7 @@ use super::promise::{Ballot, CleanAnswer, Preference, PromiseAnswer, PromiseOutc
 use super::state::MetadataState;
 use super::topic::PartitionState;
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
+use lance_messages::peer::PeerIdentity;
 use std::collections::BTreeMap;
 
 /// Partitions in one command.
@@ -127,9 +128,9 @@ impl Controller {
         self.clear();
     }
 
-    /// A node was heard in this boot; counts also while this node does not lead.
-    pub fn on_heard(&mut self, state: &MetadataState, node: NodeId, boot_number: u64, now_ms: u64) {
-        self.liveness.on_heard(state, node, boot_number, now_ms);
+    /// A node was heard in this life and boot; counts also while this node does not lead.
+    pub fn on_heard(&mut self, state: &MetadataState, peer: PeerIdentity, now_ms: u64) {
+        self.liveness.on_heard(state, peer, now_ms);
     }
 
     /// Facts were applied, `state` includes them.
@@ -142,8 +143,8 @@ impl Controller {
     ) {
         for event in events {
             match *event {
-                MetadataEvent::NodeRegistered { node, boot_number, .. } => {
-                    self.liveness.on_registered(node, boot_number, now_ms);
+                MetadataEvent::NodeRegistered { node, incarnation, boot_number } => {
+                    self.liveness.on_registered(PeerIdentity { node, incarnation, boot_number }, now_ms);
                 }
                 MetadataEvent::NodeRemoved { node } => self.liveness.on_removed(node),
                 _ => {}

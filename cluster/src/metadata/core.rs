@@ -240,8 +240,8 @@ impl MetadataCore {
     }
 
     /// A node's heartbeat has arrived; every node keeps count, so that whoever leads next can act at once.
-    pub fn on_heard(&mut self, node: NodeId, boot_number: u64, now_ms: u64) {
-        self.controller.on_heard(&self.state, node, boot_number, now_ms);
+    pub fn on_heard(&mut self, peer: PeerIdentity, now_ms: u64) {
+        self.controller.on_heard(&self.state, peer, now_ms);
     }
 
     /// The identity of a peer was proven: what Raft sends to its incarnation goes to its node.
@@ -373,7 +373,8 @@ impl MetadataCore {
     fn hear_self(&mut self) {
         let own = self.node_of_raft_id(self.raft.id());
         if let Some((node, known)) = own.and_then(|node| Some((node, self.state.node(node)?))) {
-            self.controller.on_heard(&self.state, node, known.boot_number, self.now_ms);
+            let own = PeerIdentity { node, incarnation: known.incarnation, boot_number: known.boot_number };
+            self.controller.on_heard(&self.state, own, self.now_ms);
         }
     }
 

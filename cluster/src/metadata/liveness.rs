@@ -2,10 +2,12 @@
 
 use super::state::MetadataState;
 use lance_messages::id::NodeId;
+use lance_messages::peer::PeerIdentity;
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Copy, Debug)]
 struct Heard {
+    incarnation: u64,
     boot_number: u64,
     at_ms: u64,
 }
@@ -36,15 +38,18 @@ impl Liveness {
             state.nodes().map(|(node, _)| node).filter(|node| self.silent(state, *node, now_ms, timeout_ms)).collect();
     }
 
-    /// Another boot than the registered one says nothing about who was chosen to lead.
-    pub(super) fn on_heard(&mut self, state: &MetadataState, node: NodeId, boot_number: u64, now_ms: u64) {
-        if state.node(node).is_some_and(|known| known.boot_number == boot_number) {
-            self.heard.insert(node, Heard { boot_number, at_ms: now_ms });
+    /// Another boot than the registered one says nothing about who was chosen to lead. Nor does another life: after a
+    /// wipe the boots of a node are counted from one again.
+    pub(super) fn on_heard(&mut self, state: &MetadataState, peer: PeerIdentity, now_ms: u64) {
+        let PeerIdentity { node, incarnation, boot_number } = peer;
+        if state.node(node).is_some_and(|known| (known.incarnation, known.boot_number) == (incarnation, boot_number)) {
+            self.heard.insert(node, Heard { incarnation, boot_number, at_ms: now_ms });
         }
     }
 
-    pub(super) fn on_registered(&mut self, node: NodeId, boot_number: u64, now_ms: u64) {
-        self.heard.insert(node, Heard { boot_number, at_ms: now_ms });
+    pub(super) fn on_registered(&mut self, peer: PeerIdentity, now_ms: u64) {
+        let PeerIdentity { node, incarnation, boot_number } = peer;
+        self.heard.insert(node, Heard { incarnation, boot_number, at_ms: now_ms });
         self.dead.remove(&node);
     }
 
@@ -59,7 +64,8 @@ impl Liveness {
         if now_ms.saturating_sub(last) > timeout_ms / 2 {
             // This process stood still: that it heard nobody says nothing about the others.
             for (node, known) in state.nodes().filter(|(node, _)| !self.dead.contains(node)) {
-                self.heard.insert(node, Heard { boot_number: known.boot_number, at_ms: now_ms });
+                let (incarnation, boot_number) = (known.incarnation, known.boot_number);
+                self.heard.insert(node, Heard { incarnation, boot_number, at_ms: now_ms });
             }
         }
         let mut change = LivenessChange::default();
@@ -82,8 +88,8 @@ impl Liveness {
 
     /// Whether the node was not heard for `timeout_ms`, in its registered boot.
     pub(super) fn silent(&self, state: &MetadataState, node: NodeId, now_ms: u64, timeout_ms: u64) -> bool {
-        let registered = state.node(node).map(|known| known.boot_number);
-        let heard = self.heard.get(&node).filter(|heard| Some(heard.boot_number) == registered);
+        let registered = state.node(node).map(|known| (known.incarnation, known.boot_number));
+        let heard = self.heard.get(&node).filter(|heard| Some((heard.incarnation, heard.boot_number)) == registered);
         let since = heard.map_or(self.since_ms, |heard| heard.at_ms);
         now_ms >= since.saturating_add(timeout_ms)
     }

@@ -5,6 +5,7 @@ use lance_cluster::metadata::{
     Controller, ControllerAction, MetadataCommand, MetadataState, PromiseAnswer, PromiseOutcome, ReplicaIncarnation,
 };
 use lance_messages::id::{LeaderEpoch, NodeId, TopicId, TopicPartition};
+use lance_messages::peer::PeerIdentity;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub const PARTITION: TopicPartition = TopicPartition::new(TopicId(1), 0);
@@ -77,9 +78,9 @@ impl World {
         let until = self.now_ms + duration_ms;
         while self.now_ms < until {
             self.now_ms = until.min(self.now_ms + 50);
-            let nodes: Vec<(NodeId, u64)> = self.state.nodes().map(|(id, node)| (id, node.boot_number)).collect();
-            for (node, boot_number) in nodes.into_iter().filter(|(node, _)| !self.silent.contains(&node.0)) {
-                self.controller.on_heard(&self.state, node, boot_number, self.now_ms);
+            for (node, known) in self.state.nodes().filter(|(node, _)| !self.silent.contains(&node.0)) {
+                let (incarnation, boot_number) = (known.incarnation, known.boot_number);
+                self.controller.on_heard(&self.state, PeerIdentity { node, incarnation, boot_number }, self.now_ms);
             }
             self.act(|controller, state, now_ms, actions| controller.on_tick(state, now_ms, actions));
         }

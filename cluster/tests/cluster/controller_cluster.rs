@@ -4,6 +4,7 @@ use crate::controller::{PARTITION, World, clean_of};
 use crate::support::{create, register};
 use lance_cluster::metadata::{ControllerOptions, MetadataCommand, PromiseOutcome, ReplicationMode};
 use lance_messages::id::{LeaderEpoch, NodeId, TopicId, TopicPartition};
+use lance_messages::peer::PeerIdentity;
 
 /// Three nodes and a partition that node 1 leads in epoch 1.
 fn led() -> World {
@@ -73,9 +74,29 @@ fn a_node_heard_in_another_boot_than_the_registered_one_is_silent() {
     world.silent.insert(1);
     for _ in 0..30 {
         world.pass_ms(50);
-        world.controller.on_heard(&world.state, NodeId(1), 2, world.now_ms);
+        let next_boot = PeerIdentity { boot_number: 2, ..identity(&world, 1) };
+        world.controller.on_heard(&world.state, next_boot, world.now_ms);
     }
     assert_eq!(world.proposed.len(), 1);
+}
+
+#[test]
+fn a_wiped_node_that_counts_its_boots_anew_is_not_taken_for_the_one_that_was_chosen() {
+    let mut world = led();
+    world.silent.insert(1);
+    for _ in 0..30 {
+        world.pass_ms(50);
+        let registered = identity(&world, 1);
+        let wiped = PeerIdentity { incarnation: registered.incarnation + 1, ..registered };
+        world.controller.on_heard(&world.state, wiped, world.now_ms);
+    }
+    assert_eq!(world.proposed.len(), 1);
+}
+
+/// A node as it is registered.
+fn identity(world: &World, node: u16) -> PeerIdentity {
+    let known = world.state.node(NodeId(node)).unwrap();
+    PeerIdentity { node: NodeId(node), incarnation: known.incarnation, boot_number: known.boot_number }
 }
 
 #[test]
@@ -85,7 +106,7 @@ fn a_new_metadata_leader_knows_at_once_who_was_silent_and_waits_for_who_it_never
         world.now_ms = 10_000;
         world.controller = lance_cluster::metadata::Controller::new(ControllerOptions::default());
         if let Some(ago) = heard_ms_ago {
-            world.controller.on_heard(&world.state, NodeId(1), 1, world.now_ms - ago);
+            world.controller.on_heard(&world.state, identity(&world, 1), world.now_ms - ago);
         }
         world.act(|controller, state, now_ms, actions| controller.activate(state, now_ms, actions));
         assert_eq!(!world.proposed.is_empty(), at_once, "{heard_ms_ago:?}");

@@ -258,7 +258,7 @@ impl Network {
                 Mail::Raft(bytes) => core.on_message(&bytes, effects),
                 Mail::Register(command) if core.is_leading() => core.on_propose(request, &command, effects),
                 Mail::Heartbeat => {
-                    core.on_heard(from.node, from.boot_number, now_ms);
+                    core.on_heard(from, now_ms);
                     Ok(())
                 }
                 Mail::Promised(answers) => core.on_promises(from.node, &answers, effects),

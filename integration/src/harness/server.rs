@@ -222,9 +222,23 @@ impl Server {
 
     /// Sends SIGTERM and does not wait.
     pub fn send_sigterm(&self) {
+        self.send_signal(libc::SIGTERM);
+    }
+
+    fn send_signal(&self, signal: libc::c_int) {
         // SAFETY: a system call without memory; the child is not reaped yet, so its id is still its own.
-        let sent = unsafe { libc::kill(self.pid() as libc::pid_t, libc::SIGTERM) };
-        assert_eq!(sent, 0, "SIGTERM");
+        let sent = unsafe { libc::kill(self.pid() as libc::pid_t, signal) };
+        assert_eq!(sent, 0, "signal {signal}");
+    }
+
+    /// SIGSTOP: the process stays as it is, its connections too, and does nothing any more.
+    pub fn pause(&self) {
+        self.send_signal(libc::SIGSTOP);
+    }
+
+    /// SIGCONT: it goes on, unaware of the time between.
+    pub fn resume(&self) {
+        self.send_signal(libc::SIGCONT);
     }
 
     /// SIGTERM; how the process ended.

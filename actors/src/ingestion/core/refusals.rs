@@ -13,8 +13,17 @@ pub(super) fn stop(partition: &mut Partition, reason: String, latch: Option<Latc
         return;
     }
     partition.leadership = Leadership::Stopped { reason: reason.clone() };
-    fail_all(partition, ErrorCode::StorageOffline, effects);
+    // What was appended may be durable, here or on a follower: nobody may send something else in its place.
+    refuse_pending(partition, ErrorCode::OutcomeUnknown, effects);
+    let code = stopped_code(partition);
+    refuse_all_held(partition, code, effects);
+    refuse_waiters(partition, code, effects);
     effects.push(IngestionEffect::Stopped(partition.id, reason, latch));
+}
+
+/// Another node takes over what this one led; a partition without other copies is offline.
+fn stopped_code(partition: &Partition) -> ErrorCode {
+    if partition.leader.is_some() { ErrorCode::NotLeader } else { ErrorCode::StorageOffline }
 }
 
 pub(super) fn fail_all(partition: &mut Partition, code: ErrorCode, effects: &mut Effects) {
@@ -40,7 +49,7 @@ pub(super) fn refuse_waiters(partition: &mut Partition, code: ErrorCode, effects
 pub(super) fn hold_or_refuse(partition: &mut Partition, held: Held, now: Now, effects: &mut Effects) {
     match partition.leadership {
         Leadership::Following { .. } => refuse_held(held, ErrorCode::NotLeader, effects),
-        Leadership::Stopped { .. } => refuse_held(held, ErrorCode::StorageOffline, effects),
+        Leadership::Stopped { .. } => refuse_held(held, stopped_code(partition), effects),
         _ => {
             if partition.held.is_empty() {
                 partition.held_since = now.elapsed;

@@ -1,0 +1,173 @@
+//! The fault test `lnc-chaos`: a cluster of processes, load, faults from a seed, and a verdict on every promise.
+
+pub mod args;
+pub mod check;
+pub mod cluster;
+pub mod faults;
+pub mod history;
+pub mod http;
+pub mod load;
+pub mod proxy;
+pub mod report;
+
+use crate::cli::failure::Failure;
+use args::ChaosCli;
+use check::check;
+use clap::Parser;
+use cluster::{Cluster, LOOK_EVERY};
+use faults::Nemesis;
+use history::{Fate, History};
+use report::{Report, Verdict};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+
+/// Runs `lnc-chaos` with the arguments of the process.
+pub fn main() -> ExitCode {
+    let args = ChaosCli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
+    _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    match start(&args) {
+        Ok(report) => {
+            println!("{}", report.render(args.output));
+            if report.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(failure) => {
+            failure.report("lnc-chaos");
+            failure.exit_code()
+        }
+    }
+}
+
+fn start(args: &ChaosCli) -> Result<Report, Failure> {
+    let program = match &args.lance {
+        Some(program) => program.clone(),
+        None => beside_this_program()?,
+    };
+    let temporary = tempfile::Builder::new().prefix("lnc-chaos-").tempdir();
+    let temporary = temporary.map_err(|error| Failure::failed(format!("no temporary folder: {error}")))?;
+    let folder = args.dir.clone().unwrap_or_else(|| temporary.path().to_owned());
+    let absolute = std::fs::create_dir_all(&folder).and_then(|()| folder.canonicalize());
+    let folder = absolute.map_err(|error| Failure::failed(format!("{}: {error}", folder.display())))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
+    // Processes are started on this thread, and end with it.
+    let report = runtime.block_on(run(args, &program, &folder));
+    let broken = report.as_ref().map_or(true, |report| !report.passed);
+    if broken && args.dir.is_none() {
+        let kept = temporary.keep();
+        eprintln!("lnc-chaos: folders and logs of the nodes stay in {}", kept.display());
+    }
+    report
+}
+
+fn beside_this_program() -> Result<PathBuf, Failure> {
+    let own = std::env::current_exe().map_err(|error| Failure::failed(format!("where is this program? {error}")))?;
+    let beside = own.with_file_name("lance");
+    match beside.is_file() {
+        true => Ok(beside),
+        false => {
+            Err(Failure::usage(format!("there is no {}", beside.display())).with_hint("name it with --lance PATH"))
+        }
+    }
+}
+
+async fn run(args: &ChaosCli, program: &Path, folder: &Path) -> Result<Report, Failure> {
+    let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    eprintln!("lnc-chaos: seed {seed}");
+    let mut cluster = Cluster::start(args.nodes, program, folder, args.patience).await?;
+    let servers = cluster.servers();
+    load::create_topic(&servers, args).await?;
+    let history = Arc::new(History::new(args.producers, args.consumers, args.partitions));
+    let (mut producers, mut consumers) = (JoinSet::new(), JoinSet::new());
+    for producer in 0..args.producers {
+        load::start_producer(&mut producers, &servers, producer, args, &history).await?;
+    }
+    for consumer in 0..args.consumers {
+        consumers.spawn(load::consume(servers.clone(), consumer, args.partitions, Arc::clone(&history)));
+    }
+    if !history.await_acks(LOOK_EVERY, args.patience).await {
+        return Err(Failure::failed(format!(
+            "no acks from every partition after {:?}, without any fault",
+            args.patience
+        )));
+    }
+    history.begin_measuring();
+    let began = Instant::now();
+    let mut nemesis = Nemesis::new(seed, &args.faults, args.patience, Arc::clone(&history));
+    nemesis.run(&mut cluster, began + args.duration).await?;
+    let duration = began.elapsed();
+    history.stop_producers();
+    let all_settled = tokio::time::timeout(args.patience, async { while producers.join_next().await.is_some() {} });
+    let mut settled = Verdict::new("a producer that tries again is served after every fault");
+    if all_settled.await.is_err() {
+        settled.broken(format!("acks are missing {:?} after the last fault", args.patience));
+    }
+    let mut agreed = Verdict::new("the healed cluster agrees, and every node counts again");
+    match cluster.await_agreement(args.patience).await {
+        Ok(()) => agreed.held(),
+        Err(states) => agreed.broken(format!("after {:?}: {states}", args.patience)),
+    }
+    let mut whole = Verdict::new("the cluster is whole again after each fault");
+    whole.held_by(nemesis.counts.values().sum::<u64>().saturating_sub(nemesis.problems.len() as u64));
+    nemesis.problems.iter().for_each(|problem| whole.broken(problem.clone()));
+    judge_deliveries(&mut settled, args, &history);
+    let mut verdicts = check(&cluster, args, &history).await;
+    verdicts.extend([settled, whole, agreed]);
+    consumers.shutdown().await;
+    let counts = nemesis.counts.iter().map(|(kind, count)| (kind.name(), *count)).collect();
+    Ok(summary(args, seed, (duration, verdicts), counts, &history))
+}
+
+fn judge_deliveries(verdict: &mut Verdict, args: &ChaosCli, history: &History) {
+    for (producer, partition) in lanes(args) {
+        for (number, fate) in history.fates(producer, partition).into_iter().enumerate() {
+            match fate {
+                Fate::Acked(_) => verdict.held(),
+                Fate::Failed(error) => {
+                    verdict.broken(format!("partition {partition}, producer {producer}, record {number}: {error}"));
+                }
+                // Said once, above.
+                Fate::Open => {}
+            }
+        }
+    }
+}
+
+fn lanes(args: &ChaosCli) -> impl Iterator<Item = (u16, u16)> {
+    let partitions = args.partitions;
+    (0..args.producers).flat_map(move |producer| (0..partitions).map(move |partition| (producer, partition)))
+}
+
+fn summary(
+    args: &ChaosCli,
+    seed: u64,
+    (duration, verdicts): (Duration, Vec<Verdict>),
+    faults: std::collections::BTreeMap<String, u64>,
+    history: &History,
+) -> Report {
+    let fates: Vec<Fate> = lanes(args).flat_map(|(producer, partition)| history.fates(producer, partition)).collect();
+    let count = |wanted: fn(&Fate) -> bool| fates.iter().filter(|fate| wanted(fate)).count() as u64;
+    let views = (0..args.consumers).flat_map(|consumer| (0..args.partitions).map(move |number| (consumer, number)));
+    let (partition, longest, ended_at) = history.longest_unavailability();
+    Report {
+        seed,
+        nodes: args.nodes,
+        duration_seconds: duration.as_secs_f64(),
+        produced: fates.len() as u64,
+        acked: count(|fate| matches!(fate, Fate::Acked(_))),
+        failed: count(|fate| matches!(fate, Fate::Failed(_))),
+        consumed: views.map(|(consumer, number)| history.view(consumer, number).records.len() as u64).sum(),
+        faults,
+        longest_unavailability_seconds: longest.as_secs_f64(),
+        longest_unavailability_ended_at: ended_at.as_secs_f64(),
+        longest_unavailability_partition: partition,
+        passed: verdicts.iter().all(|verdict| verdict.broken == 0),
+        verdicts,
+        folder: args.dir.as_ref().map(|folder| folder.display().to_string()),
+        history: history.notes().into_iter().map(|(at, what)| (at.as_secs_f64(), what)).collect(),
+    }
+}
