@@ -10,6 +10,7 @@ use lance_actors::peer::{
     FormationParts, Formed, Inlet, LocalPeer, PeerAcceptorSetup, PeerTrust, SocketOptions, form_cluster,
 };
 use lance_actors::supervision::NodeSupervisor;
+use lance_actors::supervision::node_supervisor::PanicActor;
 use lance_actors::threads::Thread;
 use lance_messages::id::NodeId;
 use lance_messages::peer::PeerIdentity;
@@ -40,6 +41,19 @@ async fn form(
     trust: PeerTrust,
     problems: mpsc::UnboundedSender<String>,
 ) -> Running {
+    form_failing(node, folder, listener, listed, trust, problems, false).await
+}
+
+/// The same; the formation may fail as soon as it is asked for something it waits for.
+async fn form_failing(
+    node: u16,
+    folder: PathBuf,
+    listener: TcpListener,
+    listed: Vec<String>,
+    trust: PeerTrust,
+    problems: mpsc::UnboundedSender<String>,
+    fails: bool,
+) -> Running {
     let disk: Arc<dyn Disk> = open_disk(DiskOptions { backend: BackendChoice::Blocking, o_direct: false }).unwrap();
     let mut data_dir = DataDir::open(&disk, &folder, NodeId(node), 0x100 + u64::from(node)).unwrap();
     let record = *data_dir.record();
@@ -49,6 +63,7 @@ async fn form(
     let local = Arc::new(LocalPeer::new(identity, address, record.cluster_id, trust, SocketOptions::default()));
     let supervisor = NodeSupervisor::start(policy(), |escalated| panic!("{}", escalated.reason));
     let starter = Starter::new(supervisor.clone(), policy());
+    let mut failing = fails.then(|| supervisor.clone());
     let thread = Thread::start("links", None).unwrap();
     let setup = PeerAcceptorSetup {
         local: Arc::clone(&local),
@@ -67,7 +82,16 @@ async fn form(
         listener: &listener,
         acceptor: &acceptor,
     };
-    let (formed, actor) = form_cluster(parts, |problem| drop(problems.send(problem))).await.unwrap();
+    let (formed, actor) = form_cluster(parts, |problem| {
+        if let Some(supervisor) = failing.take() {
+            let panic = PanicActor { name: "formation".to_owned() };
+            actix_rt::spawn(async move { assert!(supervisor.send(panic).await.unwrap()) });
+        }
+        // Not every test listens.
+        let _ = problems.send(problem);
+    })
+    .await
+    .unwrap();
     accept_for(listener, Inlet::of(&acceptor));
     Running { formed, data_dir, _actor: actor }
 }
@@ -104,6 +128,22 @@ fn three_nodes_form_one_cluster_keep_it_and_a_fourth_joins_it() {
         drop(two);
         let again = form(2, dir(2), listen(), listed, secret(SECRET), nobody()).await;
         assert_eq!(again.formed.genesis, Some(genesis));
+    });
+}
+
+#[test]
+fn a_formation_that_fails_begins_anew() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let listeners = [listen(), listen()];
+        let listed = addresses(&listeners);
+        let [first, second] = listeners;
+        let (one, two) = (folder.path().join("1"), folder.path().join("2"));
+        let (one, two) = tokio::join!(
+            form_failing(1, one, first, listed.clone(), secret(SECRET), nobody(), true),
+            form_failing(2, two, second, listed.clone(), secret(SECRET), nobody(), true),
+        );
+        assert_eq!(one.formed, two.formed);
     });
 }
 

@@ -207,7 +207,8 @@ fn a_link_that_is_replaced_drops_and_comes_back() {
             match tokio::time::timeout(PATIENCE, follower.heard.recv()).await.unwrap().unwrap() {
                 Heard::Append(_, append) => break assert_eq!(sessions.last(), Some(&append.session)),
                 Heard::Registered(_, session, _) => sessions.push(session),
-                Heard::Unregistered(gone) => assert_ne!(sessions.last(), Some(&gone)),
+                // Each session ends on both shards.
+                Heard::Unregistered(gone) => assert!(gone < 3, "session {gone}"),
                 other => panic!("{other:?}"),
             }
         }

@@ -38,12 +38,23 @@ pub struct FormationAsked {
     pub body: Bytes,
 }
 
-/// What is to be asked at a listed address; `None` when there is nothing more to ask there.
+/// What is to be asked at a listed address?
 #[derive(Debug, Message)]
-#[rtype(result = "Option<Report>")]
+#[rtype(result = "Question")]
 pub struct ReportWanted {
     /// The address.
     pub address: String,
+}
+
+/// What is to be asked.
+#[derive(Debug, MessageResponse)]
+pub enum Question {
+    /// This.
+    Ask(Report),
+    /// It is not known at the moment: the actor starts again.
+    Later,
+    /// Nothing more: this node has its cluster, and whoever is there knows of it.
+    Nothing,
 }
 
 /// A report, and who knows of a newer one.
@@ -61,6 +72,8 @@ pub struct Report {
 pub struct AddressAnswered {
     /// The address.
     pub address: String,
+    /// Who is there; proven.
+    pub from: PeerIdentity,
     /// Its report.
     pub body: Bytes,
 }
@@ -117,6 +130,8 @@ pub struct FormationActor {
     problem: String,
     /// Why listed addresses are not reached.
     unreached: BTreeMap<String, String>,
+    /// Addresses that are this node's own; nobody asks there again.
+    own_addresses: BTreeSet<String>,
     /// Addresses whose last answer told that they have a cluster.
     informed: BTreeSet<String>,
 }
@@ -136,6 +151,7 @@ impl FormationActor {
             effects: Vec::new(),
             problem: String::new(),
             unreached: BTreeMap::new(),
+            own_addresses: BTreeSet::new(),
             informed: BTreeSet::new(),
         }
     }
@@ -146,6 +162,9 @@ impl FormationActor {
         let FormationSetup { own, listed, fresh_cluster_id, cluster_id, .. } = &self.setup;
         let mut core = FormationCore::new(own.clone(), listed.iter().cloned(), *fresh_cluster_id, *cluster_id, kept);
         core.on_start(&mut self.effects);
+        for address in &self.own_addresses {
+            core.on_own_address(address, &mut self.effects);
+        }
         self.core = Some(core);
         self.obey()
     }
@@ -213,6 +232,11 @@ impl FormationActor {
     }
 }
 
+/// Only for itself does anybody speak: who it is was proven.
+fn speaks_for(from: PeerIdentity, report: &FormationReport) -> bool {
+    (report.speaker.node, report.speaker.incarnation) == (from.node, from.incarnation)
+}
+
 supervised_shell!(FormationActor, FORMATION_MAILBOX);
 
 impl Shell for FormationActor {
@@ -239,8 +263,7 @@ impl Handler<FormationAsked> for FormationActor {
     fn handle(&mut self, message: FormationAsked, ctx: &mut Self::Context) -> Option<Bytes> {
         self.life.vitals.message_taken();
         let report = match FormationReport::decode(&message.body) {
-            // Only for itself does anybody speak: who it is was proven.
-            Ok(report) if report.speaker.incarnation == message.from.incarnation => report,
+            Ok(report) if speaks_for(message.from, &report) => report,
             Ok(_) => return None,
             Err(error) => {
                 tracing::warn!(node = %message.from.node, %error, "a report of a node that forms a cluster is unreadable");
@@ -253,16 +276,21 @@ impl Handler<FormationAsked> for FormationActor {
 }
 
 impl Handler<ReportWanted> for FormationActor {
-    type Result = Option<Report>;
+    type Result = Question;
 
-    fn handle(&mut self, message: ReportWanted, _: &mut Self::Context) -> Option<Report> {
+    fn handle(&mut self, message: ReportWanted, _: &mut Self::Context) -> Question {
         self.life.vitals.message_taken();
-        let core = self.core.as_ref()?;
+        let Some(core) = &self.core else { return Question::Later };
         if core.is_settled() && self.informed.contains(&message.address) {
-            return None;
+            return Question::Nothing;
         }
-        let body = Bytes::from(core.report().encode().ok()?);
-        Some(Report { body, news: self.setup.status.subscribe() })
+        match core.report().encode() {
+            Ok(body) => Question::Ask(Report { body: Bytes::from(body), news: self.setup.status.subscribe() }),
+            Err(error) => {
+                tracing::error!(%error, "what this node knows of its formation cannot be said");
+                Question::Later
+            }
+        }
     }
 }
 
@@ -271,9 +299,12 @@ impl Handler<AddressAnswered> for FormationActor {
 
     fn handle(&mut self, message: AddressAnswered, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
-        let AddressAnswered { address, body } = message;
+        let AddressAnswered { address, from, body } = message;
         self.unreached.remove(&address);
         match FormationReport::decode(&body) {
+            Ok(report) if !speaks_for(from, &report) => {
+                tracing::warn!(%address, node = %from.node, "a node speaks for another while the cluster forms");
+            }
             Ok(report) => {
                 if report.cluster_id != 0 {
                     self.informed.insert(address.clone());
@@ -308,6 +339,7 @@ impl Handler<OwnAddressFound> for FormationActor {
     fn handle(&mut self, message: OwnAddressFound, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
         self.unreached.remove(&message.address);
+        self.own_addresses.insert(message.address.clone());
         self.with_core(ctx, |core, effects| core.on_own_address(&message.address, effects));
     }
 }

@@ -1,12 +1,13 @@
 //! Asks one listed address, over and over, how far its formation is.
 
-use super::actor::{AddressAnswered, AddressLost, FormationActor, OwnAddressFound, ReportWanted};
+use super::actor::{AddressAnswered, AddressLost, FormationActor, OwnAddressFound, Question, ReportWanted};
 use crate::mailbox::Mailbox;
 use crate::peer::handshake::{PeerRefusal, connect};
 use crate::peer::link::retry_delay;
 use crate::peer::local::LocalPeer;
 use crate::peer::socket::FrameSocket;
 use bytes::Bytes;
+use lance_messages::peer::PeerIdentity;
 use lance_messages::wire::peer::{PeerCommand, PeerFrame, PeerPurpose, PeerStage};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,9 +23,9 @@ pub async fn ask_forever(address: String, local: Arc<LocalPeer>, actor: Mailbox<
     loop {
         actix_rt::time::sleep(retry_delay(failures, rand::random())).await;
         let ended = match connect(&address, &local, PeerPurpose::Formation, None).await {
-            Ok((socket, _)) => {
+            Ok((socket, from)) => {
                 failures = 0;
-                ask_on(socket, &address, &actor).await
+                ask_on(socket, from, &address, &actor).await
             }
             Err(PeerRefusal::OwnAddress) => {
                 let _ = actor.send(OwnAddressFound { address }).await;
@@ -48,12 +49,23 @@ pub async fn ask_forever(address: String, local: Arc<LocalPeer>, actor: Mailbox<
 }
 
 /// Asks on one connection; `Ok` when there is nothing more to ask.
-async fn ask_on(mut socket: FrameSocket, address: &str, actor: &Mailbox<FormationActor>) -> Result<(), PeerRefusal> {
+async fn ask_on(
+    mut socket: FrameSocket,
+    from: PeerIdentity,
+    address: &str,
+    actor: &Mailbox<FormationActor>,
+) -> Result<(), PeerRefusal> {
     loop {
-        let wanted = actor.send(ReportWanted { address: address.to_owned() }).await;
-        let Ok(Some(report)) = wanted else { return Ok(()) };
+        let report = match actor.send(ReportWanted { address: address.to_owned() }).await {
+            Ok(Question::Ask(report)) => report,
+            Ok(Question::Later) => {
+                actix_rt::time::sleep(ASK_EVERY).await;
+                continue;
+            }
+            Ok(Question::Nothing) | Err(_) => return Ok(()),
+        };
         let body = ask_once(&mut socket, report.body).await?;
-        let answered = AddressAnswered { address: address.to_owned(), body };
+        let answered = AddressAnswered { address: address.to_owned(), from, body };
         if actor.send(answered).await.is_err() {
             return Ok(());
         }
