@@ -1,9 +1,8 @@
 //! `IngestionActor`: the shell that owns a shard's ingestion core, opens its logs and carries out its effects.
 
 use super::core::{IngestionCore, IngestionEffect, IngestionOptions, Now};
-use super::maintenance::RemoveSegments;
 use super::opener::{LogMarks, LogOpener, OpenRequest, Opened, Openings, TruncateJob};
-use super::replica_handlers::ReadJob;
+use super::replica_handlers::{ReadJob, drop_before};
 use crate::clock::NodeClock;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
@@ -24,7 +23,7 @@ use lance_messages::mail::connection::{Replies, Reply, ShardRestarted};
 use lance_messages::mail::peer::{SendToFollower, SendToLeader};
 use lance_messages::mail::poller::{Drain, Submit};
 use lance_messages::mail::replication::{EpochsWanted, LeadershipChanged, PartitionsGone};
-use lance_messages::peer::{AppendResponse, PeerIdentity, ReplicaRequest, TruncateTo};
+use lance_messages::peer::{AppendResponse, PeerIdentity, ReplicaRequest};
 use lance_storage::checkpoint::FlushedFile;
 use lance_storage::disk::{Arena, DiskOp, SlotPool};
 use lance_storage::reader::Reader;
@@ -414,24 +413,6 @@ impl IngestionActor {
             self.tell_replication(EpochsWanted { partitions });
         }
     }
-
-    /// Cuts a damaged log back and opens it again, as a new life of the replica.
-    pub(super) fn refill(&mut self, partition: TopicPartition, good_end: u64, ctx: &mut Context<Self>) {
-        let mut log = None;
-        self.with_core(ctx, |core, _, effects| log = core.on_refill(partition, effects));
-        let to = TruncateTo::Position(good_end);
-        self.truncate(TruncateJob { partition, log: log.map(Box::new), to }, ctx);
-    }
-}
-
-/// The leader dropped old segments: so does this replica.
-fn drop_before(partition: TopicPartition, before: u64, ctx: &mut Context<IngestionActor>) {
-    let own = ctx.address();
-    actix_rt::spawn(async move {
-        if let Ok(Err(error)) = own.send(RemoveSegments { partition, before }).await {
-            tracing::warn!(%partition, %error, "segments that the leader dropped stay a little longer");
-        }
-    });
 }
 
 supervised_shell!(IngestionActor, INGESTION_MAILBOX);

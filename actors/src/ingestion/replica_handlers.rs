@@ -2,6 +2,7 @@
 
 use super::actor::IngestionActor;
 use super::core::moving::{Candidate, Counted};
+use super::maintenance::RemoveSegments;
 use super::opener::{Opened, TruncateJob};
 use super::replica::LeaderRole;
 use crate::peer::{RegisterPeerSession, UnregisterPeerSession};
@@ -97,6 +98,14 @@ pub struct ReplicaReport {
 pub struct ServeLinks(pub HashMap<NodeId, Recipient<SendToFollower>>);
 
 impl IngestionActor {
+    /// Cuts a damaged log back and opens it again, as a new life of the replica.
+    pub(super) fn refill(&mut self, partition: TopicPartition, good_end: u64, ctx: &mut Context<Self>) {
+        let mut log = None;
+        self.with_core(ctx, |core, _, effects| log = core.on_refill(partition, effects));
+        let to = TruncateTo::Position(good_end);
+        self.truncate(TruncateJob { partition, log: log.map(Box::new), to }, ctx);
+    }
+
     /// Hands answers to the sessions of their leaders; one whose session takes no more is lost, and asked for again.
     pub(super) fn send_to_leaders(&mut self) {
         for (session, responses) in self.to_leaders.drain() {
@@ -183,6 +192,16 @@ impl IngestionActor {
             }
         }));
     }
+}
+
+/// The leader dropped old segments: so does this replica.
+pub(super) fn drop_before(partition: TopicPartition, before: u64, ctx: &mut Context<IngestionActor>) {
+    let own = ctx.address();
+    actix_rt::spawn(async move {
+        if let Ok(Err(error)) = own.send(RemoveSegments { partition, before }).await {
+            tracing::warn!(%partition, %error, "segments that the leader dropped stay a little longer");
+        }
+    });
 }
 
 /// A read for a follower.

@@ -86,6 +86,8 @@ pub struct ServeMetadata {
     pub shards: Vec<Mailbox<IngestionActor>>,
     /// Control links, by node.
     pub links: HashMap<NodeId, Mailbox<PeerLinkActor>>,
+    /// Data links, by node: told where their nodes are.
+    pub data_links: HashMap<NodeId, Mailbox<PeerLinkActor>>,
 }
 
 /// What a metadata actor is made of.
@@ -138,6 +140,9 @@ pub struct MetadataActor {
     replication: Option<Mailbox<ReplicationActor>>,
     pub(super) shards: Vec<Mailbox<IngestionActor>>,
     pub(super) links: HashMap<NodeId, Mailbox<PeerLinkActor>>,
+    pub(super) data_links: HashMap<NodeId, Mailbox<PeerLinkActor>>,
+    /// Where links were told that their nodes are.
+    pub(super) link_addresses: HashMap<NodeId, String>,
     pub(super) waiting: HashMap<u64, oneshot::Sender<Answered>>,
     pub(super) answered: Vec<(u64, Answered)>,
     next_request: u64,
@@ -165,6 +170,8 @@ impl MetadataActor {
             replication: None,
             shards: Vec::new(),
             links: HashMap::new(),
+            data_links: HashMap::new(),
+            link_addresses: HashMap::new(),
             waiting: HashMap::new(),
             answered: Vec::new(),
             next_request: 1,
@@ -389,6 +396,7 @@ impl MetadataActor {
 
     /// Opens new partitions everywhere, then shows the new state, then answers: who is told "created" finds it.
     fn publish(&mut self, ctx: &mut Context<Self>) {
+        self.follow_addresses();
         let Some(running) = self.running.as_ref() else { return };
         let core = &running.core;
         // Until this start is registered, this node may not have applied everything that was committed before: shards
@@ -489,6 +497,7 @@ impl Handler<ServeMetadata> for MetadataActor {
         self.replication = Some(message.replication);
         self.shards = message.shards;
         self.links = message.links;
+        self.data_links = message.data_links;
         guarded(self, ctx, |actor, ctx| -> Result<(), std::convert::Infallible> {
             actor.begin(ctx);
             Ok(())

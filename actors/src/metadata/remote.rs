@@ -3,6 +3,7 @@
 use super::actor::{Answered, MetadataActor};
 use crate::ingestion::replica_handlers::{ExtendLease, MoveLeadership};
 use crate::network::session::answers::CallFailure;
+use crate::peer::{MoveLink, StopLink};
 use crate::replication::actor::{MoveWanted, PromiseWanted};
 use actix::prelude::*;
 use bytes::Bytes;
@@ -44,6 +45,25 @@ impl MetadataActor {
             }
             Err(error) => tracing::warn!(%node, %error, "a control message cannot be sent"),
         }
+    }
+
+    /// Tells links where their nodes are by now, and ends those to nodes that were removed.
+    pub(super) fn follow_addresses(&mut self) {
+        let Some(running) = self.running.as_ref() else { return };
+        let state = running.core.state();
+        for (node, link) in self.links.iter().chain(&self.data_links) {
+            match state.node(*node) {
+                Some(known) if self.link_addresses.get(node) != Some(&known.address) => {
+                    // Full only of what is lost when the link moves.
+                    let _ = link.try_send(MoveLink { address: known.address.clone() });
+                }
+                None if state.is_removed(*node) => {
+                    let _ = link.try_send(StopLink);
+                }
+                _ => {}
+            }
+        }
+        self.link_addresses = state.nodes().map(|(node, known)| (node, known.address.clone())).collect();
     }
 
     /// Sends a message to the metadata leader, when it is another node and known.

@@ -3,7 +3,7 @@
 mod peering;
 pub mod side;
 
-use self::peering::Peering;
+use self::peering::{Links, Peering};
 use self::side::SideParts;
 use crate::clock::NodeClock;
 use crate::forward::actor::{FORWARD_MAILBOX, ForwardActor, ForwardSetup};
@@ -213,9 +213,14 @@ pub async fn start(
     let forward = wiring.start_forward(own_forward.as_ref().unwrap_or(&control), plan.shards).await;
     let links = match (&peering, threads.first()) {
         (Some(peering), Some(first)) => peering.open_links(&starter, &first.handle(), &shards, &metadata).await?,
-        _ => HashMap::new(),
+        _ => Links::default(),
     };
-    let serve = ServeMetadata { replication: replication.clone(), shards: shards.clone(), links: links.clone() };
+    let serve = ServeMetadata {
+        replication: replication.clone(),
+        shards: shards.clone(),
+        links: links.control.clone(),
+        data_links: links.data.clone(),
+    };
     metadata.addr().send(serve).await.map_err(|_| StartError::Actor("metadata"))?;
 
     let network_threads: Vec<Thread> = if plan.own_network_threads {

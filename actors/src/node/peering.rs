@@ -48,6 +48,13 @@ pub(super) struct Peering {
     thread: Thread,
 }
 
+/// The links to other nodes.
+#[derive(Clone, Default)]
+pub(super) struct Links {
+    pub(super) control: HashMap<NodeId, Mailbox<PeerLinkActor>>,
+    pub(super) data: HashMap<NodeId, Mailbox<PeerLinkActor>>,
+}
+
 /// Where others reach this node.
 pub(super) fn advertised(config: &Config, address: SocketAddr) -> String {
     if let Some(advertise) = &config.network.advertise {
@@ -110,17 +117,17 @@ impl Peering {
         Inlet::of(&self.acceptor)
     }
 
-    /// Opens both links to every other node the cluster began with; answers the control links.
+    /// Opens both links to every other node the cluster began with.
     pub(super) async fn open_links(
         &self,
         starter: &Starter,
         data_thread: &ArbiterHandle,
         shards: &[Mailbox<IngestionActor>],
         metadata: &Mailbox<MetadataActor>,
-    ) -> Result<HashMap<NodeId, Mailbox<PeerLinkActor>>, StartError> {
+    ) -> Result<Links, StartError> {
         let voters = self.formed.genesis.iter().flat_map(|genesis| &genesis.voters);
         let others: Vec<&Voter> = voters.filter(|voter| voter.node != self.local.identity.node).collect();
-        let (mut control, mut data) = (HashMap::new(), HashMap::<NodeId, Recipient<SendToFollower>>::new());
+        let mut links = Links::default();
         for voter in others {
             for kind in [LinkKind::Control, LinkKind::Data] {
                 let setup = self.link_setup(starter, voter, kind, shards, metadata);
@@ -132,16 +139,18 @@ impl Peering {
                     })
                     .await;
                 match kind {
-                    LinkKind::Control => drop(control.insert(voter.node, link)),
-                    LinkKind::Data => drop(data.insert(voter.node, link.addr().clone().recipient())),
+                    LinkKind::Control => drop(links.control.insert(voter.node, link)),
+                    LinkKind::Data => drop(links.data.insert(voter.node, link)),
                 }
             }
         }
+        let followers: HashMap<NodeId, Recipient<SendToFollower>> =
+            links.data.iter().map(|(node, link)| (*node, link.addr().clone().recipient())).collect();
         for shard in shards {
-            let serve = ServeLinks(data.clone());
+            let serve = ServeLinks(followers.clone());
             shard.addr().send(serve).await.map_err(|_| StartError::Actor("ingestion"))?;
         }
-        Ok(control)
+        Ok(links)
     }
 
     fn link_setup(
@@ -175,7 +184,7 @@ impl Peering {
         &self,
         shards: &[Mailbox<IngestionActor>],
         metadata: &Mailbox<MetadataActor>,
-        links: &HashMap<NodeId, Mailbox<PeerLinkActor>>,
+        links: &Links,
     ) -> Result<(), StartError> {
         let routes = SessionRoutes {
             shard_of: owner_among(shards.len()),
@@ -185,7 +194,7 @@ impl Peering {
             control: Inlet::of(metadata),
         };
         self.acceptor.addr().send(ServePeers(routes)).await.map_err(|_| StartError::Actor("peers"))?;
-        let (links, leads_metadata) = (links.clone(), Arc::clone(&self.leads_metadata));
+        let (links, leads_metadata) = (links.control.clone(), Arc::clone(&self.leads_metadata));
         self.thread.handle().spawn_fn(move || {
             actix_rt::spawn(beat(links, leads_metadata));
         });

@@ -183,7 +183,8 @@ impl ReplicationCore {
                 }
                 Fenced::Unclean => PromiseOutcome::Unclean,
                 Fenced::Clean { incarnation, last_epoch, durable_end } => {
-                    raised |= epoch.0 > replica.promised;
+                    // What was raised by following a leader was raised in memory only.
+                    raised = true;
                     replica.promised = epoch.0;
                     replica.settled = false;
                     let boot_number = self.boot_number;
