@@ -2,7 +2,9 @@
 
 use crate::admin::health::Health;
 use crate::ingestion::actor::SyncEverything;
+use crate::metadata::actor::Call;
 use crate::network::actor::{CloseConnections, StopAccepting};
+use crate::network::session::MetadataCall;
 use crate::node::side::SideParts;
 use crate::node::{self, Node, StartError};
 use crate::options;
@@ -13,6 +15,7 @@ use crate::view::ClusterView;
 use actix::prelude::*;
 use arc_swap::ArcSwap;
 use lance_config::model::Config;
+use lance_messages::wire::cluster::ClusterCommand;
 use lance_storage::disk::{Disk, FaultSwitch, FaultyDisk, open_disk};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,6 +31,8 @@ pub const EXIT_ESCALATED: i32 = 70;
 
 const READY_POLL: Duration = Duration::from_millis(5);
 const DRAIN_POLL: Duration = Duration::from_millis(20);
+/// How long the other nodes may take to lead in this one's place.
+const HAND_OVER: Duration = Duration::from_secs(10);
 
 enum End {
     /// By a signal or through the admin API.
@@ -128,7 +133,8 @@ async fn is_serving(node: &Node) -> bool {
     if view.metadata_leader.is_none() || view.nodes.is_empty() {
         return false;
     }
-    let opening = view.partitions().count() as u64 != node.metrics.partitions_open.get();
+    let held = view.partitions().filter(|partition| view.holds(*partition)).count() as u64;
+    let opening = held != node.metrics.partitions_open.get();
     let unsettled = node.replication.send(CountUnsettled).await;
     !opening && unsettled.is_ok_and(|count| count as u64 <= node.metrics.partitions_read_only.get())
 }
@@ -139,9 +145,34 @@ async fn wait_until_ready(node: &Node) {
     }
 }
 
-/// Finishes what is in flight, syncs, closes connections; `false` when that took too long.
+/// Has the other nodes lead what this one leads, for as long as that takes and `timeout` allows. The next start of this node
+/// ends its draining.
+async fn hand_over(node: &Node, timeout: Duration) {
+    let started = Instant::now();
+    let view = node.view.load_full();
+    let Some(own) = view.node.filter(|_| !view.is_alone()) else { return };
+    let order = Call(MetadataCall::Cluster(ClusterCommand::Drain { node: own, on: true }, Vec::new()));
+    match tokio::time::timeout(timeout, node.metadata.send(order)).await {
+        Ok(Ok(Ok(_))) => {}
+        Ok(Ok(Err(failure))) => return tracing::warn!(?failure, "nobody could be told that this node goes down"),
+        Ok(Err(_)) | Err(_) => return tracing::warn!("nobody was told in time that this node goes down"),
+    }
+    loop {
+        let left = node.view.load().movable_leaderships(own);
+        if left == 0 {
+            return tracing::info!(took = ?started.elapsed(), "others lead what this node led");
+        }
+        if started.elapsed() >= timeout {
+            return tracing::warn!(left, "leaderships were not taken over in time");
+        }
+        actix_rt::time::sleep(DRAIN_POLL).await;
+    }
+}
+
+/// Hands leaderships over, finishes what is in flight, syncs, closes connections; `false` when that took too long.
 async fn drain(node: &Node, timeout: Duration) -> bool {
     let started = Instant::now();
+    hand_over(node, HAND_OVER.min(timeout / 2)).await;
     // Sends fail only when their actor is gone, and then there is nothing to finish there.
     let _ = node.network.addr().send(StopAccepting).await;
     loop {

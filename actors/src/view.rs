@@ -1,6 +1,6 @@
 //! `ClusterView`: the committed metadata as connections read it, replaced as a whole when it changes.
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use lance_cluster::metadata::state::MetadataState;
 use lance_cluster::metadata::topic::{PartitionState, ReplicationMode, TopicConfig};
 use lance_messages::id::{LeaderEpoch, NodeId, TopicId, TopicPartition};
@@ -55,6 +55,12 @@ pub struct ClusterView {
     pub nodes: Vec<(NodeId, String)>,
     /// Whether each node was heard of lately; a node that is not named counts as alive.
     pub alive: HashMap<NodeId, bool>,
+    /// Nodes that are being emptied.
+    pub draining: HashSet<NodeId>,
+    /// What each node may lose together with others; those that name nothing are left out.
+    pub racks: HashMap<NodeId, String>,
+    /// Leaders chosen since this node started, of all partitions.
+    pub leader_changes: u64,
     /// This node.
     pub node: Option<NodeId>,
     /// The metadata leader, when there is one.
@@ -73,6 +79,14 @@ impl ClusterView {
         let mut view =
             Self { node: Some(node), metadata_leader, term, applied: state.applied_index(), ..Self::default() };
         view.next_topic = state.next_topic_id().0;
+        for (id, known) in state.nodes() {
+            if known.draining {
+                view.draining.insert(id);
+            }
+            if !known.rack.is_empty() {
+                view.racks.insert(id, known.rack.clone());
+            }
+        }
         view.nodes = state.nodes().map(|(id, node)| (id, node.address.clone())).collect();
         for (id, topic) in state.topics() {
             let partitions = topic
@@ -151,6 +165,15 @@ impl ClusterView {
         self.node == Some(node) || self.alive.get(&node).copied().unwrap_or(true)
     }
 
+    /// How many partitions `node` leads that another node, alive and not to be emptied, holds a counting copy of.
+    pub fn movable_leaderships(&self, node: NodeId) -> usize {
+        let able = |other: &NodeId| *other != node && self.is_alive(*other) && !self.draining.contains(other);
+        let topics = self.topics.values().chain(self.internal.values());
+        let partitions = topics.flat_map(|topic| topic.partitions.iter().zip(&topic.members));
+        let led = partitions.filter(|((leader, _), _)| *leader == Some(node));
+        led.filter(|(_, members)| members.in_quorum.iter().any(able)).count()
+    }
+
     /// Every partition of every topic, internal ones included.
     pub fn partitions(&self) -> impl Iterator<Item = TopicPartition> + '_ {
         self.topics
@@ -162,6 +185,16 @@ impl ClusterView {
     /// A topic, internal ones included.
     pub fn any_topic(&self, topic: TopicId) -> Option<&TopicView> {
         self.topics.get(&topic).or_else(|| self.internal.values().find(|internal| internal.id == topic))
+    }
+
+    /// Leader and epoch of a partition.
+    pub fn leadership(&self, partition: TopicPartition) -> Option<(Option<NodeId>, LeaderEpoch)> {
+        self.any_topic(partition.topic)?.partitions.get(usize::from(partition.partition)).copied()
+    }
+
+    /// Whether this node leads a partition.
+    pub fn leads(&self, partition: TopicPartition) -> bool {
+        self.node.is_some() && self.leader(partition) == self.node
     }
 
     /// Whether this node holds a copy of a partition.

@@ -6,6 +6,7 @@ use crate::error::ClientError;
 use crate::metadata::{all_metadata, info_1_0, parse, topics_1_0, unexpected};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{NodeId, TopicId};
+use lance_messages::wire::cluster::ClusterCommand;
 use lance_messages::wire::json::ClusterStatusBody;
 use lance_messages::wire::topics::{
     AlterTopic, CreateTopicWithConfig, NodeMetadata, TopicConfigured, TopicMetadata, TopicMode,
@@ -27,6 +28,8 @@ pub struct TopicChange {
     pub max_age_secs: Option<u64>,
     /// Bytes of a partition that are kept; 0 = unlimited.
     pub max_bytes: Option<u64>,
+    /// When producers are acked.
+    pub mode: Option<TopicMode>,
 }
 
 /// Nodes of the cluster.
@@ -41,7 +44,7 @@ pub struct Nodes {
 /// Manages topics.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    client: Client,
+    pub(crate) client: Client,
 }
 
 impl Admin {
@@ -88,7 +91,10 @@ impl Admin {
             return Err(unsupported(&connection, "altering topics"));
         }
         self.client.forget_topic(name);
-        let TopicChange { partitions, max_age_secs, max_bytes } = change;
+        let TopicChange { partitions, max_age_secs, max_bytes, mode } = change;
+        if let Some(mode) = mode {
+            self.order(ClusterCommand::SetTopicMode { topic, mode }).await?;
+        }
         let request = Request::AlterTopic(AlterTopic { topic, partitions, max_age_secs, max_bytes });
         match connection.request(request, "alter topic").await? {
             Response::AlterTopic(altered) => Ok(altered),
@@ -163,7 +169,7 @@ async fn create_1_0(connection: &Connection, topic: NewTopic) -> Result<TopicCon
     }
 }
 
-fn unsupported(connection: &Connection, feature: &'static str) -> ClientError {
+pub(crate) fn unsupported(connection: &Connection, feature: &'static str) -> ClientError {
     ClientError::Unsupported { address: connection.address().to_owned(), feature }
 }
 

@@ -3,6 +3,7 @@
 pub mod address;
 pub mod admin;
 pub mod client;
+mod cluster;
 pub mod connection;
 pub mod consumer;
 pub mod error;

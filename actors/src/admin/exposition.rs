@@ -1,5 +1,6 @@
 //! The node's figures as OpenMetrics text: names begin with `lance_`, units are seconds and bytes.
 
+use super::cluster_figures::ClusterFigures;
 use crate::metrics::{LATENCY_BOUNDS, LatencyHistogram, Metrics};
 use crate::supervision::{ActorKind, Vitals};
 use prometheus_client::collector::Collector;
@@ -26,6 +27,8 @@ pub struct Scrape {
     pub backend: String,
     /// Whether the node serves.
     pub is_ready: bool,
+    /// Of the cluster, as this node knows it.
+    pub cluster: ClusterFigures,
 }
 
 /// The text of a scrape.
@@ -44,6 +47,7 @@ impl Collector for Scrape {
         self.histograms(&mut encoder)?;
         self.counters(&mut encoder)?;
         self.gauges(&mut encoder)?;
+        self.cluster.encode(&mut encoder)?;
         self.actors(&mut encoder)?;
         let backend = [("backend", self.backend.as_str())];
         let mut family =
@@ -229,6 +233,7 @@ fn gauge(value: u64) -> ConstGauge<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lance_messages::id::NodeId;
     use std::time::Duration;
 
     fn rendered() -> String {
@@ -242,7 +247,8 @@ mod tests {
         ingestion.message_sent();
         let connections = (1..=3).map(|n| Vitals::new(format!("connection-{n}"), ActorKind::Connection, 100));
         let vitals = [ingestion].into_iter().chain(connections).collect();
-        render(Scrape { metrics, vitals, backend: "io_uring".to_owned(), is_ready: true }).unwrap()
+        let cluster = ClusterFigures { lag_bytes: [(NodeId(2), 17)].into(), ..ClusterFigures::default() };
+        render(Scrape { metrics, vitals, backend: "io_uring".to_owned(), is_ready: true, cluster }).unwrap()
     }
 
     #[test]
@@ -255,6 +261,9 @@ mod tests {
             "lance_actor_mailbox_capacity{actor=\"connections\",kind=\"connection\"} 300",
             "lance_actor_restarts_total{actor=\"connections\",kind=\"connection\"} 2",
             "lance_produced_bytes_total 1024",
+            "lance_replication_lag_bytes{follower=\"2\"} 17",
+            "lance_partition_leaders 0",
+            "lance_leader_changes_total 0",
             "lance_sync_latency_seconds_bucket{le=\"0.0001\"} 1",
             "lance_sync_latency_seconds_bucket{le=\"5.0\"} 1",
             "lance_sync_latency_seconds_bucket{le=\"+Inf\"} 2",

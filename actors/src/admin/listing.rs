@@ -2,7 +2,7 @@
 
 use super::health::Health;
 use crate::ingestion::maintenance::PartitionStatus;
-use crate::view::{ClusterView, TopicView};
+use crate::view::{ClusterView, PartitionMembers, TopicView};
 use hashbrown::HashMap;
 use lance_cluster::metadata::topic::ReplicationMode;
 use lance_messages::id::{NodeId, TopicPartition};
@@ -32,7 +32,7 @@ pub struct NodeListing {
     pub id: NodeId,
     /// Where clients reach it.
     pub address: String,
-    /// Of the answering node `starting`, `recovering`, `serving` or `draining`, of others `unknown`.
+    /// Of the answering node `starting`, `recovering`, `serving` or `draining`, of others `serving`, `draining` or `down`.
     pub state: &'static str,
     /// Whether it leads the metadata.
     pub metadata_leader: bool,
@@ -104,6 +104,10 @@ pub struct TopicPartitionListing {
     pub leader: Option<NodeId>,
     /// In which epoch.
     pub epoch: u32,
+    /// Who holds a copy.
+    pub replicas: Vec<NodeId>,
+    /// Whose acks count.
+    pub in_quorum: Vec<NodeId>,
 }
 
 impl ClusterListing {
@@ -111,7 +115,15 @@ impl ClusterListing {
     pub fn new(view: &ClusterView, health: &Health, statuses: Vec<PartitionStatus>) -> Self {
         let mut statuses: HashMap<TopicPartition, PartitionStatus> =
             statuses.into_iter().map(|status| (status.partition, status)).collect();
-        let state = |id: NodeId| if view.node == Some(id) { health.state() } else { "unknown" };
+        let state = |id: NodeId| match (view.node == Some(id), view.draining.contains(&id)) {
+            (true, draining) => match health.state() {
+                "serving" if draining => "draining",
+                state => state,
+            },
+            (false, _) if !view.is_alive(id) => "down",
+            (false, true) => "draining",
+            (false, false) => "serving",
+        };
         let nodes = view.nodes.iter().map(|(id, address)| NodeListing {
             id: *id,
             address: address.clone(),
@@ -122,7 +134,7 @@ impl ClusterListing {
         let partitions = topics.iter().flat_map(|topic| numbered(topic).map(move |number| (*topic, number)));
         let partitions = partitions.map(|(topic, (number, leader, epoch))| {
             let status = statuses.remove(&TopicPartition::new(topic.id, number));
-            PartitionListing::new(topic, number, (leader, epoch), view.node, status)
+            PartitionListing::new(topic, number, (leader, epoch), status)
         });
         Self {
             node: view.node,
@@ -140,19 +152,17 @@ impl PartitionListing {
         topic: &TopicView,
         partition: u16,
         (leader, epoch): (Option<NodeId>, u32),
-        holder: Option<NodeId>,
         status: Option<PartitionStatus>,
     ) -> Self {
-        // A single node holds everything.
-        let replicas: Vec<NodeId> = holder.into_iter().collect();
+        let PartitionMembers { replicas, in_quorum } = members(topic, partition);
         let open = status.as_ref().filter(|status| status.state != "opening");
         Self {
             topic: topic.name.clone(),
             partition,
             leader,
             epoch,
-            in_quorum: replicas.clone(),
             replicas,
+            in_quorum,
             log_start: open.map(|status| status.log_start),
             high_watermark: open.map(|status| status.high_watermark),
             log_end: open.map(|status| status.log_end),
@@ -171,8 +181,10 @@ impl TopicsListing {
 
 impl TopicListing {
     fn new(topic: &TopicView) -> Self {
-        let partitions =
-            numbered(topic).map(|(partition, leader, epoch)| TopicPartitionListing { partition, leader, epoch });
+        let partitions = numbered(topic).map(|(partition, leader, epoch)| {
+            let PartitionMembers { replicas, in_quorum } = members(topic, partition);
+            TopicPartitionListing { partition, leader, epoch, replicas, in_quorum }
+        });
         Self {
             id: topic.id.0,
             name: topic.name.clone(),
@@ -188,6 +200,10 @@ impl TopicListing {
             partitions: partitions.collect(),
         }
     }
+}
+
+fn members(topic: &TopicView, partition: u16) -> PartitionMembers {
+    topic.members.get(usize::from(partition)).cloned().unwrap_or_default()
 }
 
 /// Number, leader and epoch of each partition.

@@ -1,6 +1,7 @@
 //! The admin HTTP interface: health, metrics, what the node holds, and levers for operators and tests.
 
 pub mod actor;
+pub mod cluster_figures;
 pub mod error;
 pub mod exposition;
 pub mod groups;

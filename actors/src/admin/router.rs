@@ -1,10 +1,11 @@
 //! What is served under which path.
 
 use super::actor::AdminSetup;
+use super::cluster_figures::ClusterFigures;
 use super::error::ApiError;
 use super::exposition::{CONTENT_TYPE, Scrape, render};
 use super::listing::{ClusterListing, TopicsListing};
-use crate::ingestion::maintenance::{DescribePartitions, PartitionStatus};
+use crate::ingestion::maintenance::describe_partitions;
 use crate::supervision::node_supervisor::{ActorNode, DescribeTree, ListVitals, PanicActor};
 use crate::supervision::{ActorKind, ActorState, Vitals};
 use axum::body::Bytes;
@@ -14,7 +15,6 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
-use futures_util::future::join_all;
 use lance_storage::disk::FaultCommand;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -25,8 +25,6 @@ use tokio::sync::mpsc::error::TrySendError;
 
 /// How long a part of the node may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a shard may take before a listing goes on without it.
-const SHARD_PATIENCE: Duration = Duration::from_secs(2);
 /// Largest request body.
 const BODY_BYTES: usize = 64 * 1024;
 
@@ -129,16 +127,16 @@ async fn metrics(State(setup): Admin) -> Result<impl IntoResponse, ApiError> {
     let vitals = ask("the root supervisor", setup.supervisor.send(ListVitals)).await?.0;
     let is_ready = not_ready(&setup, &vitals).is_none();
     let metrics = Arc::clone(&setup.metrics);
-    let scrape = Scrape { metrics, vitals, backend: setup.backend.clone(), is_ready };
+    let statuses = describe_partitions(&setup.shards).await;
+    let cluster = ClusterFigures::new(&setup.view.load(), &statuses);
+    let scrape = Scrape { metrics, vitals, backend: setup.backend.clone(), is_ready, cluster };
     let text = render(scrape).map_err(|error| ApiError::internal(format!("the figures cannot be written: {error}")))?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text))
 }
 
 async fn cluster(State(setup): Admin) -> Json<ClusterListing> {
-    let asked = setup.shards.iter().map(|shard| tokio::time::timeout(SHARD_PATIENCE, shard.send(DescribePartitions)));
     // A shard that is recovering leaves its partitions without numbers.
-    let answers = join_all(asked.collect::<Vec<_>>()).await;
-    let statuses: Vec<PartitionStatus> = answers.into_iter().filter_map(|answer| answer.ok()?.ok()).flatten().collect();
+    let statuses = describe_partitions(&setup.shards).await;
     Json(ClusterListing::new(&setup.view.load(), &setup.health, statuses))
 }
 

@@ -23,11 +23,11 @@ use hashbrown::HashMap;
 use lance_cluster::metadata::MetadataRefusal;
 use lance_messages::batch::BatchFlags;
 use lance_messages::error_code::ErrorCode;
-use lance_messages::id::{ConnectionId, TopicPartition};
+use lance_messages::id::{ConnectionId, LeaderEpoch, TopicPartition};
 use lance_messages::mail::connection::{Answer, FetchedData, Replies, ShardRestarted};
 use lance_messages::mail::group::{CommitOffset, CommittedOffset};
 use lance_messages::mail::ingestion::{Fetch, Produce, ProduceRequest};
-use lance_messages::wire::topics::CreateTopicWithConfig;
+use lance_messages::wire::topics::{CreateTopicWithConfig, TopicMode};
 use lance_storage::disk::Disk;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -91,7 +91,12 @@ pub struct GroupActor {
     held_asks: Vec<Asking>,
     /// Counts what was read of the log: answers to any but the last are late.
     loads: u64,
+    /// The leader epoch of the log that was read last.
+    epoch: Option<LeaderEpoch>,
 }
+
+/// Copies of the log of committed offsets, where there are as many nodes.
+const MAX_COPIES: u8 = 3;
 
 impl GroupActor {
     /// A group actor.
@@ -107,6 +112,7 @@ impl GroupActor {
             held_commits: Vec::new(),
             held_asks: Vec::new(),
             loads: 0,
+            epoch: None,
         }
     }
 
@@ -139,6 +145,22 @@ impl GroupActor {
         actix_rt::spawn(async move {
             let _ = shard.send(fetch).await;
         });
+    }
+
+    /// Whether this node keeps offsets at the moment; what others wrote while they did is read first.
+    fn keeps_offsets(&mut self) -> bool {
+        let Some(partition) = self.partition else { return true };
+        let view = self.setup.view.load_full();
+        let Some((leader, epoch)) = view.leadership(partition) else { return true };
+        if leader != view.node {
+            return false;
+        }
+        if self.epoch.replace(epoch).is_some_and(|before| before != epoch)
+            && matches!(self.stage, Stage::Ready | Stage::Loading(_))
+        {
+            self.load_anew();
+        }
+        true
     }
 
     fn load_anew(&mut self) {
@@ -268,11 +290,12 @@ impl GroupActor {
 
     fn create_topic(&mut self, ctx: &mut Context<Self>) {
         self.stage = Stage::Creating;
+        let nodes = u8::try_from(self.setup.view.load().nodes.len()).unwrap_or(MAX_COPIES);
         let create = CreateTopicWithConfig {
             name: GROUPS_TOPIC.to_owned(),
             partitions: Some(1),
-            replication_factor: None,
-            mode: None,
+            replication_factor: Some(nodes.clamp(1, MAX_COPIES)),
+            mode: Some(TopicMode::L2),
             max_age_secs: Some(0),
             max_bytes: Some(0),
         };
@@ -350,6 +373,9 @@ impl Handler<CommitOffset> for GroupActor {
             self.find_topic();
             if self.partition.is_some() { self.load(0) } else { self.create_topic(ctx) }
         }
+        if !self.keeps_offsets() {
+            return Box::pin(async { Err(ErrorCode::NotLeader) });
+        }
         if self.stage == Stage::Ready && !self.compaction.holds_commits() {
             self.commit(message, sender, ctx);
         } else {
@@ -370,6 +396,9 @@ impl Handler<CommittedOffset> for GroupActor {
             if self.partition.is_some() {
                 self.load(0);
             }
+        }
+        if !self.keeps_offsets() {
+            return Box::pin(async { Err(ErrorCode::NotLeader) });
         }
         match self.stage {
             Stage::Ready | Stage::Empty => self.answer(message, sender),

@@ -24,7 +24,7 @@ use lance_messages::mail::connection::{Replies, Reply, ShardRestarted};
 use lance_messages::mail::peer::{SendToFollower, SendToLeader};
 use lance_messages::mail::poller::{Drain, Submit};
 use lance_messages::mail::replication::{EpochsWanted, LeadershipChanged, PartitionsGone};
-use lance_messages::peer::{AppendResponse, ReplicaRequest, TruncateTo};
+use lance_messages::peer::{AppendResponse, PeerIdentity, ReplicaRequest, TruncateTo};
 use lance_storage::checkpoint::FlushedFile;
 use lance_storage::disk::{Arena, DiskOp, SlotPool};
 use lance_storage::reader::Reader;
@@ -123,6 +123,8 @@ pub struct IngestionActor {
     outgoing: HashMap<ConnectionId, Vec<Reply<SegmentRead>>>,
     /// Data links, by node.
     pub(super) links: HashMap<NodeId, Recipient<SendToFollower>>,
+    /// Nodes whose data link stands.
+    pub(super) peers: HashMap<NodeId, PeerIdentity>,
     to_followers: HashMap<NodeId, Vec<ReplicaRequest>>,
     pub(super) replica_readers: Vec<Reader>,
     /// Counts the cuts of logs.
@@ -162,6 +164,7 @@ impl IngestionActor {
             effects: Vec::new(),
             outgoing: HashMap::new(),
             links: HashMap::new(),
+            peers: HashMap::new(),
             to_followers: HashMap::new(),
             replica_readers: Vec::new(),
             cuts: 0,
@@ -459,6 +462,10 @@ impl Shell for IngestionActor {
         core.share_copies(self.setup.copies.clone());
         self.assigned.iter().for_each(|partition| core.on_assigned(*partition));
         self.core = Some(core);
+        let peers: Vec<(NodeId, PeerIdentity)> = self.peers.iter().map(|(node, peer)| (*node, *peer)).collect();
+        self.with_core(ctx, |core, now, effects| {
+            peers.into_iter().for_each(|(node, peer)| core.on_link_changed(node, Some(peer), now, effects));
+        });
         if self.lives > 1 {
             self.life.vitals.set_state(ActorState::Recovering);
             self.tell_connections();

@@ -2,12 +2,16 @@
 
 use super::actor::IngestionActor;
 use super::partition::{Leadership, Partition};
+use crate::mailbox::Mailbox;
 use actix::prelude::*;
+use futures_util::future::join_all;
+use lance_messages::id::NodeId;
 use lance_messages::id::TopicPartition;
 use lance_storage::disk::DiskError;
 use lance_storage::retention::SegmentFacts;
 use lance_storage::segment::{self, Segment};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Asks for the status of every partition of the shard.
 #[derive(Clone, Copy, Debug, Message)]
@@ -31,6 +35,27 @@ pub struct PartitionStatus {
     pub durable_end: u64,
     /// Where the next batch goes.
     pub log_end: u64,
+    /// The followers of a partition that is led here.
+    pub followers: Vec<FollowerStatus>,
+}
+
+/// How far one follower is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowerStatus {
+    /// Its node.
+    pub node: NodeId,
+    /// Log position below which it has synced everything; `None` until it has said so.
+    pub acked: Option<u64>,
+}
+
+/// How long a shard may take before a listing goes on without it.
+const SHARD_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How the partitions of these shards stand; those of a shard that is recovering are left out.
+pub async fn describe_partitions(shards: &[Mailbox<IngestionActor>]) -> Vec<PartitionStatus> {
+    let asked = shards.iter().map(|shard| tokio::time::timeout(SHARD_PATIENCE, shard.send(DescribePartitions)));
+    let answers = join_all(asked.collect::<Vec<_>>()).await;
+    answers.into_iter().filter_map(|answer| answer.ok()?.ok()).flatten().collect()
 }
 
 /// Asks what retention has to know of these partitions.
@@ -110,6 +135,8 @@ impl PartitionStatus {
             Leadership::Following { .. } => ("following", None),
         };
         let log = partition.log.as_ref();
+        let followers = partition.leader.iter().flat_map(|leader| &leader.followers);
+        let followers = followers.map(|follower| FollowerStatus { node: follower.node, acked: follower.flow.acked() });
         Self {
             partition: partition.id,
             state,
@@ -118,6 +145,7 @@ impl PartitionStatus {
             high_watermark: log.map_or(0, |log| log.high_watermark().position),
             durable_end: log.map_or(0, lance_storage::log::Log::durable_end),
             log_end: log.map_or(0, lance_storage::log::Log::log_end),
+            followers: followers.collect(),
         }
     }
 }

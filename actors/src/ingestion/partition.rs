@@ -67,6 +67,8 @@ pub struct Partition {
     pub held_since: Duration,
     /// An operation of the log is with the poller.
     pub in_flight: bool,
+    /// When that operation was handed out, as time since the process started.
+    pub submitted_at: Duration,
     /// Already in the list of partitions to flush.
     pub queued: bool,
     /// The last write found no space: appends are refused until one succeeds.
@@ -101,6 +103,7 @@ impl Partition {
             held: VecDeque::new(),
             held_since: Duration::ZERO,
             in_flight: false,
+            submitted_at: Duration::ZERO,
             queued: false,
             no_space: false,
             no_space_since: None,

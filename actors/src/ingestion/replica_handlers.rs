@@ -87,6 +87,8 @@ pub struct ReplicaReport {
     pub counted: Vec<Counted>,
     /// Followers that could count again.
     pub candidates: Vec<Candidate>,
+    /// 99th percentile of this shard's own syncs in the window, µs.
+    pub sync_p99_micros: Option<u32>,
 }
 
 /// The data links to other nodes.
@@ -284,6 +286,7 @@ impl Handler<ReportReplicas> for IngestionActor {
             if message.window_ends {
                 report.windows = core.take_windows(now);
                 report.counted = core.counted();
+                report.sync_p99_micros = core.end_sync_window();
                 core.measure_followers();
             }
         });
@@ -339,6 +342,10 @@ impl Handler<LinkChanged> for IngestionActor {
     fn handle(&mut self, message: LinkChanged, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
         if message.kind == LinkKind::Data {
+            match message.peer {
+                Some(peer) => self.peers.insert(message.node, peer),
+                None => self.peers.remove(&message.node),
+            };
             self.with_core(ctx, |core, now, effects| {
                 core.on_link_changed(message.node, message.peer, now, effects);
             });

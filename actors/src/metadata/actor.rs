@@ -1,6 +1,6 @@
 //! `MetadataActor`: the shell of the metadata core, on a thread of its own that may wait for the disk.
 
-use super::calls::{TopicLimits, command_for, returning_producer};
+use super::calls::TopicLimits;
 use super::remote::Forwarded;
 use super::roles::{role_of, roles_led};
 use super::store::{MetadataStore, StoreError};
@@ -138,7 +138,7 @@ pub struct MetadataActor {
     replication: Option<Mailbox<ReplicationActor>>,
     pub(super) shards: Vec<Mailbox<IngestionActor>>,
     pub(super) links: HashMap<NodeId, Mailbox<PeerLinkActor>>,
-    waiting: HashMap<u64, oneshot::Sender<Answered>>,
+    pub(super) waiting: HashMap<u64, oneshot::Sender<Answered>>,
     pub(super) answered: Vec<(u64, Answered)>,
     next_request: u64,
     pub(super) registering: Option<u64>,
@@ -150,6 +150,8 @@ pub struct MetadataActor {
     /// Proposals made for other nodes: whose, and their number there.
     pub(super) remote: HashMap<u64, (NodeId, u64)>,
     pub(super) alive: Vec<(NodeId, bool)>,
+    /// Leaders chosen since this start, of all partitions.
+    leader_changes: u64,
     pub(super) state_changed: bool,
 }
 
@@ -172,6 +174,7 @@ impl MetadataActor {
             forwarded: Vec::new(),
             remote: HashMap::new(),
             alive: Vec::new(),
+            leader_changes: 0,
             state_changed: false,
         }
     }
@@ -317,6 +320,7 @@ impl MetadataActor {
         let (state, setup) = (running.core.state(), &self.setup);
         let (mut chosen, mut changed) = (Vec::new(), Vec::new());
         for event in events {
+            self.leader_changes += u64::from(matches!(event, MetadataEvent::LeaderChosen { .. }));
             match *event {
                 MetadataEvent::LeaderChosen { partition, epoch, leader, incarnation, boot_number, .. } => {
                     let own = (setup.node, setup.incarnation, setup.boot_number);
@@ -395,6 +399,7 @@ impl MetadataActor {
         }
         let mut view = ClusterView::new(core.state(), self.setup.node, core.leader_node(), core.raft().term());
         view.alive = self.alive.iter().copied().collect();
+        view.leader_changes = self.leader_changes;
         let shards = self.shards.len() as u16;
         let mut assignments = vec![Vec::new(); self.shards.len()];
         for partition in view.partitions().filter(|partition| view.holds(*partition)) {
@@ -488,65 +493,6 @@ impl Handler<ServeMetadata> for MetadataActor {
             actor.begin(ctx);
             Ok(())
         });
-    }
-}
-
-impl Handler<Call> for MetadataActor {
-    type Result = ResponseFuture<Answered>;
-
-    fn handle(&mut self, message: Call, ctx: &mut Self::Context) -> Self::Result {
-        self.life.vitals.message_taken();
-        if let MetadataCall::InitProducer(Some(known)) = &message.0
-            && let Some(running) = self.running.as_ref()
-            && let Some(answer) = returning_producer(running.core.state(), *known)
-        {
-            return Box::pin(async move { answer });
-        }
-        if let Err(failure) = self.setup.topic_limits.check(&message.0, &self.setup.view.load()) {
-            return Box::pin(async move { Err(failure) });
-        }
-        let now_secs = self.setup.clock.now().wall_ns / 1_000_000_000;
-        let request = self.new_request();
-        let command = match command_for(message.0, &self.setup.view.load(), &self.setup.topic_defaults, now_secs) {
-            Ok(command) => command,
-            Err(answer) => return Box::pin(async move { answer }),
-        };
-        self.propose(request, &command, ctx)
-    }
-}
-
-impl Handler<ProposeChange> for MetadataActor {
-    type Result = ResponseFuture<Answered>;
-
-    fn handle(&mut self, message: ProposeChange, ctx: &mut Self::Context) -> Self::Result {
-        self.life.vitals.message_taken();
-        let request = self.new_request();
-        self.propose(request, &message.0, ctx)
-    }
-}
-
-impl MetadataActor {
-    /// Proposes here, or has the metadata leader do it.
-    fn propose(
-        &mut self,
-        request: u64,
-        command: &MetadataCommand,
-        ctx: &mut Context<Self>,
-    ) -> ResponseFuture<Answered> {
-        let unknown = || CallFailure::Failed(ErrorCode::OutcomeUnknown, ErrorCode::OutcomeUnknown.text().to_owned());
-        let (sender, receiver) = oneshot::channel();
-        self.waiting.insert(request, sender);
-        if self.running.as_ref().is_some_and(|running| !running.core.is_leading()) {
-            self.forward_call(request, command);
-            return Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(unknown())) });
-        }
-        let mut refused = false;
-        self.with_core(ctx, |core, effects| core.on_propose(request, command, effects).inspect_err(|_| refused = true));
-        if refused {
-            // No answer follows: the caller hears that nothing is known.
-            self.waiting.remove(&request);
-        }
-        Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(unknown())) })
     }
 }
 

@@ -91,6 +91,10 @@ pub fn command_for(
             max_age_secs: alter.max_age_secs,
             max_bytes: alter.max_bytes,
         }),
+        MetadataCall::Cluster(order, _) => {
+            let text = format!("this order is not decided here: {order:?}");
+            Err(Err(CallFailure::Failed(ErrorCode::Unsupported, text)))
+        }
         MetadataCall::InitProducer(existing) => Ok(MetadataCommand::InitProducer {
             existing: existing.map(|producer| (producer.id, producer.epoch)),
             now_secs,

@@ -2,6 +2,8 @@
 
 pub mod actor;
 pub mod calls;
+pub mod orders;
+mod proposing;
 mod remote;
 pub mod roles;
 pub mod store;

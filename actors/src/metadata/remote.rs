@@ -271,7 +271,7 @@ impl MetadataActor {
         let leads = running.core.is_leading();
         self.setup.leads_metadata.store(leads, Ordering::Relaxed);
         let alive: Vec<(NodeId, bool)> =
-            running.core.state().nodes().map(|(node, _)| (node, running.core.controller().is_alive(node))).collect();
+            running.core.state().nodes().map(|(node, _)| (node, running.core.is_alive(node))).collect();
         if alive != self.alive {
             self.alive = alive;
             self.state_changed = true;

@@ -261,9 +261,12 @@ impl ReplicationCore {
             return;
         };
         replica.damage_count += 1;
-        (replica.is_open, replica.settled, replica.chosen) = (false, false, None);
+        (replica.is_open, replica.settled) = (false, false);
+        let led = replica.chosen.take();
+        replica.requested = led.or(replica.requested);
         effects.push(ReplicationEffect::PersistPromises);
         effects.push(ReplicationEffect::Refill(partition, good_end));
+        push_some(effects, led.map(|epoch| (partition, epoch)).into_iter().collect(), ReplicationEffect::RequestEpochs);
     }
 }
 
@@ -389,7 +392,8 @@ mod tests {
     fn a_damaged_replica_begins_a_new_life_before_its_log_is_cut() {
         let (mut core, mut effects) = (leading(), Vec::new());
         core.on_damaged(PARTITION, 300, &mut effects);
-        assert_eq!(effects, [ReplicationEffect::PersistPromises, ReplicationEffect::Refill(PARTITION, 300)]);
+        let asks = ReplicationEffect::RequestEpochs(vec![(PARTITION, LeaderEpoch(1))]);
+        assert_eq!(effects, [ReplicationEffect::PersistPromises, ReplicationEffect::Refill(PARTITION, 300), asks]);
         assert_eq!(core.promises().next().map(|record| record.damage_count), Some(1));
         effects.clear();
         core.on_epochs_wanted(&[(PARTITION, 1, 300)], &mut effects);

@@ -37,6 +37,7 @@ impl ReplicationActor {
                 all.windows.extend(report.windows);
                 all.counted.extend(report.counted);
                 all.candidates.extend(report.candidates);
+                all.sync_p99_micros = all.sync_p99_micros.max(report.sync_p99_micros);
             }
             actor.admit(&all.candidates, ctx);
             if window_ends {
@@ -56,7 +57,8 @@ impl ReplicationActor {
     fn judge(&mut self, mut report: ReplicaReport, ctx: &mut Context<Self>) {
         let mut verdicts = Vec::new();
         let now_ms = self.now_ms();
-        self.eviction.on_window(&joined(std::mem::take(&mut report.windows)), None, now_ms, &mut verdicts);
+        let windows = joined(std::mem::take(&mut report.windows));
+        self.eviction.on_window(&windows, report.sync_p99_micros, now_ms, &mut verdicts);
         for verdict in verdicts {
             match verdict {
                 Verdict::Demote { node, figures } => {

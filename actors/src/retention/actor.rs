@@ -208,7 +208,10 @@ impl RetentionActor {
         if std::mem::replace(&mut self.passing, true) {
             return;
         }
-        let limited = limited_partitions(&self.setup.view.load());
+        let view = self.setup.view.load();
+        let mut limited = limited_partitions(&view);
+        // Followers drop what their leader has dropped.
+        limited.retain(|(partition, _)| view.leads(*partition));
         let pass = Pass {
             shards: self.setup.shards.clone(),
             metrics: Arc::clone(&self.setup.metrics),

@@ -8,6 +8,7 @@ use crate::ingestion::maintenance::ListClosedSegments;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::network::session::shard_of;
+use crate::replication::actor::{ReplicaNews, ReplicationActor};
 use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell};
 use crate::supervision::{ActorState, Escalated, RestartPolicy, Vitals};
@@ -16,7 +17,7 @@ use actix::prelude::*;
 use arc_swap::ArcSwap;
 use lance_messages::id::TopicPartition;
 use lance_storage::disk::{Disk, DiskError};
-use lance_storage::scrub::{ScrubReport, SegmentScrub};
+use lance_storage::scrub::{Damage, ScrubReport, SegmentScrub};
 use lance_storage::segment::Segment;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub struct ScrubSetup {
     pub view: Arc<ArcSwap<ClusterView>>,
     /// Where figures go.
     pub metrics: Arc<Metrics>,
+    /// Who is told of damaged replicas.
+    pub replication: Mailbox<ReplicationActor>,
     /// The disk.
     pub disk: Arc<dyn Disk>,
     /// Time in which everything is read once; zero switches the scrubber off.
@@ -142,7 +145,22 @@ impl ScrubActor {
         });
     }
 
+    /// Damage with copies elsewhere ends this life of the replica: it is cut back and refilled.
+    fn report_damage(&self, damage: &Damage) {
+        if self.setup.view.load().copies(damage.partition) > 1 {
+            let news = ReplicaNews::Damaged(damage.partition, damage.positions.start);
+            let sent = self.setup.replication.send(news);
+            actix_rt::spawn(async move {
+                let _ = sent.await;
+            });
+        }
+    }
+
     fn on_report(&self, report: &ScrubReport) {
+        // The lowest damage of a segment is where its good bytes end.
+        if let Some(first) = report.damages.iter().min_by_key(|damage| damage.positions.start) {
+            self.report_damage(first);
+        }
         self.setup.metrics.scrubbed_bytes.add(report.bytes);
         self.setup.metrics.damaged_batches.add(report.damages.len() as u64);
         for damage in &report.damages {

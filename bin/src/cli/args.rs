@@ -1,11 +1,12 @@
 //! The arguments of `lnc`.
 
+use super::cluster_args::ClusterCommands;
 use super::log::LogCommand;
 use super::topic_args::TopicCommand;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
-/// Produce, consume and manage topics of a LANCE server.
+/// Produce, consume and manage topics and clusters of LANCE servers.
 #[derive(Debug, Parser)]
 #[command(name = "lnc", version, arg_required_else_help = true, after_help = EXAMPLES)]
 pub struct Cli {
@@ -71,6 +72,9 @@ pub enum Command {
     /// Create, list, describe, alter and delete topics.
     #[command(subcommand)]
     Topic(TopicCommand),
+    /// Show and steer the cluster.
+    #[command(subcommand)]
+    Cluster(ClusterCommands),
     /// Look into log files.
     #[command(subcommand)]
     Log(LogCommand),

@@ -1,6 +1,8 @@
 //! The client program `lnc`: one module a command.
 
 pub mod args;
+pub mod cluster;
+pub mod cluster_args;
 pub mod consume;
 pub mod failure;
 pub mod format;
@@ -47,6 +49,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             Command::Produce(args) => produce::run(args, &cli.common).await,
             Command::Consume(args) => consume::run(args, &cli.common).await,
             Command::Topic(command) => topic::run(command, &cli.common).await,
+            Command::Cluster(command) => cluster::run(command, &cli.common).await,
             Command::Log(_) | Command::Completions { .. } => Ok(()),
         }
     })

@@ -116,15 +116,22 @@ async fn describe(admin: &Admin, name: &str, out: &mut Out, json: bool) -> Resul
 
 async fn alter(admin: &Admin, args: &AlterArgs, out: &mut Out, json: bool) -> Result<(), Failure> {
     let name = &args.name;
-    let change =
-        TopicChange { partitions: args.partitions, max_age_secs: args.retention_age, max_bytes: args.retention_bytes };
+    let change = TopicChange {
+        partitions: args.partitions,
+        max_age_secs: args.retention_age,
+        max_bytes: args.retention_bytes,
+        mode: args.mode.map(Into::into),
+    };
     if change == TopicChange::default() {
-        return Err(Failure::usage("nothing to change: give --partitions, --retention-age or --retention-bytes"));
+        return Err(Failure::usage(
+            "nothing to change: give --partitions, --mode, --retention-age or --retention-bytes",
+        ));
     }
     let altered = admin.alter_topic(name, change).await;
     let altered = altered.map_err(|error| Failure::of(format!("cannot alter topic '{name}'"), &error))?;
-    let value = || json!({ "topic": name, "id": altered.topic.0, "partitions": altered.partitions, "altered": true });
-    say(out, json, value, &format!("altered topic {name}: {}", partitions(altered.partitions.into())))
+    let value = || json!({ "topic": name, "id": altered.topic.0, "partitions": altered.partitions, "mode": altered.mode.name(), "altered": true });
+    let text = format!("altered topic {name}: {}, {}", partitions(altered.partitions.into()), altered.mode.name());
+    say(out, json, value, &text)
 }
 
 async fn set_retention(admin: &Admin, args: &RetentionArgs, out: &mut Out, json: bool) -> Result<(), Failure> {

@@ -21,8 +21,10 @@ pub enum TopicCommand {
         /// Name of the topic.
         name: String,
     },
-    /// Add partitions to a topic, or change what it keeps.
-    #[command(after_help = "Example:\n  lnc topic alter events --partitions 8 --retention-age 30d")]
+    /// Add partitions to a topic, change its mode or what it keeps.
+    #[command(
+        after_help = "Examples:\n  lnc topic alter events --partitions 8 --retention-age 30d\n  lnc topic alter events --mode L2"
+    )]
     Alter(AlterArgs),
     /// Set both limits of what a topic keeps; one left out becomes unlimited.
     #[command(after_help = "Example:\n  lnc topic set-retention events --retention-age 7d --retention-bytes 10GiB")]
@@ -68,6 +70,9 @@ pub struct AlterArgs {
     /// Partitions, more than it has.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub partitions: Option<u16>,
+    /// Replication: L1 or L2.
+    #[arg(long, value_enum)]
+    pub mode: Option<Mode>,
     /// Age after which records may go, such as 7d; unlimited.
     #[arg(long, value_name = "AGE", value_parser = parse_age_secs)]
     pub retention_age: Option<u64>,

@@ -25,6 +25,7 @@ pub fn wanted_features() -> Features {
         | Features::LOOKUP
         | Features::METADATA
         | Features::COMPRESSED_INGEST
+        | Features::CLUSTER
 }
 
 /// A socket ready for requests.

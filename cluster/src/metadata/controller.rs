@@ -279,6 +279,11 @@ impl Controller {
         self.liveness.is_alive(node)
     }
 
+    /// Whether a node was heard within the failure time-out, on any node: for those who only look.
+    pub fn is_heard(&self, state: &MetadataState, node: NodeId, now_ms: u64) -> bool {
+        !self.liveness.silent(state, node, now_ms, self.options.failure_timeout_ms)
+    }
+
     /// How many planned moves are under way.
     pub fn move_count(&self) -> usize {
         self.moves.active_count()

@@ -329,6 +329,14 @@ impl MetadataCore {
         &self.controller
     }
 
+    /// Whether `node` was heard of lately, as far as this node can tell.
+    pub fn is_alive(&self, node: NodeId) -> bool {
+        match self.raft.is_leading() {
+            true => self.controller.is_alive(node),
+            false => self.controller.is_heard(&self.state, node, self.now_ms),
+        }
+    }
+
     /// Whether this node leads and knows everything committed.
     pub fn is_leading(&self) -> bool {
         self.raft.is_leading()

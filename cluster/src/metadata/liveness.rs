@@ -86,7 +86,8 @@ impl Liveness {
         !self.dead.contains(&node)
     }
 
-    fn silent(&self, state: &MetadataState, node: NodeId, now_ms: u64, timeout_ms: u64) -> bool {
+    /// Whether the node was not heard for `timeout_ms`, in its registered boot.
+    pub(super) fn silent(&self, state: &MetadataState, node: NodeId, now_ms: u64, timeout_ms: u64) -> bool {
         let registered = state.node(node).map(|known| (known.incarnation, known.boot_number));
         let heard = self.heard.get(&node).filter(|heard| Some((heard.incarnation, heard.boot_number)) == registered);
         let since = heard.map_or(self.since_ms, |heard| heard.at_ms);

@@ -49,11 +49,10 @@ impl MetadataState {
             return Err(MetadataRefusal::NodeNotAllowed { node });
         }
         let mut retired_incarnations = removed.map_or_else(Vec::new, |removed| removed.retired_incarnations.clone());
-        let mut draining = false;
         let known = self.nodes.get(&node);
+        let was_draining = known.is_some_and(|known| known.draining);
         if let Some(known) = known {
             retired_incarnations.clone_from(&known.retired_incarnations);
-            draining = known.draining;
         }
         if retired_incarnations.contains(&incarnation) {
             return Err(MetadataRefusal::RetiredIncarnation { node, incarnation });
@@ -69,11 +68,16 @@ impl MetadataState {
             }
         }
         let (address, rack) = (address.to_owned(), rack.to_owned());
+        // A node is emptied before it goes down: once it is back, it serves again.
+        let draining = false;
         let state = NodeState { incarnation, boot_number, nonce, address, rack, draining, retired_incarnations };
         self.nodes.insert(node, state);
         self.allowed.remove(&node);
         self.removed.remove(&node);
         events.push(MetadataEvent::NodeRegistered { node, incarnation, boot_number });
+        if was_draining {
+            events.push(MetadataEvent::DrainingSet { node, draining });
+        }
         Ok(MetadataAnswer::NodeRegistered)
     }
 

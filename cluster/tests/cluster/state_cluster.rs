@@ -319,13 +319,16 @@ fn no_two_nodes_ever_have_one_incarnation() {
 }
 
 #[test]
-fn draining_is_said_once_and_outlives_a_restart() {
+fn draining_is_said_once_and_ends_with_the_next_start() {
     let mut world = World::of_nodes(1);
     let set = MetadataEvent::DrainingSet { node: NodeId(1), draining: true };
     assert_eq!(world.apply(drain(1, true)).0, [set]);
     assert_eq!(world.apply(drain(1, true)).0, []);
-    world.ok(register(1, 101, 2));
-    assert!(world.state.node(NodeId(1)).unwrap().draining);
+    world.ok(register(1, 101, 1));
+    assert!(world.state.node(NodeId(1)).unwrap().draining, "the same start registers again");
+    let (events, _) = world.apply(register(1, 101, 2));
+    assert!(events.contains(&MetadataEvent::DrainingSet { node: NodeId(1), draining: false }), "{events:?}");
+    assert!(!world.state.node(NodeId(1)).unwrap().draining);
     assert_eq!(world.refused(drain(9, true)), MetadataRefusal::NodeNotFound { node: NodeId(9) });
 }
 

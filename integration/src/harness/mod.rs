@@ -20,11 +20,13 @@ pub mod records;
 pub mod seccomp;
 pub mod segments;
 pub mod server;
+pub mod three_nodes;
 
 pub use cluster::Cluster;
 pub use load::Load;
 pub use raw::{Frame, Raw};
 pub use server::{Server, ServerSpec};
+pub use three_nodes::ThreeNodes;
 
 use std::time::{Duration, Instant};
 

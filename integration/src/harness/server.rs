@@ -161,7 +161,7 @@ impl Server {
         self.await_serving();
     }
 
-    /// Waits until a process that was spawned serves.
+    /// Waits until a process that was started serves.
     pub fn await_serving(&mut self) {
         let started = Instant::now();
         let deadline = started + PATIENCE;

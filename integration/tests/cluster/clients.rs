@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use lance_integration::harness::python::run_script;
 use lance_integration::harness::records::{record, texts};
-use lance_integration::harness::{Cluster, PATIENCE};
+use lance_integration::harness::{PATIENCE, ThreeNodes};
 use lnc_client::{ClientConfig, LanceClient};
 use std::future::Future;
 
@@ -13,7 +13,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// Stores a record through every running node and reads all back through each, with the Rust client.
-fn rust_round(cluster: &Cluster, running: &[usize], expected: &mut Vec<String>) {
+fn rust_round(cluster: &ThreeNodes, running: &[usize], expected: &mut Vec<String>) {
     block_on(async {
         for &node in running {
             let mut client = LanceClient::connect(ClientConfig::new(cluster.nodes[node].address())).await.unwrap();
@@ -63,7 +63,7 @@ asyncio.run(asyncio.wait_for(main(sys.argv[1], sys.argv[2:]), 60))
 "#;
 
 /// The same with the Python client, in a topic of its own.
-fn python_round(cluster: &Cluster, topic: &str, running: &[usize]) {
+fn python_round(cluster: &ThreeNodes, topic: &str, running: &[usize]) {
     let addresses: Vec<String> = running.iter().map(|&node| cluster.nodes[node].address()).collect();
     let mut arguments = vec![topic];
     arguments.extend(addresses.iter().map(String::as_str));
@@ -72,7 +72,7 @@ fn python_round(cluster: &Cluster, topic: &str, running: &[usize]) {
 
 #[test]
 fn public_clients_work_through_every_node_before_and_after_a_failover() {
-    let mut cluster = Cluster::start();
+    let mut cluster = ThreeNodes::start();
     let mut expected = Vec::new();
     rust_round(&cluster, &[0, 1, 2], &mut expected);
     python_round(&cluster, "before", &[0, 1, 2]);

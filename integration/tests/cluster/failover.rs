@@ -1,11 +1,11 @@
 //! Nodes that die or stop under load: nothing acked is lost, nothing is there twice, writes go on.
 
 use super::{expect_all_well, load, rounds};
-use lance_integration::harness::{Cluster, eventually};
+use lance_integration::harness::{ThreeNodes, eventually};
 
 #[test]
 fn a_killed_leader_is_replaced_and_nothing_acked_is_lost() {
-    let mut cluster = Cluster::start();
+    let mut cluster = ThreeNodes::start();
     let mut load = load(&cluster);
     for _ in 0..rounds(2, 10) {
         load.await_more(200);
@@ -22,7 +22,7 @@ fn a_killed_leader_is_replaced_and_nothing_acked_is_lost() {
 
 #[test]
 fn followers_that_die_one_after_the_other_are_not_missed() {
-    let mut cluster = Cluster::start();
+    let mut cluster = ThreeNodes::start();
     let load = load(&cluster);
     load.await_more(200);
     let leader = cluster.leader("events", 0);
@@ -40,7 +40,7 @@ fn followers_that_die_one_after_the_other_are_not_missed() {
 
 #[test]
 fn all_nodes_killed_at_once_come_back_with_everything_acked() {
-    let mut cluster = Cluster::start();
+    let mut cluster = ThreeNodes::start();
     let mut load = load(&cluster);
     for _ in 0..rounds(1, 5) {
         load.await_more(500);
@@ -56,7 +56,7 @@ fn all_nodes_killed_at_once_come_back_with_everything_acked() {
 
 #[test]
 fn a_stopped_leader_that_wakes_after_its_failover_has_acked_nothing_that_is_missing() {
-    let cluster = Cluster::start();
+    let cluster = ThreeNodes::start();
     let mut load = load(&cluster);
     for _ in 0..rounds(1, 5) {
         load.await_more(200);

@@ -1,7 +1,7 @@
 //! How a cluster begins, and that all of it knows what any node was told.
 
-use lance_integration::harness::cluster::is_ready;
-use lance_integration::harness::{Cluster, eventually};
+use lance_integration::harness::three_nodes::is_ready;
+use lance_integration::harness::{ThreeNodes, eventually};
 use std::time::{Duration, Instant};
 
 /// From the start of the processes until all nodes are ready.
@@ -10,14 +10,14 @@ const FORMED_WITHIN: Duration = Duration::from_secs(3);
 #[test]
 fn three_nodes_form_a_cluster_within_three_seconds() {
     let form = || {
-        let mut cluster = Cluster::prepare();
+        let mut cluster = ThreeNodes::prepare();
         let started = Instant::now();
         cluster.spawn_all();
         eventually("all nodes are ready", || cluster.nodes.iter().all(is_ready).then_some(()));
         started.elapsed()
     };
     // The programs are built by then, which takes longer.
-    drop(Cluster::start());
+    drop(ThreeNodes::start());
     // One of several, since machines that test are busy.
     let took: Vec<Duration> = (0..5).map(|_| form()).take_while(|took| *took >= FORMED_WITHIN).collect();
     assert!(took.len() < 5, "formed after {took:?}");
@@ -25,7 +25,7 @@ fn three_nodes_form_a_cluster_within_three_seconds() {
 
 #[test]
 fn a_topic_created_through_any_node_is_on_all() {
-    let cluster = Cluster::start();
+    let cluster = ThreeNodes::start();
     for (index, node) in cluster.nodes.iter().enumerate() {
         node.connect().create_topic(&format!("through-node-{}", index + 1));
     }

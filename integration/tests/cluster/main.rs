@@ -9,11 +9,11 @@ mod restarts;
 mod wiped;
 
 use lance_integration::harness::load::LoadOptions;
-use lance_integration::harness::{Cluster, Load, is_long};
+use lance_integration::harness::{Load, ThreeNodes, is_long};
 use std::time::Duration;
 
 /// A load that leaves room for the cluster on a busy machine; several segments in the long variants.
-fn load(cluster: &Cluster) -> Load {
+fn load(cluster: &ThreeNodes) -> Load {
     let options = LoadOptions { record_bytes: 1_000, pause: Duration::from_millis(2), ..LoadOptions::new("events", 2) };
     Load::start(&cluster.servers(), options)
 }
@@ -24,7 +24,7 @@ fn rounds(short: usize, long: usize) -> usize {
 }
 
 /// Everything acked is there once and in order, and all copies are the same.
-fn expect_all_well(cluster: &Cluster, load: Load) {
+fn expect_all_well(cluster: &ThreeNodes, load: Load) {
     cluster.await_ready();
     load.await_all_partitions();
     load.finish();

@@ -1,11 +1,11 @@
 //! A rolling restart: every node goes down in order, and no client that tries again notices.
 
 use super::{expect_all_well, load, rounds};
-use lance_integration::harness::Cluster;
+use lance_integration::harness::ThreeNodes;
 
 #[test]
 fn a_rolling_restart_fails_no_call_of_a_client_that_tries_again() {
-    let mut cluster = Cluster::start();
+    let mut cluster = ThreeNodes::start();
     let mut load = load(&cluster);
     load.await_all_partitions();
     for _ in 0..rounds(1, 5) {

@@ -1,11 +1,11 @@
 //! A node that lost its disk: it refills under its old id, and then it counts like the others.
 
 use super::{expect_all_well, load};
-use lance_integration::harness::{Cluster, eventually};
+use lance_integration::harness::{ThreeNodes, eventually};
 
 #[test]
 fn a_wiped_node_refills_and_counts_again() {
-    let mut cluster = Cluster::start();
+    let mut cluster = ThreeNodes::start();
     let load = load(&cluster);
     load.await_more(2_000);
     let leader = cluster.leader("events", 0);

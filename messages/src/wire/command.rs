@@ -30,6 +30,8 @@ impl Command {
     pub const METADATA: Command = Command(0x44);
     pub const CREATE_TOPIC_WITH_CONFIG: Command = Command(0x45);
     pub const ALTER_TOPIC: Command = Command(0x46);
+    pub const DESCRIBE_CLUSTER: Command = Command(0x47);
+    pub const CLUSTER_COMMAND: Command = Command(0x48);
     pub const TOPIC_RESPONSE: Command = Command(0x80);
     pub const CLUSTER_STATUS_RESPONSE: Command = Command(0x81);
     pub const HELLO_RESPONSE: Command = Command(0xC0);
@@ -39,6 +41,8 @@ impl Command {
     pub const METADATA_RESPONSE: Command = Command(0xC4);
     pub const CREATE_TOPIC_WITH_CONFIG_RESPONSE: Command = Command(0xC5);
     pub const ALTER_TOPIC_RESPONSE: Command = Command(0xC6);
+    pub const DESCRIBE_CLUSTER_RESPONSE: Command = Command(0xC7);
+    pub const CLUSTER_COMMAND_RESPONSE: Command = Command(0xC8);
     pub const ERROR_RESPONSE: Command = Command(0xFF);
 }
 

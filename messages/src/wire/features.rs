@@ -38,6 +38,8 @@ impl Features {
     pub const SCRAM: Features = Features(1 << 12);
     /// A compressed ingest payload names its codec and plain length.
     pub const COMPRESSED_INGEST: Features = Features(1 << 13);
+    /// DescribeCluster and ClusterCommand.
+    pub const CLUSTER: Features = Features(1 << 14);
 
     /// Whether all bits of `other` are set.
     pub const fn contains(self, other: Features) -> bool {

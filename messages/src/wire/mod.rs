@@ -3,6 +3,7 @@
 //! `codec` cuts frames out of a byte stream, `request` and `response` give them meaning; the modules beside them own
 //! one payload layout each. Everything is little-endian. `docs/LWP-Specification.md` has the tables.
 
+pub mod cluster;
 pub mod codec;
 pub mod command;
 pub mod compression;

@@ -13,6 +13,7 @@
 //! 03 ListTopics and 07 GetClusterStatus have no payload; the rest is in the modules beside this one. Trailing bytes are
 //! ignored.
 
+use super::cluster::ClusterCommand;
 use super::codec::Frame;
 use super::command::Command;
 use super::compression::{COMPRESSION_PREFIX_LEN, Codec, Compression};
@@ -90,6 +91,8 @@ pub enum Request {
     Metadata(MetadataRequest),
     CreateTopicWithConfig(CreateTopicWithConfig),
     AlterTopic(AlterTopic),
+    DescribeCluster,
+    ClusterCommand(ClusterCommand),
 }
 
 /// Asks where a consumer should start.
@@ -240,6 +243,7 @@ fn decode_extension(command: Command, payload: &Bytes, granted: Features) -> Res
         Command::INIT_PRODUCER => Features::IDEMPOTENT,
         Command::FETCH_PARTITIONS => Features::LONG_POLL,
         Command::LOOKUP_OFFSET => Features::LOOKUP,
+        Command::DESCRIBE_CLUSTER | Command::CLUSTER_COMMAND => Features::CLUSTER,
         Command::METADATA | Command::CREATE_TOPIC_WITH_CONFIG | Command::ALTER_TOPIC => Features::METADATA,
         _ => return Err((ErrorCode::InvalidCommand, ErrorCode::InvalidCommand.text())),
     };
@@ -257,6 +261,10 @@ fn decode_extension(command: Command, payload: &Bytes, granted: Features) -> Res
         Command::METADATA => (MetadataRequest::decode(payload).map(Request::Metadata), text::INVALID_METADATA),
         Command::CREATE_TOPIC_WITH_CONFIG => {
             (CreateTopicWithConfig::decode(payload).map(Request::CreateTopicWithConfig), text::INVALID_CREATE_TOPIC)
+        }
+        Command::DESCRIBE_CLUSTER => (Some(Request::DescribeCluster), text::INVALID_CLUSTER_COMMAND),
+        Command::CLUSTER_COMMAND => {
+            (ClusterCommand::decode(payload).map(Request::ClusterCommand), text::INVALID_CLUSTER_COMMAND)
         }
         _ => (AlterTopic::decode(payload).map(Request::AlterTopic), text::INVALID_ALTER_TOPIC),
     };

@@ -155,6 +155,11 @@ fn encode_consumer_or_extension(request: &Request, out: &mut BytesMut) -> Comman
             alter.encode(out);
             Command::ALTER_TOPIC
         }
+        Request::DescribeCluster => Command::DESCRIBE_CLUSTER,
+        Request::ClusterCommand(command) => {
+            command.encode(out);
+            Command::CLUSTER_COMMAND
+        }
         Request::Metadata(metadata) => {
             metadata.encode(out);
             Command::METADATA

@@ -11,6 +11,7 @@
 //! that of its request. Acks and errors to ingest frames come in the order of those frames, control replies in the
 //! order of their requests; between the two there is no order.
 
+use super::cluster::{ClusterCommandDone, ClusterDescription};
 use super::codec::Frame;
 use super::command::Command;
 use super::features::Features;
@@ -77,6 +78,8 @@ pub enum Response {
     Metadata(MetadataResponse),
     CreateTopicWithConfig(TopicConfigured),
     AlterTopic(TopicConfigured),
+    DescribeCluster(ClusterDescription),
+    ClusterCommand(ClusterCommandDone),
 }
 
 /// A frame no server sends.
@@ -141,7 +144,7 @@ impl ResponseFrame {
 }
 
 fn is_reply(command: Command) -> bool {
-    matches!(command.0, 0x09 | 0x11 | 0x12 | 0x23 | 0x24 | 0x80 | 0x81 | 0xC0..=0xC6 | 0xFF)
+    matches!(command.0, 0x09 | 0x11 | 0x12 | 0x23 | 0x24 | 0x80 | 0x81 | 0xC0..=0xC8 | 0xFF)
 }
 
 /// `None`: the payload does not decode.
@@ -174,6 +177,8 @@ fn decode_reply(command: Command, payload: &Bytes, granted: Features) -> Option<
             Response::CreateTopicWithConfig(TopicConfigured::decode(payload)?)
         }
         Command::ALTER_TOPIC_RESPONSE => Response::AlterTopic(TopicConfigured::decode(payload)?),
+        Command::DESCRIBE_CLUSTER_RESPONSE => Response::DescribeCluster(ClusterDescription::decode(payload)?),
+        Command::CLUSTER_COMMAND_RESPONSE => Response::ClusterCommand(ClusterCommandDone::decode(payload)?),
         Command::ERROR_RESPONSE if granted.contains(Features::TYPED_ERRORS) => {
             Response::Error(TypedError::decode(payload)?)
         }

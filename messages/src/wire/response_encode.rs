@@ -105,6 +105,14 @@ fn encode_extension(response: &Response, out: &mut BytesMut, granted: Features) 
             topic.encode(out);
             Command::ALTER_TOPIC_RESPONSE
         }
+        Response::DescribeCluster(cluster) => {
+            cluster.encode(out);
+            Command::DESCRIBE_CLUSTER_RESPONSE
+        }
+        Response::ClusterCommand(done) => {
+            done.encode(out);
+            Command::CLUSTER_COMMAND_RESPONSE
+        }
         Response::Error(error) if granted.contains(Features::TYPED_ERRORS) => {
             error.encode(out);
             Command::ERROR_RESPONSE

@@ -1,5 +1,6 @@
 //! Every command and reply: golden payloads, round trips, hostile payloads.
 
+use super::cluster::*;
 use super::codec::{Frame, FrameLimits, next_frame};
 use super::compression::{Codec, Compression};
 use super::features::Features;
@@ -185,6 +186,7 @@ fn extension_payloads_are_golden() {
             0x46,
             [&[7u8, 0, 0, 0, 5, 0, 4, 0][..], &[0; 8], &[1, 0, 0, 0, 0, 0, 0, 0]].concat(),
         ),
+        (Request::DescribeCluster, 0x47, vec![]),
     ];
     for (request, command, golden) in cases {
         let mut out = BytesMut::new();
@@ -192,6 +194,82 @@ fn extension_payloads_are_golden() {
         assert_eq!(&out[HEADER_LEN..], &golden[..], "{request:?}");
         let decoded = RequestFrame::decode(control(command, &golden), Some(EVERY_FEATURE)).unwrap();
         assert_eq!((decoded.request, decoded.correlation), (request, 77));
+    }
+}
+
+#[test]
+fn cluster_commands_are_golden() {
+    let node = NodeId(3);
+    let order = RecoverPartition {
+        partition: TopicPartition::new(TopicId(7), 2),
+        node,
+        accept_data_loss: true,
+        lost_from: 5,
+        lost_to: 6,
+        requested_by: "me".into(),
+    };
+    let cases: Vec<(ClusterCommand, Vec<u8>)> = vec![
+        (ClusterCommand::Drain { node, on: true }, vec![1, 3, 0, 1]),
+        (ClusterCommand::Evict { node }, vec![2, 3, 0]),
+        (ClusterCommand::Admit { node }, vec![3, 3, 0]),
+        (ClusterCommand::AddNode { node, address: "a:1".into() }, vec![4, 3, 0, 3, 0, b'a', b':', b'1']),
+        (ClusterCommand::RemoveNode { node }, vec![5, 3, 0]),
+        (
+            ClusterCommand::Recover(order),
+            [&[6u8, 7, 0, 0, 0, 2, 0, 3, 0, 1, 5, 0, 0, 0, 0, 0, 0, 0][..], &[6, 0, 0, 0, 0, 0, 0, 0, 2, 0], b"me"]
+                .concat(),
+        ),
+        (ClusterCommand::SetTopicMode { topic: TopicId(7), mode: TopicMode::L2 }, vec![7, 7, 0, 0, 0, 2]),
+    ];
+    for (command, golden) in cases {
+        let mut out = BytesMut::new();
+        let request = Request::ClusterCommand(command);
+        plain_request(request.clone()).encode(&mut out, Some(EVERY_FEATURE));
+        assert_eq!(&out[HEADER_LEN..], &golden[..], "{request:?}");
+        let decoded = RequestFrame::decode(control(0x48, &golden), Some(EVERY_FEATURE)).unwrap();
+        assert_eq!(decoded.request, request);
+        let cut = control(0x48, &golden[..golden.len() - 1]);
+        assert!(RequestFrame::decode(cut, Some(EVERY_FEATURE)).is_err(), "{request:?}");
+    }
+    assert_eq!(refusal(0x48, &[9, 1, 0], Some(EVERY_FEATURE)), "Invalid cluster command payload");
+}
+
+#[test]
+fn the_description_of_a_cluster_is_golden() {
+    let partition = ClusterPartition {
+        leader: Some(NodeId(2)),
+        epoch: 4,
+        replicas: vec![NodeId(2), NodeId(1)],
+        in_quorum: vec![NodeId(2)],
+        copy: Some(CopyPositions { high_watermark: 8, log_end: 9 }),
+    };
+    let nodes = vec![
+        ClusterNode { id: NodeId(1), address: "a:1".into(), rack: "r".into(), alive: true, draining: false },
+        ClusterNode { id: NodeId(2), address: "b".into(), rack: String::new(), alive: true, draining: true },
+    ];
+    let elsewhere = ClusterPartition { leader: None, copy: None, ..partition.clone() };
+    let topic = ClusterTopic { id: TopicId(7), name: "t".into(), partitions: vec![partition, elsewhere] };
+    let metadata_leader = Some(NodeId(1));
+    let cluster = ClusterDescription { node: NodeId(2), metadata_leader, term: 5, nodes, topics: vec![topic] };
+    let golden = [
+        &[2u8, 0, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0][..],
+        &[2, 0, 1, 0, 1, 3, 0, b'a', b':', b'1', 1, 0, b'r', 2, 0, 3, 1, 0, b'b', 0, 0],
+        &[1, 0, 0, 0, 7, 0, 0, 0, 1, 0, b't', 2, 0],
+        &[2, 0, 4, 0, 0, 0, 2, 2, 0, 1, 0, 1, 2, 0, 1, 8, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0],
+        &[0, 0, 4, 0, 0, 0, 2, 2, 0, 1, 0, 1, 2, 0, 0],
+    ]
+    .concat();
+    let replies = [
+        (Response::DescribeCluster(cluster), 0xC7, golden),
+        (Response::ClusterCommand(ClusterCommandDone { partition_count: 2 }), 0xC8, vec![2, 0, 0, 0]),
+    ];
+    for (response, command, golden) in replies {
+        let mut out = BytesMut::new();
+        let frame = ResponseFrame { correlation: 41, response };
+        frame.encode(&mut out, Some(EVERY_FEATURE));
+        assert_eq!(parse(out.clone(), Some(EVERY_FEATURE)).header.batch_id, command);
+        assert_eq!(&out[HEADER_LEN..], &golden[..]);
+        assert_eq!(answered(&frame, Some(EVERY_FEATURE)), frame);
     }
 }
 

@@ -38,4 +38,6 @@ pub const INVALID_LOOKUP: &str = "Invalid lookup payload";
 /// See [`INVALID_HELLO`].
 pub const INVALID_METADATA: &str = "Invalid metadata payload";
 /// See [`INVALID_HELLO`].
+pub const INVALID_CLUSTER_COMMAND: &str = "Invalid cluster command payload";
+/// See [`INVALID_HELLO`].
 pub const INVALID_ALTER_TOPIC: &str = "Invalid alter topic payload";

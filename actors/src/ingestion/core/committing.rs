@@ -23,6 +23,7 @@ impl IngestionCore {
     /// Hands out a flush step for every partition that has something to write and nothing in flight: group
     /// commit. The shell calls this once it has emptied its mailbox.
     pub fn flush(&mut self, now: Now, effects: &mut Effects) {
+        self.now = now.elapsed;
         self.gathering = !self.dirty.is_empty() && self.gather.holds(now.elapsed);
         if self.dirty.is_empty() || self.gathering {
             return;
@@ -77,6 +78,7 @@ impl IngestionCore {
 
     /// Hands out the next step of a partition; answers the bytes that have to wait for the one after it.
     pub(super) fn flush_one(&mut self, slot: u32, effects: &mut Effects) -> u64 {
+        let submitted_at = self.now;
         let sync_always = self.options.sync_always;
         let sync_bytes = self.options.sync_bytes;
         let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
@@ -91,6 +93,7 @@ impl IngestionCore {
         let sync = sync_always || starting || partition.sync_due || partition.unsynced_bytes >= sync_bytes;
         if let Some(step) = log.take_flush(sync) {
             (partition.in_flight, partition.retry) = (true, false);
+            partition.submitted_at = submitted_at;
             let left_bytes = log.log_end() - step.end_position;
             effects.push(IngestionEffect::Submit { token: slot, step });
             return left_bytes;
@@ -121,18 +124,20 @@ impl IngestionCore {
     /// The poller finished a step of the partition `token`.
     pub fn on_disk_done(&mut self, token: u32, completion: DiskCompletion, now: Now, effects: &mut Effects) {
         // What is about to be committed must be readable from memory.
+        self.now = now.elapsed;
         self.keep_tail(now, effects);
         let terms = self.terms();
         let sync_always = terms.sync_always;
         let before = effects.len();
         let mut follow_ups = Vec::new();
-        let Self { partitions, pool, dirty, .. } = self;
+        let Self { partitions, pool, dirty, sync_times, .. } = self;
         let Some(partition) = partitions.get_mut(token as usize).and_then(Option::as_mut) else {
             completion.chunks.into_iter().for_each(|chunk| pool.put(chunk.slot));
             self.retry_stalled(now, effects);
             return;
         };
         partition.in_flight = false;
+        sync_times.record(now.elapsed.saturating_sub(partition.submitted_at));
         let Some(log) = partition.log.as_mut() else { return };
         let written_before = log.written_end();
         match log.complete(completion, pool) {

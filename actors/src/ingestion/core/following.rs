@@ -10,7 +10,8 @@ use lance_cluster::replica::{AppendDecision, FollowerReplica, LogFacts, Promise,
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{LeaderEpoch, ReplicaIncarnation, TopicPartition};
 use lance_messages::peer::{
-    AppendOutcome, AppendRequest, AppendResponse, ReplicaBatch, ReplicaRequest, TruncateRequest,
+    AppendOutcome, AppendRequest, AppendResponse, DivergedLog, LogPlace, ReplicaBatch, ReplicaRequest, TruncateRequest,
+    TruncateTo,
 };
 use lance_storage::disk::SlotPool;
 use lance_storage::log::{Log, ReplicaAppendError};
@@ -163,6 +164,13 @@ fn on_append(
                 }
                 Taken::Some(error) => {
                     effects.push(IngestionEffect::NotTaken(partition.id, error.to_string()));
+                    // An empty log that begins where no segment of the leader does has nothing to lose: from 0 the
+                    // leader tells it where to begin.
+                    if matches!(error, ReplicaAppendError::NoSegmentStart { .. }) {
+                        begin_anew(partition, session, append);
+                        begin_truncation(partition, effects);
+                        return false;
+                    }
                     AppendOutcome::Unavailable
                 }
             }
@@ -170,6 +178,17 @@ fn on_append(
     };
     respond(partition, session, append.epoch, outcome, effects);
     partition.log.as_ref().is_some_and(Log::is_dirty)
+}
+
+fn begin_anew(partition: &mut Partition, session: u64, append: &AppendRequest) {
+    let (Some(log), Some(follower)) = (partition.log.as_ref(), partition.follower.as_mut()) else {
+        return;
+    };
+    let incarnation = follower.replica.incarnation();
+    let answers = DivergedLog { incarnation, last_epoch: log.last_epoch(), log_end: log.log_end() };
+    let to = TruncateTo::Restart(LogPlace::default());
+    let (partition, epoch) = (append.partition, append.epoch);
+    follower.truncating = Some((session, TruncateRequest { partition, epoch, answers, to }));
 }
 
 fn take(log: &mut Log, pool: &mut SlotPool, batches: &[ReplicaBatch]) -> Taken {

@@ -16,7 +16,7 @@ use crate::network::budget::ByteBudget;
 use crate::network::readers::SegmentRead;
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
-use lance_cluster::replica::{FlowOptions, FollowerMeter};
+use lance_cluster::replica::{FlowOptions, FollowerMeter, LatencyWindow};
 use lance_messages::batch::BatchHeader;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, TopicPartition};
@@ -180,6 +180,10 @@ pub struct IngestionCore {
     /// How followers did since the last look.
     meters: HashMap<NodeId, FollowerMeter>,
     sync_p99_micros: u32,
+    /// Time of the last flush or completion.
+    now: Duration,
+    /// From handing a step to the disk to its completion, in this window.
+    sync_times: LatencyWindow,
     /// Until when a metadata leader counts as heard.
     lease_until: Duration,
     lease_holds: bool,
@@ -214,6 +218,8 @@ impl IngestionCore {
             peers: HashMap::new(),
             meters: HashMap::new(),
             sync_p99_micros: 0,
+            now: Duration::ZERO,
+            sync_times: LatencyWindow::default(),
             lease_until: Duration::ZERO,
             lease_holds: false,
             appends_refused: false,
@@ -331,9 +337,12 @@ impl IngestionCore {
         }
     }
 
-    /// How long syncs take here, told to leaders with every ack.
-    pub fn set_sync_p99_micros(&mut self, sync_p99_micros: u32) {
-        self.sync_p99_micros = sync_p99_micros;
+    /// How long steps of the disk took in the window that ends; leaders are told with every ack.
+    pub fn end_sync_window(&mut self) -> Option<u32> {
+        let sync_p99_micros = self.sync_times.p99_micros();
+        self.sync_times.clear();
+        self.sync_p99_micros = sync_p99_micros.unwrap_or(0);
+        sync_p99_micros
     }
 
     fn terms(&self) -> Terms {

@@ -1,5 +1,6 @@
 //! `ConnectionActor`: the socket of one client around its [`SessionCore`].
 
+mod asking;
 mod handlers;
 
 use crate::clock::NodeClock;
@@ -7,15 +8,14 @@ use crate::forward::actor::ForwardActor;
 use crate::group::actor::GroupActor;
 use crate::ingestion::actor::{IngestionActor, RegisterConnection, ReplyTo, UnregisterConnection};
 use crate::mailbox::Mailbox;
-use crate::metadata::actor::{Call, MetadataActor};
+use crate::metadata::actor::MetadataActor;
 use crate::metrics::Metrics;
 use crate::network::actor::{ConnectionClosed, NetworkActor};
 use crate::network::budget::{ByteBudget, FREE_FRAME_BYTES, Reservation};
 use crate::network::outbox::{ShardMessage, forward_message, push_produce, send, try_forward, try_send};
 use crate::network::readers::{ReadFailure, ReaderJob, ReaderPool};
-use crate::network::session::answers::CallFailure;
 use crate::network::session::output::OutputItem;
-use crate::network::session::{DEFAULT_TOPIC_REQUEST, MAX_PART_REPLIES, SessionCore, SessionEffect, SessionLimits};
+use crate::network::session::{MAX_PART_REPLIES, SessionCore, SessionEffect, SessionLimits};
 use crate::peer::{AcceptPeer, Inlet};
 use crate::supervision::{ActorState, Vitals};
 use crate::view::ClusterView;
@@ -239,20 +239,8 @@ impl ConnectionActor {
 
     fn perform_rare(&mut self, effect: SessionEffect, ctx: &mut Context<Self>) {
         match effect {
-            SessionEffect::Metadata(request, call) => {
-                let answer = actix::fut::wrap_future::<_, Self>(self.setup.metadata.send(Call(call)));
-                ctx.spawn(answer.map(move |answer, actor, ctx| {
-                    let unavailable = |_| Err(CallFailure::Failed(ErrorCode::Unavailable, "no metadata".to_owned()));
-                    let answer = answer.unwrap_or_else(unavailable);
-                    actor.with_core_later(ctx, |core, view, now, effects| {
-                        if request == DEFAULT_TOPIC_REQUEST {
-                            core.on_default_topic(answer.is_ok(), view, now, effects);
-                        } else {
-                            core.on_metadata(request, answer, view, now, effects);
-                        }
-                    });
-                }));
-            }
+            SessionEffect::Metadata(request, call) => self.ask_metadata(request, call, ctx),
+            SessionEffect::Describe(request) => self.describe(request, ctx),
             SessionEffect::Commit(request, commit) => {
                 let answer = self.setup.group.send(commit);
                 self.await_commit(request, answer, ctx);
@@ -293,34 +281,6 @@ impl ConnectionActor {
             | SessionEffect::CancelWait(..)
             | SessionEffect::LookUp(..) => {}
         }
-    }
-
-    fn await_commit(
-        &self,
-        request: u64,
-        answer: impl Future<Output = Result<Result<(), ErrorCode>, MailboxError>> + 'static,
-        ctx: &mut Context<Self>,
-    ) {
-        ctx.spawn(actix::fut::wrap_future::<_, Self>(answer).map(move |answer, actor, ctx| {
-            let result = answer.unwrap_or(Err(ErrorCode::OutcomeUnknown));
-            actor.with_core_later(ctx, |core, view, now, effects| {
-                core.on_committed(request, result, view, now, effects);
-            });
-        }));
-    }
-
-    fn await_committed(
-        &self,
-        request: u64,
-        answer: impl Future<Output = Result<Result<Option<u64>, ErrorCode>, MailboxError>> + 'static,
-        ctx: &mut Context<Self>,
-    ) {
-        ctx.spawn(actix::fut::wrap_future::<_, Self>(answer).map(move |answer, actor, ctx| {
-            let result = answer.unwrap_or(Err(ErrorCode::Unavailable));
-            actor.with_core_later(ctx, |core, view, now, effects| {
-                core.on_committed_offset(request, result, view, now, effects);
-            });
-        }));
     }
 
     /// Hands a job to the reader threads; when too many wait, a little later.

@@ -1,5 +1,6 @@
 //! Answers of other actors, and how replies are written.
 
+use super::cluster::order_done;
 use super::control::{metadata, mode_code, topic_body};
 use super::replies::{ControlKind, ReplySlot, weight};
 use super::routing::{groups_partition, not_leader};
@@ -179,7 +180,7 @@ impl SessionCore {
         self.advance(effects, now);
     }
 
-    fn finish_control(
+    pub(super) fn finish_control(
         &mut self,
         request: u64,
         view: &ClusterView,
@@ -272,8 +273,10 @@ fn metadata_response(
             }
             _ => Err((ErrorCode::Internal, None)),
         },
+        ControlKind::ClusterCommand(_) => order_done(answer),
         ControlKind::Subscribe { .. }
         | ControlKind::Commit { .. }
+        | ControlKind::DescribeCluster
         | ControlKind::LookUp { .. }
         | ControlKind::Metadata(_) => Err((ErrorCode::Internal, None)),
     }

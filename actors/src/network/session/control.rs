@@ -10,6 +10,7 @@ use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{TopicId, TopicPartition};
 use lance_messages::mail::group::{CommitOffset, CommittedOffset};
 use lance_messages::mail::ingestion::{LookUpOffset, OffsetQuery};
+use lance_messages::wire::cluster::ClusterCommand;
 use lance_messages::wire::hello::{Hello, HelloResponse, MINOR_VERSION, ProducerEpoch};
 use lance_messages::wire::json::{ClusterStatusBody, TopicBody, TopicsBody, to_json};
 use lance_messages::wire::lookup::LookupTarget;
@@ -33,6 +34,8 @@ pub enum MetadataCall {
     DeleteTopic(TopicId),
     /// Change a topic.
     AlterTopic(AlterTopic),
+    /// An operator's order, with the partitions led here whose copy on the node it is about is complete.
+    Cluster(ClusterCommand, Vec<TopicPartition>),
     /// Allocate a producer, or bind a known one again.
     InitProducer(Option<ProducerEpoch>),
 }
@@ -76,6 +79,10 @@ impl SessionCore {
             let error = TypedError::with_message(ErrorCode::InvalidTopicName, Answers::Control(command), message);
             self.lanes.reserve(self.control_lane(), ReplySlot::ready(correlation, Response::Error(error)));
             return;
+        }
+        if let Some(kind) = described_call(&request) {
+            let request = self.reserve_control(correlation, command, kind);
+            return effects.push(SessionEffect::Describe(request));
         }
         if let Some((kind, call)) = metadata_call(&request) {
             return self.ask(correlation, command, kind, call, effects);
@@ -130,7 +137,7 @@ impl SessionCore {
                 }
                 Response::Metadata(metadata(view, &wanted))
             }
-            // No control requests, or asked of the metadata actor above.
+            // No control requests, or asked of other actors above.
             Request::Ignored | Request::Keepalive | Request::Produce(_) | Request::Hello(_) => return,
             Request::CreateTopic { .. }
             | Request::CreateTopicWithRetention { .. }
@@ -138,6 +145,8 @@ impl SessionCore {
             | Request::AlterTopic(_)
             | Request::DeleteTopic { .. }
             | Request::SetRetention { .. }
+            | Request::DescribeCluster
+            | Request::ClusterCommand(_)
             | Request::InitProducer(_) => return,
         };
         self.waiting_bytes += weight(&response);
@@ -264,10 +273,24 @@ fn metadata_call(request: &Request) -> Option<(ControlKind, MetadataCall)> {
             let alter = AlterTopic { topic: *topic, partitions: None, max_age_secs: age, max_bytes: bytes };
             (ControlKind::SetRetention { max_age_secs, max_bytes }, MetadataCall::AlterTopic(alter))
         }
+        Request::ClusterCommand(order) => {
+            (ControlKind::ClusterCommand(order.clone()), MetadataCall::Cluster(order.clone(), Vec::new()))
+        }
         Request::InitProducer(init) => (ControlKind::InitProducer, MetadataCall::InitProducer(init.existing)),
         _ => return None,
     };
     Some((kind, call))
+}
+
+/// Requests that need to know how the partitions of this node stand.
+fn described_call(request: &Request) -> Option<ControlKind> {
+    match request {
+        Request::DescribeCluster => Some(ControlKind::DescribeCluster),
+        Request::ClusterCommand(order) if crate::metadata::orders::needs_copies(order).is_some() => {
+            Some(ControlKind::ClusterCommand(order.clone()))
+        }
+        _ => None,
+    }
 }
 
 fn create_named(name: String, retention: Option<(u64, u64)>) -> CreateTopicWithConfig {

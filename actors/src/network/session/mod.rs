@@ -2,6 +2,7 @@
 //! the socket go out; no socket, clock or thread inside.
 
 pub mod answers;
+mod cluster;
 mod control;
 mod fetching;
 pub mod lanes;
@@ -44,7 +45,8 @@ pub const GRANTED_FEATURES: Features = Features(
         | Features::LONG_POLL.0
         | Features::LOOKUP.0
         | Features::METADATA.0
-        | Features::COMPRESSED_INGEST.0,
+        | Features::COMPRESSED_INGEST.0
+        | Features::CLUSTER.0,
 );
 
 /// Fetches of one connection that may be under way together; more are not read from the socket.
@@ -90,6 +92,8 @@ pub enum SessionEffect {
     LookUp(u16, LookUpOffset),
     /// Ask the metadata actor.
     Metadata(u64, MetadataCall),
+    /// Ask every shard how its partitions stand.
+    Describe(u64),
     /// Store an offset.
     Commit(u64, CommitOffset),
     /// Ask for a stored offset.

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::TopicPartition;
 use lance_messages::mail::connection::{PartitionBounds, Produced};
+use lance_messages::wire::cluster::ClusterCommand;
 use lance_messages::wire::fetch::FetchedPartition;
 use lance_messages::wire::topics::MetadataRequest;
 use lance_messages::wire::{Response, ResponseFrame};
@@ -112,6 +113,10 @@ pub enum ControlKind {
     AlterTopic,
     /// InitProducer.
     InitProducer,
+    /// DescribeCluster.
+    DescribeCluster,
+    /// ClusterCommand.
+    ClusterCommand(ClusterCommand),
     /// Metadata of topics that are being created.
     Metadata(MetadataRequest),
     /// Subscribe from the committed offset.
@@ -177,6 +182,7 @@ pub fn weight(response: &Response) -> usize {
         Response::Metadata(metadata) => {
             metadata.topics.iter().map(|topic| 128 + topic.name.len() + 24 * topic.partitions.len()).sum()
         }
+        Response::DescribeCluster(cluster) => cluster.weight(),
         _ => 0,
     }
 }

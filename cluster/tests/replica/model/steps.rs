@@ -66,10 +66,13 @@ impl State {
             let loses = known.durable < known.log.len() || known.high_watermark > 0;
             let matters =
                 loses || !matches!(known.role, Role::Follower(_)) || self.chosen.is_some_and(|(n, _)| n == node);
-            if self.crashes < bounds.crashes && (matters || sabotage == Some(Sabotage::PromiseInMemory)) {
+            if self.crashes < bounds.crashes
+                && node < bounds.failing
+                && (matters || sabotage == Some(Sabotage::PromiseInMemory))
+            {
                 actions.push(Action::Crash { node });
             }
-            if self.wipes < bounds.wipes {
+            if self.wipes < bounds.wipes && node < bounds.failing {
                 actions.push(Action::Wipe { node });
             }
         }

@@ -1,0 +1,77 @@
+//! Proposals: of sessions, of operators and of this node's own parts.
+
+use super::actor::{Answered, Call, MetadataActor, ProposeChange};
+use super::calls::{command_for, returning_producer};
+use super::orders::{no_state, order_for};
+use crate::network::session::MetadataCall;
+use crate::network::session::answers::CallFailure;
+use actix::prelude::*;
+use lance_cluster::metadata::MetadataCommand;
+use lance_messages::error_code::ErrorCode;
+use tokio::sync::oneshot;
+
+impl Handler<Call> for MetadataActor {
+    type Result = ResponseFuture<Answered>;
+
+    fn handle(&mut self, message: Call, ctx: &mut Self::Context) -> Self::Result {
+        self.vitals().message_taken();
+        if let MetadataCall::InitProducer(Some(known)) = &message.0
+            && let Some(running) = self.running.as_ref()
+            && let Some(answer) = returning_producer(running.core.state(), *known)
+        {
+            return Box::pin(async move { answer });
+        }
+        if let Err(failure) = self.setup.topic_limits.check(&message.0, &self.setup.view.load()) {
+            return Box::pin(async move { Err(failure) });
+        }
+        let now_secs = self.setup.clock.now().wall_ns / 1_000_000_000;
+        let request = self.new_request();
+        let command = match message.0 {
+            MetadataCall::Cluster(order, complete) => match self.running.as_ref() {
+                Some(running) => order_for(&order, running.core.state(), &complete, now_secs).map_err(Err),
+                None => Err(Err(no_state())),
+            },
+            call => command_for(call, &self.setup.view.load(), &self.setup.topic_defaults, now_secs),
+        };
+        let command = match command {
+            Ok(command) => command,
+            Err(answer) => return Box::pin(async move { answer }),
+        };
+        self.propose(request, &command, ctx)
+    }
+}
+
+impl Handler<ProposeChange> for MetadataActor {
+    type Result = ResponseFuture<Answered>;
+
+    fn handle(&mut self, message: ProposeChange, ctx: &mut Self::Context) -> Self::Result {
+        self.vitals().message_taken();
+        let request = self.new_request();
+        self.propose(request, &message.0, ctx)
+    }
+}
+
+impl MetadataActor {
+    /// Proposes here, or has the metadata leader do it.
+    fn propose(
+        &mut self,
+        request: u64,
+        command: &MetadataCommand,
+        ctx: &mut Context<Self>,
+    ) -> ResponseFuture<Answered> {
+        let unknown = || CallFailure::Failed(ErrorCode::OutcomeUnknown, ErrorCode::OutcomeUnknown.text().to_owned());
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.insert(request, sender);
+        if self.running.as_ref().is_some_and(|running| !running.core.is_leading()) {
+            self.forward_call(request, command);
+            return Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(unknown())) });
+        }
+        let mut refused = false;
+        self.with_core(ctx, |core, effects| core.on_propose(request, command, effects).inspect_err(|_| refused = true));
+        if refused {
+            // No answer follows: the caller hears that nothing is known.
+            self.waiting.remove(&request);
+        }
+        Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(unknown())) })
+    }
+}
