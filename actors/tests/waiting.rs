@@ -262,7 +262,7 @@ fn a_batch_whose_file_cannot_be_opened_is_refused_at_once_and_costs_no_slot() {
     rig.go_idle();
     rig.memory.inject(Fault::new(Operation::Open, FaultKind::Errno(libc::EIO)));
     rig.produce(1, PARTITIONS[0], 100);
-    assert_eq!(rig.produced(1), Some(Err(ErrorCode::StorageOffline)));
+    assert_eq!(rig.produced(1), Some(Err(ErrorCode::OutcomeUnknown)));
     assert_eq!(rig.core.pool_saturation().0, free);
 }
 

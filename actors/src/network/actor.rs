@@ -16,6 +16,7 @@ use lance_messages::id::ConnectionId;
 use lance_messages::wire::typed_error::{Answers, TypedError};
 use lance_messages::wire::{Response, ResponseFrame};
 use socket2::{SockRef, TcpKeepalive};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io::Write as _;
 use std::pin::Pin;
@@ -36,6 +37,8 @@ const METADATA_PAUSE: Duration = Duration::from_millis(5);
 const MAX_DOORSTEP: usize = 256;
 /// How long those may take to show it.
 const DOORSTEP_PATIENCE: Duration = Duration::from_millis(500);
+/// How long clients wait for the committed metadata.
+const EARLY_PATIENCE: Duration = Duration::from_millis(500);
 /// Accepts of one turn.
 const ACCEPTS: usize = 64;
 /// Between two of the kernel's probes of a silent connection, and how many may stay unanswered.
@@ -92,7 +95,7 @@ pub struct NetworkActor {
     /// Connections that are being looked at.
     doorstep: usize,
     /// Clients that came before the committed metadata.
-    early: Vec<TcpStream>,
+    early: VecDeque<TcpStream>,
 }
 
 impl NetworkActor {
@@ -107,7 +110,7 @@ impl NetworkActor {
             accepting: true,
             draining: false,
             doorstep: 0,
-            early: Vec::new(),
+            early: VecDeque::new(),
         }
     }
 
@@ -147,12 +150,21 @@ impl NetworkActor {
                 match caller {
                     Caller::Peer => actor.hand_over(stream),
                     Caller::Client if actor.serves_clients() => actor.accept(stream, ctx),
-                    Caller::Client => actor.early.push(stream),
+                    Caller::Client => actor.keep_early(stream, ctx),
                     Caller::Gone => {}
                 }
                 Ok(())
             });
         }));
+    }
+
+    /// Clients that came too early wait a little. After that others serve them better: a node that refills may take long.
+    fn keep_early(&mut self, stream: TcpStream, ctx: &mut Context<Self>) {
+        self.early.push_back(stream);
+        ctx.run_later(EARLY_PATIENCE, |actor, _| {
+            // All wait equally long, so that the first is the one whose time is over; the close tells it.
+            drop(actor.early.pop_front());
+        });
     }
 
     fn hand_over(&self, stream: TcpStream) {

@@ -54,10 +54,11 @@ impl ReplicationActor {
         }
     }
 
-    fn judge(&mut self, report: ReplicaReport, ctx: &mut Context<Self>) {
+    fn judge(&mut self, mut report: ReplicaReport, ctx: &mut Context<Self>) {
         let mut verdicts = Vec::new();
         let now_ms = self.now_ms();
-        self.eviction.on_window(&joined(report.windows), report.sync_p99_micros, now_ms, &mut verdicts);
+        let windows = joined(std::mem::take(&mut report.windows));
+        self.eviction.on_window(&windows, report.sync_p99_micros, now_ms, &mut verdicts);
         for verdict in verdicts {
             match verdict {
                 Verdict::Demote { node, figures } => {
@@ -65,7 +66,12 @@ impl ReplicationActor {
                 }
                 Verdict::Promote { node, figures } => tracing::info!(%node, ?figures, "a follower is fast again"),
                 Verdict::Evict { node, cause, figures } => {
-                    let partitions = counted_on(node, &report.counted);
+                    let copies = |partition| self.setup.view.load().copies(partition);
+                    let (swaps, partitions) = spared(node, &report, copies);
+                    for swap in swaps {
+                        tracing::warn!(%node, ?cause, ?figures, ?swap, "a spare takes the place of a follower");
+                        self.propose(swap, Some(node), ctx);
+                    }
                     if !partitions.is_empty() {
                         tracing::warn!(%node, ?cause, ?figures, partitions = partitions.len(), "evicting a follower");
                         self.propose(MetadataCommand::Evict { node, partitions }, Some(node), ctx);
@@ -92,6 +98,10 @@ impl ReplicationActor {
                 let now_ms = actor.now_ms();
                 actor.eviction.on_evicted(node, now_ms);
             }
+            (Ok(Ok(MetadataAnswer::PartitionChanged { .. })), Some(node)) => {
+                let now_ms = actor.now_ms();
+                actor.eviction.on_evicted(node, now_ms);
+            }
             (Ok(Err(failure)), _) => tracing::debug!(?failure, "a change of a quorum was not made"),
             _ => {}
         }));
@@ -114,12 +124,35 @@ fn by_node<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> BTreeMap<Node
     nodes
 }
 
-fn counted_on(
+type Evictions = Vec<(lance_messages::id::TopicPartition, lance_messages::id::LeaderEpoch, u32)>;
+
+/// What it takes to do without a follower: a spare in its place where too few would be left, else its eviction.
+fn spared(
     node: NodeId,
-    counted: &[Counted],
-) -> Vec<(lance_messages::id::TopicPartition, lance_messages::id::LeaderEpoch, u32)> {
-    let on_node = counted.iter().filter(|counted| counted.node == node);
-    on_node.map(|counted| (counted.partition, counted.epoch, counted.in_quorum_version)).collect()
+    report: &ReplicaReport,
+    copies: impl Fn(lance_messages::id::TopicPartition) -> usize,
+) -> (Vec<MetadataCommand>, Evictions) {
+    let (mut swaps, mut evictions) = (Vec::new(), Vec::new());
+    for one in report.counted.iter().filter(|counted| counted.node == node) {
+        let Counted { partition, epoch, in_quorum_version, .. } = *one;
+        // With the leader and without this follower, as many as there are followers that count.
+        let left = report.counted.iter().filter(|counted| counted.partition == partition).count();
+        let is_spare = |spare: &&Candidate| {
+            spare.may_rejoin && (spare.partition, spare.in_quorum_version) == (partition, in_quorum_version)
+        };
+        match report.candidates.iter().find(is_spare).filter(|_| left <= copies(partition) / 2) {
+            Some(&Candidate { node: into, incarnation, .. }) => swaps.push(MetadataCommand::SwapIn {
+                partition,
+                epoch,
+                in_quorum_version,
+                out: node,
+                into,
+                incarnation,
+            }),
+            None => evictions.push((partition, epoch, in_quorum_version)),
+        }
+    }
+    (swaps, evictions)
 }
 
 /// The windows of several shards as one for each node.
@@ -139,4 +172,47 @@ fn joined(windows: Vec<FollowerWindow>) -> Vec<FollowerWindow> {
             .or_insert(window);
     }
     nodes.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lance_messages::id::{LeaderEpoch, ReplicaIncarnation, TopicId, TopicPartition};
+
+    const PARTITION: TopicPartition = TopicPartition::new(TopicId(1), 0);
+
+    fn counted(node: u16) -> Counted {
+        Counted { partition: PARTITION, node: NodeId(node), epoch: LeaderEpoch(1), in_quorum_version: 3 }
+    }
+
+    fn spare(node: u16, may_rejoin: bool) -> Candidate {
+        Candidate {
+            partition: PARTITION,
+            node: NodeId(node),
+            incarnation: ReplicaIncarnation { node: 7, damage_count: 0 },
+            epoch: LeaderEpoch(1),
+            in_quorum_version: 3,
+            may_be_admitted: false,
+            may_rejoin,
+        }
+    }
+
+    #[test]
+    fn a_spare_is_swapped_in_only_where_too_few_would_be_left() {
+        for (copies, followers, may_rejoin, swaps) in [
+            (3, vec![2], true, true),
+            (3, vec![2], false, false),
+            (3, vec![2, 3], true, false),
+            (5, vec![2, 3], true, true),
+            (5, vec![2, 3, 4], true, false),
+        ] {
+            let report = ReplicaReport {
+                counted: followers.iter().copied().map(counted).collect(),
+                candidates: vec![spare(9, may_rejoin)],
+                ..ReplicaReport::default()
+            };
+            let (swapped, evicted) = spared(NodeId(2), &report, |_| copies);
+            assert_eq!((swapped.len() == 1, evicted.is_empty()), (swaps, swaps), "{copies} copies, {followers:?}");
+        }
+    }
 }

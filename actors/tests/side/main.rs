@@ -195,7 +195,7 @@ fn a_failed_sync_stops_the_partition_and_says_why() {
             let (hit, spared) = (rig.create_topic("hit", 0).await, rig.create_topic("spared", 0).await);
             let command = format!(r#"{{"kind":"sync_error","path":"logs/{hit}"}}"#);
             assert_eq!(rig.post("/v1/faults", &command).await.status, 200);
-            assert_eq!(rig.produce(hit, 100).await, Err(ErrorCode::StorageOffline));
+            assert_eq!(rig.produce(hit, 100).await, Err(ErrorCode::OutcomeUnknown));
             rig.produce(spared, 100).await.unwrap();
             let cluster = rig.get("/v1/cluster").await.json();
             let shown = cluster["partitions"].as_array().unwrap().iter().find(|shown| shown["topic"] == "hit").unwrap();

@@ -136,3 +136,17 @@ async fn a_batch_of_unknown_outcome_is_not_stored_again_under_another_producer()
     send("last").await.unwrap();
     assert_eq!(stored(&toy), ["first", "maybe", "last"]);
 }
+
+#[tokio::test]
+async fn nothing_is_acked_under_the_sequence_of_a_batch_that_a_failed_disk_may_have_stored() {
+    let toy = Toy::start(Some(all_features()), 1).await;
+    let client = toy.client().await;
+    let producer = client.producer(ProducerOptions::default());
+    let send = async |value: &str| producer.send(ProducerRecord::new("events", value.to_owned())).await.unwrap().await;
+    send("first").await.unwrap();
+    toy.fail_next([Fault::StoreAndRefuse(ErrorCode::StorageOffline), Fault::Drop]);
+    let refused = send("maybe").await.unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::StorageOffline));
+    send("next").await.unwrap();
+    assert_eq!(stored(&toy), ["first", "maybe", "next"]);
+}

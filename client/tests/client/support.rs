@@ -25,6 +25,8 @@ pub enum Fault {
     None,
     /// Stored, and the connection ends before the ack.
     StoreAndDrop,
+    /// Stored, and refused as if it were not.
+    StoreAndRefuse(ErrorCode),
     /// The connection ends before it is stored.
     Drop,
     Refuse(ErrorCode),
@@ -255,7 +257,7 @@ impl Toy {
         match fault {
             Fault::Drop => return Err(()),
             Fault::Refuse(code) => return refuse(code),
-            Fault::None | Fault::StoreAndDrop => {}
+            Fault::None | Fault::StoreAndDrop | Fault::StoreAndRefuse(_) => {}
         }
         let Some(target) = find(&mut state, produce.topic, partition) else {
             return refuse(ErrorCode::UnknownTopic);
@@ -287,8 +289,10 @@ impl Toy {
             target.batches += 1;
         }
         self.appended.notify_waiters();
-        if matches!(fault, Fault::StoreAndDrop) {
-            return Err(());
+        match fault {
+            Fault::StoreAndDrop => return Err(()),
+            Fault::StoreAndRefuse(code) => return refuse(code),
+            _ => {}
         }
         let offsets = AckOffsets { base_offset, record_count: produce.record_count, duplicate };
         Ok(Response::Ack { batch_id: produce.batch_id, offsets: Some(offsets) })
