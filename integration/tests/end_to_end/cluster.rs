@@ -108,7 +108,7 @@ fn status_and_topics_are_the_same_through_any_node() {
     let altered: Value = serde_json::from_str(&altered.ok()).unwrap();
     assert_eq!(altered["mode"], "L1");
     let (code, said) = lnc(&cluster.addresses(), &["cluster", "remove-node", "2"], b"").failure();
-    assert!(code == 1 && said.contains("copies"), "{said}");
+    assert!(code == 1 && said.contains("replicas"), "{said}");
     let (code, said) = lnc(&cluster.addresses(), &["cluster", "recover", "events-0", "0"], b"").failure();
     assert!(code == 2 && said.contains("--accept-data-loss"), "{said}");
     lnc(&cluster.addresses(), &["cluster", "add-node", "4", "127.0.0.1:1"], b"").ok();
