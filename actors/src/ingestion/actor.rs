@@ -1,9 +1,8 @@
 //! `IngestionActor`: the shell that owns a shard's ingestion core, opens its logs and carries out its effects.
 
 use super::core::{IngestionCore, IngestionEffect, IngestionOptions, Now};
-use super::maintenance::RemoveSegments;
 use super::opener::{LogMarks, LogOpener, OpenRequest, Opened, Openings, TruncateJob};
-use super::replica_handlers::ReadJob;
+use super::replica_handlers::{ReadJob, drop_before};
 use crate::clock::NodeClock;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
@@ -24,7 +23,7 @@ use lance_messages::mail::connection::{Replies, Reply, ShardRestarted};
 use lance_messages::mail::peer::{SendToFollower, SendToLeader};
 use lance_messages::mail::poller::{Drain, Submit};
 use lance_messages::mail::replication::{EpochsWanted, LeadershipChanged, PartitionsGone};
-use lance_messages::peer::{AppendResponse, ReplicaRequest, TruncateTo};
+use lance_messages::peer::{AppendResponse, PeerIdentity, ReplicaRequest, TruncateTo};
 use lance_storage::checkpoint::FlushedFile;
 use lance_storage::disk::{Arena, DiskOp, SlotPool};
 use lance_storage::reader::Reader;
@@ -123,6 +122,8 @@ pub struct IngestionActor {
     outgoing: HashMap<ConnectionId, Vec<Reply<SegmentRead>>>,
     /// Data links, by node.
     pub(super) links: HashMap<NodeId, Recipient<SendToFollower>>,
+    /// Who is at the other end of those that stand; a core built anew is told.
+    pub(super) peers: HashMap<NodeId, PeerIdentity>,
     to_followers: HashMap<NodeId, Vec<ReplicaRequest>>,
     pub(super) replica_readers: Vec<Reader>,
     /// Counts the cuts of logs.
@@ -162,6 +163,7 @@ impl IngestionActor {
             effects: Vec::new(),
             outgoing: HashMap::new(),
             links: HashMap::new(),
+            peers: HashMap::new(),
             to_followers: HashMap::new(),
             replica_readers: Vec::new(),
             cuts: 0,
@@ -421,16 +423,6 @@ impl IngestionActor {
     }
 }
 
-/// The leader dropped old segments: so does this replica.
-fn drop_before(partition: TopicPartition, before: u64, ctx: &mut Context<IngestionActor>) {
-    let own = ctx.address();
-    actix_rt::spawn(async move {
-        if let Ok(Err(error)) = own.send(RemoveSegments { partition, before }).await {
-            tracing::warn!(%partition, %error, "segments that the leader dropped stay a little longer");
-        }
-    });
-}
-
 supervised_shell!(IngestionActor, INGESTION_MAILBOX);
 
 impl Shell for IngestionActor {
@@ -458,6 +450,7 @@ impl Shell for IngestionActor {
         let mut core = IngestionCore::new(self.setup.options, pool, TailRing::new(self.setup.tail_bytes));
         core.share_copies(self.setup.copies.clone());
         self.assigned.iter().for_each(|partition| core.on_assigned(*partition));
+        self.introduce_peers(&mut core);
         self.core = Some(core);
         if self.lives > 1 {
             self.life.vitals.set_state(ActorState::Recovering);

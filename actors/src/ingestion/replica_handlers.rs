@@ -2,6 +2,8 @@
 
 use super::actor::IngestionActor;
 use super::core::moving::Candidate;
+use super::core::IngestionCore;
+use super::maintenance::RemoveSegments;
 use super::opener::{Opened, TruncateJob};
 use super::replica::{FollowerSample, LeaderRole};
 use actix::fut::ActorFutureExt;
@@ -89,6 +91,13 @@ pub struct ReplicaReport {
 pub struct ServeLinks(pub HashMap<NodeId, Recipient<SendToFollower>>);
 
 impl IngestionActor {
+    /// Tells a core, which has no partitions that lead yet, whose links stand.
+    pub(super) fn introduce_peers(&self, core: &mut IngestionCore) {
+        for (node, peer) in &self.peers {
+            core.on_link_changed(*node, Some(*peer), self.setup.clock.now(), &mut Vec::new());
+        }
+    }
+
     /// Hands answers to the sessions of their leaders; one whose session takes no more is lost, and asked for again.
     pub(super) fn send_to_leaders(&mut self) {
         for (session, responses) in self.to_leaders.drain() {
@@ -175,6 +184,16 @@ impl IngestionActor {
             }
         }));
     }
+}
+
+/// The leader dropped old segments: so does this replica.
+pub(super) fn drop_before(partition: TopicPartition, before: u64, ctx: &mut Context<IngestionActor>) {
+    let own = ctx.address();
+    actix_rt::spawn(async move {
+        if let Ok(Err(error)) = own.send(RemoveSegments { partition, before }).await {
+            tracing::warn!(%partition, %error, "segments that the leader dropped stay a little longer");
+        }
+    });
 }
 
 /// A read for a follower.
@@ -328,6 +347,10 @@ impl Handler<LinkChanged> for IngestionActor {
     fn handle(&mut self, message: LinkChanged, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
         if message.kind == LinkKind::Data {
+            match message.peer {
+                Some(peer) => self.peers.insert(message.node, peer),
+                None => self.peers.remove(&message.node),
+            };
             self.with_core(ctx, |core, now, effects| {
                 core.on_link_changed(message.node, message.peer, now, effects);
             });
