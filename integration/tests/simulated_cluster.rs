@@ -58,6 +58,13 @@ fn three_nodes_replicate_without_faults() {
     assert!(outcomes.iter().all(|outcome| outcome.acks > 20));
 }
 
+/// A metadata core built anew begins with a state of the past, in which topics are missing.
+#[test]
+fn actors_that_fail_take_no_log_with_them() {
+    let options = ClusterOptions { faults: Some(vec![ClusterTrouble::ActorFailure]), ..ClusterOptions::default() };
+    must_hold_all(0..3, &options);
+}
+
 #[test]
 fn three_nodes_keep_what_they_acked() {
     let outcomes = must_hold_all(0..asked_seeds(), &ClusterOptions::default());

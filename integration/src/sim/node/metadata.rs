@@ -414,7 +414,7 @@ impl Metadata {
     fn publish(&mut self, ctx: &mut Context<'_>) {
         let Some(running) = self.running.as_ref() else { return };
         let core = &running.core;
-        if !self.is_registered() {
+        if !self.is_registered() || core.state().applied_index() < self.view.applied {
             return self.send_answers(ctx);
         }
         let mut view = ClusterView::new(core.state(), self.identity.node, core.leader_node(), core.raft().term());
