@@ -402,7 +402,8 @@ impl MetadataActor {
         // Until this start is registered, this node may not have applied everything that was committed before: shards
         // would drop the logs of topics that a view of the past does not have, and clients would be told that they do
         // not exist.
-        if !self.is_registered() {
+        // A core built anew begins with the state of its snapshot, which is one of the past as well.
+        if !self.is_registered() || core.state().applied_index() < self.setup.view.load().applied {
             return self.send_answers();
         }
         let mut view = ClusterView::new(core.state(), self.setup.node, core.leader_node(), core.raft().term());

@@ -4,15 +4,20 @@
 use bytes::Bytes;
 use lance_actors::ingestion::opener::Opened;
 use lance_actors::ingestion::replica::{Fenced, LeaderRole};
+use lance_actors::ingestion::replica_handlers::MoveLeadership;
 use lance_actors::network::readers::SegmentRead;
 use lance_actors::network::session::MetadataCall;
 use lance_actors::network::session::answers::CallFailure;
+use lance_actors::replication::actor::ReplicaNews;
 use lance_cluster::metadata::{MetadataAnswer, PromiseAnswer};
 use lance_messages::error_code::ErrorCode;
-use lance_messages::id::{LeaderEpoch, ReplicaIncarnation, TopicPartition};
+use lance_messages::id::{LeaderEpoch, NodeId, ReplicaIncarnation, TopicPartition};
 use lance_messages::mail::connection::Replies;
 use lance_messages::mail::ingestion::{CancelWait, DiskDone, Fetch, LookUpOffset, OffsetQuery, Produce};
+use lance_messages::mail::peer::{AppendReplica, ReplicaAnswered};
+use lance_messages::peer::{AppendResponse, PeerIdentity, ReplicaRequest};
 use lance_storage::disk::{DiskCompletion, DiskOp};
+use lance_storage::log::Log;
 use lance_storage::reader::{ReadError, ReadPlan};
 use std::fmt;
 
@@ -73,6 +78,14 @@ pub enum Wake {
     Heal,
     /// What the operator does about a node in trouble.
     Operator,
+    /// A heartbeat to every other node.
+    Beat,
+    /// Followers are looked after.
+    Feed,
+    /// The network looks after its links.
+    Links,
+    /// A process that stood still goes on.
+    Resume,
 }
 
 /// What is said.
@@ -122,6 +135,58 @@ pub enum Mail {
     PromiseWanted(Vec<(TopicPartition, LeaderEpoch)>),
     LeadersChosen(Vec<LeaderRole>),
     Fenced(Vec<(TopicPartition, LeaderEpoch, Fenced)>),
+    News(ReplicaNews),
+    RolesChanged(Vec<LeaderRole>),
+    MoveWanted(MoveLeadership),
+    PartitionsGone(Vec<TopicPartition>),
+    // About replicas, to an ingestion actor.
+    ChangeRoles(Vec<LeaderRole>),
+    Move(MoveLeadership),
+    ExtendLease,
+    Refill(TopicPartition, u64),
+    AppendReplica(AppendReplica),
+    ReplicaAnswered(ReplicaAnswered),
+    ReplicaRead(ReplicaReadDone),
+    Truncated(LogCut),
+    PromiseLate(TopicPartition, LeaderEpoch),
+    // From a link.
+    LinkChanged(NodeId, Option<PeerIdentity>),
+    Control(PeerIdentity, Bytes),
+    // What is said over a link, before it is under way and while it is.
+    Say(Bytes),
+    Replicate(Vec<ReplicaRequest>),
+    Confirm { session: u64, shard: u16, responses: Vec<AppendResponse> },
+    Linked(u64, Box<Mail>),
+    // To the metadata actor.
+    MoveReady { partition: TopicPartition, epoch: LeaderEpoch, to: NodeId },
+}
+
+/// What was read for a follower.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "as in the effect that asked for it")]
+pub struct ReplicaReadDone {
+    pub life: u64,
+    pub partition: TopicPartition,
+    pub node: NodeId,
+    pub epoch: LeaderEpoch,
+    pub from: u64,
+    pub read: Result<Bytes, String>,
+}
+
+/// A log that was cut, or begun anew.
+pub struct LogCut {
+    /// The life of the actor that asked.
+    pub life: u64,
+    /// Whose log.
+    pub partition: TopicPartition,
+    /// The log.
+    pub result: Result<Log, String>,
+}
+
+impl fmt::Debug for LogCut {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "the log of {}", self.partition)
+    }
 }
 
 /// Logs that were opened away from their actor.
@@ -185,6 +250,27 @@ impl Mail {
             Self::PromiseWanted(_) => "promise wanted",
             Self::LeadersChosen(_) => "leaders chosen",
             Self::Fenced(_) => "fenced",
+            Self::News(_) => "news",
+            Self::RolesChanged(_) => "roles changed",
+            Self::MoveWanted(_) => "move wanted",
+            Self::PartitionsGone(_) => "partitions gone",
+            Self::ChangeRoles(_) => "change roles",
+            Self::Move(_) => "move",
+            Self::ExtendLease => "extend lease",
+            Self::Refill(..) => "refill",
+            Self::AppendReplica(_) => "append replica",
+            Self::ReplicaAnswered(_) => "replica answered",
+            Self::ReplicaRead(_) => "replica read",
+            Self::Truncated(_) => "truncated",
+            Self::PromiseLate(..) => "promise late",
+            Self::LinkChanged(_, Some(_)) => "link up",
+            Self::LinkChanged(_, None) => "link down",
+            Self::Control(..) => "control",
+            Self::Say(_) => "say",
+            Self::Replicate(_) => "replicate",
+            Self::Confirm { .. } => "confirm",
+            Self::Linked(_, mail) => mail.name(),
+            Self::MoveReady { .. } => "move ready",
         }
     }
 }
@@ -204,6 +290,10 @@ impl Wake {
             Self::Fault => "fault",
             Self::Heal => "heal",
             Self::Operator => "operator",
+            Self::Beat => "beat",
+            Self::Feed => "feed",
+            Self::Links => "links",
+            Self::Resume => "resume",
         }
     }
 }

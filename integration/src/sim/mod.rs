@@ -1,11 +1,12 @@
 //! The deterministic simulator: nodes made of the real cores over memory disks, with simulated time, clients and faults.
 //!
 //! Everything follows from one seed: which message is delivered next, how long each takes, what goes wrong and when. The
-//! checkers of [`check`] hold what clients and disks see against the truth kept by [`oracle`]. One node is simulated
-//! so far; addresses name the node, so that others can stand beside it with links between them.
+//! checkers of [`check`] hold what clients and disks see against the truth kept by [`oracle`]. One node alone is
+//! simulated by [`run`], several by [`cluster::run`].
 
 pub mod check;
 pub mod client;
+pub mod cluster;
 pub mod context;
 pub mod disk;
 pub mod faults;

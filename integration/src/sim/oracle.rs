@@ -3,6 +3,7 @@
 
 use super::check::durable::DurableCursor;
 use super::check::reads::KnownBytes;
+use super::check::replicas::ReplicaTruth;
 use super::payload::{Batch, BatchKey};
 use lance_messages::id::{TopicId, TopicPartition};
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,6 +85,8 @@ pub struct Oracle {
     pub violation: Option<String>,
     /// Bits are flipped: a reply may be damaged, as long as it is not taken for a right one.
     pub damage: bool,
+    /// What is known of replicas, when there are several nodes.
+    pub replicas: ReplicaTruth,
     /// Bytes of all batches.
     pub sent_bytes: u64,
     /// Acks that clients received.

@@ -19,6 +19,12 @@ pub enum Sabotage {
     UnsyncedMetadata,
     /// After a restart clients are answered although the log was cut below what had been acked.
     CutAckedTail,
+    /// A leader commits what it holds alone.
+    CommitAlone,
+    /// Acks of epochs that are over count.
+    CountAnyAck,
+    /// A follower's promise is answered before it is kept: acks of the epoch before still leave.
+    AckAfterPromise,
 }
 
 impl Sabotage {

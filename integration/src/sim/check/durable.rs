@@ -34,9 +34,18 @@ pub struct DurableCursor {
     epoch: u32,
     /// The batches on the way.
     pub found: Vec<FoundBatch>,
+    /// Hash of every byte on the way.
+    pub hash: u64,
+    /// Epoch, end position and hash after each batch on the way.
+    pub trail: Vec<(u32, u64, u64)>,
 }
 
 impl DurableCursor {
+    /// Log position behind the last batch.
+    pub fn position(&self) -> u64 {
+        self.segment_base + self.file_offset
+    }
+
     /// Base of the segment it stands in: older ones are closed, and known in full.
     pub fn segment_base(&self) -> u64 {
         self.segment_base
@@ -96,10 +105,15 @@ impl DurableCursor {
         if got < records.len() || crc32fast::hash(&records) != header.records_crc {
             return Err("its records are not there".to_owned());
         }
+        for bytes in [&raw[..], &records[..]] {
+            self.hash =
+                self.hash.rotate_left(7).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(crc32fast::hash(bytes));
+        }
         self.segment_base = segment_base;
         self.file_offset = file_offset + header.batch_bytes();
         self.epoch = header.leader_epoch.0;
         self.offset = header.end_offset();
+        self.trail.push((self.epoch, self.position(), self.hash));
         if !header.flags.is_control() {
             self.found.push(FoundBatch {
                 offset: header.base_offset,

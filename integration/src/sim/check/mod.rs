@@ -5,4 +5,5 @@ pub mod liveness;
 pub mod metadata;
 pub mod order;
 pub mod reads;
+pub mod replicas;
 pub mod watermark;

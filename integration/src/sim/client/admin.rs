@@ -27,13 +27,20 @@ pub struct Admin {
     extra: u32,
     next_idea_ns: u64,
     paused_until_ns: u64,
+    /// Among several nodes: makes the first topics and nothing else, and expects a node to be behind the others.
+    calm: bool,
 }
 
 impl Admin {
     /// An administrator who makes these topics first.
     pub fn new(topics: &[(String, u16)]) -> Self {
         let tasks = topics.iter().map(|(name, partitions)| Task::Create(name.clone(), *partitions)).collect();
-        Self { tasks, asked: None, extra: 0, next_idea_ns: 0, paused_until_ns: 0 }
+        Self { tasks, asked: None, extra: 0, next_idea_ns: 0, paused_until_ns: 0, calm: false }
+    }
+
+    /// One who makes these topics and is content, whichever node answers.
+    pub fn calm(topics: &[(String, u16)]) -> Self {
+        Self { calm: true, ..Self::new(topics) }
     }
 
     /// What is still to be done.
@@ -47,7 +54,7 @@ impl Admin {
 
     /// Asks for the next thing.
     pub fn work(&mut self, wire: &mut Wire, ctx: &mut Context<'_>) {
-        if ctx.phase == Phase::Chaos && self.tasks.is_empty() && ctx.now_ns > self.next_idea_ns {
+        if ctx.phase == Phase::Chaos && !self.calm && self.tasks.is_empty() && ctx.now_ns > self.next_idea_ns {
             self.next_idea_ns = ctx.now_ns + ctx.rng.range(50_000_000, 600_000_000);
             self.have_idea(ctx);
         }
@@ -128,6 +135,7 @@ impl Admin {
             (Task::Find(name, partitions), Response::Metadata(metadata)) => {
                 match metadata.topics.iter().find(|topic| topic.name == name) {
                     Some(topic) => created(ctx.oracle, &name, topic.id, partitions),
+                    None if self.calm => self.tasks.push_front(Task::Find(name, partitions)),
                     None => ctx.oracle.violated(format!("topic {name} exists and is not listed")),
                 }
             }

@@ -24,6 +24,10 @@ pub struct Consumer {
     asked: Option<Asked>,
     correlation: u64,
     paused_until_ns: u64,
+    /// Among several nodes: the partition it follows, and the greatest epoch that answered.
+    only: Option<(TopicPartition, u32)>,
+    /// It was told that another node leads.
+    pub misled: bool,
 }
 
 impl Consumer {
@@ -36,12 +40,26 @@ impl Consumer {
             asked: None,
             correlation: 0,
             paused_until_ns: 0,
+            only: None,
+            misled: false,
+        }
+    }
+
+    /// A consumer of one partition, whichever node leads it.
+    pub fn of_partition(client: u16, partition: TopicPartition) -> Self {
+        Self { only: Some((partition, 0)), ..Self::new(client) }
+    }
+
+    fn wanted(&self, oracle: &Oracle) -> Vec<TopicPartition> {
+        match self.only {
+            Some((partition, _)) => vec![partition],
+            None => partitions(oracle),
         }
     }
 
     /// What it has not read yet.
     pub fn unfinished(&self, ctx: &Context<'_>) -> Option<String> {
-        partitions(ctx.oracle).into_iter().find_map(|partition| {
+        self.wanted(ctx.oracle).into_iter().find_map(|partition| {
             let truth = ctx.oracle.partitions.get(&partition)?;
             let (position, end) = (self.position(partition), truth.acked_end.max(truth.high_watermark));
             let client = self.client;
@@ -55,12 +73,12 @@ impl Consumer {
 
     /// Asks for something.
     pub fn work(&mut self, wire: &mut Wire, ctx: &mut Context<'_>) {
-        let known = partitions(ctx.oracle);
+        let known = self.wanted(ctx.oracle);
         if self.asked.is_some() || ctx.now_ns < self.paused_until_ns || known.is_empty() {
             return;
         }
         self.correlation += 1;
-        let settling = ctx.phase == Phase::Settle;
+        let settling = ctx.phase == Phase::Settle || self.only.is_some();
         let partition = ctx.rng.pick(&known).unwrap_or(known[0]);
         let high_watermark = ctx.oracle.partition(partition).high_watermark;
         let (asked, request, number) = match ctx.rng.below(10) {
@@ -149,6 +167,7 @@ impl Consumer {
 
     fn on_error(&mut self, partition: TopicPartition, code: ErrorCode, ctx: &mut Context<'_>) {
         let unknown = matches!(code, ErrorCode::UnknownTopic | ErrorCode::UnknownPartition);
+        self.misled = true;
         // Somebody may have deleted it meanwhile.
         let gone = unknown && !partitions(ctx.oracle).contains(&partition);
         if !code.is_retriable() && code != ErrorCode::StorageOffline && !gone {
@@ -161,6 +180,14 @@ impl Consumer {
         let partition = fetched.partition;
         if let Some(code) = fetched.error {
             return self.on_error(partition, code, ctx);
+        }
+        if let Some((_, newest)) = self.only.as_mut() {
+            // A node that does not know yet that it leads no more.
+            if fetched.leader_epoch < *newest {
+                self.misled = true;
+                return;
+            }
+            *newest = fetched.leader_epoch;
         }
         let start = fetched.next_offset.saturating_sub(data.len() as u64);
         if start != asked {

@@ -20,6 +20,9 @@ use wire::Wire;
 /// A request without an answer for so long makes a client connect again, while things go wrong.
 const REQUEST_TIMEOUT_NS: u64 = 8_000_000_000;
 
+/// Among several nodes a client looks for another one after this.
+const CLUSTER_TIMEOUT_NS: u64 = 2_000_000_000;
+
 /// What a client does.
 pub enum Role {
     /// Writes with Hello.
@@ -39,13 +42,20 @@ pub struct Client {
     /// Its newest idea; older ones are forgotten.
     idea: u64,
     heard_ns: u64,
+    /// Nodes it may connect to.
+    nodes: u16,
 }
 
 impl Client {
     /// A client of the node `node`.
     pub fn new(index: u16, node: u16, role: Role) -> Self {
         let hello = !matches!(role, Role::Legacy(_));
-        Self { wire: Wire::new(index, node, hello), role, idea: 0, heard_ns: 0 }
+        Self { wire: Wire::new(index, node, hello), role, idea: 0, heard_ns: 0, nodes: 1 }
+    }
+
+    /// A client that finds the right one among several nodes.
+    pub fn of_cluster(index: u16, nodes: u16, role: Role) -> Self {
+        Self { nodes, ..Self::new(index, index % nodes, role) }
     }
 
     /// What it still has to do, if anything.
@@ -92,6 +102,10 @@ impl Client {
             Role::Consumer(consumer) => consumer.on_lost(),
             Role::Admin(admin) => admin.on_lost(),
         }
+        if self.nodes > 1 {
+            let ahead = 1 + ctx.rng.below(u64::from(self.nodes) - 1) as u16;
+            self.wire.turn_to((self.wire.node() + ahead) % self.nodes);
+        }
         let pause = ctx.rng.range(1_000_000, 80_000_000);
         self.idea += 1;
         ctx.wake(Wake::Idea(self.idea), Duration::from_nanos(pause));
@@ -111,8 +125,20 @@ impl Client {
                 }
             }
         }
+        if self.wire.connection.is_some() && self.nodes > 1 && self.is_misled() {
+            return self.hang_up(ctx);
+        }
         if self.wire.connection.is_some() {
             self.work(ctx);
+        }
+    }
+
+    /// Whether it was told to ask another node.
+    fn is_misled(&mut self) -> bool {
+        match &mut self.role {
+            Role::Producer(producer) => std::mem::take(&mut producer.misled),
+            Role::Consumer(consumer) => std::mem::take(&mut consumer.misled),
+            Role::Legacy(_) | Role::Admin(_) => false,
         }
     }
 
@@ -151,7 +177,9 @@ impl Client {
         if self.wire.connection.is_none() {
             self.heard_ns = ctx.now_ns;
             self.wire.connect(ctx);
-        } else if ctx.phase == Phase::Chaos && ctx.now_ns > self.heard_ns + REQUEST_TIMEOUT_NS {
+        } else if ctx.phase == Phase::Chaos && ctx.now_ns > self.heard_ns + REQUEST_TIMEOUT_NS
+            || self.nodes > 1 && ctx.now_ns > self.heard_ns + CLUSTER_TIMEOUT_NS
+        {
             return self.hang_up(ctx);
         }
         if let Role::Producer(producer) = &mut self.role {

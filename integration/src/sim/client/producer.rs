@@ -53,6 +53,8 @@ pub struct Producer {
     bound: bool,
     in_flight: VecDeque<(usize, u64, BatchKey)>,
     settled: bool,
+    /// It was told that another node leads.
+    pub misled: bool,
 }
 
 impl Producer {
@@ -80,6 +82,7 @@ impl Producer {
             bound: false,
             in_flight: VecDeque::new(),
             settled: false,
+            misled: false,
         }
     }
 
@@ -193,7 +196,7 @@ impl Producer {
             Response::Error(error) => match error.answers {
                 Answers::Ingest(batch_id) => self.on_refused(batch_id, &error, ctx),
                 // InitProducer failed: asked for again.
-                Answers::Control(_) => self.asked_identity = false,
+                Answers::Control(_) => (self.asked_identity, self.misled) = (false, true),
             },
             other => ctx.oracle.violated(format!("a producer was answered {other:?}")),
         }
@@ -230,6 +233,7 @@ impl Producer {
         let Some((at, key)) = self.answered(batch_id, ctx) else { return };
         let lane = &mut self.lanes[at];
         let code = error.code;
+        self.misled |= matches!(code, ErrorCode::NotLeader | ErrorCode::Unavailable | ErrorCode::StorageOffline);
         let never = match code {
             ErrorCode::OutOfOrderSequence => !lane.rewind,
             ErrorCode::StorageOffline => false,

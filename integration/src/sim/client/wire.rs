@@ -40,6 +40,16 @@ impl Wire {
         }
     }
 
+    /// The node it connects to.
+    pub fn node(&self) -> u16 {
+        self.node
+    }
+
+    /// Connects to another node from now on.
+    pub fn turn_to(&mut self, node: u16) {
+        self.node = node;
+    }
+
     /// Nothing of the connection is left.
     pub fn forget(&mut self) {
         self.connection = None;

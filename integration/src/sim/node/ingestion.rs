@@ -2,7 +2,7 @@
 //! core's effects.
 
 use super::{Failure, NodeSetup};
-use crate::sim::check::watermark;
+use crate::sim::check::{replicas, watermark};
 use crate::sim::context::Context;
 use crate::sim::disk::SimDisk;
 use crate::sim::mail::{Address, LogsOpened, Mail, Part, Wake};
@@ -10,10 +10,12 @@ use crate::sim::sabotage::Sabotage;
 use lance_actors::ingestion::core::{IngestionCore, IngestionEffect, IngestionOptions};
 use lance_actors::ingestion::opener::{LogMarks, LogOpener, Opened};
 use lance_actors::network::readers::SegmentRead;
+use lance_actors::replication::actor::ReplicaNews;
 use lance_cluster::replica::FlowOptions;
-use lance_messages::id::{ConnectionId, TopicPartition};
+use lance_messages::id::{ConnectionId, NodeId, TopicPartition};
 use lance_messages::mail::connection::{Answer, Replies, Reply};
 use lance_messages::mail::ingestion::Produce;
+use lance_messages::peer::PeerIdentity;
 use lance_storage::checkpoint::FlushedFile;
 use lance_storage::disk::{Arena, DiskOp, SlotPool};
 use lance_storage::tail::TailRing;
@@ -22,23 +24,30 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How often followers are looked after that no event made progress for.
+const FEED_INTERVAL: Duration = Duration::from_millis(50);
+
 /// The shell of an ingestion core.
 pub struct Ingestion {
-    node: u16,
-    shard: u16,
+    pub(super) node: u16,
+    pub(super) shard: u16,
     boot: u64,
-    setup: NodeSetup,
-    disk: SimDisk,
+    /// There are other nodes.
+    pub(super) has_peers: bool,
+    pub(super) setup: NodeSetup,
+    pub(super) disk: SimDisk,
     logs_dir: PathBuf,
-    opener: LogOpener,
-    core: Option<IngestionCore>,
+    pub(super) opener: LogOpener,
+    pub(super) core: Option<IngestionCore>,
     pool: Option<SlotPool>,
     arena: Arc<Arena>,
     assigned: Vec<TopicPartition>,
-    marks: LogMarks,
+    pub(super) marks: LogMarks,
     marks_moved: bool,
-    flushed: FlushedFile,
-    lives: u64,
+    pub(super) flushed: FlushedFile,
+    pub(super) lives: u64,
+    /// Nodes whose data link stands.
+    pub(super) peers: BTreeMap<NodeId, PeerIdentity>,
     turn_armed: bool,
     /// Batches wait to be copied into the tail ring.
     keeping: bool,
@@ -52,7 +61,7 @@ pub struct Ingestion {
 impl Ingestion {
     /// An actor of a process that starts.
     pub fn new(
-        (node, shard, boot): (u16, u16, u64),
+        (node, shard, boot, has_peers): (u16, u16, u64, bool),
         setup: NodeSetup,
         disk: &SimDisk,
         logs_dir: PathBuf,
@@ -72,6 +81,7 @@ impl Ingestion {
             node,
             shard,
             boot,
+            has_peers,
             setup,
             disk: disk.clone(),
             logs_dir,
@@ -84,6 +94,7 @@ impl Ingestion {
             marks_moved: false,
             flushed,
             lives: 0,
+            peers: BTreeMap::new(),
             turn_armed: false,
             keeping: false,
             deadline_armed: None,
@@ -97,7 +108,7 @@ impl Ingestion {
         self.core.as_ref()
     }
 
-    fn to(&self, part: Part) -> Address {
+    pub(super) fn to(&self, part: Part) -> Address {
         Address::Node(self.node, part)
     }
 
@@ -125,9 +136,15 @@ impl Ingestion {
         };
         let mut core = IngestionCore::new(options, pool, TailRing::new(self.setup.tail_bytes));
         self.assigned.iter().for_each(|partition| core.on_assigned(*partition));
+        for (node, peer) in &self.peers {
+            core.on_link_changed(*node, Some(*peer), ctx.now, &mut Vec::new());
+        }
         self.core = Some(core);
         if self.lives == 1 {
             ctx.wake(Wake::Second, Duration::from_secs(1));
+            if self.has_peers {
+                ctx.wake(Wake::Feed, FEED_INTERVAL);
+            }
             if !self.setup.sync_always {
                 ctx.wake(Wake::Sync, Duration::from_millis(50));
             }
@@ -179,6 +196,22 @@ impl Ingestion {
                 }
             }
             Mail::Produce(produce) => self.on_produce(produce, &mut effects, ctx),
+            Mail::Wake(Wake::Feed) => {
+                ctx.wake(Wake::Feed, FEED_INTERVAL);
+                self.on_feed(now, &mut effects);
+            }
+            mail @ (Mail::Fence(_)
+            | Mail::PromiseLate(..)
+            | Mail::Lead(_)
+            | Mail::ChangeRoles(_)
+            | Mail::Move(_)
+            | Mail::ExtendLease
+            | Mail::Refill(..)
+            | Mail::AppendReplica(_)
+            | Mail::ReplicaAnswered(_)
+            | Mail::ReplicaRead(_)
+            | Mail::Truncated(_)
+            | Mail::LinkChanged(..)) => self.on_replicas(mail, &mut effects, ctx),
             mail => {
                 let Some(core) = self.core.as_mut() else { return Ok(false) };
                 match mail {
@@ -197,16 +230,6 @@ impl Ingestion {
                     Mail::Introduce(replicas) => {
                         for (partition, promised, incarnation) in replicas {
                             core.on_replica_known(partition, promised, incarnation);
-                        }
-                    }
-                    Mail::Fence(epochs) => {
-                        for (partition, epoch) in epochs {
-                            core.on_promise(partition, epoch, &mut effects);
-                        }
-                    }
-                    Mail::Lead(roles) => {
-                        for role in roles {
-                            core.on_become_leader(role, now, &mut effects);
                         }
                     }
                     Mail::Wake(Wake::Turn) => {
@@ -274,8 +297,12 @@ impl Ingestion {
             }
             added.iter().for_each(|partition| core.on_assigned(*partition));
         }
-        for gone in before.difference(&after) {
-            ctx.send(ctx.me, Mail::RemoveLog(*gone));
+        let gone: Vec<TopicPartition> = before.difference(&after).copied().collect();
+        for partition in &gone {
+            ctx.send(ctx.me, Mail::RemoveLog(*partition));
+        }
+        if !gone.is_empty() {
+            ctx.send(self.to(Part::Replication), Mail::PartitionsGone(gone));
         }
         if !added.is_empty() {
             self.open_logs(added, false, ctx);
@@ -305,7 +332,16 @@ impl Ingestion {
         for Opened { partition, result, .. } in opened {
             match result {
                 Ok(log) => {
-                    wanted.push((partition, log.last_epoch().0, log.durable_end()));
+                    match log.offline().filter(|_| self.has_peers) {
+                        Some(damage) => {
+                            let news = ReplicaNews::Damaged(partition, damage.good_end());
+                            ctx.send(Address::Node(self.node, Part::Replication), Mail::News(news));
+                        }
+                        None if log.offline().is_none() && log.latched().is_none() => {
+                            wanted.push((partition, log.last_epoch().0, log.durable_end()));
+                        }
+                        None => {}
+                    }
                     core.on_log_opened(partition, log, effects);
                 }
                 Err(reason) => core.on_log_failed(partition, reason, effects),
@@ -316,10 +352,10 @@ impl Ingestion {
         }
     }
 
-    fn perform(&mut self, effects: Vec<IngestionEffect>, ctx: &mut Context<'_>) {
+    pub(super) fn perform(&mut self, effects: Vec<IngestionEffect>, ctx: &mut Context<'_>) {
         let mut operations: Vec<DiskOp> = Vec::new();
         let mut outgoing: BTreeMap<ConnectionId, Vec<Reply<SegmentRead>>> = BTreeMap::new();
-        let (mut leadership, mut fenced) = (Vec::new(), Vec::new());
+        let (mut leadership, mut fenced, mut about_replicas) = (Vec::new(), Vec::new(), Vec::new());
         for effect in effects {
             match effect {
                 IngestionEffect::Submit { token, step } => operations.push(step.into_op(u64::from(token))),
@@ -332,14 +368,20 @@ impl Ingestion {
                     self.marks_moved = true;
                 }
                 IngestionEffect::Promised(partition, epoch, answer) => fenced.push((partition, epoch, answer)),
-                IngestionEffect::Leading(partition, epoch) => leadership.push((partition, Ok(epoch))),
+                IngestionEffect::Leading(partition, epoch) => {
+                    if self.has_peers {
+                        replicas::led(ctx.oracle, partition, epoch, (self.node, self.boot, self.lives));
+                    }
+                    leadership.push((partition, Ok(epoch)));
+                }
                 IngestionEffect::Stopped(partition, reason, latch) => {
                     if let Some(latch) = latch {
                         self.marks.latches.insert(partition, latch);
                     }
                     leadership.push((partition, Err(reason)));
                 }
-                _ => {}
+                IngestionEffect::NoSpace(_) | IngestionEffect::NotTaken(..) | IngestionEffect::SteppedDown(..) => {}
+                about => about_replicas.push(about),
             }
         }
         if !operations.is_empty() {
@@ -350,6 +392,7 @@ impl Ingestion {
             let replies = Replies { shard: self.shard, replies, pressed };
             ctx.send(self.to(Part::Connection(connection.0)), Mail::Replies(replies));
         }
+        self.obey_about_replicas(about_replicas, ctx);
         if !fenced.is_empty() {
             ctx.send(self.to(Part::Replication), Mail::Fenced(fenced));
         }
@@ -372,11 +415,20 @@ impl Ingestion {
                 }
             }
             Answer::Fetched { partition, result: Ok((bounds, _)), .. } => {
-                watermark::served(ctx.oracle, *partition, bounds);
+                if self.has_peers {
+                    replicas::served(ctx.oracle, *partition, bounds, self.node);
+                } else {
+                    watermark::served(ctx.oracle, *partition, bounds);
+                }
                 Some((*partition, bounds.high_watermark_offset))
             }
             _ => None,
         };
+        if let Some((partition, offset)) = must_be_durable
+            && self.has_peers
+        {
+            return replicas::must_be_on_a_quorum(ctx.oracle, &self.logs_dir, partition, offset, self.node);
+        }
         if let Some((partition, offset)) = must_be_durable
             && self.setup.sync_always
         {

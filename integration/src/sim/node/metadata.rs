@@ -1,19 +1,23 @@
 //! The metadata actor's shell, as `actors/src/metadata/actor.rs` is, over its real files.
 
 use super::Failure;
+use super::members::Forwarded;
 use crate::sim::check::metadata as check;
 use crate::sim::context::Context;
 use crate::sim::disk::SimDisk;
 use crate::sim::mail::{Address, Mail, Part, Wake};
+use lance_actors::ingestion::replica::LeaderRole;
+use lance_actors::ingestion::replica_handlers::MoveLeadership;
 use lance_actors::metadata::calls::{command_for, returning_producer};
-use lance_actors::metadata::roles::role_of;
+use lance_actors::metadata::roles::{role_of, roles_led};
 use lance_actors::metadata::store::MetadataStore;
 use lance_actors::network::session::answers::CallFailure;
 use lance_actors::network::session::{MetadataCall, shard_of};
 use lance_actors::view::ClusterView;
+use lance_cluster::control::ControlMessage;
 use lance_cluster::metadata::{
-    MetadataAnswer, MetadataCommand, MetadataCore, MetadataEffect, MetadataEvent, ProposeFailure, RaftConf, RaftConfig,
-    TopicConfig,
+    ControllerOptions, GenesisNode, MetadataAnswer, MetadataCore, MetadataEffect, MetadataError, MetadataEvent,
+    MetadataOptions, ProposeFailure, RaftConf, RaftConfig, ReplicationMode, TopicConfig,
 };
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{NodeId, TopicPartition};
@@ -24,7 +28,7 @@ use std::time::Duration;
 
 const TICK: Duration = Duration::from_millis(50);
 
-type Answered = Result<MetadataAnswer, CallFailure>;
+pub(super) type Answered = Result<MetadataAnswer, CallFailure>;
 
 /// Who the process is.
 #[derive(Clone, Copy, Debug)]
@@ -39,24 +43,32 @@ pub struct Identity {
     pub nonce: u64,
 }
 
-struct Running {
-    core: MetadataCore,
+pub(super) struct Running {
+    pub(super) core: MetadataCore,
     store: MetadataStore,
 }
 
 /// The shell of the metadata core.
 pub struct Metadata {
-    node: u16,
-    shards: u16,
-    identity: Identity,
+    pub(super) node: u16,
+    pub(super) shards: u16,
+    pub(super) identity: Identity,
+    /// The nodes the cluster began with; empty for a node that is alone.
+    pub(super) genesis: Arc<Vec<GenesisNode>>,
     disk: SimDisk,
     dir: PathBuf,
-    running: Option<Running>,
+    pub(super) running: Option<Running>,
     waiting: BTreeMap<u64, (u64, u64)>,
-    answered: Vec<(u64, Answered)>,
+    pub(super) answered: Vec<(u64, Answered)>,
     next_request: u64,
-    registering: Option<u64>,
-    state_changed: bool,
+    pub(super) registering: Option<u64>,
+    pub(super) registered_at_ms: Option<u64>,
+    /// Calls of this node that another one proposes.
+    pub(super) forwarded: Vec<Forwarded>,
+    /// Proposals made for other nodes: whose, and their number there.
+    pub(super) remote: BTreeMap<u64, (NodeId, u64)>,
+    pub(super) alive: Vec<(NodeId, bool)>,
+    pub(super) state_changed: bool,
     publication: u64,
     /// Assignments that shards have not taken yet, and the view to show then.
     publishing: Option<(u16, Arc<ClusterView>)>,
@@ -68,11 +80,19 @@ pub struct Metadata {
 
 impl Metadata {
     /// An actor of a process that starts.
-    pub fn new(node: u16, shards: u16, identity: Identity, disk: &SimDisk, dir: PathBuf) -> Self {
+    pub fn new(
+        node: u16,
+        shards: u16,
+        identity: Identity,
+        genesis: Arc<Vec<GenesisNode>>,
+        disk: &SimDisk,
+        dir: PathBuf,
+    ) -> Self {
         Self {
             node,
             shards,
             identity,
+            genesis,
             disk: disk.clone(),
             dir,
             running: None,
@@ -80,6 +100,10 @@ impl Metadata {
             answered: Vec::new(),
             next_request: 1,
             registering: None,
+            registered_at_ms: None,
+            forwarded: Vec::new(),
+            remote: BTreeMap::new(),
+            alive: Vec::new(),
             state_changed: false,
             publication: 0,
             publishing: None,
@@ -92,6 +116,9 @@ impl Metadata {
     pub fn drop_core(&mut self, ctx: &mut Context<'_>) {
         self.running = None;
         self.answered.clear();
+        self.forwarded.clear();
+        self.remote.clear();
+        self.registering = None;
         self.publishing = None;
         self.wait = false;
         let unknown = || CallFailure::Failed(ErrorCode::OutcomeUnknown, ErrorCode::OutcomeUnknown.text().to_owned());
@@ -103,7 +130,11 @@ impl Metadata {
 
     /// Starts, for the first time or again.
     pub fn begin(&mut self, ctx: &mut Context<'_>, first: bool) -> Result<(), Failure> {
-        let genesis = RaftConf::of_voters([self.identity.incarnation]);
+        let genesis = match self.genesis.iter().any(|node| node.incarnation == self.identity.incarnation) {
+            _ if self.is_alone() => RaftConf::of_voters([self.identity.incarnation]),
+            true => RaftConf::of_voters(self.genesis.iter().map(|node| node.incarnation)),
+            false => RaftConf::of_voters([]),
+        };
         let (store, persisted) = MetadataStore::open(&self.disk.as_disk(), &self.dir, genesis)
             .map_err(|error| Failure(error.to_string()))?;
         let mut config = RaftConfig::new(self.identity.incarnation, self.identity.nonce);
@@ -111,7 +142,9 @@ impl Metadata {
         config.snapshot_interval_entries = 40;
         config.kept_entries = 8;
         let mut effects = Vec::new();
-        let core = MetadataCore::new(config, &persisted, ctx.elapsed_ms(), &mut effects)
+        let genesis = self.genesis.to_vec();
+        let options = MetadataOptions { raft: config, genesis, controller: ControllerOptions::default() };
+        let core = MetadataCore::new(options, &persisted, ctx.elapsed_ms(), &mut effects)
             .map_err(|error| Failure(error.to_string()))?;
         self.running = Some(Running { core, store });
         if first {
@@ -127,16 +160,37 @@ impl Metadata {
             Mail::Call { connection, request, call } => {
                 return self.on_call(connection, request, call, ctx).map(|()| false);
             }
-            Mail::Wake(Wake::Tick) => ctx.wake(Wake::Tick, TICK),
+            Mail::Wake(Wake::Tick) => {
+                ctx.wake(Wake::Tick, TICK);
+                self.look_around(ctx);
+                self.settle_forwarded(ctx);
+            }
             _ => {}
         }
         let now_ms = ctx.elapsed_ms();
+        let is_tick = matches!(mail, Mail::Wake(Wake::Tick));
         let Some(running) = self.running.as_mut() else { return Ok(false) };
         let mut effects = Vec::new();
         let result = match mail {
             Mail::Wake(Wake::Tick) => running.core.on_tick(now_ms, &mut effects),
+            Mail::Control(from, body) => return self.on_control(from, &body, ctx).map(|()| false),
+            Mail::LinkChanged(node, peer) => match peer {
+                Some(peer) => {
+                    running.core.on_peer(peer);
+                    Ok(())
+                }
+                None => match running.core.state().node(node).map(|known| known.incarnation) {
+                    Some(id) => running.core.on_unreachable(id, &mut effects),
+                    None => Ok(()),
+                },
+            },
+            mail if !running.core.is_leading() => {
+                self.report(mail, ctx);
+                return Ok(false);
+            }
             Mail::Promised(answers) => running.core.on_promises(self.identity.node, &answers, &mut effects),
             Mail::EpochsRequested(requests) => running.core.on_epoch_requested(&requests, &mut effects),
+            Mail::MoveReady { partition, epoch, to } => running.core.on_move_ready(partition, epoch, to, &mut effects),
             Mail::Led(partition, epoch) => {
                 running.core.on_leading(partition, epoch);
                 Ok(())
@@ -149,7 +203,44 @@ impl Metadata {
             return Err(Failure(error.to_string()));
         }
         self.obey(effects, ctx)?;
+        if is_tick && !self.is_alone() {
+            self.register(now_ms, ctx)?;
+        }
         Ok(false)
+    }
+
+    /// Whether there are no other nodes.
+    pub(super) fn is_alone(&self) -> bool {
+        self.genesis.is_empty()
+    }
+
+    pub(super) fn new_request(&mut self) -> u64 {
+        let request = self.next_request;
+        self.next_request += 1;
+        request
+    }
+
+    /// Runs the core and carries out what it wants done.
+    pub(super) fn with_core(
+        &mut self,
+        ctx: &mut Context<'_>,
+        work: impl FnOnce(&mut MetadataCore, &mut Vec<MetadataEffect>) -> Result<(), MetadataError>,
+    ) -> Result<(), Failure> {
+        let Some(running) = self.running.as_mut() else { return Ok(()) };
+        let mut effects = Vec::new();
+        match work(&mut running.core, &mut effects) {
+            Err(error) if error.is_fatal() => Err(Failure(error.to_string())),
+            _ => self.obey(effects, ctx),
+        }
+    }
+
+    fn topic_defaults(&self) -> TopicConfig {
+        match self.genesis.len() {
+            0 => TopicConfig::default(),
+            nodes => {
+                TopicConfig { replication_factor: nodes as u8, mode: ReplicationMode::L2, ..TopicConfig::default() }
+            }
+        }
     }
 
     fn on_call(
@@ -168,9 +259,8 @@ impl Metadata {
             return Ok(());
         }
         let now_secs = ctx.now.wall_ns / 1_000_000_000;
-        let request = self.next_request;
-        self.next_request += 1;
-        let command = match command_for(call, &self.view, &TopicConfig::default(), now_secs) {
+        let request = self.new_request();
+        let command = match command_for(call, &self.view, &self.topic_defaults(), now_secs) {
             Ok(command) => command,
             Err(answer) => {
                 let to = Address::Node(self.node, Part::Connection(connection));
@@ -179,6 +269,10 @@ impl Metadata {
             }
         };
         self.waiting.insert(request, (connection, session_request));
+        if self.running.as_ref().is_some_and(|running| !running.core.is_leading()) && !self.is_alone() {
+            self.forward_call(request, &command, ctx);
+            return Ok(());
+        }
         let Some(running) = self.running.as_mut() else { return Ok(()) };
         let mut effects = Vec::new();
         if let Err(error) = running.core.on_propose(request, &command, &mut effects)
@@ -222,27 +316,31 @@ impl Metadata {
             MetadataEffect::SaveSnapshot { snapshot, drop_through } => {
                 running.store.save_snapshot(&snapshot, drop_through).map_err(|error| failed(&error))?;
             }
-            MetadataEffect::Send { .. } | MetadataEffect::MoveLeader { .. } => {}
+            MetadataEffect::Send { to, message } => {
+                if let Some(node) = running.core.node_of_raft_id(to) {
+                    self.send_to(node, &ControlMessage::Raft(message.into()), ctx);
+                }
+            }
+            MetadataEffect::MoveLeader { partition, epoch, from, to } if from == self.identity.node => {
+                let wanted = Mail::MoveWanted(MoveLeadership { partition, epoch, to });
+                ctx.send(Address::Node(self.node, Part::Replication), wanted);
+            }
+            MetadataEffect::MoveLeader { partition, epoch, from, to } => {
+                self.send_to(from, &ControlMessage::MoveLeader { partition, epoch, to }, ctx);
+            }
             MetadataEffect::LeaderChanged { .. } => self.state_changed = true,
             MetadataEffect::Leading { .. } => {
                 self.state_changed = true;
-                let Identity { node, incarnation, boot_number, nonce } = self.identity;
-                let address = format!("node-{node}:1992");
-                let command = MetadataCommand::RegisterNode {
-                    node,
-                    incarnation,
-                    boot_number,
-                    nonce,
-                    address,
-                    rack: String::new(),
-                };
-                let request = self.next_request;
-                self.next_request += 1;
+                let (command, request) = (self.registration(), self.new_request());
                 self.registering = Some(request);
+                let Some(running) = self.running.as_mut() else { return Ok(()) };
                 running.core.on_propose(request, &command, more).map_err(|error| failed(&error))?;
             }
             MetadataEffect::Committed { events, .. } => self.on_events(&events, ctx),
-            MetadataEffect::Answer { request, result, .. } => return self.on_answer(request, result),
+            MetadataEffect::Answer { request, index, result } => return self.on_answer(request, index, result, ctx),
+            MetadataEffect::AskPromises { node, partitions } if node != self.identity.node => {
+                self.send_to(node, &ControlMessage::AskPromises(partitions), ctx);
+            }
             MetadataEffect::AskPromises { partitions, .. } => {
                 ctx.send(Address::Node(self.node, Part::Replication), Mail::PromiseWanted(partitions));
             }
@@ -252,23 +350,52 @@ impl Metadata {
 
     fn on_events(&mut self, events: &[MetadataEvent], ctx: &mut Context<'_>) {
         self.state_changed = true;
-        let mut chosen = Vec::new();
+        let Some(running) = self.running.as_ref() else { return };
+        let (state, identity) = (running.core.state(), self.identity);
+        let own = (identity.node, identity.incarnation, identity.boot_number);
+        let (mut chosen, mut changed) = (Vec::new(), Vec::new());
         for event in events {
-            if let MetadataEvent::LeaderChosen { partition, epoch, leader, incarnation, boot_number, .. } = *event
-                && leader == self.identity.node
-                && incarnation.node == self.identity.incarnation
-                && boot_number == self.identity.boot_number
-            {
-                chosen
-                    .extend(self.running.as_ref().and_then(|running| role_of(running.core.state(), partition, epoch)));
+            match *event {
+                MetadataEvent::LeaderChosen { partition, epoch, leader, incarnation, boot_number, .. } => {
+                    if (leader, incarnation.node, boot_number) == own {
+                        chosen.extend(role_of(state, partition, epoch));
+                    }
+                }
+                MetadataEvent::InQuorumChanged { partition, epoch, .. }
+                | MetadataEvent::ReplicasChanged { partition, epoch, .. } => {
+                    changed.extend(role_of(state, partition, epoch));
+                }
+                MetadataEvent::ReplicaAdmitted { partition, .. } => {
+                    let epoch = state.partition(partition).map(|decided| decided.epoch);
+                    changed.extend(epoch.and_then(|epoch| role_of(state, partition, epoch)));
+                }
+                MetadataEvent::StateReplaced => chosen.extend(roles_led(state, own.0, own.1, own.2)),
+                _ => {}
             }
+        }
+        changed.retain(|role: &LeaderRole| {
+            let leader = state.partition(role.partition).and_then(|decided| decided.leader);
+            leader.is_some_and(|leader| leader.node == identity.node)
+        });
+        if !changed.is_empty() {
+            ctx.send(Address::Node(self.node, Part::Replication), Mail::RolesChanged(changed));
         }
         if !chosen.is_empty() {
             ctx.send(Address::Node(self.node, Part::Replication), Mail::LeadersChosen(chosen));
         }
     }
 
-    fn on_answer(&mut self, request: u64, result: Result<MetadataAnswer, ProposeFailure>) -> Result<(), Failure> {
+    fn on_answer(
+        &mut self,
+        request: u64,
+        index: Option<u64>,
+        result: Result<MetadataAnswer, ProposeFailure>,
+        ctx: &mut Context<'_>,
+    ) -> Result<(), Failure> {
+        if let Some(asker) = self.remote.remove(&request) {
+            self.answer_remote(asker, index, &result, ctx);
+            return Ok(());
+        }
         if self.registering == Some(request) {
             self.registering = None;
             return match result {
@@ -287,14 +414,18 @@ impl Metadata {
     fn publish(&mut self, ctx: &mut Context<'_>) {
         let Some(running) = self.running.as_ref() else { return };
         let core = &running.core;
-        if !core.is_leading() {
+        if !self.is_registered() || core.state().applied_index() < self.view.applied {
             return self.send_answers(ctx);
         }
-        let view = ClusterView::new(core.state(), self.identity.node, core.leader_node(), core.raft().term());
-        check::shown(ctx.oracle, &view);
+        let mut view = ClusterView::new(core.state(), self.identity.node, core.leader_node(), core.raft().term());
+        view.alive = self.alive.iter().copied().collect();
+        // A node among several may be behind the others.
+        if self.is_alone() {
+            check::shown(ctx.oracle, &view);
+        }
         self.publication += 1;
         let mut assignments: Vec<Vec<TopicPartition>> = vec![Vec::new(); usize::from(self.shards)];
-        for partition in view.partitions() {
+        for partition in view.partitions().filter(|partition| view.holds(*partition)) {
             assignments[usize::from(shard_of(partition, self.shards))].push(partition);
         }
         for (shard, mut partitions) in (0..self.shards).zip(assignments) {
@@ -321,7 +452,7 @@ impl Metadata {
         true
     }
 
-    fn send_answers(&mut self, ctx: &mut Context<'_>) {
+    pub(super) fn send_answers(&mut self, ctx: &mut Context<'_>) {
         for (request, result) in std::mem::take(&mut self.answered) {
             if let Some((connection, request)) = self.waiting.remove(&request) {
                 ctx.send(Address::Node(self.node, Part::Connection(connection)), Mail::Answered { request, result });

@@ -1,7 +1,9 @@
 //! One node: the real cores in shells that do what the actors do, over a memory disk.
 
 pub mod connection;
+mod following;
 mod ingestion;
+mod members;
 mod metadata;
 mod poller;
 mod replication;
@@ -17,7 +19,10 @@ use lance_actors::network::readers::look_up;
 use lance_actors::network::session::{SessionLimits, shard_of};
 use lance_actors::supervision::RestartPolicy;
 use lance_actors::supervision::policy::{RestartHistory, Verdict};
+use lance_cluster::control::ControlMessage;
+use lance_cluster::metadata::GenesisNode;
 use lance_messages::id::{NodeId, TopicPartition};
+use lance_messages::peer::PeerIdentity;
 use lance_storage::checkpoint::{DataDir, FlushedMarks};
 use lance_storage::disk::Arena;
 use lance_storage::reader::Reader;
@@ -31,6 +36,8 @@ use std::time::Duration;
 
 /// Where a node keeps its data.
 pub const DATA_DIR: &str = "/data";
+
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why an actor cannot go on.
 #[derive(Clone, Debug)]
@@ -74,6 +81,7 @@ impl Default for Gate {
 
 /// A running process.
 struct Process {
+    identity: PeerIdentity,
     started_ns: u64,
     shards: Vec<(Ingestion, Poller)>,
     metadata: Metadata,
@@ -100,13 +108,51 @@ pub struct Node {
     /// How far its wall clock is off, in nanoseconds.
     pub skew_ns: i64,
     setup: NodeSetup,
+    /// The nodes the cluster began with; empty for a node that is alone.
+    genesis: Arc<Vec<GenesisNode>>,
+    /// The disk was wiped: what it begins with is new.
+    wiped: bool,
     process: Option<Process>,
 }
 
 impl Node {
     /// A machine that is switched on and runs nothing yet.
     pub fn new(index: u16, disk: SimDisk, setup: NodeSetup) -> Self {
-        Self { index, disk, boot: 0, steps: 0, failures: Vec::new(), skew_ns: 0, setup, process: None }
+        Self::of_cluster(index, disk, setup, Arc::default())
+    }
+
+    /// A machine of a cluster that begins with these nodes.
+    pub fn of_cluster(index: u16, disk: SimDisk, setup: NodeSetup, genesis: Arc<Vec<GenesisNode>>) -> Self {
+        let failures = Vec::new();
+        Self { index, disk, boot: 0, steps: 0, failures, skew_ns: 0, setup, genesis, wiped: false, process: None }
+    }
+
+    /// Puts an empty disk in place of its own; its process must not run.
+    pub fn wipe(&mut self, disk: SimDisk) {
+        self.disk = disk;
+        self.wiped = true;
+    }
+
+    /// Which start of it runs.
+    pub fn identity(&self) -> Option<PeerIdentity> {
+        self.process.as_ref().map(|process| process.identity)
+    }
+
+    /// Shards it has.
+    pub fn shards(&self) -> u16 {
+        self.setup.shards
+    }
+
+    /// What its clients are shown of the metadata.
+    pub fn view(&self) -> Option<Arc<lance_actors::view::ClusterView>> {
+        self.process.as_ref().map(|process| Arc::clone(&process.metadata.view))
+    }
+
+    /// Where each partition stands here.
+    pub fn leaderships(&self) -> Vec<(TopicPartition, Leadership)> {
+        let cores =
+            self.process.iter().flat_map(|process| &process.shards).filter_map(|(ingestion, _)| ingestion.core());
+        cores.flat_map(|core| core.partitions()).map(|partition| (partition.id, partition.leadership.clone())).collect()
     }
 
     /// Where its partition logs are.
@@ -158,10 +204,14 @@ impl Node {
         self.boot += 1;
         let failed = |error: &dyn std::fmt::Display| Failure(error.to_string());
         let disk = self.disk.as_disk();
-        let mut data_dir = DataDir::open(&disk, Path::new(DATA_DIR), NodeId(self.index + 1), ctx.rng.next_u64())
-            .map_err(|error| failed(&error))?;
+        let node = NodeId(self.index + 1);
+        let begun = self.genesis.iter().find(|genesis| genesis.node == node && !self.wiped);
+        let incarnation = begun.map_or_else(|| ctx.rng.next_u64(), |genesis| genesis.incarnation);
+        let mut data_dir =
+            DataDir::open(&disk, Path::new(DATA_DIR), node, incarnation).map_err(|error| failed(&error))?;
         if data_dir.record().cluster_id == 0 {
-            data_dir.adopt_cluster(ctx.rng.next_u64().max(1)).map_err(|error| failed(&error))?;
+            let cluster = if self.genesis.is_empty() { ctx.rng.next_u64().max(1) } else { 1 };
+            data_dir.adopt_cluster(cluster).map_err(|error| failed(&error))?;
         }
         disk.create_dir_all(&data_dir.logs_dir()).map_err(|error| failed(&error))?;
         let shards = self.setup.shards;
@@ -176,6 +226,7 @@ impl Node {
             let own = own.map(|(partition, at)| (*partition, *at)).collect();
             let poller = Poller::new(self.index, shard, self.setup.sabotage, &self.disk, Arc::clone(&arena));
             let who = (self.index, shard, record.boot_number);
+            let who = (who.0, who.1, who.2, self.genesis.len() > 1);
             let ingestion = Ingestion::new(who, self.setup, &self.disk, Self::logs_dir(), arena, (flushed, own));
             parts.push((ingestion, poller));
         }
@@ -183,10 +234,12 @@ impl Node {
         let identity =
             Identity { node: record.node_id, incarnation: record.incarnation, boot_number: record.boot_number, nonce };
         let who = (record.incarnation, record.boot_number);
+        let genesis = Arc::clone(&self.genesis);
         self.process = Some(Process {
+            identity: PeerIdentity { node, incarnation: record.incarnation, boot_number: record.boot_number },
             started_ns: ctx.now_ns,
             shards: parts,
-            metadata: Metadata::new(self.index, shards, identity, &self.disk, data_dir.meta_dir()),
+            metadata: Metadata::new(self.index, shards, identity, genesis, &self.disk, data_dir.meta_dir()),
             replication: Replication::new(self.index, shards, who, &self.disk, data_dir.promises_path()),
             reader: Reader::new(&disk, 8),
             connections: BTreeMap::new(),
@@ -197,6 +250,10 @@ impl Node {
         ctx.now.elapsed = Duration::ZERO;
         for part in self.failing_parts() {
             self.begin(part, true, ctx);
+        }
+        if !self.genesis.is_empty() {
+            ctx.me = Address::Node(self.index, Part::Process);
+            ctx.wake(Wake::Beat, HEARTBEAT_INTERVAL);
         }
         Ok(())
     }
@@ -382,6 +439,15 @@ impl Node {
     }
 
     fn on_process(&mut self, mail: &Mail, ctx: &mut Context<'_>) {
+        if matches!(mail, Mail::Wake(Wake::Beat)) {
+            ctx.me = Address::Node(self.index, Part::Process);
+            ctx.wake(Wake::Beat, HEARTBEAT_INTERVAL);
+            if let Some(process) = self.process.as_ref() {
+                let heartbeat = ControlMessage::Heartbeat { leads_metadata: process.metadata.leads() };
+                process.metadata.tell_all(&heartbeat, ctx);
+            }
+            return;
+        }
         if !matches!(mail, Mail::Wake(Wake::Disk)) {
             return;
         }

@@ -4,12 +4,14 @@ use super::Failure;
 use crate::sim::context::Context;
 use crate::sim::disk::SimDisk;
 use crate::sim::mail::{Address, Mail, Part, Wake};
+use lance_actors::ingestion::replica::Fenced;
 use lance_actors::network::session::shard_of;
+use lance_actors::replication::actor::ReplicaNews;
 use lance_actors::replication::core::{ReplicationCore, ReplicationEffect};
 use lance_actors::replication::promises::{self, PROMISES_VERSION};
 use lance_messages::id::{LeaderEpoch, TopicPartition};
 use lance_storage::checkpoint::Checkpoint;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,7 +26,9 @@ pub struct Replication {
     promises: Checkpoint,
     core: Option<ReplicationCore>,
     logs: Vec<(TopicPartition, u32, u64)>,
-    led: Vec<(TopicPartition, LeaderEpoch)>,
+    /// Which of them are led, fed or stopped since.
+    settled: BTreeSet<TopicPartition>,
+    led: BTreeMap<TopicPartition, LeaderEpoch>,
 }
 
 impl Replication {
@@ -37,7 +41,17 @@ impl Replication {
         promises: PathBuf,
     ) -> Self {
         let promises = Checkpoint::new(&disk.as_disk(), promises, PROMISES_VERSION);
-        Self { node, shards, incarnation, boot_number, promises, core: None, logs: Vec::new(), led: Vec::new() }
+        Self {
+            node,
+            shards,
+            incarnation,
+            boot_number,
+            promises,
+            core: None,
+            logs: Vec::new(),
+            settled: BTreeSet::new(),
+            led: BTreeMap::new(),
+        }
     }
 
     /// What is done when the actor fails.
@@ -50,14 +64,17 @@ impl Replication {
         let body = self.promises.read().map_err(|error| Failure(error.to_string()))?.unwrap_or_default();
         let promises = promises::decode(&body).map_err(|error| Failure(error.to_string()))?;
         let mut core = ReplicationCore::new(self.incarnation, self.boot_number, promises);
-        if !self.logs.is_empty() {
-            core.on_restarted(&self.logs, &self.led);
-        }
+        let logs = self.logs.iter().copied();
+        let (settled, unled): (Vec<_>, Vec<_>) = logs.partition(|log| self.settled.contains(&log.0));
+        let led: Vec<_> = self.led.iter().map(|(partition, epoch)| (*partition, *epoch)).collect();
+        let mut effects = Vec::new();
+        core.on_restarted(&settled, &led);
+        core.on_restarted_unled(&unled, &mut effects);
         self.core = Some(core);
         if first {
             ctx.wake(Wake::Tick, REQUEST_INTERVAL);
         }
-        Ok(())
+        effects.into_iter().try_for_each(|effect| self.obey(effect, ctx))
     }
 
     /// One message.
@@ -65,6 +82,7 @@ impl Replication {
         if matches!(mail, Mail::Wake(Wake::Tick)) {
             ctx.wake(Wake::Tick, REQUEST_INTERVAL);
         }
+        self.take_notes(&mail);
         let Some(core) = self.core.as_mut() else {
             return Ok(());
         };
@@ -72,20 +90,67 @@ impl Replication {
         match mail {
             Mail::Wake(Wake::Tick) => core.on_tick(&mut effects),
             Mail::EpochsWanted(partitions) => {
-                self.logs.retain(|known| !partitions.iter().any(|opened| opened.0 == known.0));
-                self.logs.extend_from_slice(&partitions);
                 core.on_epochs_wanted(&partitions, &mut effects);
             }
             Mail::PromiseWanted(asked) => core.on_promise_wanted(&asked, &mut effects),
             Mail::LeadersChosen(chosen) => core.on_leaders_chosen(chosen, &mut effects),
             Mail::Fenced(fenced) => core.on_fenced(&fenced, &mut effects),
             Mail::LeadershipChanged(partition, result) => core.on_leadership_changed(partition, &result, &mut effects),
+            Mail::PartitionsGone(gone) => core.on_gone(&gone),
+            Mail::News(ReplicaNews::Following(partition, epoch)) => core.on_following(partition, epoch),
+            Mail::News(ReplicaNews::Damaged(partition, end)) => core.on_damaged(partition, end, &mut effects),
+            Mail::News(ReplicaNews::MoveReady(partition, epoch, to)) => {
+                ctx.send(Address::Node(self.node, Part::Metadata), Mail::MoveReady { partition, epoch, to });
+            }
+            Mail::RolesChanged(roles) => self.tell(roles, |role| role.partition, Mail::ChangeRoles, ctx),
+            Mail::MoveWanted(wanted) => {
+                self.tell(vec![wanted], |wanted| wanted.partition, |_| Mail::Move(wanted), ctx);
+            }
             _ => {}
         }
         for effect in effects {
             self.obey(effect, ctx)?;
         }
         Ok(())
+    }
+
+    /// What outlives the core.
+    fn take_notes(&mut self, mail: &Mail) {
+        match mail {
+            Mail::EpochsWanted(partitions) => {
+                self.logs.retain(|known| !partitions.iter().any(|opened| opened.0 == known.0));
+                self.logs.extend_from_slice(partitions);
+                for (partition, ..) in partitions {
+                    self.settled.remove(partition);
+                    self.led.remove(partition);
+                }
+            }
+            Mail::LeadershipChanged(partition, result) => {
+                self.settled.insert(*partition);
+                match result {
+                    Ok(epoch) => self.led.insert(*partition, *epoch),
+                    Err(_) => self.led.remove(partition),
+                };
+            }
+            Mail::PartitionsGone(gone) => {
+                self.logs.retain(|log| !gone.contains(&log.0));
+                self.settled.retain(|partition| !gone.contains(partition));
+                self.led.retain(|partition, _| !gone.contains(partition));
+            }
+            Mail::Fenced(fenced) => {
+                for (partition, _, fenced) in fenced {
+                    if matches!(fenced, Fenced::Clean { .. }) {
+                        self.led.remove(partition);
+                    }
+                }
+            }
+            Mail::News(ReplicaNews::Following(partition, _)) => {
+                self.settled.insert(*partition);
+                self.led.remove(partition);
+            }
+            Mail::News(ReplicaNews::Damaged(partition, _)) => self.logs.retain(|log| log.0 != *partition),
+            _ => {}
+        }
     }
 
     fn obey(&mut self, effect: ReplicationEffect, ctx: &mut Context<'_>) -> Result<(), Failure> {
@@ -98,14 +163,14 @@ impl Replication {
             ReplicationEffect::Answer(answers) => ctx.send(metadata, Mail::Promised(answers)),
             ReplicationEffect::RequestEpochs(requests) => ctx.send(metadata, Mail::EpochsRequested(requests)),
             ReplicationEffect::Led(partition, epoch) => {
-                self.led.retain(|led| led.0 != partition);
-                self.led.push((partition, epoch));
                 ctx.send(metadata, Mail::Led(partition, epoch));
             }
             ReplicationEffect::Lead(roles) => self.tell(roles, |role| role.partition, Mail::Lead, ctx),
             ReplicationEffect::Introduce(replicas) => self.tell(replicas, |replica| replica.0, Mail::Introduce, ctx),
             ReplicationEffect::Fence(epochs) => self.tell(epochs, |epoch| epoch.0, Mail::Fence, ctx),
-            ReplicationEffect::Refill(..) => {}
+            ReplicationEffect::Refill(partition, end) => {
+                self.tell(vec![partition], |partition| *partition, |_| Mail::Refill(partition, end), ctx);
+            }
         }
         Ok(())
     }

@@ -1,0 +1,152 @@
+//! How faults strike several nodes.
+
+use super::faults::ClusterTrouble;
+use super::world::{MILLISECOND, SECOND, World, new_disk};
+use crate::sim::check::replicas;
+use crate::sim::disk::FileKind;
+use crate::sim::faults;
+use crate::sim::mail::{Address, Mail, Part, Wake};
+use crate::sim::scheduler::Envelope;
+use std::collections::VecDeque;
+
+impl World {
+    /// Makes a fault.
+    pub(super) fn strike(&mut self, trouble: ClusterTrouble) {
+        let count = self.nodes.len() as u16;
+        let node = self.rng.below(u64::from(count)) as u16;
+        let other = (node + 1 + self.rng.below(u64::from(count) - 1) as u16) % count;
+        let index = usize::from(node);
+        if self.verbose {
+            eprintln!("{:12.4} ms  *** {trouble:?} {node} {other}", self.scheduler.now_ns() as f64 / 1e6);
+        }
+        self.trace.note(self.scheduler.now_ns(), "fault", u64::from(node), u64::from(other));
+        match trouble {
+            ClusterTrouble::CutAtFile(kind) => {
+                let skip = self.rng.below(if kind == FileKind::Producers { 2 } else { 10 });
+                self.nodes[index].disk.cut_at(kind, skip);
+            }
+            ClusterTrouble::PowerCut => {
+                let changes = self.rng.below(60);
+                self.nodes[index].disk.cut_after(changes);
+                if changes == 0 {
+                    self.power_cut(node);
+                }
+            }
+            ClusterTrouble::Blackout => (0..count).for_each(|node| self.power_cut(node)),
+            ClusterTrouble::Kill => {
+                let pause = self.rng.range(MILLISECOND, 2 * SECOND);
+                self.kill(node, pause);
+            }
+            ClusterTrouble::Pause => self.pause(node),
+            ClusterTrouble::Isolate => {
+                for other in (0..count).filter(|other| *other != node) {
+                    self.network.block((node, other));
+                    self.network.block((other, node));
+                }
+            }
+            ClusterTrouble::OneWay => self.network.block((node, other)),
+            ClusterTrouble::Bridge => {
+                self.network.block((node, other));
+                self.network.block((other, node));
+            }
+            ClusterTrouble::SlowLink => {
+                let by = self.rng.range(5 * MILLISECOND, 200 * MILLISECOND);
+                self.network.slow_down((node, other), by);
+                self.network.slow_down((other, node), by);
+            }
+            ClusterTrouble::HealNetwork => self.heal_network(),
+            ClusterTrouble::Reset => self.network.reset((node, other)),
+            ClusterTrouble::SlowDisk => faults::stall(&self.nodes[index], &mut self.rng),
+            ClusterTrouble::ClockJump => {
+                let seconds = [1, 60, 3_600, 90_000][self.rng.below(4) as usize];
+                let by = self.rng.below(seconds * SECOND) as i64;
+                self.nodes[index].skew_ns += if self.rng.once_in(2) { by } else { -by };
+            }
+            ClusterTrouble::ActorFailure => {
+                let parts = self.nodes[index].failing_parts();
+                if let Some(part) = self.rng.pick(&parts).filter(|_| self.paused[index].is_none()) {
+                    self.with_node(node, |node, ctx| node.fail(part, ctx));
+                }
+            }
+            ClusterTrouble::Disconnect => self.disconnect(node),
+            ClusterTrouble::Wipe => self.wipe(node),
+        }
+        self.flush_outgoing();
+    }
+
+    fn disconnect(&mut self, node: u16) {
+        let all = self.nodes[usize::from(node)].connections();
+        self.break_connections(node, &all);
+        for connection in all {
+            let to = Address::Node(node, Part::Connection(connection));
+            let envelope =
+                Envelope { from: Address::World, to, boot: self.boot_of(to), mail: Mail::Closed(connection) };
+            let delay = self.rng.below(500 * MILLISECOND);
+            self.scheduler.send(envelope, delay);
+        }
+    }
+
+    /// Once in a run, so that a majority of the replicas keeps its disks.
+    fn wipe(&mut self, node: u16) {
+        if std::mem::replace(&mut self.has_wiped, true) {
+            return;
+        }
+        let pause = self.rng.range(MILLISECOND, SECOND);
+        self.kill(node, pause);
+        let setup = self.node_setup();
+        let disk = new_disk(&mut self.rng, &setup);
+        replicas::wiped(&mut self.oracle, node, disk.clone());
+        self.nodes[usize::from(node)].wipe(disk);
+    }
+
+    fn pause(&mut self, node: u16) {
+        let index = usize::from(node);
+        if self.paused[index].is_none() && self.nodes[index].is_running() {
+            self.paused[index] = Some(VecDeque::new());
+            let long = self.rng.range(500 * MILLISECOND, 5 * SECOND);
+            self.wake(Address::Node(node, Part::Process), Wake::Resume, long);
+        }
+    }
+
+    /// A process goes on: what came meanwhile comes all at once.
+    pub(super) fn resume(&mut self, node: u16) {
+        for envelope in self.paused[usize::from(node)].take().into_iter().flatten() {
+            self.deliver(envelope);
+        }
+    }
+
+    pub(super) fn heal_network(&mut self) {
+        for envelope in self.network.heal() {
+            self.deliver(envelope);
+        }
+    }
+
+    /// Its clients hear, some time later, that their connections are gone.
+    fn break_connections(&mut self, node: u16, connections: &[u64]) {
+        for &connection in connections {
+            let to = Address::Client((connection >> 20) as u16);
+            let from = Address::Node(node, Part::Connection(connection));
+            let envelope = Envelope { from, to, boot: 0, mail: Mail::Closed(connection) };
+            let delay = self.rng.range(100_000, 300 * MILLISECOND);
+            self.scheduler.send(envelope, delay);
+        }
+    }
+
+    pub(super) fn kill(&mut self, node: u16, pause_ns: u64) {
+        let index = usize::from(node);
+        let connections = self.nodes[index].connections();
+        self.break_connections(node, &connections);
+        self.paused[index] = None;
+        self.nodes[index].kill();
+        self.wake(Address::Node(node, Part::Process), Wake::Start, pause_ns);
+    }
+
+    pub(super) fn power_cut(&mut self, node: u16) {
+        let policy = self.crash_policy();
+        let disk = &self.nodes[usize::from(node)].disk;
+        disk.power_on(policy);
+        disk.memory().clear_faults();
+        let pause = self.rng.range(MILLISECOND, 2 * SECOND);
+        self.kill(node, pause);
+    }
+}

@@ -1,0 +1,212 @@
+//! What the ingestion actor's shell does about replicas, as `actors/src/ingestion/replica_handlers.rs` does.
+
+use super::ingestion::Ingestion;
+use crate::sim::check::replicas;
+use crate::sim::context::{Context, Outgoing, disk_delay};
+use crate::sim::mail::{Address, LogCut, Mail, Part, ReplicaReadDone};
+use crate::sim::sabotage::Sabotage;
+use lance_actors::ingestion::core::{IngestionCore, IngestionEffect, Now};
+use lance_actors::ingestion::opener::{Opened, TruncateJob};
+use lance_actors::ingestion::replica::Fenced;
+use lance_actors::replication::actor::ReplicaNews;
+use lance_messages::id::{LeaderEpoch, TopicPartition};
+use lance_messages::peer::{AppendResponse, ReplicaRequest, TruncateTo};
+use lance_storage::reader::Reader;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const LEASE: Duration = Duration::from_secs(1);
+const READER_FILES: usize = 8;
+
+impl Ingestion {
+    /// Followers are looked after.
+    pub(super) fn on_feed(&mut self, now: Now, effects: &mut Vec<IngestionEffect>) {
+        if let Some(core) = self.core.as_mut() {
+            core.check_lease(now, effects);
+            core.feed_followers(now, effects);
+            core.check_moves(now, effects);
+        }
+    }
+
+    /// One message about replicas.
+    pub(super) fn on_replicas(&mut self, mail: Mail, effects: &mut Vec<IngestionEffect>, ctx: &mut Context<'_>) {
+        let now = ctx.now;
+        if let Mail::LinkChanged(node, peer) = mail {
+            match peer {
+                Some(peer) => self.peers.insert(node, peer),
+                None => self.peers.remove(&node),
+            };
+            if let Some(core) = self.core.as_mut() {
+                core.on_link_changed(node, peer, now, effects);
+            }
+            return;
+        }
+        if let Mail::Refill(partition, good_end) = mail {
+            let log = self.core.as_mut().and_then(|core| core.on_refill(partition, effects)).map(Box::new);
+            return self.cut(TruncateJob { partition, log, to: TruncateTo::Position(good_end) }, ctx);
+        }
+        if let Mail::Fence(epochs) = mail {
+            return self.on_fence(epochs, effects, ctx);
+        }
+        let (lives, sabotage) = (self.lives, self.setup.sabotage);
+        let Some(core) = self.core.as_mut() else { return };
+        match mail {
+            Mail::Lead(mut roles) => {
+                if sabotage == Sabotage::CommitAlone {
+                    let own = lance_messages::id::NodeId(self.node + 1);
+                    roles.iter_mut().for_each(|role| role.votes.retain(|vote| vote.node == own));
+                }
+                roles.into_iter().for_each(|role| core.on_become_leader(role, now, effects));
+            }
+            Mail::PromiseLate(partition, epoch) => promise_again(core, partition, epoch, effects),
+            Mail::ChangeRoles(roles) => {
+                roles.into_iter().for_each(|role| core.on_role_changed(role, now, effects));
+            }
+            Mail::Move(wanted) => core.on_move(wanted.partition, wanted.epoch, wanted.to, now, effects),
+            Mail::ExtendLease => core.on_lease(now.elapsed + LEASE, now, effects),
+            Mail::AppendReplica(append) => {
+                for request in append.requests {
+                    core.on_replica_request(append.session, request, effects);
+                }
+            }
+            Mail::ReplicaAnswered(mut answered) => {
+                if sabotage == Sabotage::CountAnyAck {
+                    for response in &mut answered.responses {
+                        count_anyway(core, response);
+                    }
+                }
+                for response in &answered.responses {
+                    core.on_replica_answered(answered.from, response, now, effects);
+                }
+            }
+            Mail::ReplicaRead(done) if done.life == lives => {
+                let ReplicaReadDone { partition, node, epoch, from, read, .. } = done;
+                core.on_replica_read((partition, node, epoch), from, read, now, effects);
+            }
+            Mail::Truncated(cut) if cut.life == lives => {
+                core.on_log_truncated(cut.partition, cut.result, effects);
+                let wanted: Vec<_> = core.unintroduced(cut.partition).into_iter().collect();
+                if !wanted.is_empty() {
+                    ctx.send(self.to(Part::Replication), Mail::EpochsWanted(wanted));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_fence(
+        &mut self,
+        epochs: Vec<(TopicPartition, LeaderEpoch)>,
+        effects: &mut Vec<IngestionEffect>,
+        ctx: &mut Context<'_>,
+    ) {
+        let Some(core) = self.core.as_mut() else { return };
+        for (partition, epoch) in epochs {
+            let late =
+                (self.setup.sabotage == Sabotage::AckAfterPromise).then(|| clean_answer(core, partition)).flatten();
+            let Some(answer) = late else {
+                core.on_promise(partition, epoch, effects);
+                continue;
+            };
+            effects.push(IngestionEffect::Promised(partition, epoch, answer));
+            let delay_ns = ctx.rng.range(1_000_000, 40_000_000);
+            ctx.out.push(Outgoing::Send {
+                from: ctx.me,
+                to: ctx.me,
+                mail: Mail::PromiseLate(partition, epoch),
+                delay_ns,
+            });
+        }
+    }
+
+    /// Carries out what a core wants done about replicas.
+    pub(super) fn obey_about_replicas(&mut self, effects: Vec<IngestionEffect>, ctx: &mut Context<'_>) {
+        let mut to_followers: BTreeMap<u16, Vec<ReplicaRequest>> = BTreeMap::new();
+        let mut to_leaders: BTreeMap<u64, Vec<AppendResponse>> = BTreeMap::new();
+        for effect in effects {
+            match effect {
+                IngestionEffect::ToFollower(node, request) => {
+                    to_followers.entry(node.0 - 1).or_default().push(request);
+                }
+                IngestionEffect::ToLeader(session, response) => to_leaders.entry(session).or_default().push(response),
+                IngestionEffect::Following(partition, epoch) => {
+                    let news = Mail::News(ReplicaNews::Following(partition, epoch));
+                    ctx.send(self.to(Part::Replication), news);
+                }
+                IngestionEffect::MoveReady(partition, epoch, to) => {
+                    let news = Mail::News(ReplicaNews::MoveReady(partition, epoch, to));
+                    ctx.send(self.to(Part::Replication), news);
+                }
+                IngestionEffect::ReadForFollower { partition, node, epoch, from, slice, max_bytes } => {
+                    let mut reader = Reader::new(&self.opener.disk, READER_FILES);
+                    let read = slice.read(&mut reader, max_bytes).map_err(|error| error.to_string());
+                    let done = ReplicaReadDone { life: self.lives, partition, node, epoch, from, read };
+                    later(Mail::ReplicaRead(done), ctx);
+                }
+                IngestionEffect::Truncate { partition, log, to } => {
+                    self.cut(TruncateJob { partition, log: Some(log), to }, ctx);
+                }
+                _ => {}
+            }
+        }
+        for (node, requests) in to_followers {
+            ctx.send(Address::Node(node, Part::Ingestion(self.shard)), Mail::Replicate(requests));
+        }
+        for (session, responses) in to_leaders {
+            ctx.send(Address::World, Mail::Confirm { session, shard: self.shard, responses });
+        }
+    }
+
+    /// Cuts a log, or begins it anew; its mark of what is durable is lowered first.
+    fn cut(&mut self, job: TruncateJob, ctx: &mut Context<'_>) {
+        let partition = job.partition;
+        let end = match job.to {
+            TruncateTo::Position(position) => position,
+            TruncateTo::Restart(_) => 0,
+        };
+        if let Some(mark) = self.marks.flushed.get_mut(&partition) {
+            *mark = (*mark).min(end);
+        }
+        replicas::cut(ctx.oracle, partition, self.node);
+        let opened = match self.flushed.lower(partition, end) {
+            Ok(()) => self.opener.truncate(job, ctx.now.wall_ns),
+            Err(error) => Opened::failed(partition, error.to_string()),
+        };
+        later(Mail::Truncated(LogCut { life: self.lives, partition, result: opened.result }), ctx);
+    }
+}
+
+/// What a thread that may wait for the disk hands back.
+fn later(mail: Mail, ctx: &mut Context<'_>) {
+    let delay_ns = disk_delay(ctx.rng);
+    ctx.out.push(Outgoing::Send { from: ctx.me, to: ctx.me, mail, delay_ns });
+}
+
+/// Promises what was answered before; the answer was given already.
+fn promise_again(
+    core: &mut IngestionCore,
+    partition: TopicPartition,
+    epoch: LeaderEpoch,
+    effects: &mut Vec<IngestionEffect>,
+) {
+    let mut more = Vec::new();
+    core.on_promise(partition, epoch, &mut more);
+    effects.extend(more);
+}
+
+/// The answer a replica could give at once, whatever is under way.
+fn clean_answer(core: &IngestionCore, partition: TopicPartition) -> Option<Fenced> {
+    let partition = core.partitions().find(|known| known.id == partition)?;
+    let (log, follower) = (partition.log.as_ref()?, partition.follower.as_ref()?);
+    let durable_end = log.durable_end();
+    let last_epoch = log.epoch_before(durable_end).unwrap_or(LeaderEpoch(0));
+    Some(Fenced::Clean { incarnation: follower.replica.incarnation(), last_epoch, durable_end })
+}
+
+/// Makes an ack of another epoch, or of another life of a replica, look like one that counts.
+fn count_anyway(core: &IngestionCore, response: &mut AppendResponse) {
+    let Some(partition) = core.partitions().find(|known| known.id == response.partition) else { return };
+    if let Some(leader) = partition.leader.as_ref() {
+        response.epoch = leader.role.epoch;
+    }
+}
