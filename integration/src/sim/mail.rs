@@ -180,7 +180,7 @@ pub struct LogCut {
     /// Whose log.
     pub partition: TopicPartition,
     /// The log.
-    pub result: Result<Log, String>,
+    pub result: Box<Result<Log, String>>,
 }
 
 impl fmt::Debug for LogCut {

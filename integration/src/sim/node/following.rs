@@ -84,7 +84,7 @@ impl Ingestion {
                 core.on_replica_read((partition, node, epoch), from, read, now, effects);
             }
             Mail::Truncated(cut) if cut.life == lives => {
-                core.on_log_truncated(cut.partition, cut.result, effects);
+                core.on_log_truncated(cut.partition, *cut.result, effects);
                 let wanted: Vec<_> = core.unintroduced(cut.partition).into_iter().collect();
                 if !wanted.is_empty() {
                     ctx.send(self.to(Part::Replication), Mail::EpochsWanted(wanted));
@@ -172,7 +172,7 @@ impl Ingestion {
             Ok(()) => self.opener.truncate(job, ctx.now.wall_ns),
             Err(error) => Opened::failed(partition, error.to_string()),
         };
-        later(Mail::Truncated(LogCut { life: self.lives, partition, result: opened.result }), ctx);
+        later(Mail::Truncated(LogCut { life: self.lives, partition, result: Box::new(opened.result) }), ctx);
     }
 }
 

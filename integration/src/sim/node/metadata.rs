@@ -356,10 +356,10 @@ impl Metadata {
         let (mut chosen, mut changed) = (Vec::new(), Vec::new());
         for event in events {
             match *event {
-                MetadataEvent::LeaderChosen { partition, epoch, leader, incarnation, boot_number, .. } => {
-                    if (leader, incarnation.node, boot_number) == own {
-                        chosen.extend(role_of(state, partition, epoch));
-                    }
+                MetadataEvent::LeaderChosen { partition, epoch, leader, incarnation, boot_number, .. }
+                    if (leader, incarnation.node, boot_number) == own =>
+                {
+                    chosen.extend(role_of(state, partition, epoch));
                 }
                 MetadataEvent::InQuorumChanged { partition, epoch, .. }
                 | MetadataEvent::ReplicasChanged { partition, epoch, .. } => {
