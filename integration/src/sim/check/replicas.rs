@@ -159,14 +159,25 @@ pub fn converged(oracle: &mut Oracle, dir: &Path, partition: TopicPartition) -> 
         let positions: Vec<u64> = ends.iter().map(|end| end.0).collect();
         return Err(format!("{partition}: the logs end at {positions:?}"));
     }
-    Ok(())
+    // A segment is cut to its length some steps after it was rolled.
+    let cursor = follow(oracle, dir, (0, partition), None)?;
+    let active = cursor.segment_base();
+    put_back(oracle, 0, partition, cursor);
+    different_files(oracle, dir, partition, active).into_iter().next().map_or(Ok(()), Err)
 }
 
 /// The end of a run: hands a log to the other checkers, and compares closed segments byte by byte.
 pub fn finish(oracle: &mut Oracle, dir: &Path, partition: TopicPartition) {
     let Ok(cursor) = follow(oracle, dir, (0, partition), None) else { return };
-    let active = cursor.segment_base();
-    let memory = oracle.replicas.disks[0].memory().clone();
+    for differs in different_files(oracle, dir, partition, cursor.segment_base()) {
+        oracle.violated(differs);
+    }
+    oracle.partition(partition).durable = cursor;
+}
+
+/// The closed segments, below the one that begins at `active`, that are not the same on all nodes.
+fn different_files(oracle: &Oracle, dir: &Path, partition: TopicPartition, active: u64) -> Vec<String> {
+    let memory = oracle.replicas.disks[0].memory();
     let folder = segment_path(dir, partition, 0).parent().map(Path::to_path_buf);
     let closed = memory.files().into_iter().filter(|path| {
         let base = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<u64>().ok());
@@ -174,13 +185,21 @@ pub fn finish(oracle: &mut Oracle, dir: &Path, partition: TopicPartition) {
             && path.extension().is_some_and(|extension| extension == "lnc")
             && base.is_some_and(|base| base < active)
     });
-    for path in closed.collect::<Vec<_>>() {
-        let own = memory.read_file(&path);
+    let mut different = Vec::new();
+    for path in closed {
+        let own = memory.read_file(&path).unwrap_or_default();
         for node in 1..oracle.replicas.disks.len() {
-            if oracle.replicas.disks[node].memory().read_file(&path) != own {
-                oracle.violated(format!("the closed segment {} of node {node} is another one", path.display()));
+            let other = oracle.replicas.disks[node].memory().read_file(&path).unwrap_or_default();
+            if other != own {
+                let equal_bytes = own.iter().zip(&other).take_while(|(own, other)| own == other).count();
+                different.push(format!(
+                    "the closed segment {} of node {node} has {} bytes where node 0 has {}; {equal_bytes} are the same",
+                    path.display(),
+                    other.len(),
+                    own.len()
+                ));
             }
         }
     }
-    oracle.partition(partition).durable = cursor;
+    different
 }
