@@ -79,7 +79,11 @@ pub struct ClusterPlan {
 impl ClusterPlan {
     /// What the seed picks.
     pub fn new(rng: &mut Rng) -> Self {
-        let mut kinds: Vec<ClusterTrouble> = ClusterTrouble::all().into_iter().filter(|_| rng.once_in(3)).collect();
+        // A wiped replica is fed here and never admitted, which the judge of the replication actor would propose: together
+        // with other faults a partition may then wait for ever. It is asked for by name.
+        let picked = |kind: &ClusterTrouble| *kind != ClusterTrouble::Wipe;
+        let kinds = ClusterTrouble::all().into_iter().filter(picked);
+        let mut kinds: Vec<ClusterTrouble> = kinds.filter(|_| rng.once_in(3)).collect();
         if kinds.is_empty() {
             kinds.push(ClusterTrouble::Kill);
         }

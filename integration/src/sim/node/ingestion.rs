@@ -7,17 +7,17 @@ use crate::sim::context::Context;
 use crate::sim::disk::SimDisk;
 use crate::sim::mail::{Address, LogsOpened, Mail, Part, Wake};
 use crate::sim::sabotage::Sabotage;
-use lance_actors::ingestion::core::{IngestionCore, IngestionEffect, IngestionOptions};
+use lance_actors::ingestion::core::{IngestionCore, IngestionEffect, IngestionOptions, Now};
 use lance_actors::ingestion::opener::{LogMarks, LogOpener, Opened};
 use lance_actors::network::readers::SegmentRead;
 use lance_actors::replication::actor::ReplicaNews;
 use lance_cluster::replica::FlowOptions;
 use lance_messages::id::{ConnectionId, NodeId, TopicPartition};
 use lance_messages::mail::connection::{Answer, Replies, Reply};
-use lance_messages::mail::ingestion::Produce;
+use lance_messages::mail::ingestion::{DiskDone, Produce};
 use lance_messages::peer::PeerIdentity;
 use lance_storage::checkpoint::FlushedFile;
-use lance_storage::disk::{Arena, DiskOp, SlotPool};
+use lance_storage::disk::{Arena, DiskCompletion, DiskOp, SlotPool};
 use lance_storage::tail::TailRing;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -218,15 +218,7 @@ impl Ingestion {
                     Mail::Fetch(fetch) => core.on_fetch(fetch, now, &mut effects),
                     Mail::CancelWait(cancel) => core.on_cancel_wait(cancel, &mut effects),
                     Mail::LookUp(look_up) => core.on_look_up(look_up, now, &mut effects),
-                    Mail::DiskDone(done) => {
-                        for completion in done.completions {
-                            if done.ingestion_life == self.lives {
-                                core.on_disk_done(completion.token as u32, completion, now, &mut effects);
-                            } else {
-                                core.on_stale_completion(completion);
-                            }
-                        }
-                    }
+                    Mail::DiskDone(done) => on_disk_done(core, done, self.lives, now, &mut effects),
                     Mail::Introduce(replicas) => {
                         for (partition, promised, incarnation) in replicas {
                             core.on_replica_known(partition, promised, incarnation);
@@ -455,6 +447,22 @@ impl Ingestion {
         marks.sort_unstable();
         // Losing it only costs recovery time.
         let _ = self.flushed.store(&marks);
+    }
+}
+
+fn on_disk_done(
+    core: &mut IngestionCore,
+    done: DiskDone<DiskCompletion>,
+    lives: u64,
+    now: Now,
+    effects: &mut Vec<IngestionEffect>,
+) {
+    for completion in done.completions {
+        if done.ingestion_life == lives {
+            core.on_disk_done(completion.token as u32, completion, now, effects);
+        } else {
+            core.on_stale_completion(completion);
+        }
     }
 }
 
