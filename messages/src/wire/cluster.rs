@@ -220,7 +220,7 @@ impl ClusterNode {
 
     fn encode(&self, out: &mut BytesMut) {
         out.put_u16_le(self.id.0);
-        out.put_u8(u8::from(self.alive) * ALIVE | u8::from(self.draining) * DRAINING);
+        out.put_u8((u8::from(self.alive) * ALIVE) | (u8::from(self.draining) * DRAINING));
         put_text(out, &self.address);
         put_text(out, &self.rack);
     }
