@@ -7,9 +7,18 @@ use lance_config::{Config, LoadRequest, Loaded, load};
 
 fn examples() -> Vec<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
-    let mut files: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let entries =
+        |dir: &Path| -> Vec<PathBuf> { std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect() };
+    let (folders, mut files): (Vec<PathBuf>, Vec<PathBuf>) = entries(&dir).into_iter().partition(|path| path.is_dir());
+    files.extend(folders.iter().flat_map(|folder| entries(folder)));
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
     files.sort();
     files
+}
+
+/// The id that a file of one node of several has in its name, as `node-3.toml` has.
+fn named_id(path: &Path) -> Option<u16> {
+    path.file_stem()?.to_str()?.strip_prefix("node-")?.parse().ok()
 }
 
 fn load_file(path: &Path) -> Loaded {
@@ -21,12 +30,13 @@ fn load_file(path: &Path) -> Loaded {
 #[test]
 fn every_example_loads() {
     let files = examples();
-    assert!(files.len() >= 4);
+    assert!(files.len() >= 7);
     for path in files {
         let loaded = load_file(&path);
         let clustered = !loaded.config.replication.peers.is_empty();
         assert_eq!(loaded.node_count, if clustered { 3 } else { 1 }, "{}", path.display());
-        assert_eq!(loaded.config.node.id, if clustered { 2 } else { 1 }, "{}", path.display());
+        let by_host_name = if clustered { 2 } else { 1 };
+        assert_eq!(loaded.config.node.id, named_id(&path).unwrap_or(by_host_name), "{}", path.display());
     }
 }
 
