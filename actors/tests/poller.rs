@@ -129,7 +129,7 @@ fn a_poller_that_fails_while_the_disk_stalls_blocks_no_thread_and_drains_once_it
         let parent = Parent.start().recipient();
         let poller = Supervisor::start(|_| PollerActor::new(own, RestartPolicy::default(), parent, setup));
         let sync = DiskOp { token: 1, file, kind: OpKind::Sync };
-        poller.send(Submit { ingestion_life: 1, operations: vec![sync] }).await.unwrap();
+        poller.send(Submit { ingestion_life: 1, operations: vec![sync], watch: Duration::ZERO }).await.unwrap();
         tokio::task::yield_now().await;
         poller.send(InjectPanic).await.unwrap();
         while vitals.restarts() == 0 || vitals.state() != ActorState::Running {
@@ -141,7 +141,7 @@ fn a_poller_that_fails_while_the_disk_stalls_blocks_no_thread_and_drains_once_it
         assert!(early.is_err(), "the sync is still under way");
         stall.over.store(true, Ordering::Release);
         // Without a descriptor to watch, the poller looks when it is spoken to.
-        poller.send(Submit { ingestion_life: 1, operations: Vec::new() }).await.unwrap();
+        poller.send(Submit { ingestion_life: 1, operations: Vec::new(), watch: Duration::ZERO }).await.unwrap();
         drained.await.unwrap();
     });
 }

@@ -13,10 +13,8 @@ use crate::replication::actor::{ReplicaNews, ReplicasFenced, ReplicationActor};
 use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell, fail, guarded};
 use crate::supervision::{ActorState, Escalated, RestartPolicy, Vitals};
-use crate::view::ClusterView;
 use actix::fut::ActorFuture;
 use actix::prelude::*;
-use arc_swap::ArcSwap;
 use hashbrown::{HashMap, HashSet};
 use lance_messages::id::{ConnectionId, NodeId, TopicPartition};
 use lance_messages::mail::connection::{Replies, Reply, ShardRestarted};
@@ -66,8 +64,6 @@ pub struct IngestionSetup {
     pub metrics: Arc<Metrics>,
     /// Its poller.
     pub poller: Mailbox<PollerActor>,
-    /// The committed metadata.
-    pub view: Arc<ArcSwap<ClusterView>>,
 }
 
 /// Where one connection's answers go.
@@ -111,6 +107,8 @@ pub struct IngestionActor {
     pub(super) core: Option<IngestionCore>,
     pool: Option<SlotPool>,
     pub(super) assigned: Vec<TopicPartition>,
+    /// Those of the assigned that other nodes hold as well.
+    pub(super) replicated: HashSet<TopicPartition>,
     pub(super) marks: LogMarks,
     pub(super) openings: Openings,
     pub(super) flushed: Option<FlushedFile>,
@@ -153,6 +151,7 @@ impl IngestionActor {
             setup,
             core: None,
             assigned: Vec::new(),
+            replicated: HashSet::new(),
             marks: LogMarks { flushed: marks, latches: HashMap::new() },
             openings: Openings::default(),
             flushed: Some(flushed),
@@ -291,7 +290,8 @@ impl IngestionActor {
         if operations.is_empty() {
             return;
         }
-        let message = Submit { ingestion_life: self.lives, operations };
+        let watch = self.core.as_ref().map_or(Duration::ZERO, IngestionCore::watch);
+        let message = Submit { ingestion_life: self.lives, operations, watch };
         match self.setup.poller.try_send(message) {
             Ok(()) => {}
             Err(SendError::Full(message)) => {
@@ -358,8 +358,7 @@ impl IngestionActor {
         // What was deleted meanwhile is nobody's to lead.
         let assigned: HashSet<TopicPartition> = self.assigned.iter().copied().collect();
         let (mut again, mut damaged) = (Vec::new(), Vec::new());
-        let view = self.setup.view.load_full();
-        let is_replicated = |partition: &TopicPartition| view.copies(*partition) > 1;
+        let replicated = self.replicated.clone();
         self.with_core(ctx, |core, _, effects| {
             for Opened { partition, result, may_pass, truncated_bytes } in opened {
                 metrics.recovery_truncated_bytes.add(truncated_bytes);
@@ -371,7 +370,7 @@ impl IngestionActor {
                         tracing::warn!(%partition, %reason, "a log cannot be opened: trying again");
                         again.push(partition);
                     }
-                    Ok(log) if is_replicated(&partition) && log.offline().is_some() => {
+                    Ok(log) if replicated.contains(&partition) && log.offline().is_some() => {
                         damaged.extend(log.offline().map(|damage| (partition, damage.good_end(), damage.to_string())));
                         core.on_log_opened(partition, log, effects);
                     }

@@ -14,6 +14,12 @@ const ENOUGH_BYTES: u64 = 64 * 1024;
 /// Waiting for more than this many requests gains little.
 const ENOUGH_REQUESTS: u32 = 64;
 
+/// From so many requests in a small group on, its completion is watched for instead of waited for: parking and waking the
+/// thread would cost all of them a good part of a sync.
+const WATCHED_REQUESTS: u32 = 4;
+/// Longest watch, whatever syncs take.
+const WATCH_MAX: Duration = Duration::from_micros(400);
+
 /// Most groups that do not wait after waits that were in vain.
 const MAX_SKIPS: u32 = 64;
 
@@ -29,6 +35,7 @@ pub struct Gather {
     /// Moving average of the time from submission to completion.
     sync_time: Duration,
     waiting: bool,
+    watch: Duration,
     /// Groups that still do not wait, and how many will not after the next wait in vain.
     skips: u32,
     skips_next: u32,
@@ -51,10 +58,18 @@ impl Gather {
                 self.skips = self.skips_next;
             }
         }
+        let small = self.arrived_bytes < ENOUGH_BYTES && left_bytes == 0;
+        let worth = small && (WATCHED_REQUESTS..ENOUGH_REQUESTS).contains(&self.arrived);
+        self.watch = if worth { (self.sync_time * 2).min(WATCH_MAX) } else { Duration::ZERO };
         self.submitted_at = now;
         self.arrived = 0;
         self.arrived_bytes = left_bytes;
         self.waiting = false;
+    }
+
+    /// How long to look for the completion of the last group without parking the thread.
+    pub fn watch(&self) -> Duration {
+        self.watch
     }
 
     /// A group is durable and released this many requests.
@@ -148,6 +163,18 @@ mod tests {
         gather.on_appended(1024);
         assert!(gather.holds(micros(3920 + 80)));
         assert!(!gather.holds(micros(3920 + 121)));
+    }
+
+    #[test]
+    fn only_small_groups_of_several_are_watched() {
+        let mut gather = after_a_group_of(8);
+        for (requests, bytes, watched) in
+            [(1, 1024, 0), (4, 1024, 240), (63, 1024, 240), (64, 16, 0), (4, 32 * 1024, 0)]
+        {
+            (0..requests).for_each(|_| gather.on_appended(bytes));
+            gather.on_submitted(0, micros(5000));
+            assert!(gather.watch().abs_diff(micros(watched)) < micros(40), "{requests} {bytes} {:?}", gather.watch());
+        }
     }
 
     #[test]

@@ -112,6 +112,7 @@ impl Handler<AssignPartitions> for IngestionActor {
         let added: Vec<TopicPartition> = after.difference(&before).copied().collect();
         let gone: Vec<TopicPartition> = before.difference(&after).copied().collect();
         self.assigned = message.partitions;
+        self.replicated = message.replicated.into_iter().collect();
         self.setup.metrics.partitions.set(self.assigned.len() as u64);
         for partition in &gone {
             self.marks.forget(*partition);

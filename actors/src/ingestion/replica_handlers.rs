@@ -186,6 +186,9 @@ impl IngestionActor {
             actor.flushed = Some(flushed);
             if actor.lives == life {
                 let result = opened.result;
+                if result.is_ok() && actor.stopped.remove(&partition) {
+                    actor.setup.metrics.partitions_stopped.sub(1);
+                }
                 actor.with_core(ctx, |core, _, effects| core.on_log_truncated(partition, result, effects));
                 let opened = actor.core.as_ref().and_then(|core| core.unintroduced(partition));
                 actor.want_epochs(opened.into_iter().collect());

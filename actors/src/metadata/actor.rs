@@ -410,18 +410,16 @@ impl MetadataActor {
         view.alive = self.alive.iter().copied().collect();
         view.leader_changes = self.leader_changes;
         let shards = self.shards.len() as u16;
-        let mut assignments = vec![Vec::new(); self.shards.len()];
+        let none = || AssignPartitions { partitions: Vec::new(), replicated: Vec::new() };
+        let mut assignments: Vec<AssignPartitions> = self.shards.iter().map(|_| none()).collect();
         for partition in view.partitions().filter(|partition| view.holds(*partition)) {
-            if let Some(partitions) = assignments.get_mut(usize::from(shard_of(partition, shards))) {
-                partitions.push(partition);
+            if let Some(assignment) = assignments.get_mut(usize::from(shard_of(partition, shards))) {
+                assignment.partitions.push(partition);
+                assignment.replicated.extend(Some(partition).filter(|partition| view.copies(*partition) > 1));
             }
         }
-        let sends: Vec<_> = self
-            .shards
-            .iter()
-            .zip(assignments)
-            .map(|(shard, partitions)| shard.send(AssignPartitions { partitions }))
-            .collect();
+        let sends: Vec<_> =
+            self.shards.iter().zip(assignments).map(|(shard, assignment)| shard.send(assignment)).collect();
         let assign = async move {
             for send in sends {
                 // Closed only while the process goes down.

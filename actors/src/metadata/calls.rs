@@ -5,12 +5,11 @@ use crate::network::session::answers::CallFailure;
 use crate::view::{ClusterView, INTERNAL_PREFIX};
 use lance_cluster::metadata::name::DEFAULT_TOPIC_NAME;
 use lance_cluster::metadata::state::MetadataState;
-use lance_cluster::metadata::{MetadataAnswer, MetadataCommand, MetadataRefusal, ReplicationMode, TopicConfig};
+use lance_cluster::metadata::{MetadataAnswer, MetadataCommand, ReplicationMode, TopicConfig};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::TopicId;
 use lance_messages::wire::hello::ProducerEpoch;
 use lance_messages::wire::topics::{CreateTopicWithConfig, TopicMode};
-use std::cmp::Ordering;
 
 /// How many topics and partitions clients may make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,22 +49,11 @@ impl TopicLimits {
     }
 }
 
-/// The answer to a producer that comes back. It keeps its epoch, so that its retries are recognised; an epoch that it
-/// was not given is none of its own, and would fence, or pass for, another instance. `None`: the id was never given out.
-pub fn returning_producer(
-    state: &MetadataState,
-    claimed: ProducerEpoch,
-) -> Option<Result<MetadataAnswer, CallFailure>> {
-    let ProducerEpoch { id: producer, epoch: given } = claimed;
-    let current = state.producer_epoch(producer)?;
-    Some(match given.cmp(&current) {
-        Ordering::Equal => Ok(MetadataAnswer::Producer { producer, epoch: current }),
-        Ordering::Less => Err(CallFailure::Refused(MetadataRefusal::ProducerFenced { producer, given, current })),
-        Ordering::Greater => {
-            let text = format!("Producer {producer} has epoch {current}: epoch {given} was never given out");
-            Err(CallFailure::Failed(ErrorCode::UnknownProducer, text))
-        }
-    })
+/// The answer to a producer that comes back and whose epoch this node knows: it keeps it, so that its retries are
+/// recognised. Anything else is decided in the metadata log, which this node may lag behind.
+pub fn returning_producer(state: &MetadataState, claimed: ProducerEpoch) -> Option<MetadataAnswer> {
+    let ProducerEpoch { id: producer, epoch } = claimed;
+    (state.producer_epoch(producer) == Some(epoch)).then_some(MetadataAnswer::Producer { producer, epoch })
 }
 
 /// The command for a call; `Err` is an answer that needs no command.
@@ -95,10 +83,10 @@ pub fn command_for(
             let text = format!("this order is not decided here: {order:?}");
             Err(Err(CallFailure::Failed(ErrorCode::Unsupported, text)))
         }
-        MetadataCall::InitProducer(existing) => Ok(MetadataCommand::InitProducer {
-            existing: existing.map(|producer| (producer.id, producer.epoch)),
-            now_secs,
-        }),
+        MetadataCall::InitProducer(None) => Ok(MetadataCommand::InitProducer { existing: None, now_secs }),
+        MetadataCall::InitProducer(Some(known)) => {
+            Ok(MetadataCommand::BindProducer { producer: known.id, epoch: known.epoch })
+        }
     }
 }
 
@@ -150,17 +138,15 @@ mod tests {
     }
 
     #[test]
-    fn a_producer_is_bound_with_its_own_epoch_and_no_other() {
+    fn only_a_known_epoch_is_bound_without_asking_the_log() {
         let mut state = MetadataState::new();
         state.apply(1, &MetadataCommand::InitProducer { existing: None, now_secs: 1 });
         let id = lance_messages::id::ProducerId(1);
         state.apply(2, &MetadataCommand::InitProducer { existing: Some((id, 0)), now_secs: 1 });
         let claim = |epoch| returning_producer(&state, ProducerEpoch { id, epoch });
-        assert!(matches!(claim(1), Some(Ok(MetadataAnswer::Producer { epoch: 1, .. }))));
-        let fenced = MetadataRefusal::ProducerFenced { producer: id, given: 0, current: 1 };
-        assert!(matches!(claim(0), Some(Err(CallFailure::Refused(refusal))) if refusal == fenced));
-        for unknown in [2, u16::MAX] {
-            assert!(matches!(claim(unknown), Some(Err(CallFailure::Failed(ErrorCode::UnknownProducer, _)))));
+        assert!(matches!(claim(1), Some(MetadataAnswer::Producer { epoch: 1, .. })));
+        for other in [0, 2, u16::MAX] {
+            assert!(claim(other).is_none());
         }
         let stranger = lance_messages::id::ProducerId(7);
         assert!(returning_producer(&state, ProducerEpoch { id: stranger, epoch: 0 }).is_none());

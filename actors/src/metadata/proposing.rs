@@ -19,7 +19,7 @@ impl Handler<Call> for MetadataActor {
             && let Some(running) = self.running.as_ref()
             && let Some(answer) = returning_producer(running.core.state(), *known)
         {
-            return Box::pin(async move { answer });
+            return Box::pin(async move { Ok(answer) });
         }
         if let Err(failure) = self.setup.topic_limits.check(&message.0, &self.setup.view.load()) {
             return Box::pin(async move { Err(failure) });

@@ -299,8 +299,8 @@ impl Wiring<'_> {
             let owns = |partition: &TopicPartition| crate::network::session::shard_of(*partition, plan.shards) == shard;
             let own_marks = marks.extract_if(|partition, _| owns(partition)).collect();
             let opener = Arc::clone(&opener);
-            let (copies, view) = (self.copies.clone(), Arc::clone(self.view));
-            let parts = ShardParts { shard, flushed, marks: own_marks, opener, clock: self.clock, copies, view };
+            let copies = self.copies.clone();
+            let parts = ShardParts { shard, flushed, marks: own_marks, opener, clock: self.clock, copies };
             let (disk, metrics) = (Arc::clone(self.disk), Arc::clone(self.metrics));
             shards.push(start_shard(self.config, self.starter, &thread, disk, metrics, parts).await?);
             threads.push(thread);
@@ -455,7 +455,6 @@ struct ShardParts {
     marks: HashMap<TopicPartition, u64>,
     opener: Arc<LogOpener>,
     clock: NodeClock,
-    view: Arc<ArcSwap<ClusterView>>,
     copies: ByteBudget,
 }
 
@@ -467,7 +466,7 @@ async fn start_shard(
     metrics: Arc<Metrics>,
     parts: ShardParts,
 ) -> Result<Mailbox<IngestionActor>, StartError> {
-    let ShardParts { shard, flushed, marks, opener, clock, copies, view } = parts;
+    let ShardParts { shard, flushed, marks, opener, clock, copies } = parts;
     let (slot_bytes, slots) = options::arena_shape(config);
     let arena = Arena::new(slot_bytes, slots)?;
     let poller_setup = PollerSetup {
@@ -495,7 +494,6 @@ async fn start_shard(
         clock,
         metrics,
         poller: poller.clone(),
-        view,
     };
     let ingestion = starter
         .start(

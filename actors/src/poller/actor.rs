@@ -15,8 +15,9 @@ use actix::prelude::*;
 use lance_messages::mail::ingestion::{DiskDone, PollerFailed};
 use lance_messages::mail::poller::{Drain, Submit};
 use lance_storage::disk::{Arena, Disk, DiskCompletion, DiskError, DiskOp, QueueOptions, WriteQueue};
+use std::future::Future;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Instant;
@@ -92,6 +93,8 @@ pub struct PollerActor {
     ingestion_life: u64,
     drains: Vec<oneshot::Sender<()>>,
     kicked_at: Option<Instant>,
+    /// Until when the thread looks for completions without parking.
+    watch_until: Option<Instant>,
 }
 
 impl PollerActor {
@@ -106,7 +109,18 @@ impl PollerActor {
             ingestion_life: 0,
             drains: Vec::new(),
             kicked_at: None,
+            watch_until: None,
         }
+    }
+
+    /// Whether completions are looked for without parking the thread.
+    fn is_watching(&mut self) -> bool {
+        let in_flight = self.running.as_ref().is_some_and(|running| running.queue.in_flight() > 0);
+        let watching = in_flight && self.watch_until.is_some_and(|until| Instant::now() < until);
+        if !watching {
+            self.watch_until = None;
+        }
+        watching
     }
 
     /// Hands waiting operations to the disk and collects what it finished.
@@ -222,7 +236,14 @@ impl ActorFuture<PollerActor> for Turns {
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
         match guarded(actor, ctx, |actor, _| actor.turn(task)) {
-            Some(()) => Poll::Pending,
+            Some(()) => {
+                if actor.is_watching() {
+                    // Others that are ready to run on this core go first; then the runtime looks at its descriptors.
+                    std::thread::yield_now();
+                    let _ = pin!(tokio::task::yield_now()).poll(task);
+                }
+                Poll::Pending
+            }
             None => Poll::Ready(()),
         }
     }
@@ -242,6 +263,9 @@ impl Handler<Submit<DiskOp>> for PollerActor {
     fn handle(&mut self, message: Submit<DiskOp>, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
         self.ingestion_life = message.ingestion_life;
+        if !message.watch.is_zero() {
+            self.watch_until = Instant::now().checked_add(message.watch);
+        }
         guarded(self, ctx, |actor, _| -> Result<(), std::convert::Infallible> {
             if let Some(running) = actor.running.as_mut() {
                 message.operations.into_iter().for_each(|operation| running.core.on_submit(operation));

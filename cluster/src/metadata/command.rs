@@ -160,6 +160,13 @@ pub enum MetadataCommand {
     },
     /// Lets a partition that too few clean replicas are left of go on with what one of them holds.
     RecoverPartition(PartitionRecovery),
+    /// Tells a producer that comes back whether it may go on; changes nothing unless its id was never given out.
+    BindProducer {
+        /// The id it holds.
+        producer: ProducerId,
+        /// The epoch it holds.
+        epoch: u16,
+    },
 }
 
 /// The order to go on with one copy of a partition, whatever the others had.

@@ -106,6 +106,16 @@ pub enum MetadataRefusal {
         /// The epoch it has.
         current: u16,
     },
+    /// No instance of this producer was given that epoch.
+    #[error("Producer {producer} has epoch {current}: epoch {given} was never given out")]
+    ProducerUnknown {
+        /// The producer.
+        producer: ProducerId,
+        /// The epoch given.
+        given: u16,
+        /// The epoch it has.
+        current: u16,
+    },
     /// This index was applied before.
     #[error("Entry {index} was applied before: the state is at {applied_index}")]
     AlreadyApplied {

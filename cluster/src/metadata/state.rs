@@ -107,6 +107,7 @@ impl MetadataState {
                 self.alter_topic(topic, None, Some(max_age_secs), Some(max_bytes), events)
             }
             &MetadataCommand::InitProducer { existing, now_secs } => self.init_producer(existing, now_secs),
+            &MetadataCommand::BindProducer { producer, epoch } => self.bind_producer(producer, epoch),
             MetadataCommand::OpenEpoch { partitions } => Ok(self.open_epochs(partitions, events)),
             MetadataCommand::LeaderChosen { partitions } => Ok(self.choose_leaders(partitions, events)),
             MetadataCommand::Evict { node, partitions } => Ok(self.evict(*node, partitions, events)),

@@ -3,6 +3,7 @@
 use super::answer::{MetadataAnswer, MetadataRefusal};
 use super::state::{BumpedProducer, MetadataState, Outcome};
 use lance_messages::id::ProducerId;
+use std::cmp::Ordering;
 
 /// How long a raised epoch is remembered: as long as partitions keep a producer's sequences.
 pub const PRODUCER_EXPIRY_SECS: u64 = 7 * 24 * 3600;
@@ -28,6 +29,19 @@ impl MetadataState {
             }
             // Its epoch has run out or was forgotten after its expiry: a new id needs no fence.
             _ => self.allocate_producer(),
+        }
+    }
+
+    /// Decided in the log, where every earlier allocation is known: a node that lags would take a live producer for a
+    /// stranger or for a fenced one.
+    pub(super) fn bind_producer(&mut self, producer: ProducerId, given: u16) -> Outcome {
+        match self.producer_epoch(producer) {
+            None => self.allocate_producer(),
+            Some(current) => match given.cmp(&current) {
+                Ordering::Equal => Ok(MetadataAnswer::Producer { producer, epoch: current }),
+                Ordering::Less => Err(MetadataRefusal::ProducerFenced { producer, given, current }),
+                Ordering::Greater => Err(MetadataRefusal::ProducerUnknown { producer, given, current }),
+            },
         }
     }
 

@@ -97,6 +97,7 @@ fn cluster_commands() -> Vec<(MetadataCommand, &'static str)> {
         (MetadataCommand::RemoveNode { node }, "02 0f 03"),
         (MetadataCommand::SetTopicMode { topic: TopicId(7), mode: ReplicationMode::L2 }, "02 10 07 01"),
         (MetadataCommand::RecoverPartition(order), "02 11 0702 05 03 fbcdab01 01 026d65 09 10 fa"),
+        (MetadataCommand::BindProducer { producer: ProducerId(3), epoch: 1 }, "02 12 03 01"),
     ]
 }
 

@@ -148,6 +148,8 @@ fn topic_command() -> impl Strategy<Value = MetadataCommand> {
             let existing = existing.map(|(id, epoch)| (ProducerId(id), epoch));
             MetadataCommand::InitProducer { existing, now_secs }
         }),
+        1 => (0u64..6, 0u16..3)
+            .prop_map(|(id, epoch)| MetadataCommand::BindProducer { producer: ProducerId(id), epoch }),
         3 => proptest::collection::vec(opening(), 0..4)
             .prop_map(|partitions| MetadataCommand::OpenEpoch { partitions }),
         3 => proptest::collection::vec(choice(), 0..6)
@@ -198,7 +200,10 @@ proptest! {
                 prop_assert!(retried || topics.insert(topic), "a topic id is never reused");
             }
             if let Ok(MetadataAnswer::Producer { producer, epoch: 0 }) = applied.answer {
-                prop_assert!(producers.insert(producer), "a producer id is never reused");
+                let bind = *command == MetadataCommand::BindProducer { producer, epoch: 0 };
+                let bound = bind && before.producer_epoch(producer) == Some(0);
+                prop_assert!(bound || producers.insert(producer), "a producer id is never reused");
+                prop_assert!(producers.contains(&producer), "only an id that was given out is bound");
             }
             for (partition, decided) in state.partitions() {
                 let earlier = before.partition(partition).map_or(LeaderEpoch(0), |earlier| earlier.epoch);

@@ -257,6 +257,23 @@ fn producer_ids_are_allocated_once_and_raised_epochs_fence_older_instances() {
 }
 
 #[test]
+fn a_producer_that_comes_back_keeps_its_epoch_and_takes_no_other() {
+    let mut world = World::of_nodes(1);
+    assert_eq!(world.producer(None, 10), (1, 0));
+    assert_eq!(world.producer(Some((1, 0)), 10), (1, 1));
+    let producer = ProducerId(1);
+    let bind = |epoch| MetadataCommand::BindProducer { producer, epoch };
+    assert_eq!(world.ok(bind(1)), MetadataAnswer::Producer { producer, epoch: 1 });
+    assert_eq!(world.ok(bind(1)), MetadataAnswer::Producer { producer, epoch: 1 }, "again, and nothing is raised");
+    let (given, current) = (0, 1);
+    assert_eq!(world.refused(bind(0)), MetadataRefusal::ProducerFenced { producer, given, current });
+    let unknown = MetadataRefusal::ProducerUnknown { producer, given: u16::MAX, current };
+    assert_eq!(world.refused(bind(u16::MAX)), unknown);
+    let stranger = MetadataCommand::BindProducer { producer: ProducerId(9), epoch: 4 };
+    assert_eq!(world.ok(stranger), MetadataAnswer::Producer { producer: ProducerId(2), epoch: 0 });
+}
+
+#[test]
 fn a_producer_whose_epochs_ran_out_gets_a_new_id() {
     let mut world = World::of_nodes(1);
     let mut held = world.producer(None, 10);

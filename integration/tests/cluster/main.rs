@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test throughout")]
 
 mod clients;
+mod damaged;
 mod failover;
 mod formation;
 mod restarts;

@@ -127,4 +127,6 @@ pub struct PollerFailed;
 pub struct AssignPartitions {
     /// Every partition of this shard.
     pub partitions: Vec<TopicPartition>,
+    /// Those of them that other nodes hold as well: what is damaged here can be had from there.
+    pub replicated: Vec<TopicPartition>,
 }

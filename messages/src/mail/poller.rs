@@ -1,5 +1,7 @@
 //! Messages that a poller receives.
 
+use std::time::Duration;
+
 /// Disk operations to carry out; `O` is the disk's operation.
 #[derive(Debug)]
 #[cfg_attr(feature = "actix", derive(actix::Message))]
@@ -9,6 +11,8 @@ pub struct Submit<O: 'static> {
     pub ingestion_life: u64,
     /// The operations; at most one for each partition.
     pub operations: Vec<O>,
+    /// How long to look for their completions without parking the thread; zero where that is not worth a core.
+    pub watch: Duration,
 }
 
 /// The ingestion actor restarted: answered once nothing is in flight any more.

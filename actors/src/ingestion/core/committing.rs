@@ -71,6 +71,11 @@ impl IngestionCore {
         }
     }
 
+    /// How long the shell looks for the completion of what [`Self::flush`] handed out before it parks the thread.
+    pub fn watch(&self) -> Duration {
+        self.gather.watch()
+    }
+
     /// Whether the next group waits a moment for more: the shell polls its sockets and flushes again.
     pub fn is_gathering(&self) -> bool {
         self.gathering

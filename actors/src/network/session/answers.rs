@@ -312,6 +312,7 @@ fn refusal_code(refusal: &MetadataRefusal) -> ErrorCode {
         MetadataRefusal::NotEnoughNodes { .. } => ErrorCode::NotEnoughReplicas,
         MetadataRefusal::TooManyPartitions { .. } | MetadataRefusal::IdsExhausted { .. } => ErrorCode::LimitReached,
         MetadataRefusal::ProducerFenced { .. } => ErrorCode::FencedProducer,
+        MetadataRefusal::ProducerUnknown { .. } => ErrorCode::UnknownProducer,
         MetadataRefusal::RolledBack { .. }
         | MetadataRefusal::RetiredIncarnation { .. }
         | MetadataRefusal::AlreadyApplied { .. } => ErrorCode::Internal,

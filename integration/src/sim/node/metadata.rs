@@ -255,7 +255,7 @@ impl Metadata {
             && let Some(answer) = returning_producer(running.core.state(), *known)
         {
             let to = Address::Node(self.node, Part::Connection(connection));
-            ctx.send(to, Mail::Answered { request: session_request, result: answer });
+            ctx.send(to, Mail::Answered { request: session_request, result: Ok(answer) });
             return Ok(());
         }
         let now_secs = ctx.now.wall_ns / 1_000_000_000;
