@@ -34,6 +34,8 @@ pub struct PartitionMembers {
     pub replicas: Vec<NodeId>,
     /// Those whose acks count.
     pub in_quorum: Vec<NodeId>,
+    /// The node that is being given a copy.
+    pub newcomer: Option<NodeId>,
 }
 
 impl TopicView {
@@ -197,11 +199,19 @@ impl ClusterView {
         self.node.is_some() && self.leader(partition) == self.node
     }
 
-    /// Whether this node holds a copy of a partition.
+    /// Whether this node holds a copy of a partition, or is being given one.
     pub fn holds(&self, partition: TopicPartition) -> bool {
         let topic = self.any_topic(partition.topic);
         let members = topic.and_then(|topic| topic.members.get(usize::from(partition.partition)));
-        members.is_some_and(|members| self.node.is_some_and(|node| members.replicas.contains(&node)))
+        let own = |members: &PartitionMembers, node| members.replicas.contains(&node) || members.newcomer == Some(node);
+        members.is_some_and(|members| self.node.is_some_and(|node| own(members, node)))
+    }
+
+    /// Whether a copy of a partition that is lost here can be had from another node.
+    pub fn is_held_elsewhere(&self, partition: TopicPartition) -> bool {
+        let topic = self.any_topic(partition.topic);
+        let members = topic.and_then(|topic| topic.members.get(usize::from(partition.partition)));
+        members.is_some_and(|members| members.replicas.iter().any(|node| Some(*node) != self.node))
     }
 
     /// How many nodes hold a copy of a partition; 0 when it is not known.
@@ -221,5 +231,5 @@ impl ClusterView {
 
 fn members_of(partition: &PartitionState) -> PartitionMembers {
     let replicas = partition.replicas.iter().map(|replica| replica.node).collect();
-    PartitionMembers { replicas, in_quorum: partition.in_quorum.clone() }
+    PartitionMembers { replicas, in_quorum: partition.in_quorum.clone(), newcomer: partition.newcomer() }
 }

@@ -30,6 +30,8 @@ pub struct TopicChange {
     pub max_bytes: Option<u64>,
     /// When producers are acked.
     pub mode: Option<TopicMode>,
+    /// How many nodes hold a copy of each partition; copies are added and removed one by one after that.
+    pub replication_factor: Option<u8>,
 }
 
 /// Nodes of the cluster.
@@ -91,9 +93,12 @@ impl Admin {
             return Err(unsupported(&connection, "altering topics"));
         }
         self.client.forget_topic(name);
-        let TopicChange { partitions, max_age_secs, max_bytes, mode } = change;
+        let TopicChange { partitions, max_age_secs, max_bytes, mode, replication_factor } = change;
         if let Some(mode) = mode {
             self.order(ClusterCommand::SetTopicMode { topic, mode }).await?;
+        }
+        if let Some(replication_factor) = replication_factor {
+            self.order(ClusterCommand::SetReplicationFactor { topic, replication_factor }).await?;
         }
         let request = Request::AlterTopic(AlterTopic { topic, partitions, max_age_secs, max_bytes });
         match connection.request(request, "alter topic").await? {

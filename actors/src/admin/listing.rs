@@ -154,7 +154,7 @@ impl PartitionListing {
         (leader, epoch): (Option<NodeId>, u32),
         status: Option<PartitionStatus>,
     ) -> Self {
-        let PartitionMembers { replicas, in_quorum } = members(topic, partition);
+        let PartitionMembers { replicas, in_quorum, .. } = members(topic, partition);
         let open = status.as_ref().filter(|status| status.state != "opening");
         Self {
             topic: topic.name.clone(),
@@ -182,7 +182,7 @@ impl TopicsListing {
 impl TopicListing {
     fn new(topic: &TopicView) -> Self {
         let partitions = numbered(topic).map(|(partition, leader, epoch)| {
-            let PartitionMembers { replicas, in_quorum } = members(topic, partition);
+            let PartitionMembers { replicas, in_quorum, .. } = members(topic, partition);
             TopicPartitionListing { partition, leader, epoch, replicas, in_quorum }
         });
         Self {

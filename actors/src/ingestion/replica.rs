@@ -19,20 +19,32 @@ pub struct LeaderRole {
     pub mode: ReplicationMode,
     /// Version of the in-quorum set in `votes`.
     pub in_quorum_version: u32,
-    /// Version of the replica set in `votes`.
+    /// Version of the replica set in `votes`, and of `planned`.
     pub replicas_version: u32,
+    /// The replica set that shall follow; empty while none shall.
+    pub planned: Vec<NodeId>,
 }
 
 impl LeaderRole {
     /// The role of a partition with one copy.
     pub fn alone(partition: TopicPartition, epoch: LeaderEpoch) -> Self {
         let (votes, mode) = (Vec::new(), ReplicationMode::L1);
-        Self { partition, epoch, votes, mode, in_quorum_version: 0, replicas_version: 0 }
+        Self { partition, epoch, votes, mode, in_quorum_version: 0, replicas_version: 0, planned: Vec::new() }
     }
 
-    /// Whether anybody else holds a copy.
+    /// Whether anybody else holds a copy, or is being given one.
     pub fn is_replicated(&self) -> bool {
-        self.votes.len() > 1
+        self.votes.len() > 1 || self.newcomer().is_some()
+    }
+
+    /// The node that is being given a copy.
+    pub fn newcomer(&self) -> Option<NodeId> {
+        self.planned.iter().copied().find(|node| self.votes.iter().all(|vote| vote.node != *node))
+    }
+
+    /// The nodes that are fed.
+    pub fn fed(&self, own: NodeId) -> impl Iterator<Item = NodeId> {
+        self.votes.iter().map(|vote| vote.node).chain(self.newcomer()).filter(move |node| *node != own)
     }
 }
 
@@ -47,6 +59,8 @@ pub struct LeaderSide {
     pub followers: Vec<Follower>,
     /// A planned move is under way: nothing is appended meanwhile.
     pub moving: Option<Move>,
+    /// When the planned replica set was last proposed; from then on until the outcome is known it counts as well.
+    pub replacing: Option<Duration>,
 }
 
 /// A planned move of a leadership.

@@ -9,6 +9,7 @@ use crate::peer::{RegisterPeerSession, UnregisterPeerSession};
 use actix::fut::ActorFutureExt;
 use actix::prelude::*;
 use hashbrown::HashMap;
+use lance_cluster::metadata::MetadataCommand;
 use lance_cluster::replica::FollowerWindow;
 use lance_messages::id::{LeaderEpoch, NodeId, ReplicaIncarnation, TopicPartition};
 use lance_messages::mail::peer::{AppendReplica, LinkChanged, ReplicaAnswered, SendToFollower, SendToLeader};
@@ -88,6 +89,8 @@ pub struct ReplicaReport {
     pub counted: Vec<Counted>,
     /// Followers that could count again.
     pub candidates: Vec<Candidate>,
+    /// Exchanges of replicas that can lose nothing.
+    pub replacements: Vec<MetadataCommand>,
     /// 99th percentile of this shard's own syncs in the window, µs.
     pub sync_p99_micros: Option<u32>,
 }
@@ -305,6 +308,7 @@ impl Handler<ReportReplicas> for IngestionActor {
         let mut report = ReplicaReport::default();
         self.with_core(ctx, |core, now, _| {
             report.candidates = core.candidates();
+            report.replacements = core.take_replacements(now);
             if message.window_ends {
                 report.windows = core.take_windows(now);
                 report.counted = core.counted();

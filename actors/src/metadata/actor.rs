@@ -339,12 +339,15 @@ impl MetadataActor {
                 | MetadataEvent::ReplicasChanged { partition, epoch, .. } => {
                     changed.extend(role_of(state, partition, epoch));
                 }
-                MetadataEvent::ReplicaAdmitted { partition, .. } => {
+                MetadataEvent::ReplicaAdmitted { partition, .. } | MetadataEvent::ReplicasPlanned { partition } => {
                     let epoch = state.partition(partition).map(|decided| decided.epoch);
                     changed.extend(epoch.and_then(|epoch| role_of(state, partition, epoch)));
                 }
                 MetadataEvent::StateReplaced => {
-                    chosen.extend(roles_led(state, setup.node, setup.incarnation, setup.boot_number));
+                    // Some are news, and some changed behind what this node had seen.
+                    let led = roles_led(state, setup.node, setup.incarnation, setup.boot_number);
+                    changed.extend(led.iter().cloned());
+                    chosen.extend(led);
                 }
                 _ => {}
             }
@@ -415,7 +418,7 @@ impl MetadataActor {
         for partition in view.partitions().filter(|partition| view.holds(*partition)) {
             if let Some(assignment) = assignments.get_mut(usize::from(shard_of(partition, shards))) {
                 assignment.partitions.push(partition);
-                assignment.replicated.extend(Some(partition).filter(|partition| view.copies(*partition) > 1));
+                assignment.replicated.extend(Some(partition).filter(|partition| view.is_held_elsewhere(*partition)));
             }
         }
         let sends: Vec<_> =

@@ -25,7 +25,7 @@ pub fn order_for(
         ClusterCommand::AddNode { node, address } => {
             Ok(MetadataCommand::AllowNode { node: *node, address: address.clone() })
         }
-        ClusterCommand::RemoveNode { node } => Ok(MetadataCommand::RemoveNode { node: *node }),
+        ClusterCommand::RemoveNode { node } => Ok(MetadataCommand::SetLeaving { node: *node }),
         ClusterCommand::Recover(order) => recover(order, state, now_secs),
         ClusterCommand::SetTopicMode { topic, mode } => {
             let mode = match mode {
@@ -33,6 +33,9 @@ pub fn order_for(
                 TopicMode::L2 => ReplicationMode::L2,
             };
             Ok(MetadataCommand::SetTopicMode { topic: *topic, mode })
+        }
+        &ClusterCommand::SetReplicationFactor { topic, replication_factor } => {
+            Ok(MetadataCommand::SetReplicationFactor { topic, replication_factor })
         }
     }
 }

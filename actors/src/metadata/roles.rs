@@ -22,6 +22,7 @@ pub fn role_of(state: &MetadataState, partition: TopicPartition, epoch: LeaderEp
         mode,
         in_quorum_version: decided.in_quorum_version,
         replicas_version: decided.replicas_version,
+        planned: decided.planned.clone(),
     })
 }
 

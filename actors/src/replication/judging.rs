@@ -37,9 +37,11 @@ impl ReplicationActor {
                 all.windows.extend(report.windows);
                 all.counted.extend(report.counted);
                 all.candidates.extend(report.candidates);
+                all.replacements.extend(report.replacements);
                 all.sync_p99_micros = all.sync_p99_micros.max(report.sync_p99_micros);
             }
             actor.admit(&all.candidates, ctx);
+            actor.replace(std::mem::take(&mut all.replacements), ctx);
             if window_ends {
                 actor.judge(all, ctx);
             }
@@ -51,6 +53,17 @@ impl ReplicationActor {
         for (node, admitted) in by_node(candidates.iter().filter(|candidate| candidate.may_be_admitted)) {
             tracing::info!(%node, partitions = admitted.len(), "replicas hold everything again: admitting them");
             self.propose(MetadataCommand::Admit { node, partitions: admitted }, None, ctx);
+        }
+    }
+
+    /// Planned exchanges of replicas that nothing is lost by any more.
+    fn replace(&mut self, replacements: Vec<MetadataCommand>, ctx: &mut Context<Self>) {
+        for replacement in replacements {
+            if let MetadataCommand::ReplaceReplica { partition, replicas, newcomer, .. } = &replacement {
+                let newcomer = newcomer.map(|(node, _)| node.0);
+                tracing::info!(%partition, ?replicas, newcomer, "changing who holds a partition");
+            }
+            self.propose(replacement, None, ctx);
         }
     }
 

@@ -147,7 +147,7 @@ impl ScrubActor {
 
     /// Damage with copies elsewhere ends this life of the replica: it is cut back and refilled.
     fn report_damage(&self, damage: &Damage) {
-        if self.setup.view.load().copies(damage.partition) > 1 {
+        if self.setup.view.load().is_held_elsewhere(damage.partition) {
             let news = ReplicaNews::Damaged(damage.partition, damage.positions.start);
             let sent = self.setup.replication.send(news);
             actix_rt::spawn(async move {

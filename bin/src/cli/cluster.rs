@@ -1,7 +1,7 @@
 //! `lnc cluster`.
 
 use super::args::{Common, OutputFormat};
-use super::cluster_args::{ClusterCommands, DrainArgs, RecoverArgs};
+use super::cluster_args::{ClusterCommands, DrainArgs, RecoverArgs, RemoveArgs};
 use super::failure::Failure;
 use super::output::Out;
 use super::session;
@@ -27,13 +27,13 @@ pub async fn run(command: &ClusterCommands, common: &Common) -> Result<(), Failu
     let (order, what) = match command {
         ClusterCommands::Status => return status(&admin, &mut out, json).await,
         ClusterCommands::Drain(args) => return drain(&admin, args, &mut out, json).await,
+        ClusterCommands::RemoveNode(args) => return remove(&admin, args, &mut out, json).await,
         ClusterCommands::Recover(args) => return recover(&admin, args, &mut out, json).await,
         ClusterCommands::Evict { node } => (ClusterCommand::Evict { node: NodeId(*node) }, "evicted"),
         ClusterCommands::Admit { node } => (ClusterCommand::Admit { node: NodeId(*node) }, "admitted"),
         ClusterCommands::AddNode { node, address } => {
             (ClusterCommand::AddNode { node: NodeId(*node), address: address.clone() }, "added")
         }
-        ClusterCommands::RemoveNode { node } => (ClusterCommand::RemoveNode { node: NodeId(*node) }, "removed"),
     };
     let about_partitions = matches!(order, ClusterCommand::Evict { .. } | ClusterCommand::Admit { .. });
     let node = node_of(&order);
@@ -56,7 +56,7 @@ fn node_of(order: &ClusterCommand) -> u16 {
         | ClusterCommand::AddNode { node, .. }
         | ClusterCommand::RemoveNode { node } => node.0,
         ClusterCommand::Recover(order) => order.node.0,
-        ClusterCommand::SetTopicMode { .. } => 0,
+        ClusterCommand::SetTopicMode { .. } | ClusterCommand::SetReplicationFactor { .. } => 0,
     }
 }
 
@@ -181,6 +181,34 @@ async fn drain(admin: &Admin, args: &DrainArgs, out: &mut Out, json: bool) -> Re
         (false, _) => out.line(&format!("node {node} may lead again")),
         (true, true) => out.line(&format!("node {node} is being emptied")),
         (true, false) => out.line(&format!("node {node} leads nothing that another node could lead")),
+    }
+}
+
+async fn remove(admin: &Admin, args: &RemoveArgs, out: &mut Out, json: bool) -> Result<(), Failure> {
+    let node = args.node;
+    let failed = |error| Failure::of(format!("node {node} is not removed"), &error);
+    admin.order(ClusterCommand::RemoveNode { node: NodeId(node) }).await.map_err(failed)?;
+    let started = Instant::now();
+    let mut gone = false;
+    while !gone && !args.wait.is_zero() {
+        let cluster = admin.describe_cluster().await.map_err(failed)?;
+        gone = cluster.nodes.iter().all(|known| known.id != NodeId(node));
+        if !gone && started.elapsed() >= args.wait {
+            let held = cluster.topics.iter().flat_map(|topic| &topic.partitions);
+            let held = held.filter(|partition| partition.replicas.contains(&NodeId(node))).count();
+            let text = format!("node {node} still holds {}", partitions(u32::try_from(held).unwrap_or(u32::MAX)));
+            let hint = "its copies need other nodes to go to: add one, or lower the replication factor; \
+                `lnc cluster drain NODE --off` keeps it";
+            return Err(Failure::failed(text).with_hint(hint));
+        }
+        if !gone {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+    }
+    match (json, gone) {
+        (true, _) => out.json(&json!({ "node": node, "removed": gone })),
+        (false, true) => out.line(&format!("removed node {node}")),
+        (false, false) => out.line(&format!("node {node} leaves once its copies are on other nodes")),
     }
 }
 

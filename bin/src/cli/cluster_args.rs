@@ -42,13 +42,14 @@ Positions are those of a partition's leader; they are unknown while it cannot be
         #[arg(value_name = "HOST:PORT")]
         address: String,
     },
-    /// Take a node that holds no copies out of the cluster for good.
-    #[command(after_help = "Example:\n  lnc cluster remove-node 4")]
-    RemoveNode {
-        /// The node.
-        #[arg(value_name = "NODE", value_parser = clap::value_parser!(u16).range(1..))]
-        node: u16,
-    },
+    /// Move what a node leads and holds to other nodes, then take it out of the cluster for good.
+    #[command(after_help = "\
+Examples:
+  lnc cluster remove-node 4
+  lnc cluster remove-node 4 --wait 0s
+
+Copies are moved one by one while everything goes on. Until the node is gone, lnc cluster drain NODE --off keeps it.")]
+    RemoveNode(RemoveArgs),
     /// Go on with one copy of a partition that has no leader because too many copies are lost; records may be lost.
     #[command(after_help = "\
 Example:
@@ -70,6 +71,17 @@ pub struct DrainArgs {
     pub off: bool,
     /// How long to wait until it leads nothing; 0s does not wait.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub wait: Duration,
+}
+
+/// Arguments of `lnc cluster remove-node`.
+#[derive(Debug, Args)]
+pub struct RemoveArgs {
+    /// The node.
+    #[arg(value_name = "NODE", value_parser = clap::value_parser!(u16).range(1..))]
+    pub node: u16,
+    /// How long to wait until it is gone; 0s does not wait.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
     pub wait: Duration,
 }
 

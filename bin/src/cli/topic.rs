@@ -121,10 +121,11 @@ async fn alter(admin: &Admin, args: &AlterArgs, out: &mut Out, json: bool) -> Re
         max_age_secs: args.retention_age,
         max_bytes: args.retention_bytes,
         mode: args.mode.map(Into::into),
+        replication_factor: args.replication_factor,
     };
     if change == TopicChange::default() {
         return Err(Failure::usage(
-            "nothing to change: give --partitions, --mode, --retention-age or --retention-bytes",
+            "nothing to change: give --partitions, --replication-factor, --mode, --retention-age or --retention-bytes",
         ));
     }
     let altered = admin.alter_topic(name, change).await;

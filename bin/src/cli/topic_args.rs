@@ -21,9 +21,9 @@ pub enum TopicCommand {
         /// Name of the topic.
         name: String,
     },
-    /// Add partitions to a topic, change its mode or what it keeps.
+    /// Add partitions to a topic, change its copies, its mode or what it keeps.
     #[command(
-        after_help = "Examples:\n  lnc topic alter events --partitions 8 --retention-age 30d\n  lnc topic alter events --mode L2"
+        after_help = "Examples:\n  lnc topic alter events --partitions 8 --retention-age 30d\n  lnc topic alter events --replication-factor 3 --mode L2"
     )]
     Alter(AlterArgs),
     /// Set both limits of what a topic keeps; one left out becomes unlimited.
@@ -70,6 +70,9 @@ pub struct AlterArgs {
     /// Partitions, more than it has.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub partitions: Option<u16>,
+    /// Nodes that hold a copy of each partition; copies are added or removed one by one while the topic is in use.
+    #[arg(long, value_name = "M", value_parser = clap::value_parser!(u8).range(1..))]
+    pub replication_factor: Option<u8>,
     /// Replication: L1 or L2.
     #[arg(long, value_enum)]
     pub mode: Option<Mode>,

@@ -119,6 +119,16 @@ pub enum MetadataEvent {
         /// Who holds a copy no longer and drops it.
         leaver: Option<NodeId>,
     },
+    /// A partition shall be held by other nodes, or shall not after all.
+    ReplicasPlanned {
+        /// The partition.
+        partition: TopicPartition,
+    },
+    /// A topic shall have more or fewer copies.
+    ReplicationFactorSet {
+        /// The topic.
+        topic: TopicId,
+    },
     /// A node is to be emptied, or no longer.
     DrainingSet {
         /// The node.

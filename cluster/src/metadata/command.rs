@@ -167,6 +167,27 @@ pub enum MetadataCommand {
         /// The epoch it holds.
         epoch: u16,
     },
+    /// Begins a change of who holds a partition, or, with no replicas, ends one that is not to be made.
+    PlanReplicas {
+        /// The partition.
+        partition: TopicPartition,
+        /// The version of the replica set it starts from.
+        replicas_version: u32,
+        /// The whole new replica set R′, preferred leader first; empty to stay with R.
+        replicas: Vec<NodeId>,
+    },
+    /// A node shall leave for good: its copies move to others first.
+    SetLeaving {
+        /// The node.
+        node: NodeId,
+    },
+    /// Sets how many nodes hold a copy of each partition of a topic; copies are added and removed one by one.
+    SetReplicationFactor {
+        /// The topic.
+        topic: TopicId,
+        /// The new number, at least 1.
+        replication_factor: u8,
+    },
 }
 
 /// The order to go on with one copy of a partition, whatever the others had.

@@ -5,6 +5,7 @@ use super::command::{EpochOpening, LeaderChoice, MetadataCommand};
 use super::liveness::Liveness;
 use super::moves::{Moves, Plan};
 use super::promise::{Ballot, CleanAnswer, Preference, PromiseAnswer, PromiseOutcome};
+use super::relocations::Relocations;
 use super::state::MetadataState;
 use super::topic::PartitionState;
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
@@ -35,6 +36,10 @@ pub struct ControllerOptions {
     pub balance_after_ms: u64,
     /// At most one batch of balancing moves is begun in this time.
     pub balance_interval_ms: u64,
+    /// Partitions whose replica set is changed at the same time: each copies its whole log.
+    pub relocations_at_once: usize,
+    /// A node that is being given a copy and is not heard for this long gets none.
+    pub newcomer_timeout_ms: u64,
 }
 
 impl Default for ControllerOptions {
@@ -49,6 +54,8 @@ impl Default for ControllerOptions {
             moves_at_once: 32,
             balance_after_ms: 10_000,
             balance_interval_ms: 1000,
+            relocations_at_once: 8,
+            newcomer_timeout_ms: 30_000,
         }
     }
 }
@@ -105,6 +112,7 @@ pub struct Controller {
     pending: BTreeMap<NodeId, u32>,
     liveness: Liveness,
     moves: Moves,
+    relocations: Relocations,
 }
 
 impl Controller {
@@ -250,7 +258,7 @@ impl Controller {
         }
         self.on_due(state, now_ms, &mut batch);
         batch.flush(actions);
-        let Self { options, stages, liveness, moves, .. } = self;
+        let Self { options, stages, liveness, moves, relocations, .. } = self;
         let plan = Plan {
             state,
             options,
@@ -259,6 +267,7 @@ impl Controller {
             now_ms,
         };
         moves.on_tick(&plan, actions);
+        relocations.on_tick(&plan, actions);
     }
 
     /// Partitions that wait for clean answers, with how many they have: they are offline.
@@ -318,6 +327,7 @@ impl Controller {
     fn start_over(&mut self, state: &MetadataState, now_ms: u64, batch: &mut Batch) {
         self.clear();
         self.moves.restart(now_ms);
+        self.relocations = Relocations::default();
         for (partition, decided) in state.partitions() {
             let heard = |node| decided.replicas.len() == 1 || self.liveness.is_alive(node);
             if state.leader_is_current(decided) && decided.leader.is_some_and(|leader| heard(leader.node)) {
@@ -370,6 +380,8 @@ impl Controller {
                 self.on_node_registered(state, node, now_ms, batch);
             }
             MetadataEvent::ReplicasChanged { .. }
+            | MetadataEvent::ReplicasPlanned { .. }
+            | MetadataEvent::ReplicationFactorSet { .. }
             | MetadataEvent::DrainingSet { .. }
             | MetadataEvent::NodeRemoved { .. } => self.moves.on_unrest(now_ms),
             MetadataEvent::RetentionSet { .. }

@@ -17,6 +17,7 @@ pub mod raft_node;
 pub mod raft_persist;
 pub mod raft_storage;
 pub mod refusal;
+mod relocations;
 mod snapshot;
 pub mod state;
 mod state_nodes;

@@ -135,6 +135,7 @@ fn place_one(candidates: &mut [Candidate<'_>], copies: usize) -> PartitionState 
         leader: None,
         in_quorum,
         in_quorum_version: 0,
+        planned: Vec::new(),
     }
 }
 

@@ -264,6 +264,9 @@ pub enum PartitionRefusal {
         /// How many of the old set are not in the new one.
         removed_count: usize,
     },
+    /// Only the set that is planned may follow.
+    #[error("this replica set is not the planned one")]
+    NotPlanned,
     /// The newcomer named is not the one the new set adds.
     #[error("the newcomer named is not the one that the new replica set adds")]
     WrongNewcomer,

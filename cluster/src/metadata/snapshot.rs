@@ -1,4 +1,4 @@
-//! The state as a snapshot: `[version u8 = 2][bincode of Body]`; what can be derived is rebuilt and not written.
+//! The state as a snapshot: `[version u8 = 3][bincode of Body]`; what can be derived is rebuilt and not written.
 
 use super::state::{BumpedProducer, MetadataState};
 use super::topic::{NodeState, RecoveryAudit, RemovedNode, Tombstone, TopicState};
@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Version byte before every snapshot.
-pub const SNAPSHOT_VERSION: u8 = 2;
+pub const SNAPSHOT_VERSION: u8 = 3;
 const WHAT: &str = "metadata snapshot";
 
 #[derive(Serialize, Deserialize)]

@@ -119,6 +119,13 @@ impl MetadataState {
             &MetadataCommand::ReplaceReplica { partition, epoch, replicas_version, ref replicas, newcomer } => {
                 self.replace_replica(partition, (epoch, replicas_version), replicas, newcomer, events)
             }
+            MetadataCommand::PlanReplicas { partition, replicas_version, replicas } => {
+                self.plan_replicas(*partition, *replicas_version, replicas, events)
+            }
+            &MetadataCommand::SetLeaving { node } => self.set_leaving(node, events),
+            &MetadataCommand::SetReplicationFactor { topic, replication_factor } => {
+                self.set_replication_factor(topic, replication_factor, events)
+            }
             &MetadataCommand::SetDraining { node, draining } => self.set_draining(node, draining, events),
             MetadataCommand::AllowNode { node, address } => self.allow_node(*node, address, events),
             &MetadataCommand::RemoveNode { node } => self.remove_node(node, events),

@@ -68,14 +68,16 @@ impl MetadataState {
             }
         }
         let (address, rack) = (address.to_owned(), rack.to_owned());
-        // A node is emptied before it goes down: once it is back, it serves again.
-        let draining = false;
-        let state = NodeState { incarnation, boot_number, nonce, address, rack, draining, retired_incarnations };
+        // A node is emptied before it goes down: once it is back, it serves again, unless it shall leave for good.
+        let leaving = known.is_some_and(|known| known.leaving);
+        let draining = leaving;
+        let state =
+            NodeState { incarnation, boot_number, nonce, address, rack, draining, leaving, retired_incarnations };
         self.nodes.insert(node, state);
         self.allowed.remove(&node);
         self.removed.remove(&node);
         events.push(MetadataEvent::NodeRegistered { node, incarnation, boot_number });
-        if was_draining {
+        if was_draining && !draining {
             events.push(MetadataEvent::DrainingSet { node, draining });
         }
         Ok(MetadataAnswer::NodeRegistered)
@@ -83,11 +85,27 @@ impl MetadataState {
 
     pub(super) fn set_draining(&mut self, node: NodeId, draining: bool, events: &mut Vec<MetadataEvent>) -> Outcome {
         let state = self.nodes.get_mut(&node).ok_or(MetadataRefusal::NodeNotFound { node })?;
+        // Whoever may lead again stays.
+        state.leaving &= draining;
         if state.draining != draining {
             state.draining = draining;
             events.push(MetadataEvent::DrainingSet { node, draining });
         }
         Ok(MetadataAnswer::NodeChanged { node })
+    }
+
+    /// A node that shall leave is emptied of leaderships first, and then of copies.
+    pub(super) fn set_leaving(&mut self, node: NodeId, events: &mut Vec<MetadataEvent>) -> Outcome {
+        if self.nodes.len() == 1 && self.nodes.contains_key(&node) {
+            return Err(MetadataRefusal::LastNode { node });
+        }
+        if !self.nodes.contains_key(&node) {
+            // Only an allowance is left to be taken back.
+            return self.remove_node(node, events);
+        }
+        let answer = self.set_draining(node, true, events)?;
+        self.nodes.get_mut(&node).into_iter().for_each(|state| state.leaving = true);
+        Ok(answer)
     }
 
     pub(super) fn allow_node(&mut self, node: NodeId, address: &str, events: &mut Vec<MetadataEvent>) -> Outcome {

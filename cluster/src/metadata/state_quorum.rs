@@ -217,7 +217,7 @@ impl MetadataState {
     }
 }
 
-fn check_version(given: u32, current: u32) -> Judgement {
+pub(super) fn check_version(given: u32, current: u32) -> Judgement {
     // The last version of all is never left: nothing could be compared with what follows it.
     if given != current || current == u32::MAX {
         return Err(PartitionRefusal::StaleVersion { given, current });

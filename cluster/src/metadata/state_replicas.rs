@@ -5,6 +5,7 @@ use super::command::PartitionRecovery;
 use super::placement::sorted;
 use super::refusal::PartitionRefusal;
 use super::state::{MAX_ADDRESS_BYTES, MAX_RECOVERIES, MetadataState, Outcome};
+use super::state_quorum::check_version;
 use super::topic::{PartitionLeader, PartitionState, RecoveryAudit, Replica, ReplicaIncarnation};
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
 use std::collections::BTreeSet;
@@ -33,6 +34,7 @@ impl MetadataState {
         let NewSet { replicas, in_quorum, leaver } = set;
         self.change_partition(partition, |state| {
             state.replicas = replicas;
+            state.planned = Vec::new();
             state.replicas_version = state.replicas_version.saturating_add(1);
             state.in_quorum = in_quorum;
             state.in_quorum_version = state.in_quorum_version.saturating_add(1);
@@ -49,6 +51,39 @@ impl MetadataState {
         Ok(MetadataAnswer::PartitionChanged { partition })
     }
 
+    /// What was proposed of the set before, by whomever, is void from here on: each plan has a version of its own.
+    pub(super) fn plan_replicas(
+        &mut self,
+        partition: TopicPartition,
+        version: u32,
+        nodes: &[NodeId],
+        events: &mut Vec<MetadataEvent>,
+    ) -> Outcome {
+        let judged = self.judge_plan(partition, version, nodes);
+        judged.map_err(|reason| MetadataRefusal::Partition { partition, reason })?;
+        self.change_partition(partition, |state| {
+            state.planned = nodes.to_vec();
+            state.replicas_version = state.replicas_version.saturating_add(1);
+        });
+        events.push(MetadataEvent::ReplicasPlanned { partition });
+        Ok(MetadataAnswer::PartitionChanged { partition })
+    }
+
+    fn judge_plan(&self, partition: TopicPartition, given: u32, nodes: &[NodeId]) -> Result<(), PartitionRefusal> {
+        let state = self.partition(partition).ok_or(PartitionRefusal::NotFound)?;
+        check_version(given, state.replicas_version)?;
+        if nodes.is_empty() {
+            return Ok(());
+        }
+        let (added, _) = one_change(state, nodes)?;
+        let Some(node) = added else { return Ok(()) };
+        match self.nodes.get(&node) {
+            None => Err(PartitionRefusal::NodeUnknown { node }),
+            Some(known) if known.draining => Err(PartitionRefusal::Draining { node }),
+            Some(_) => Ok(()),
+        }
+    }
+
     fn judge_set(
         &self,
         partition: TopicPartition,
@@ -58,20 +93,9 @@ impl MetadataState {
         newcomer: Option<(NodeId, ReplicaIncarnation)>,
     ) -> Result<NewSet, PartitionRefusal> {
         let state = self.led_in(partition, epoch)?;
-        let current = state.replicas_version;
-        if given != current || current == u32::MAX {
-            return Err(PartitionRefusal::StaleVersion { given, current });
-        }
-        let distinct: BTreeSet<NodeId> = nodes.iter().copied().collect();
-        let added: Vec<NodeId> = distinct.iter().copied().filter(|node| !state.has_replica(*node)).collect();
-        let removed = state.replicas.iter().map(|replica| replica.node).filter(|node| !distinct.contains(node));
-        let removed: Vec<NodeId> = removed.collect();
-        let (added_count, removed_count) = (added.len(), removed.len());
-        let by_one = (1..=2).contains(&(added_count + removed_count)) && added_count < 2 && removed_count < 2;
-        if !by_one || distinct.len() != nodes.len() || nodes.is_empty() || nodes.len() > usize::from(u8::MAX) {
-            return Err(PartitionRefusal::NotOneChange { added_count, removed_count });
-        }
-        if newcomer.map(|(node, _)| node) != added.first().copied() {
+        check_version(given, state.replicas_version)?;
+        let (added, leaver) = one_change(state, nodes)?;
+        if newcomer.map(|(node, _)| node) != added {
             return Err(PartitionRefusal::WrongNewcomer);
         }
         if let Some((node, incarnation)) = newcomer {
@@ -80,7 +104,6 @@ impl MetadataState {
                 return Err(PartitionRefusal::Draining { node });
             }
         }
-        let leaver = removed.first().copied();
         if let Some(node) = leaver.filter(|node| state.leader.is_some_and(|leader| leader.node == *node)) {
             return Err(PartitionRefusal::IsLeader { node });
         }
@@ -90,6 +113,9 @@ impl MetadataState {
             leaver,
         };
         self.check_quorum(&set)?;
+        if state.planned != nodes {
+            return Err(PartitionRefusal::NotPlanned);
+        }
         Ok(set)
     }
 
@@ -126,6 +152,8 @@ impl MetadataState {
             for replica in &mut state.replicas {
                 replica.admitted = if replica.node == node { incarnation } else { NO_INCARNATION };
             }
+            state.planned = Vec::new();
+            state.replicas_version = state.replicas_version.saturating_add(1);
             state.lead(PartitionLeader { node, incarnation, boot_number });
             events.push(MetadataEvent::LeaderChosen {
                 partition,
@@ -170,6 +198,20 @@ impl MetadataState {
     pub fn recoveries(&self) -> &[RecoveryAudit] {
         &self.recoveries
     }
+}
+
+/// Who is added and who is removed, when no more than one of each is.
+fn one_change(state: &PartitionState, nodes: &[NodeId]) -> Result<(Option<NodeId>, Option<NodeId>), PartitionRefusal> {
+    let distinct: BTreeSet<NodeId> = nodes.iter().copied().collect();
+    let added: Vec<NodeId> = distinct.iter().copied().filter(|node| !state.has_replica(*node)).collect();
+    let removed = state.replicas.iter().map(|replica| replica.node).filter(|node| !distinct.contains(node));
+    let removed: Vec<NodeId> = removed.collect();
+    let (added_count, removed_count) = (added.len(), removed.len());
+    let by_one = (1..=2).contains(&(added_count + removed_count)) && added_count < 2 && removed_count < 2;
+    if !by_one || distinct.len() != nodes.len() || nodes.is_empty() || nodes.len() > usize::from(u8::MAX) {
+        return Err(PartitionRefusal::NotOneChange { added_count, removed_count });
+    }
+    Ok((added.first().copied(), removed.first().copied()))
 }
 
 fn replica_of(state: &PartitionState, node: NodeId, newcomer: Option<(NodeId, ReplicaIncarnation)>) -> Option<Replica> {

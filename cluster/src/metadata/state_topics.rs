@@ -137,6 +137,24 @@ impl MetadataState {
         Ok(MetadataAnswer::TopicAltered { topic })
     }
 
+    pub(super) fn set_replication_factor(
+        &mut self,
+        topic: TopicId,
+        replication_factor: u8,
+        events: &mut Vec<MetadataEvent>,
+    ) -> Outcome {
+        let registered = self.nodes.len();
+        if replication_factor == 0 || usize::from(replication_factor) > registered {
+            return Err(MetadataRefusal::NotEnoughNodes { asked: replication_factor, registered });
+        }
+        let state = self.topics.get_mut(&topic).ok_or(MetadataRefusal::TopicNotFound { topic })?;
+        if state.config.replication_factor != replication_factor {
+            state.config.replication_factor = replication_factor;
+            events.push(MetadataEvent::ReplicationFactorSet { topic });
+        }
+        Ok(MetadataAnswer::TopicAltered { topic })
+    }
+
     fn check_room(&self, asked: u32) -> Result<(), MetadataRefusal> {
         let total = self.partition_count().saturating_add(asked);
         if total > MAX_PARTITIONS {

@@ -70,6 +70,9 @@ pub struct PartitionState {
     pub in_quorum: Vec<NodeId>,
     /// Raised by every change of `in_quorum`.
     pub in_quorum_version: u32,
+    /// The nodes that shall hold a copy next, R′, one change away from R; empty while no change is under way. Who is new
+    /// in it is fed, and counts only once it is in `replicas`.
+    pub planned: Vec<NodeId>,
 }
 
 impl PartitionState {
@@ -86,6 +89,16 @@ impl PartitionState {
     /// Whether `node` is in the in-quorum set.
     pub fn is_in_quorum(&self, node: NodeId) -> bool {
         self.in_quorum.contains(&node)
+    }
+
+    /// Whether `node` holds a copy, or is being given one.
+    pub fn has_or_gets_replica(&self, node: NodeId) -> bool {
+        self.has_replica(node) || self.planned.contains(&node)
+    }
+
+    /// The node that is being given a copy.
+    pub fn newcomer(&self) -> Option<NodeId> {
+        self.planned.iter().copied().find(|node| !self.has_replica(*node))
     }
 
     /// How many replicas make a quorum: the majority of M.
@@ -131,6 +144,8 @@ pub struct NodeState {
     pub rack: String,
     /// Whether it is being emptied: it leads nothing if another can, and gets no new copies.
     pub draining: bool,
+    /// Whether it shall leave for good once its copies are on other nodes.
+    pub leaving: bool,
     /// Incarnations it had before; none of them may come back.
     pub retired_incarnations: Vec<u64>,
 }

@@ -165,6 +165,19 @@ impl LeaderReplica {
         self.advance(effects);
     }
 
+    /// Which replicas count changed by a committed entry, and not who holds a copy: a proposed replica set stays pending.
+    pub fn on_votes_changed(&mut self, replicas: &[Vote], effects: &mut Vec<LeaderEffect>) {
+        if matches!(self.pending, Some(Pending::InQuorum(_))) {
+            self.pending = None;
+        }
+        for &vote in replicas {
+            if let Some(follower) = self.follower_mut(vote.node).filter(|follower| follower.is_member) {
+                follower.join(vote);
+            }
+        }
+        self.advance(effects);
+    }
+
     /// An incarnation was admitted by a committed entry: what another one acked counts no more.
     pub fn on_admitted(&mut self, node: NodeId, incarnation: ReplicaIncarnation, effects: &mut Vec<LeaderEffect>) {
         if let Some(follower) = self.follower_mut(node) {
@@ -174,11 +187,14 @@ impl LeaderReplica {
         }
     }
 
-    /// A node that shall join R is fed from now on: tracked, not counted.
+    /// A node that shall join R is fed from now on: tracked, not counted. One that began another life starts from nothing.
     pub fn on_newcomer_added(&mut self, node: NodeId, incarnation: ReplicaIncarnation) {
-        if node != self.node && self.follower_mut(node).is_none() {
-            self.followers.push(Follower::newcomer(node, incarnation));
+        let known = self.follower(node).map(|follower| (follower.is_member, follower.vote.admitted));
+        if node == self.node || known.is_some_and(|(is_member, admitted)| is_member || admitted == incarnation) {
+            return;
         }
+        self.on_newcomer_removed(node);
+        self.followers.push(Follower::newcomer(node, incarnation));
     }
 
     /// A node shall not join R any more.

@@ -98,6 +98,9 @@ fn cluster_commands() -> Vec<(MetadataCommand, &'static str)> {
         (MetadataCommand::SetTopicMode { topic: TopicId(7), mode: ReplicationMode::L2 }, "02 10 07 01"),
         (MetadataCommand::RecoverPartition(order), "02 11 0702 05 03 fbcdab01 01 026d65 09 10 fa"),
         (MetadataCommand::BindProducer { producer: ProducerId(3), epoch: 1 }, "02 12 03 01"),
+        (MetadataCommand::PlanReplicas { partition, replicas_version: 6, replicas: vec![node] }, "02 13 0702 06 01 03"),
+        (MetadataCommand::SetLeaving { node }, "02 14 03"),
+        (MetadataCommand::SetReplicationFactor { topic: TopicId(7), replication_factor: 3 }, "02 15 07 03"),
     ]
 }
 
@@ -119,11 +122,11 @@ fn golden_bytes_of_a_snapshot() {
     let partition = TopicPartition::new(TopicId(1), 0);
     state.apply(3, &MetadataCommand::OpenEpoch { partitions: vec![EpochOpening { partition, epoch: LeaderEpoch(1) }] });
     let bytes = state.encode_snapshot().unwrap();
-    let golden = "02 03 02 01 \
-        01 01 fbcdab 04 fba00f 0c6c616e63652d313a39303030 00 00 00 \
+    let golden = "03 03 02 01 \
+        01 01 fbcdab 04 fba00f 0c6c616e63652d313a39303030 00 00 00 00 \
         00 00 \
         01 01 026162 fc00f15365 01 00 01 01 00 00 00 \
-        01 01 01 fbcdab 00 00 01 00 01 01 00 00 00 00 00";
+        01 01 01 fbcdab 00 00 01 00 01 01 00 00 00 00 00 00";
     let golden: String = golden.chars().filter(|byte| !byte.is_whitespace()).collect();
     assert_eq!(hex(&bytes), golden);
     assert_eq!(MetadataState::decode_snapshot(&bytes).unwrap(), state);
@@ -156,18 +159,18 @@ fn golden_bytes_of_what_a_snapshot_of_a_cluster_adds() {
     for (index, command) in (1..).zip(&commands) {
         assert!(state.apply(index, command).answer.is_ok(), "{command:?}");
     }
-    let golden = "02 08 02 01 \
-        01 01 fbcdab 04 fba00f 0c6c616e63652d313a39303030 00 01 00 \
+    let golden = "03 08 02 01 \
+        01 01 fbcdab 04 fba00f 0c6c616e63652d313a39303030 00 01 00 00 \
         01 03 03613a31 01 02 01 fbceab \
         01 01 026162 fc00f15365 01 00 01 01 01 00 00 \
-        01 01 01 fbcdab 02 00 01 01 01 fbcdab 02 04 01 01 01 00 00 00 \
+        01 01 01 fbcdab 02 01 01 01 01 fbcdab 02 04 01 01 01 00 00 00 00 \
         01 08 0100 01 01 fbcdab 02 026d65 09 10 fa";
     let golden: String = golden.chars().filter(|byte| !byte.is_whitespace()).collect();
     let bytes = state.encode_snapshot().unwrap();
     assert_eq!(hex(&bytes), golden);
     assert_eq!(MetadataState::decode_snapshot(&bytes).unwrap(), state);
     let older = MetadataState::decode_snapshot(&[1, 0]);
-    assert!(matches!(older, Err(CodecError::UnknownVersion { found: 1, known: 2, .. })));
+    assert!(matches!(older, Err(CodecError::UnknownVersion { found: 1, known: 3, .. })));
 }
 
 #[test]

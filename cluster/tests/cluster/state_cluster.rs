@@ -222,15 +222,68 @@ fn replace(nodes: &[u16], newcomer: Option<u16>, version: u32) -> MetadataComman
     }
 }
 
+fn plan(nodes: &[u16], version: u32) -> MetadataCommand {
+    let replicas = nodes.iter().map(|node| NodeId(*node)).collect();
+    MetadataCommand::PlanReplicas { partition: PARTITION, replicas_version: version, replicas }
+}
+
+#[test]
+fn only_what_is_planned_is_changed_and_a_plan_that_is_given_up_makes_late_proposals_void() {
+    let mut world = led(5, 3);
+    assert_eq!(refused(&mut world, replace(&[1, 2, 4], Some(4), 0)), PartitionRefusal::NotPlanned);
+    let planned = MetadataEvent::ReplicasPlanned { partition: PARTITION };
+    assert_eq!(world.apply(plan(&[1, 2, 4], 0)).0, [planned]);
+    assert!(decided(&world).newcomer() == Some(NodeId(4)) && !decided(&world).has_replica(NodeId(4)));
+    assert!(decided(&world).has_or_gets_replica(NodeId(4)));
+    assert_eq!(refused(&mut world, replace(&[1, 2, 5], Some(5), 1)), PartitionRefusal::NotPlanned);
+    world.ok(plan(&[], 1));
+    assert_eq!(decided(&world).newcomer(), None);
+    let stale = PartitionRefusal::StaleVersion { given: 1, current: 2 };
+    assert_eq!(refused(&mut world, replace(&[1, 2, 4], Some(4), 1)), stale);
+    world.ok(plan(&[1, 2, 4], 2));
+    assert_eq!(
+        refused(&mut world, replace(&[1, 2, 4], Some(4), 1)),
+        PartitionRefusal::StaleVersion { given: 1, current: 3 }
+    );
+    world.ok(replace(&[1, 2, 4], Some(4), 3));
+    assert_eq!((decided(&world).planned.len(), decided(&world).replicas_version), (0, 4));
+    let one_at_a_time = PartitionRefusal::NotOneChange { added_count: 2, removed_count: 2 };
+    assert_eq!(refused(&mut world, plan(&[1, 3, 5], 4)), one_at_a_time);
+    world.ok(drain(5, true));
+    assert_eq!(refused(&mut world, plan(&[1, 2, 4, 5], 4)), PartitionRefusal::Draining { node: NodeId(5) });
+    assert_eq!(refused(&mut world, plan(&[1, 2, 4, 9], 4)), PartitionRefusal::NodeUnknown { node: NodeId(9) });
+}
+
+#[test]
+fn a_node_that_leaves_stays_marked_through_restarts_until_it_may_lead_again() {
+    let mut world = World::of_nodes(2);
+    let leave = |node| MetadataCommand::SetLeaving { node: NodeId(node) };
+    let marks = |world: &World| world.state.node(NodeId(2)).map(|node| (node.draining, node.leaving));
+    world.ok(leave(2));
+    assert_eq!(marks(&world), Some((true, true)));
+    world.ok(register(2, 102, 9));
+    assert_eq!(marks(&world), Some((true, true)));
+    world.ok(drain(2, false));
+    assert_eq!(marks(&world), Some((false, false)));
+    world.ok(drain(2, true));
+    world.ok(register(2, 102, 10));
+    assert_eq!(marks(&world), Some((false, false)), "a node that was only drained serves again");
+    world.ok(MetadataCommand::AllowNode { node: NodeId(7), address: "a:1".into() });
+    world.ok(leave(7));
+    assert_eq!(world.state.allowed_nodes().count(), 0, "an allowance is just taken back");
+    assert_eq!(World::of_nodes(1).refused(leave(1)), MetadataRefusal::LastNode { node: NodeId(1) });
+}
+
 #[test]
 fn a_replica_set_changes_by_one_and_the_newcomer_gets_the_leavers_place() {
     let mut world = led(4, 3);
-    let (events, _) = world.apply(replace(&[1, 2, 4], Some(4), 0));
+    world.ok(plan(&[1, 2, 4], 0));
+    let (events, _) = world.apply(replace(&[1, 2, 4], Some(4), 1));
     let changed = MetadataEvent::ReplicasChanged {
         partition: PARTITION,
         epoch: EPOCH,
         replicas: vec![NodeId(1), NodeId(2), NodeId(4)],
-        replicas_version: 1,
+        replicas_version: 2,
         in_quorum: vec![NodeId(1), NodeId(2), NodeId(4)],
         in_quorum_version: 2,
         leaver: Some(NodeId(3)),
@@ -245,9 +298,10 @@ fn a_replica_set_changes_by_one_and_the_newcomer_gets_the_leavers_place() {
 fn one_copy_becomes_three_and_one_again_step_by_step() {
     let mut world = led(3, 1);
     for (version, nodes, newcomer) in
-        [(0, &[1, 2][..], Some(2)), (1, &[1, 2, 3], Some(3)), (2, &[1, 3], None), (3, &[1], None)]
+        [(0, &[1, 2][..], Some(2)), (2, &[1, 2, 3], Some(3)), (4, &[1, 3], None), (6, &[1], None)]
     {
-        world.ok(replace(nodes, newcomer, version));
+        world.ok(plan(nodes, version));
+        world.ok(replace(nodes, newcomer, version + 1));
         let mut expected = nodes.to_vec();
         expected.sort_unstable();
         assert_eq!(in_quorum(&world), expected);

@@ -64,6 +64,16 @@ fn cluster_command() -> impl Strategy<Value = MetadataCommand> {
                 MetadataCommand::ReplaceReplica { partition, epoch, replicas_version, replicas, newcomer }
             }
         ),
+        (partition(), 0u32..3, proptest::collection::vec(node(), 0..4)).prop_map(
+            |(partition, replicas_version, replicas)| {
+                MetadataCommand::PlanReplicas { partition, replicas_version, replicas }
+            }
+        ),
+        node().prop_map(|node| MetadataCommand::SetLeaving { node }),
+        (0u32..6, 0u8..4).prop_map(|(topic, replication_factor)| MetadataCommand::SetReplicationFactor {
+            topic: TopicId(topic),
+            replication_factor,
+        }),
         (node(), any::<bool>()).prop_map(|(node, draining)| MetadataCommand::SetDraining { node, draining }),
         node().prop_map(|node| MetadataCommand::AllowNode { node, address: "a:1".to_owned() }),
         node().prop_map(|node| MetadataCommand::RemoveNode { node }),

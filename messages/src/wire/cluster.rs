@@ -18,6 +18,7 @@
 //!   6 recover         u32 topic id, u16 partition, u16 node, u8 1 = accept data loss,
 //!                     u64 lost from, u64 lost to (log positions), text who orders it
 //!   7 set topic mode  u32 topic id, u8 mode (1, 2)
+//!   8 set copies      u32 topic id, u8 replication factor
 //! ClusterCommandResponse 0xC8: u32 partitions changed
 //! ```
 
@@ -121,7 +122,7 @@ pub enum ClusterCommand {
         /// Where it is reached, host:port.
         address: String,
     },
-    /// Take out a node that holds no copies.
+    /// Take a node out for good; its copies move to other nodes first.
     RemoveNode {
         /// The node.
         node: NodeId,
@@ -134,6 +135,13 @@ pub enum ClusterCommand {
         topic: TopicId,
         /// The new mode.
         mode: TopicMode,
+    },
+    /// Change how many nodes hold a copy of each partition of a topic.
+    SetReplicationFactor {
+        /// The topic.
+        topic: TopicId,
+        /// The new number.
+        replication_factor: u8,
     },
 }
 
@@ -287,6 +295,9 @@ impl ClusterCommand {
                 topic: TopicId(reader.u32()?),
                 mode: TopicMode::from_code(reader.u8()?)?,
             },
+            8 => {
+                ClusterCommand::SetReplicationFactor { topic: TopicId(reader.u32()?), replication_factor: reader.u8()? }
+            }
             _ => return None,
         })
     }
@@ -322,6 +333,11 @@ impl ClusterCommand {
                 out.put_u8(7);
                 out.put_u32_le(topic.0);
                 out.put_u8(*mode as u8);
+            }
+            ClusterCommand::SetReplicationFactor { topic, replication_factor } => {
+                out.put_u8(8);
+                out.put_u32_le(topic.0);
+                out.put_u8(*replication_factor);
             }
         }
     }

@@ -220,6 +220,7 @@ fn cluster_commands_are_golden() {
                 .concat(),
         ),
         (ClusterCommand::SetTopicMode { topic: TopicId(7), mode: TopicMode::L2 }, vec![7, 7, 0, 0, 0, 2]),
+        (ClusterCommand::SetReplicationFactor { topic: TopicId(7), replication_factor: 3 }, vec![8, 7, 0, 0, 0, 3]),
     ];
     for (command, golden) in cases {
         let mut out = BytesMut::new();

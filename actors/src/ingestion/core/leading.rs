@@ -3,13 +3,13 @@
 use super::committing::{queue, release};
 use super::following::step_down;
 use super::refusals::stop;
-use super::{Effects, IngestionCore, IngestionEffect, Now};
+use super::{Effects, IngestionCore, IngestionEffect, Now, Terms};
 use crate::ingestion::partition::{Leadership, Partition};
 use crate::ingestion::replica::{Follower, LeaderRole, LeaderSide};
 use bytes::Bytes;
 use lance_cluster::replica::{
     DivergedAnswer, DivergedStep, EpochHistory, EpochStart, FlowLog, FlowOptions, FlowStep, FollowerFlow, LeaderEffect,
-    LeaderLog, LeaderReplica,
+    LeaderLog, LeaderReplica, Vote,
 };
 use lance_messages::batch::{BatchFlags, ControlBatch};
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
@@ -84,9 +84,8 @@ impl IngestionCore {
                     let mut quorum = LeaderReplica::new(id, epoch, node, &role.votes, high_watermark, flushed);
                     // Nothing can be on a quorum yet: the batch was only just appended.
                     quorum.on_epoch_started(appended.end_position, &mut Vec::new());
-                    let followers = role.votes.iter().filter(|vote| vote.node != node);
-                    let followers = followers.map(|vote| new_follower(vote.node, peers, options.flow)).collect();
-                    Box::new(LeaderSide { role, quorum, followers, moving: None })
+                    let followers = role.fed(node).map(|fed| new_follower(fed, peers, options.flow)).collect();
+                    Box::new(LeaderSide { role, quorum, followers, moving: None, replacing: None })
                 });
                 queue(&mut self.dirty, partition, slot);
             }
@@ -106,19 +105,35 @@ impl IngestionCore {
         let Some(slot) = self.index.get(&id).copied() else {
             return;
         };
+        let terms = self.terms();
         let Self { partitions, peers, options, .. } = self;
         let Some(partition) = partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
             return;
         };
+        if partition.leader.is_none() && role.is_replicated() {
+            partition.leader = as_first_of_several(partition, &role, options.node, terms);
+        }
         let Some(leader) = partition.leader.as_mut().filter(|leader| leader.role.epoch == role.epoch) else {
             return;
         };
+        let (known, given) = (leader.role.replicas_version, role.replicas_version);
+        if given < known {
+            return;
+        }
         let mut follow_ups = Vec::new();
-        leader.quorum.on_replicas_changed(&role.votes, &mut follow_ups);
-        leader.followers.retain(|follower| role.votes.iter().any(|vote| vote.node == follower.node));
-        for vote in role.votes.iter().filter(|vote| vote.node != options.node) {
-            if leader.followers.iter().all(|follower| follower.node != vote.node) {
-                leader.followers.push(new_follower(vote.node, peers, options.flow));
+        if given == known {
+            leader.quorum.on_votes_changed(&role.votes, &mut follow_ups);
+        } else {
+            leader.replacing = None;
+            leader.quorum.on_replicas_changed(&role.votes, &mut follow_ups);
+            for gone in leader.followers.iter().filter(|follower| Some(follower.node) != role.newcomer()) {
+                leader.quorum.on_newcomer_removed(gone.node);
+            }
+        }
+        leader.followers.retain(|follower| role.fed(options.node).any(|node| node == follower.node));
+        for node in role.fed(options.node) {
+            if leader.followers.iter().all(|follower| follower.node != node) {
+                leader.followers.push(new_follower(node, peers, options.flow));
             }
         }
         leader.role = role;
@@ -178,6 +193,9 @@ impl IngestionCore {
                 let progress = follower.flow.on_appended(response.incarnation, *durable_end, now.elapsed);
                 meters.entry(from.node).or_default().on_ack(&progress, *sync_p99_micros);
                 let (epoch, incarnation) = (response.epoch, response.incarnation);
+                if leader.role.newcomer() == Some(from.node) {
+                    leader.quorum.on_newcomer_added(from.node, incarnation);
+                }
                 leader.quorum.on_appended(from.node, epoch, incarnation, *durable_end, &mut follow_ups);
             }
             AppendOutcome::Fenced { promised } => leader.quorum.on_fenced(*promised, &mut follow_ups),
@@ -330,6 +348,29 @@ impl IngestionCore {
         }
         self.serve_ready(slot, now, effects);
     }
+}
+
+/// The leader's side of a partition that is led alone so far, and shall have a second copy. What is committed already stays so.
+fn as_first_of_several(
+    partition: &Partition,
+    role: &LeaderRole,
+    node: NodeId,
+    terms: Terms,
+) -> Option<Box<LeaderSide>> {
+    let log = partition.log.as_ref()?;
+    let high_watermark = log.high_watermark().position;
+    let start_end = match partition.leadership {
+        Leadership::Starting { epoch, start_end } if epoch == role.epoch => start_end,
+        Leadership::Leading { epoch } if epoch == role.epoch => high_watermark,
+        _ => return None,
+    };
+    let flushed = terms.flushed(log);
+    let alone: Vec<Vote> = role.votes.iter().copied().filter(|vote| vote.node == node).collect();
+    let mut quorum = LeaderReplica::new(role.partition, role.epoch, node, &alone, high_watermark, flushed);
+    // It leads already, or its own flush will tell.
+    quorum.on_epoch_started(start_end, &mut Vec::new());
+    let role = LeaderRole { votes: alone, planned: Vec::new(), replicas_version: 0, ..role.clone() };
+    Some(Box::new(LeaderSide { role, quorum, followers: Vec::new(), moving: None, replacing: None }))
 }
 
 fn new_follower(node: NodeId, peers: &hashbrown::HashMap<NodeId, PeerIdentity>, options: FlowOptions) -> Follower {

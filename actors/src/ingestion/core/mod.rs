@@ -7,6 +7,7 @@ mod leading;
 pub mod moving;
 mod reading;
 mod refusals;
+mod replacing;
 
 use self::refusals::{fail_all, stop};
 use super::gather::Gather;

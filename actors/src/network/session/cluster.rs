@@ -72,7 +72,7 @@ fn describe(view: &ClusterView, statuses: &[PartitionStatus]) -> ClusterDescript
 fn describe_topic(topic: &TopicView, copies: &HashMap<TopicPartition, CopyPositions>) -> ClusterTopic {
     let partitions = (0..).zip(&topic.partitions).map(|(number, (leader, epoch))| {
         let members = topic.members.get(usize::from(number)).cloned();
-        let PartitionMembers { replicas, in_quorum } = members.unwrap_or_default();
+        let PartitionMembers { replicas, in_quorum, .. } = members.unwrap_or_default();
         let copy = copies.get(&TopicPartition::new(topic.id, number)).copied();
         ClusterPartition { leader: *leader, epoch: epoch.0, replicas, in_quorum, copy }
     });

@@ -365,11 +365,15 @@ impl Metadata {
                 | MetadataEvent::ReplicasChanged { partition, epoch, .. } => {
                     changed.extend(role_of(state, partition, epoch));
                 }
-                MetadataEvent::ReplicaAdmitted { partition, .. } => {
+                MetadataEvent::ReplicaAdmitted { partition, .. } | MetadataEvent::ReplicasPlanned { partition } => {
                     let epoch = state.partition(partition).map(|decided| decided.epoch);
                     changed.extend(epoch.and_then(|epoch| role_of(state, partition, epoch)));
                 }
-                MetadataEvent::StateReplaced => chosen.extend(roles_led(state, own.0, own.1, own.2)),
+                MetadataEvent::StateReplaced => {
+                    let led = roles_led(state, own.0, own.1, own.2);
+                    changed.extend(led.iter().cloned());
+                    chosen.extend(led);
+                }
                 _ => {}
             }
         }
