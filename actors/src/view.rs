@@ -55,6 +55,10 @@ pub struct ClusterView {
     internal: HashMap<String, TopicView>,
     /// Every node and its address.
     pub nodes: Vec<(NodeId, String)>,
+    /// Nodes that may register and have not yet, and their addresses.
+    pub allowed: Vec<(NodeId, String)>,
+    /// Nodes that were members once.
+    pub removed: HashSet<NodeId>,
     /// Whether each node was heard of lately; a node that is not named counts as alive.
     pub alive: HashMap<NodeId, bool>,
     /// Nodes that are being emptied.
@@ -90,6 +94,8 @@ impl ClusterView {
             }
         }
         view.nodes = state.nodes().map(|(id, node)| (id, node.address.clone())).collect();
+        view.allowed = state.allowed_nodes().map(|(id, address)| (id, address.to_owned())).collect();
+        view.removed = state.removed_nodes().collect();
         for (id, topic) in state.topics() {
             let partitions = topic
                 .partitions

@@ -235,8 +235,6 @@ impl Check {
         if self.config.replication.peers.is_empty() {
             return;
         }
-        let message = "this version serves a single node: it checks such a configuration and refuses to start with it";
-        self.warn("replication.peers", message.to_owned());
         let bind = Address::parse(&self.config.network.bind, PortRule::AnyFree);
         let loopback = bind.is_some_and(|address| address.is_loopback());
         if !loopback && self.config.cluster.secret.is_none() {

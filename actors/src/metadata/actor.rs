@@ -90,6 +90,16 @@ pub struct ServeMetadata {
     pub data_links: HashMap<NodeId, Mailbox<PeerLinkActor>>,
 }
 
+/// There are other links to peers than before.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ServeControlLinks {
+    /// Control links, by node.
+    pub links: HashMap<NodeId, Mailbox<PeerLinkActor>>,
+    /// Data links, by node: told where their nodes are.
+    pub data_links: HashMap<NodeId, Mailbox<PeerLinkActor>>,
+}
+
 /// What a metadata actor is made of.
 pub struct MetadataSetup {
     /// Where it keeps its files.
@@ -504,6 +514,16 @@ impl Handler<ServeMetadata> for MetadataActor {
             actor.begin(ctx);
             Ok(())
         });
+    }
+}
+
+impl Handler<ServeControlLinks> for MetadataActor {
+    type Result = ();
+
+    fn handle(&mut self, message: ServeControlLinks, _: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        self.links = message.links;
+        self.data_links = message.data_links;
     }
 }
 

@@ -1,9 +1,10 @@
 //! A node: every actor, started sink first and wired together.
 
+mod links;
 mod peering;
 pub mod side;
 
-use self::peering::{Links, Peering};
+use self::peering::Peering;
 use self::side::SideParts;
 use crate::clock::NodeClock;
 use crate::forward::actor::{FORWARD_MAILBOX, ForwardActor, ForwardSetup};
@@ -99,6 +100,7 @@ pub struct Node {
 }
 
 /// What every actor of a node is started with.
+#[derive(Clone)]
 pub struct Starter {
     supervisor: Addr<NodeSupervisor>,
     policy: RestartPolicy,
@@ -211,15 +213,17 @@ pub async fn start(
         false => Some(Thread::start("forward", None).map_err(StartError::Thread)?),
     };
     let forward = wiring.start_forward(own_forward.as_ref().unwrap_or(&control), plan.shards).await;
-    let links = match (&peering, threads.first()) {
-        (Some(peering), Some(first)) => peering.open_links(&starter, &first.handle(), &shards, &metadata).await?,
-        _ => Links::default(),
+    let keeper = match (&peering, threads.first()) {
+        (Some(peering), Some(first)) => {
+            Some(peering.open_links(&starter, &first.handle(), (&shards, &metadata), &view).await?)
+        }
+        _ => None,
     };
     let serve = ServeMetadata {
         replication: replication.clone(),
         shards: shards.clone(),
-        links: links.control.clone(),
-        data_links: links.data.clone(),
+        links: keeper.as_ref().map(|keeper| keeper.control.clone()).unwrap_or_default(),
+        data_links: keeper.as_ref().map(|keeper| keeper.data.clone()).unwrap_or_default(),
     };
     metadata.addr().send(serve).await.map_err(|_| StartError::Actor("metadata"))?;
 
@@ -235,8 +239,8 @@ pub async fn start(
     let serving = serving.iter().map(Thread::handle).collect();
     let mut network_setup = wiring.network_setup(listener, serving, &shards, forward, &metadata, &group)?;
     network_setup.connection.peers = peering.as_ref().map(Peering::door);
-    if let Some(peering) = &peering {
-        peering.serve(&shards, &metadata, &links).await?;
+    if let (Some(peering), Some(keeper)) = (&peering, keeper) {
+        peering.serve(&shards, &metadata, keeper).await?;
     }
     let network = starter
         .start(&first, "network".into(), ActorKind::Network, NETWORK_MAILBOX, |vitals, policy, parent| {

@@ -191,10 +191,13 @@ async fn remove(admin: &Admin, args: &RemoveArgs, out: &mut Out, json: bool) -> 
     let started = Instant::now();
     let mut gone = false;
     while !gone && !args.wait.is_zero() {
-        let cluster = admin.describe_cluster().await.map_err(failed)?;
-        gone = cluster.nodes.iter().all(|known| known.id != NodeId(node));
+        // A node that was removed is told nothing any more: the others know.
+        let told = admin.describe_copies().await.map_err(failed)?;
+        let mut others = told.iter().filter(|cluster| cluster.node != NodeId(node));
+        gone = others.clone().any(|cluster| cluster.nodes.iter().all(|known| known.id != NodeId(node)));
         if !gone && started.elapsed() >= args.wait {
-            let held = cluster.topics.iter().flat_map(|topic| &topic.partitions);
+            let topics = others.next().map(|cluster| cluster.topics.as_slice()).unwrap_or_default();
+            let held = topics.iter().flat_map(|topic| &topic.partitions);
             let held = held.filter(|partition| partition.replicas.contains(&NodeId(node))).count();
             let text = format!("node {node} still holds {}", partitions(u32::try_from(held).unwrap_or(u32::MAX)));
             let hint = "its copies need other nodes to go to: add one, or lower the replication factor; \

@@ -161,6 +161,11 @@ impl MetadataState {
         self.allowed.iter().map(|(node, address)| (*node, address.as_str()))
     }
 
+    /// Nodes that were members and are none any more.
+    pub fn removed_nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.removed.keys().copied()
+    }
+
     /// Whether `node` was a member and is none any more.
     pub fn is_removed(&self, node: NodeId) -> bool {
         self.removed.contains_key(&node)

@@ -24,18 +24,18 @@ impl ThreeNodes {
 
     /// Three nodes that were not started yet.
     pub fn prepare() -> ThreeNodes {
-        let spec = |id: u16| {
-            ServerSpec::new()
-                .set(format!("node.id={id}"))
-                .set("replication.mode=L2")
-                .set("topics.default_replication_factor=3")
-                .set("storage.segment_bytes=1MiB")
-                .set("admin.fault_injection=true")
-        };
         let mut nodes: Vec<Server> = (1..=3).map(|id| spec(id).prepare()).collect();
         let peers: Vec<String> = nodes.iter().map(Server::address).collect();
         nodes.iter_mut().for_each(|node| node.set(format!("replication.peers={}", peers.join(","))));
         ThreeNodes { nodes }
+    }
+
+    /// One more node, which is told of the others, at the end of the list; it was not started yet.
+    pub fn add(&mut self, id: u16) {
+        let peers: Vec<String> = self.nodes.iter().map(Server::address).collect();
+        let mut node = spec(id).prepare();
+        node.set(format!("replication.peers={},{}", peers.join(","), node.address()));
+        self.nodes.push(node);
     }
 
     /// Starts all processes at once and waits for nothing.
@@ -116,6 +116,15 @@ impl ThreeNodes {
             }
         }
     }
+}
+
+fn spec(id: u16) -> ServerSpec {
+    ServerSpec::new()
+        .set(format!("node.id={id}"))
+        .set("replication.mode=L2")
+        .set("topics.default_replication_factor=3")
+        .set("storage.segment_bytes=1MiB")
+        .set("admin.fault_injection=true")
 }
 
 /// Whether a node serves.

@@ -9,7 +9,7 @@ use lance_actors::network::readers::SegmentRead;
 use lance_actors::network::session::MetadataCall;
 use lance_actors::network::session::answers::CallFailure;
 use lance_actors::replication::actor::ReplicaNews;
-use lance_cluster::metadata::{MetadataAnswer, PromiseAnswer};
+use lance_cluster::metadata::{MetadataAnswer, MetadataCommand, PromiseAnswer};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{LeaderEpoch, NodeId, ReplicaIncarnation, TopicPartition};
 use lance_messages::mail::connection::Replies;
@@ -158,6 +158,7 @@ pub enum Mail {
     Confirm { session: u64, shard: u16, responses: Vec<AppendResponse> },
     Linked(u64, Box<Mail>),
     // To the metadata actor.
+    Propose(MetadataCommand),
     MoveReady { partition: TopicPartition, epoch: LeaderEpoch, to: NodeId },
 }
 
@@ -231,6 +232,7 @@ impl Mail {
             Self::Drained(_) => "drained",
             Self::LogsOpened(_) => "logs opened",
             Self::RemoveLog(_) => "remove log",
+            Self::Propose(_) => "propose",
             Self::Submit(..) => "submit",
             Self::Drain(_) => "drain",
             Self::Replies(_) => "replies",

@@ -6,6 +6,7 @@ mod clients;
 mod damaged;
 mod failover;
 mod formation;
+mod membership;
 mod restarts;
 mod wiped;
 

@@ -28,6 +28,10 @@ pub struct ReplicaTruth {
     pub elections: u64,
     /// Logs that were cut.
     pub cuts: u64,
+    /// Changes of a replica set that the first node saw.
+    pub exchanges: u64,
+    /// Replicas that the first node saw counted again in another life.
+    pub admissions: u64,
 }
 
 /// A partition is led from now on: node, start of its process, life of its actor.
@@ -62,6 +66,11 @@ pub fn served(oracle: &mut Oracle, partition: TopicPartition, bounds: &Partition
 /// A log is cut: what lies above may come anew.
 pub fn cut(oracle: &mut Oracle, partition: TopicPartition, node: u16) {
     oracle.replicas.cuts += 1;
+    oracle.replicas.cursors.remove(&(node, partition));
+}
+
+/// A node holds a copy no longer.
+pub fn dropped(oracle: &mut Oracle, partition: TopicPartition, node: u16) {
     oracle.replicas.cursors.remove(&(node, partition));
 }
 

@@ -38,6 +38,8 @@ pub enum ClusterTrouble {
     Disconnect,
     /// The disk of a node is replaced by an empty one; once in a run.
     Wipe,
+    /// A topic shall have one copy fewer, or as many as before.
+    Recopy,
 }
 
 impl ClusterTrouble {
@@ -58,6 +60,7 @@ impl ClusterTrouble {
             Self::ActorFailure,
             Self::Disconnect,
             Self::Wipe,
+            Self::Recopy,
         ];
         all.extend(FileKind::ALL.map(Self::CutAtFile));
         all
@@ -79,11 +82,7 @@ pub struct ClusterPlan {
 impl ClusterPlan {
     /// What the seed picks.
     pub fn new(rng: &mut Rng) -> Self {
-        // A wiped replica is fed here and never admitted, which the judge of the replication actor would propose: together
-        // with other faults a partition may then wait for ever. It is asked for by name.
-        let picked = |kind: &ClusterTrouble| *kind != ClusterTrouble::Wipe;
-        let kinds = ClusterTrouble::all().into_iter().filter(picked);
-        let mut kinds: Vec<ClusterTrouble> = kinds.filter(|_| rng.once_in(3)).collect();
+        let mut kinds: Vec<ClusterTrouble> = ClusterTrouble::all().into_iter().filter(|_| rng.once_in(3)).collect();
         if kinds.is_empty() {
             kinds.push(ClusterTrouble::Kill);
         }

@@ -51,6 +51,10 @@ pub struct ClusterOutcome {
     pub elections: u64,
     /// Logs that were cut as their leaders asked.
     pub cuts: u64,
+    /// Changes of replica sets.
+    pub exchanges: u64,
+    /// Replicas that count again in another life.
+    pub admissions: u64,
     /// Kinds of files at whose change the power failed.
     pub power_cuts: BTreeSet<FileKind>,
     /// How the nodes were configured, and what could go wrong.

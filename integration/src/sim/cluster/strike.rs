@@ -7,6 +7,8 @@ use crate::sim::disk::FileKind;
 use crate::sim::faults;
 use crate::sim::mail::{Address, Mail, Part, Wake};
 use crate::sim::scheduler::Envelope;
+use lance_cluster::metadata::MetadataCommand;
+use lance_messages::id::TopicId;
 use std::collections::VecDeque;
 
 impl World {
@@ -70,8 +72,23 @@ impl World {
             }
             ClusterTrouble::Disconnect => self.disconnect(node),
             ClusterTrouble::Wipe => self.wipe(node),
+            ClusterTrouble::Recopy => {
+                let fewer = self.rng.once_in(2);
+                let topics: Vec<TopicId> = self.oracle.topics.values().map(|topic| topic.id).collect();
+                if let Some(topic) = self.rng.pick(&topics) {
+                    self.ask_for_copies(node, topic, count - u16::from(fewer));
+                }
+            }
         }
         self.flush_outgoing();
+    }
+
+    /// An operator asks a node that so many nodes hold a topic.
+    pub(super) fn ask_for_copies(&mut self, node: u16, topic: TopicId, copies: u16) {
+        let command = MetadataCommand::SetReplicationFactor { topic, replication_factor: copies as u8 };
+        let to = Address::Node(node, Part::Metadata);
+        let envelope = Envelope { from: Address::World, to, boot: self.boot_of(to), mail: Mail::Propose(command) };
+        self.scheduler.send(envelope, MILLISECOND);
     }
 
     fn disconnect(&mut self, node: u16) {

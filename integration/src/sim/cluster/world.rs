@@ -14,7 +14,7 @@ use crate::sim::rng::Rng;
 use crate::sim::scheduler::{Envelope, Scheduler};
 use crate::sim::trace::Trace;
 use lance_actors::ingestion::core::Now;
-use lance_cluster::metadata::GenesisNode;
+use lance_cluster::metadata::{GenesisNode, TopicConfig};
 use lance_messages::id::{NodeId, TopicPartition};
 use lance_storage::disk::memory::{Completion, CrashPolicy, MemoryConfig, MemoryDisk};
 use std::collections::VecDeque;
@@ -352,7 +352,22 @@ impl World {
                 self.kill(node, 20 * MILLISECOND);
             }
         }
+        if self.phase == Phase::Settle {
+            self.restore_copies();
+        }
         self.wake(Address::World, Wake::Operator, 400 * MILLISECOND);
+    }
+
+    /// In the end every node shall hold everything again.
+    fn restore_copies(&mut self) {
+        let count = self.nodes.len() as u16;
+        let view = self.nodes.iter().filter_map(Node::view).max_by_key(|view| view.applied);
+        let topics = view.map(|view| view.topics.values().map(|topic| (topic.id, topic.config)).collect::<Vec<_>>());
+        let fewer = |config: &TopicConfig| u16::from(config.replication_factor) != count;
+        for (topic, _) in topics.into_iter().flatten().filter(|(_, config)| fewer(config)) {
+            let node = self.rng.below(u64::from(count)) as u16;
+            self.ask_for_copies(node, topic, count);
+        }
     }
 
     fn heal(&mut self) {
@@ -499,6 +514,8 @@ impl World {
             read_bytes: self.oracle.read_bytes,
             elections: self.oracle.replicas.elections,
             cuts: self.oracle.replicas.cuts,
+            exchanges: self.oracle.replicas.exchanges,
+            admissions: self.oracle.replicas.admissions,
             power_cuts: self.nodes.iter().flat_map(|node| node.disk.cuts()).collect(),
             setup: format!("{:?} {:?}", self.setup, self.plan),
             recent: self.trace.recent(60),

@@ -9,6 +9,7 @@ use lance_actors::ingestion::core::{IngestionCore, IngestionEffect, Now};
 use lance_actors::ingestion::opener::{Opened, TruncateJob};
 use lance_actors::ingestion::replica::Fenced;
 use lance_actors::replication::actor::ReplicaNews;
+use lance_cluster::metadata::MetadataCommand;
 use lance_messages::id::{LeaderEpoch, TopicPartition};
 use lance_messages::peer::{AppendResponse, ReplicaRequest, TruncateTo};
 use lance_storage::reader::Reader;
@@ -26,6 +27,20 @@ impl Ingestion {
             core.feed_followers(now, effects);
             core.check_moves(now, effects);
         }
+    }
+
+    /// What the replication actor proposes about the followers of this shard: admissions, and planned exchanges.
+    pub(super) fn propose_changes(&mut self, ctx: &mut Context<'_>) {
+        let Some(core) = self.core.as_mut() else { return };
+        let admitted = core.candidates().into_iter().filter(|one| one.may_be_admitted);
+        let admissions = admitted.map(|one| MetadataCommand::Admit {
+            node: one.node,
+            partitions: vec![(one.partition, one.incarnation, one.epoch, one.in_quorum_version)],
+        });
+        let mut commands: Vec<MetadataCommand> = admissions.collect();
+        commands.extend(core.take_replacements(ctx.now));
+        let metadata = self.to(Part::Metadata);
+        commands.into_iter().for_each(|command| ctx.send(metadata, Mail::Propose(command)));
     }
 
     /// One message about replicas.

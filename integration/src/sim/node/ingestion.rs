@@ -26,6 +26,8 @@ use std::time::Duration;
 
 /// How often followers are looked after that no event made progress for.
 const FEED_INTERVAL: Duration = Duration::from_millis(50);
+/// The replication actor looks at followers every 250 ms.
+const FEEDS_PER_LOOK: u64 = 5;
 
 /// The shell of an ingestion core.
 pub struct Ingestion {
@@ -56,6 +58,8 @@ pub struct Ingestion {
     asked: BTreeMap<(ConnectionId, u64), (TopicPartition, u64)>,
     /// Clients have to hear of a restart.
     pub restarted: bool,
+    /// How often followers were fed.
+    feeds: u64,
 }
 
 impl Ingestion {
@@ -100,6 +104,7 @@ impl Ingestion {
             deadline_armed: None,
             asked: BTreeMap::new(),
             restarted: false,
+            feeds: 0,
         }
     }
 
@@ -177,6 +182,7 @@ impl Ingestion {
                 ctx.send(self.to(Part::Metadata), Mail::Assigned(number));
             }
             Mail::RemoveLog(partition) => {
+                replicas::dropped(ctx.oracle, partition, self.node);
                 // Whether the files of a deleted partition can be removed concerns nobody else.
                 let _ =
                     lance_storage::disk::Disk::remove_dir_all(&self.disk, &self.logs_dir.join(partition.to_string()));
@@ -199,6 +205,10 @@ impl Ingestion {
             Mail::Wake(Wake::Feed) => {
                 ctx.wake(Wake::Feed, FEED_INTERVAL);
                 self.on_feed(now, &mut effects);
+                self.feeds += 1;
+                if self.feeds.is_multiple_of(FEEDS_PER_LOOK) {
+                    self.propose_changes(ctx);
+                }
             }
             mail @ (Mail::Fence(_)
             | Mail::PromiseLate(..)

@@ -16,8 +16,8 @@ use lance_actors::network::session::{MetadataCall, shard_of};
 use lance_actors::view::ClusterView;
 use lance_cluster::control::ControlMessage;
 use lance_cluster::metadata::{
-    ControllerOptions, GenesisNode, MetadataAnswer, MetadataCore, MetadataEffect, MetadataError, MetadataEvent,
-    MetadataOptions, ProposeFailure, RaftConf, RaftConfig, ReplicationMode, TopicConfig,
+    ControllerOptions, GenesisNode, MetadataAnswer, MetadataCommand, MetadataCore, MetadataEffect, MetadataError,
+    MetadataEvent, MetadataOptions, ProposeFailure, RaftConf, RaftConfig, ReplicationMode, TopicConfig,
 };
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{NodeId, TopicPartition};
@@ -160,6 +160,11 @@ impl Metadata {
             Mail::Call { connection, request, call } => {
                 return self.on_call(connection, request, call, ctx).map(|()| false);
             }
+            // Nobody waits for the answer: what comes of it shows in what is committed.
+            Mail::Propose(command) => {
+                let request = self.new_request();
+                return self.propose(request, &command, ctx).map(|()| false);
+            }
             Mail::Wake(Wake::Tick) => {
                 ctx.wake(Wake::Tick, TICK);
                 self.look_around(ctx);
@@ -269,13 +274,17 @@ impl Metadata {
             }
         };
         self.waiting.insert(request, (connection, session_request));
+        self.propose(request, &command, ctx)
+    }
+
+    fn propose(&mut self, request: u64, command: &MetadataCommand, ctx: &mut Context<'_>) -> Result<(), Failure> {
         if self.running.as_ref().is_some_and(|running| !running.core.is_leading()) && !self.is_alone() {
-            self.forward_call(request, &command, ctx);
+            self.forward_call(request, command, ctx);
             return Ok(());
         }
         let Some(running) = self.running.as_mut() else { return Ok(()) };
         let mut effects = Vec::new();
-        if let Err(error) = running.core.on_propose(request, &command, &mut effects)
+        if let Err(error) = running.core.on_propose(request, command, &mut effects)
             && error.is_fatal()
         {
             return Err(Failure(error.to_string()));
@@ -355,6 +364,9 @@ impl Metadata {
         let own = (identity.node, identity.incarnation, identity.boot_number);
         let (mut chosen, mut changed) = (Vec::new(), Vec::new());
         for event in events {
+            let truth = &mut ctx.oracle.replicas;
+            truth.exchanges += u64::from(self.node == 0 && matches!(event, MetadataEvent::ReplicasChanged { .. }));
+            truth.admissions += u64::from(self.node == 0 && matches!(event, MetadataEvent::ReplicaAdmitted { .. }));
             match *event {
                 MetadataEvent::LeaderChosen { partition, epoch, leader, incarnation, boot_number, .. }
                     if (leader, incarnation.node, boot_number) == own =>
