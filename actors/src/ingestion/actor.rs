@@ -112,7 +112,7 @@ pub struct IngestionActor {
     pub(super) marks: LogMarks,
     pub(super) openings: Openings,
     pub(super) flushed: Option<FlushedFile>,
-    marks_moved: bool,
+    pub(super) marks_moved: bool,
     pub(super) connections: HashMap<ConnectionId, ReplyTo>,
     pub(super) replication: Option<Mailbox<ReplicationActor>>,
     pub(super) lives: u64,
@@ -360,19 +360,22 @@ impl IngestionActor {
         let (mut again, mut damaged) = (Vec::new(), Vec::new());
         let replicated = self.replicated.clone();
         self.with_core(ctx, |core, _, effects| {
-            for Opened { partition, result, may_pass, truncated_bytes } in opened {
+            for opened in opened {
+                let found = opened.damage().filter(|_| replicated.contains(&opened.partition));
+                let Opened { partition, result, may_pass, truncated_bytes, .. } = opened;
                 metrics.recovery_truncated_bytes.add(truncated_bytes);
                 if !assigned.contains(&partition) {
+                    continue;
+                }
+                if let Some((good_end, damage)) = found {
+                    damaged.push((partition, good_end, damage));
+                    result.into_iter().for_each(|log| core.on_log_opened(partition, log, effects));
                     continue;
                 }
                 match result {
                     Err(reason) if may_pass => {
                         tracing::warn!(%partition, %reason, "a log cannot be opened: trying again");
                         again.push(partition);
-                    }
-                    Ok(log) if replicated.contains(&partition) && log.offline().is_some() => {
-                        damaged.extend(log.offline().map(|damage| (partition, damage.good_end(), damage.to_string())));
-                        core.on_log_opened(partition, log, effects);
                     }
                     Ok(log) => {
                         // A log that stays stopped is led by nobody here: asking for its epoch would never settle.

@@ -116,16 +116,18 @@ impl Handler<AssignPartitions> for IngestionActor {
         self.setup.metrics.partitions.set(self.assigned.len() as u64);
         for partition in &gone {
             self.marks.forget(*partition);
+            // Should it come back: it holds nothing then.
+            self.marks_moved = true;
             if self.stopped.remove(partition) {
                 self.setup.metrics.partitions_stopped.sub(1);
             }
         }
         self.forget_epochs(gone.clone());
         let (opener, openings) = (Arc::clone(&self.setup.opener), self.openings.clone());
-        let added_now = added.clone();
+        let (added_now, deleted) = (added.clone(), message.deleted);
         self.with_core(ctx, move |core, _, effects| {
             for partition in gone {
-                let log = core.on_unassigned(partition, effects);
+                let log = core.on_unassigned(partition, deleted.contains(&partition.topic), effects);
                 opener.remove(partition, log, openings.clone());
             }
             added_now.iter().for_each(|partition| core.on_assigned(*partition));

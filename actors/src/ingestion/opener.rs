@@ -34,6 +34,8 @@ pub struct Opened {
     pub result: Result<Log, String>,
     /// It failed for want of descriptors, memory or space, which may pass: it is to be opened again.
     pub may_pass: bool,
+    /// Segments are missing, or all of a log that was durable is.
+    pub is_lost: bool,
     /// Bytes of a torn tail that were cut off.
     pub truncated_bytes: u64,
 }
@@ -51,7 +53,19 @@ pub struct TruncateJob {
 impl Opened {
     /// A log that could not be opened.
     pub fn failed(partition: TopicPartition, reason: String) -> Self {
-        Self { partition, result: Err(reason), may_pass: false, truncated_bytes: 0 }
+        Self { partition, result: Err(reason), may_pass: false, is_lost: false, truncated_bytes: 0 }
+    }
+
+    fn with_log(partition: TopicPartition, log: Log) -> Self {
+        Self { partition, result: Ok(log), may_pass: false, is_lost: false, truncated_bytes: 0 }
+    }
+
+    /// The log position below which a damaged log is good, and what is wrong above; `None` for one that is not damaged.
+    pub fn damage(&self) -> Option<(u64, String)> {
+        match &self.result {
+            Ok(log) => log.offline().map(|damage| (damage.good_end(), damage.to_string())),
+            Err(reason) => self.is_lost.then(|| (0, reason.clone())),
+        }
     }
 }
 
@@ -59,6 +73,11 @@ impl Opened {
 fn may_pass(error: &OpenError) -> bool {
     let OpenError::Disk(error) = error else { return false };
     error.is_no_space() || matches!(error.errno(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+}
+
+/// Segments are missing or do not fit together: no part of them can be opened as a log.
+fn is_lost(error: &OpenError) -> bool {
+    matches!(error, OpenError::Missing { .. } | OpenError::Gap { .. } | OpenError::Overlap { .. })
 }
 
 /// How logs are opened.
@@ -102,9 +121,13 @@ impl LogOpener {
                     tracing::warn!(%partition, bytes, "cut a torn tail that nobody was told of");
                 }
                 let truncated_bytes = report.truncated_bytes;
-                Opened { partition, result: Ok(log), may_pass: false, truncated_bytes }
+                Opened { truncated_bytes, ..Opened::with_log(partition, log) }
             }
-            Ok(Err(error)) => Opened { may_pass: may_pass(&error), ..Opened::failed(partition, error.to_string()) },
+            Ok(Err(error)) => Opened {
+                may_pass: may_pass(&error),
+                is_lost: is_lost(&error),
+                ..Opened::failed(partition, error.to_string())
+            },
             Err(_) => Opened::failed(partition, "recovery panicked over this log".to_owned()),
         }
     }
@@ -118,8 +141,10 @@ impl LogOpener {
             TruncateTo::Position(position) => truncate_log(&self.disk, &options, position).map_err(|e| e.to_string()),
             TruncateTo::Restart(place) => {
                 let begun = restart_log(&self.disk, options, place).map_err(|e| e.to_string());
-                let result = |result| Opened { partition, result, may_pass: false, truncated_bytes: 0 };
-                return result(begun);
+                return match begun {
+                    Ok(log) => Opened::with_log(partition, log),
+                    Err(reason) => Opened::failed(partition, reason),
+                };
             }
         };
         match cut {

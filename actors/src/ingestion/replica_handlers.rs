@@ -13,7 +13,7 @@ use lance_cluster::metadata::MetadataCommand;
 use lance_cluster::replica::FollowerWindow;
 use lance_messages::id::{LeaderEpoch, NodeId, ReplicaIncarnation, TopicPartition};
 use lance_messages::mail::peer::{AppendReplica, LinkChanged, ReplicaAnswered, SendToFollower, SendToLeader};
-use lance_messages::peer::{LinkKind, TruncateTo};
+use lance_messages::peer::{LinkKind, LogPlace, TruncateTo};
 use lance_storage::reader::Reader;
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,7 +105,8 @@ impl IngestionActor {
     pub(super) fn refill(&mut self, partition: TopicPartition, good_end: u64, ctx: &mut Context<Self>) {
         let mut log = None;
         self.with_core(ctx, |core, _, effects| log = core.on_refill(partition, effects));
-        let to = TruncateTo::Position(good_end);
+        // Where nothing was left to open there is nothing to cut either.
+        let to = if log.is_some() { TruncateTo::Position(good_end) } else { TruncateTo::Restart(LogPlace::default()) };
         self.truncate(TruncateJob { partition, log: log.map(Box::new), to }, ctx);
     }
 

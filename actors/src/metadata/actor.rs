@@ -26,7 +26,7 @@ use lance_cluster::metadata::{
     MetadataError, MetadataEvent, MetadataOptions, PromiseAnswer, ProposeFailure, RaftConf, RaftConfig, TopicConfig,
 };
 use lance_messages::error_code::ErrorCode;
-use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
+use lance_messages::id::{LeaderEpoch, NodeId, TopicId, TopicPartition};
 use lance_messages::mail::ingestion::AssignPartitions;
 use lance_storage::disk::Disk;
 use std::path::PathBuf;
@@ -423,7 +423,11 @@ impl MetadataActor {
         view.alive = self.alive.iter().copied().collect();
         view.leader_changes = self.leader_changes;
         let shards = self.shards.len() as u16;
-        let none = || AssignPartitions { partitions: Vec::new(), replicated: Vec::new() };
+        let before = self.setup.view.load();
+        let mut deleted: Vec<TopicId> = before.partitions().map(|partition| partition.topic).collect();
+        deleted.dedup();
+        deleted.retain(|topic| view.is_deleted(*topic));
+        let none = || AssignPartitions { partitions: Vec::new(), replicated: Vec::new(), deleted: deleted.clone() };
         let mut assignments: Vec<AssignPartitions> = self.shards.iter().map(|_| none()).collect();
         for partition in view.partitions().filter(|partition| view.holds(*partition)) {
             if let Some(assignment) = assignments.get_mut(usize::from(shard_of(partition, shards))) {

@@ -258,9 +258,7 @@ impl ReplicationCore {
 
     /// A replica with other copies was found damaged from `good_end` on: it begins a new life before its data is touched.
     pub fn on_damaged(&mut self, partition: TopicPartition, good_end: u64, effects: &mut Effects) {
-        let Some(replica) = self.replicas.get_mut(&partition) else {
-            return;
-        };
+        let replica = self.replicas.entry(partition).or_default();
         replica.damage_count += 1;
         (replica.is_open, replica.settled) = (false, false);
         let led = replica.chosen.take();

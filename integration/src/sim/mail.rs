@@ -11,7 +11,7 @@ use lance_actors::network::session::answers::CallFailure;
 use lance_actors::replication::actor::ReplicaNews;
 use lance_cluster::metadata::{MetadataAnswer, MetadataCommand, PromiseAnswer};
 use lance_messages::error_code::ErrorCode;
-use lance_messages::id::{LeaderEpoch, NodeId, ReplicaIncarnation, TopicPartition};
+use lance_messages::id::{LeaderEpoch, NodeId, ReplicaIncarnation, TopicId, TopicPartition};
 use lance_messages::mail::connection::Replies;
 use lance_messages::mail::ingestion::{CancelWait, DiskDone, Fetch, LookUpOffset, OffsetQuery, Produce};
 use lance_messages::mail::peer::{AppendReplica, ReplicaAnswered};
@@ -104,7 +104,7 @@ pub enum Mail {
     LookUp(LookUpOffset),
     DiskDone(DiskDone<DiskCompletion>),
     PollerFailed,
-    Assign(u64, Vec<TopicPartition>),
+    Assign(u64, Vec<TopicPartition>, Vec<TopicId>),
     Introduce(Vec<(TopicPartition, LeaderEpoch, ReplicaIncarnation)>),
     Fence(Vec<(TopicPartition, LeaderEpoch)>),
     Lead(Vec<LeaderRole>),

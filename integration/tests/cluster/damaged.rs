@@ -48,3 +48,19 @@ fn a_log_that_is_found_damaged_at_a_start_refills_from_its_leader() {
     let stopped = http::metric(&cluster.nodes[damaged].admin(), "lance_partitions_stopped", &[]);
     assert_eq!(stopped, Some(0.0), "it takes part again");
 }
+
+#[test]
+fn a_log_whose_segments_are_gone_refills_from_its_leader() {
+    let (mut cluster, load, damaged, segments) = with_a_killed_follower();
+    // One in the middle; the other partition loses all of them.
+    std::fs::remove_file(&segments[1]).unwrap();
+    let own = segments[0].parent().unwrap();
+    for log in std::fs::read_dir(own.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path()) {
+        if log != own {
+            std::fs::remove_dir_all(log).unwrap();
+        }
+    }
+    cluster.nodes[damaged].start_again();
+    cluster.nodes[damaged].await_log(&["ERROR", "a damaged replica begins anew"]);
+    expect_all_well(&cluster, load);
+}

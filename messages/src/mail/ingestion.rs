@@ -1,7 +1,7 @@
 //! Messages that an ingestion actor receives.
 
 use crate::batch::{BatchFlags, ProducerSequence};
-use crate::id::{ConnectionId, TopicPartition};
+use crate::id::{ConnectionId, TopicId, TopicPartition};
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -129,4 +129,6 @@ pub struct AssignPartitions {
     pub partitions: Vec<TopicPartition>,
     /// Those of them that other nodes hold as well: what is damaged here can be had from there.
     pub replicated: Vec<TopicPartition>,
+    /// Topics that are gone since the last time.
+    pub deleted: Vec<TopicId>,
 }

@@ -35,7 +35,8 @@ impl IngestionCore {
         effects: &mut Effects,
     ) -> Option<ProduceRequest> {
         let Some(slot) = self.index.get(&request.partition).copied() else {
-            refuse(effects, connection, request.request, ErrorCode::UnknownTopic);
+            // Deleted, or held by other nodes since: whoever asks the metadata again is told which.
+            refuse(effects, connection, request.request, ErrorCode::NotLeader);
             return None;
         };
         let terms = self.terms();

@@ -9,7 +9,7 @@ mod reading;
 mod refusals;
 mod replacing;
 
-use self::refusals::{fail_all, stop};
+use self::refusals::{fail_all, refuse_pending, stop};
 use super::gather::Gather;
 use super::partition::{Leadership, Partition};
 use super::replica::Fenced;
@@ -285,11 +285,18 @@ impl IngestionCore {
         self.index.insert(id, slot);
     }
 
-    /// Forgets a partition; everybody who waits for it is told that it is gone. Gives its log back for closing.
-    pub fn on_unassigned(&mut self, id: TopicPartition, effects: &mut Effects) -> Option<Log> {
+    /// Forgets a partition, which was deleted or is held by other nodes; everybody who waits for it is told so. Gives its log
+    /// back for closing.
+    pub fn on_unassigned(&mut self, id: TopicPartition, is_deleted: bool, effects: &mut Effects) -> Option<Log> {
         let slot = self.index.remove(&id)?;
         let mut partition = self.partitions.get_mut(slot as usize)?.take()?;
-        fail_all(&mut partition, ErrorCode::UnknownTopic, effects);
+        if is_deleted {
+            fail_all(&mut partition, ErrorCode::UnknownTopic, effects);
+        } else {
+            // What was appended here may be with the others, too.
+            refuse_pending(&mut partition, ErrorCode::OutcomeUnknown, effects);
+            fail_all(&mut partition, ErrorCode::NotLeader, effects);
+        }
         partition.log.take()
     }
 

@@ -17,7 +17,7 @@ impl IngestionCore {
     /// Reads, or parks the fetch at the high watermark.
     pub fn on_fetch(&mut self, fetch: Fetch, now: Now, effects: &mut Effects) {
         let Some(slot) = self.index.get(&fetch.partition).copied() else {
-            return answer_fetch(effects, &fetch, Err(ErrorCode::UnknownTopic));
+            return answer_fetch(effects, &fetch, Err(ErrorCode::NotLeader));
         };
         let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
             return;
@@ -90,7 +90,7 @@ impl IngestionCore {
         };
         while let Some(at) = self.starved.iter().position(is_cancelled) {
             let partition = self.partition_mut(cancel.partition).map(|partition| &*partition);
-            let result = partition.map_or(Err(ErrorCode::UnknownTopic), nothing_found);
+            let result = partition.map_or(Err(ErrorCode::NotLeader), nothing_found);
             if let Some(fetch) = self.starved.remove(at) {
                 answer_fetch(effects, &fetch, result);
             }
@@ -140,7 +140,7 @@ impl IngestionCore {
     pub fn on_look_up(&mut self, look_up: LookUpOffset, now: Now, effects: &mut Effects) {
         let reply = |answer| IngestionEffect::Reply(look_up.connection, Reply { request: look_up.request, answer });
         let Some(partition) = self.partition_mut(look_up.partition) else {
-            return effects.push(reply(Answer::LookedUp(Err(ErrorCode::UnknownTopic))));
+            return effects.push(reply(Answer::LookedUp(Err(ErrorCode::NotLeader))));
         };
         if partition.holds_reads() {
             return hold_or_refuse(partition, Held::LookUp(look_up), now, effects);

@@ -69,7 +69,7 @@ pub fn cut(oracle: &mut Oracle, partition: TopicPartition, node: u16) {
     oracle.replicas.cursors.remove(&(node, partition));
 }
 
-/// A node holds a copy no longer.
+/// A node begins to hold a copy: what it may have held before is not followed any more.
 pub fn dropped(oracle: &mut Oracle, partition: TopicPartition, node: u16) {
     oracle.replicas.cursors.remove(&(node, partition));
 }

@@ -11,7 +11,7 @@ use lance_actors::ingestion::replica::Fenced;
 use lance_actors::replication::actor::ReplicaNews;
 use lance_cluster::metadata::MetadataCommand;
 use lance_messages::id::{LeaderEpoch, TopicPartition};
-use lance_messages::peer::{AppendResponse, ReplicaRequest, TruncateTo};
+use lance_messages::peer::{AppendResponse, LogPlace, ReplicaRequest, TruncateTo};
 use lance_storage::reader::Reader;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -58,7 +58,11 @@ impl Ingestion {
         }
         if let Mail::Refill(partition, good_end) = mail {
             let log = self.core.as_mut().and_then(|core| core.on_refill(partition, effects)).map(Box::new);
-            return self.cut(TruncateJob { partition, log, to: TruncateTo::Position(good_end) }, ctx);
+            let to = match log {
+                Some(_) => TruncateTo::Position(good_end),
+                None => TruncateTo::Restart(LogPlace::default()),
+            };
+            return self.cut(TruncateJob { partition, log, to }, ctx);
         }
         if let Mail::Fence(epochs) = mail {
             return self.on_fence(epochs, effects, ctx);

@@ -12,7 +12,7 @@ use lance_actors::ingestion::opener::{LogMarks, LogOpener, Opened};
 use lance_actors::network::readers::SegmentRead;
 use lance_actors::replication::actor::ReplicaNews;
 use lance_cluster::replica::FlowOptions;
-use lance_messages::id::{ConnectionId, NodeId, TopicPartition};
+use lance_messages::id::{ConnectionId, NodeId, TopicId, TopicPartition};
 use lance_messages::mail::connection::{Answer, Replies, Reply};
 use lance_messages::mail::ingestion::{DiskDone, Produce};
 use lance_messages::peer::PeerIdentity;
@@ -177,12 +177,11 @@ impl Ingestion {
                 self.on_logs_opened(logs, &mut effects, ctx);
                 resume = awaited;
             }
-            Mail::Assign(number, partitions) => {
-                self.on_assign(partitions, &mut effects, ctx);
+            Mail::Assign(number, partitions, deleted) => {
+                self.on_assign((partitions, &deleted), &mut effects, ctx);
                 ctx.send(self.to(Part::Metadata), Mail::Assigned(number));
             }
             Mail::RemoveLog(partition) => {
-                replicas::dropped(ctx.oracle, partition, self.node);
                 // Whether the files of a deleted partition can be removed concerns nobody else.
                 let _ =
                     lance_storage::disk::Disk::remove_dir_all(&self.disk, &self.logs_dir.join(partition.to_string()));
@@ -284,7 +283,7 @@ impl Ingestion {
 
     fn on_assign(
         &mut self,
-        partitions: Vec<TopicPartition>,
+        (partitions, deleted): (Vec<TopicPartition>, &[TopicId]),
         effects: &mut Vec<IngestionEffect>,
         ctx: &mut Context<'_>,
     ) {
@@ -295,7 +294,8 @@ impl Ingestion {
         if let Some(core) = self.core.as_mut() {
             for gone in before.difference(&after) {
                 self.marks.forget(*gone);
-                drop(core.on_unassigned(*gone, effects));
+                self.marks_moved = true;
+                drop(core.on_unassigned(*gone, deleted.contains(&gone.topic), effects));
             }
             added.iter().for_each(|partition| core.on_assigned(*partition));
         }
@@ -306,6 +306,8 @@ impl Ingestion {
         if !gone.is_empty() {
             ctx.send(self.to(Part::Replication), Mail::PartitionsGone(gone));
         }
+        // A log of an earlier time may have been followed until its removal.
+        added.iter().for_each(|partition| replicas::dropped(ctx.oracle, *partition, self.node));
         if !added.is_empty() {
             self.open_logs(added, false, ctx);
         }
@@ -331,18 +333,19 @@ impl Ingestion {
     fn on_logs_opened(&mut self, opened: Vec<Opened>, effects: &mut Vec<IngestionEffect>, ctx: &mut Context<'_>) {
         let Some(core) = self.core.as_mut() else { return };
         let mut wanted = Vec::new();
-        for Opened { partition, result, .. } in opened {
+        for opened in opened {
+            let damage = opened.damage().filter(|_| self.has_peers);
+            let Opened { partition, result, .. } = opened;
+            if let Some((good_end, _)) = damage {
+                let news = ReplicaNews::Damaged(partition, good_end);
+                ctx.send(Address::Node(self.node, Part::Replication), Mail::News(news));
+                result.into_iter().for_each(|log| core.on_log_opened(partition, log, effects));
+                continue;
+            }
             match result {
                 Ok(log) => {
-                    match log.offline().filter(|_| self.has_peers) {
-                        Some(damage) => {
-                            let news = ReplicaNews::Damaged(partition, damage.good_end());
-                            ctx.send(Address::Node(self.node, Part::Replication), Mail::News(news));
-                        }
-                        None if log.offline().is_none() && log.latched().is_none() => {
-                            wanted.push((partition, log.last_epoch().0, log.durable_end()));
-                        }
-                        None => {}
+                    if log.offline().is_none() && log.latched().is_none() {
+                        wanted.push((partition, log.last_epoch().0, log.durable_end()));
                     }
                     core.on_log_opened(partition, log, effects);
                 }

@@ -20,7 +20,7 @@ use lance_cluster::metadata::{
     MetadataEvent, MetadataOptions, ProposeFailure, RaftConf, RaftConfig, ReplicationMode, TopicConfig,
 };
 use lance_messages::error_code::ErrorCode;
-use lance_messages::id::{NodeId, TopicPartition};
+use lance_messages::id::{NodeId, TopicId, TopicPartition};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -440,13 +440,19 @@ impl Metadata {
             check::shown(ctx.oracle, &view);
         }
         self.publication += 1;
+        let mut deleted: Vec<TopicId> = self.view.partitions().map(|partition| partition.topic).collect();
+        deleted.dedup();
+        deleted.retain(|topic| view.is_deleted(*topic));
         let mut assignments: Vec<Vec<TopicPartition>> = vec![Vec::new(); usize::from(self.shards)];
         for partition in view.partitions().filter(|partition| view.holds(*partition)) {
             assignments[usize::from(shard_of(partition, self.shards))].push(partition);
         }
         for (shard, mut partitions) in (0..self.shards).zip(assignments) {
             partitions.sort_unstable();
-            ctx.send(Address::Node(self.node, Part::Ingestion(shard)), Mail::Assign(self.publication, partitions));
+            ctx.send(
+                Address::Node(self.node, Part::Ingestion(shard)),
+                Mail::Assign(self.publication, partitions, deleted.clone()),
+            );
         }
         self.publishing = Some((self.shards, Arc::new(view)));
         self.wait = true;
