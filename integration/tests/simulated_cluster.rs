@@ -70,11 +70,15 @@ fn actors_that_fail_take_no_log_with_them() {
     must_hold_all(0..3, &options);
 }
 
-#[test]
-fn a_wiped_node_refills_and_copies_come_and_go_while_nodes_die() {
+fn copies_come_and_go() -> ClusterOptions {
     use ClusterTrouble::{Isolate, Kill, PowerCut, Recopy, Wipe};
     let faults = Some(vec![Recopy, Recopy, Recopy, Wipe, Kill, PowerCut, Isolate]);
-    let outcomes = must_hold_all(0..asked_seeds() / 10, &ClusterOptions { faults, ..ClusterOptions::default() });
+    ClusterOptions { faults, ..ClusterOptions::default() }
+}
+
+#[test]
+fn a_wiped_node_refills_and_copies_come_and_go_while_nodes_die() {
+    let outcomes = must_hold_all(0..asked_seeds() / 10, &copies_come_and_go());
     let sum = |figure: fn(&ClusterOutcome) -> u64| outcomes.iter().map(figure).sum::<u64>();
     assert!(sum(|outcome| outcome.exchanges) > 0 && sum(|outcome| outcome.admissions) > 0);
 }
@@ -92,13 +96,15 @@ fn five_nodes_keep_what_they_acked() {
 }
 
 /// For looking closer: `LANCE_SIM_SEED=7` shows how that seed ends (all of it with `LANCE_SIM_VERBOSE=1`),
-/// `LANCE_SIM_SEED=0..50` what is wrong with each; `LANCE_SIM_NODES=5` with that many nodes.
+/// `LANCE_SIM_SEED=0..50` what is wrong with each; `LANCE_SIM_NODES=5` with that many nodes, and
+/// `LANCE_SIM_COPIES=1` with replica sets that change.
 #[test]
 fn one_seed() {
     let Ok(asked) = std::env::var("LANCE_SIM_SEED") else { return };
     let nodes = std::env::var("LANCE_SIM_NODES").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
     let verbose = std::env::var("LANCE_SIM_VERBOSE").is_ok();
-    let options = ClusterOptions { nodes, verbose, ..ClusterOptions::default() };
+    let mix = if std::env::var("LANCE_SIM_COPIES").is_ok() { copies_come_and_go() } else { ClusterOptions::default() };
+    let options = ClusterOptions { nodes, verbose, ..mix };
     let (first, end) = match asked.split_once("..") {
         Some((first, end)) => (first.parse().unwrap(), end.parse().unwrap()),
         None => (asked.parse().unwrap(), asked.parse::<u64>().unwrap() + 1),

@@ -79,7 +79,13 @@ impl IngestionCore {
             Ok(appended) => appended,
             Err(AppendError::PoolExhausted { .. }) => return Some(request),
             Err(error) => {
-                refuse(effects, connection, request.request, append_error_code(&error));
+                let code = append_error_code(&error);
+                // A leader that is cut off may have a successor, which stored what is missing here: a producer that took its
+                // word would start over and store twice.
+                let unsure = partition.leader.is_some()
+                    && !terms.lease_holds
+                    && matches!(code, ErrorCode::OutOfOrderSequence | ErrorCode::FencedProducer);
+                refuse(effects, connection, request.request, if unsure { ErrorCode::Unavailable } else { code });
                 return None;
             }
         };

@@ -139,9 +139,13 @@ impl IngestionCore {
         }
     }
 
-    /// Followers of partitions led here that do not count and could.
+    /// Followers of partitions led here that do not count and could; also where the epoch has not begun for want of a quorum,
+    /// since that may be waiting for just these.
     pub fn candidates(&self) -> Vec<Candidate> {
-        let led = self.partitions.iter().flatten().filter(|partition| partition.leading_epoch().is_some());
+        let is_led = |partition: &&Partition| {
+            matches!(partition.leadership, Leadership::Starting { .. } | Leadership::Leading { .. })
+        };
+        let led = self.partitions.iter().flatten().filter(is_led);
         let mut found = Vec::new();
         for partition in led {
             let Some(leader) = partition.leader.as_ref() else { continue };
