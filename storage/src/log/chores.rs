@@ -134,6 +134,16 @@ impl Log {
         }
     }
 
+    /// Goes on with closing a segment whose index waited for slots of the pool; true when there is a step now. To be called
+    /// now and then: a log that nothing is appended to hears of no free slots.
+    pub fn resume_closing(&mut self, pool: &mut SlotPool) -> bool {
+        let waits = self.closing.front().is_some_and(|front| matches!(front.closing, Closing::FillIndex { .. }));
+        if waits {
+            self.prepare_index(pool);
+        }
+        waits && self.wants_flush(false)
+    }
+
     /// True when [`Log::take_chore`] would answer a step.
     pub(super) fn has_chore(&self) -> bool {
         let state = self.chores.prepared.as_ref().is_some_and(|state| state.position <= self.durable.position);

@@ -204,11 +204,16 @@ impl IngestionCore {
         }
     }
 
-    /// Space may be there again: partitions that found none try their write once more.
+    /// Space, or slots of the pool, may be there again: partitions that found none try once more.
     pub fn on_space_retry(&mut self, effects: &mut Effects) {
         for slot in 0..self.partitions.len() as u32 {
-            let partition = self.partitions.get(slot as usize).and_then(Option::as_ref);
-            if partition.is_some_and(|partition| partition.no_space || partition.retry) {
+            let Self { partitions, pool, .. } = self;
+            let partition = partitions.get_mut(slot as usize).and_then(Option::as_mut);
+            let waits = |partition: &mut Partition| {
+                let resumes = partition.log.as_mut().is_some_and(|log| log.resume_closing(pool));
+                resumes || partition.no_space || partition.retry
+            };
+            if partition.is_some_and(waits) {
                 self.flush_one(slot, effects);
             }
         }
