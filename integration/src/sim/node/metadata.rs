@@ -3,6 +3,7 @@
 use super::Failure;
 use super::members::Forwarded;
 use crate::sim::check::metadata as check;
+use crate::sim::check::replicas as check_replicas;
 use crate::sim::context::Context;
 use crate::sim::disk::SimDisk;
 use crate::sim::mail::{Address, Mail, Part, Wake};
@@ -367,6 +368,10 @@ impl Metadata {
             let truth = &mut ctx.oracle.replicas;
             truth.exchanges += u64::from(self.node == 0 && matches!(event, MetadataEvent::ReplicasChanged { .. }));
             truth.admissions += u64::from(self.node == 0 && matches!(event, MetadataEvent::ReplicaAdmitted { .. }));
+            if let MetadataEvent::ReplicasChanged { partition, .. } = event {
+                // Who is new holds a log of its own by now; until then what is durable may be one of an earlier time.
+                check_replicas::dropped(ctx.oracle, *partition, self.node);
+            }
             match *event {
                 MetadataEvent::LeaderChosen { partition, epoch, leader, incarnation, boot_number, .. }
                     if (leader, incarnation.node, boot_number) == own =>
