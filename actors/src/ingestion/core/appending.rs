@@ -40,7 +40,7 @@ impl IngestionCore {
             return None;
         };
         let terms = self.terms();
-        let Self { partitions, pool, clock, appends_refused, .. } = self;
+        let Self { partitions, pool, clock, appends_refused, lease_until, .. } = self;
         let partition = partitions.get_mut(slot as usize).and_then(Option::as_mut)?;
         let Leadership::Leading { epoch } = partition.leadership else {
             if partition.is_read_only() {
@@ -83,7 +83,7 @@ impl IngestionCore {
                 // A leader that is cut off may have a successor, which stored what is missing here: a producer that took its
                 // word would start over and store twice.
                 let unsure = partition.leader.is_some()
-                    && !terms.lease_holds
+                    && now.elapsed >= *lease_until
                     && matches!(code, ErrorCode::OutOfOrderSequence | ErrorCode::FencedProducer);
                 refuse(effects, connection, request.request, if unsure { ErrorCode::Unavailable } else { code });
                 return None;

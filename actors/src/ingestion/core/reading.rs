@@ -7,6 +7,7 @@ use crate::network::readers::SegmentRead;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::mail::connection::{Answer, FetchedData, PartitionBounds, Reply};
 use lance_messages::mail::ingestion::{CancelWait, Fetch, LookUpOffset, OffsetQuery};
+use lance_messages::wire::fetch::END_OFFSET;
 use lance_storage::log::{Log, LogRead, TailRead};
 use std::time::Duration;
 
@@ -33,6 +34,11 @@ impl IngestionCore {
         };
         let bounds = bounds_of(log, &partition.leadership);
         let offset = fetch.offset.max(bounds.log_start_offset);
+        // A leader that is cut off may have a successor whose log goes on: who reads there must not be told that it ends.
+        let beyond = fetch.offset != END_OFFSET && fetch.offset > bounds.high_watermark_offset;
+        if beyond && partition.leader.is_some() && now.elapsed >= self.lease_until {
+            return answer_fetch(effects, &fetch, Err(ErrorCode::Unavailable));
+        }
         let max_bytes = (fetch.max_bytes as usize).min(TAIL_COPY_BYTES);
         // Where nothing is to be read nothing is copied; a fetch may wait there.
         let wanted = if offset < bounds.high_watermark_offset { max_bytes } else { 0 };
