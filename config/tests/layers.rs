@@ -121,8 +121,7 @@ fn risks_are_warned_of() {
     ];
     let result = loaded("", &[], &sets);
     let keys: Vec<&str> = result.warnings.iter().map(|warning| warning.key).collect();
-    let expected =
-        ["replication.peers", "replication.peers", "storage.sync", "admin.fault_injection", "telemetry.otlp_endpoint"];
+    let expected = ["replication.peers", "storage.sync", "admin.fault_injection", "telemetry.otlp_endpoint"];
     assert_eq!(keys, expected, "{:?}", result.warnings);
 }
 
