@@ -388,9 +388,7 @@ impl IngestionActor {
                 }
             }
         });
-        let counted: u64 = self.core.as_ref().map_or(0, |core| core.opened_count() as u64);
-        self.setup.metrics.partitions_open.add(counted.saturating_sub(self.counted_open));
-        self.counted_open = self.counted_open.max(counted);
+        self.count_open();
         self.want_epochs(wanted);
         for (partition, good_end, damage) in damaged {
             tracing::error!(%partition, %damage, good_end, "a damaged replica begins anew and refills from its leader");
@@ -402,6 +400,13 @@ impl IngestionActor {
                 actor.open_logs(again, ctx, false);
             });
         }
+    }
+
+    /// Shows how many logs are open: the node is ready once all are.
+    pub(super) fn count_open(&mut self) {
+        let counted: u64 = self.core.as_ref().map_or(0, |core| core.opened_count() as u64);
+        self.setup.metrics.partitions_open.add(counted.saturating_sub(self.counted_open));
+        self.counted_open = self.counted_open.max(counted);
     }
 
     pub(super) fn forget_epochs(&self, partitions: Vec<TopicPartition>) {

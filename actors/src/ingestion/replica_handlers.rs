@@ -194,6 +194,7 @@ impl IngestionActor {
                     actor.setup.metrics.partitions_stopped.sub(1);
                 }
                 actor.with_core(ctx, |core, _, effects| core.on_log_truncated(partition, result, effects));
+                actor.count_open();
                 let opened = actor.core.as_ref().and_then(|core| core.unintroduced(partition));
                 actor.want_epochs(opened.into_iter().collect());
             }
