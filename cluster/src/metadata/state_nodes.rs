@@ -103,6 +103,13 @@ impl MetadataState {
             // Only an allowance is left to be taken back.
             return self.remove_node(node, events);
         }
+        // Where its copies could go nowhere it would stay marked for ever.
+        let staying = self.nodes.iter().filter(|(id, known)| **id != node && !known.leaving).count();
+        let wanted = self.topics.values().filter(|topic| topic.partitions.iter().any(|held| held.has_replica(node)));
+        if wanted.map(|topic| usize::from(topic.config.replication_factor)).max() > Some(staying) {
+            let replica_count = self.replica_counts().get(&node).copied().unwrap_or_default();
+            return Err(MetadataRefusal::NodeHoldsReplicas { node, replica_count });
+        }
         let answer = self.set_draining(node, true, events)?;
         self.nodes.get_mut(&node).into_iter().for_each(|state| state.leaving = true);
         Ok(answer)

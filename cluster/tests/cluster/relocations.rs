@@ -92,12 +92,13 @@ fn a_node_that_leaves_is_emptied_and_then_removed() {
 }
 
 #[test]
-fn a_node_that_leaves_stays_while_there_is_no_other_for_its_copies() {
+fn a_node_leaves_only_where_others_can_hold_its_copies() {
     let mut world = led(3, 3);
-    world.apply(&MetadataCommand::SetLeaving { node: NodeId(3) });
-    assert_eq!(planned(&mut world), [0u16; 0]);
-    assert!(world.state.node(NodeId(3)).is_some());
+    let leave = MetadataCommand::SetLeaving { node: NodeId(3) };
+    world.apply(&leave);
+    assert!(world.state.node(NodeId(3)).is_some_and(|node| !node.leaving && !node.draining), "there is no fourth node");
     world.apply(&factor(2));
+    world.apply(&leave);
     assert_eq!(planned(&mut world), [1, 2], "fewer copies are asked for: this one goes");
 }
 
