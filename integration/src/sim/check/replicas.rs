@@ -22,8 +22,8 @@ pub struct ReplicaTruth {
     leaders: BTreeMap<(TopicPartition, u32), (u16, u64, u64)>,
     /// The least and the greatest high watermark that was served in each epoch.
     served: BTreeMap<TopicPartition, BTreeMap<u32, (u64, u64)>>,
-    /// Disks that were wiped: they may have been of the quorum that committed.
-    wiped: usize,
+    /// How far the disk that was wiped held each log: it may have been of the quorum that committed what lies below.
+    wiped: BTreeMap<TopicPartition, u64>,
     /// Elections that came to a leader.
     pub elections: u64,
     /// Logs that were cut.
@@ -75,10 +75,14 @@ pub fn dropped(oracle: &mut Oracle, partition: TopicPartition, node: u16) {
 }
 
 /// A node has an empty disk.
-pub fn wiped(oracle: &mut Oracle, node: u16, disk: SimDisk) {
+pub fn wiped(oracle: &mut Oracle, dir: &Path, node: u16, disk: SimDisk) {
+    for partition in oracle.partitions.keys().copied().collect::<Vec<_>>() {
+        if let Ok(cursor) = follow(oracle, dir, (node, partition), None) {
+            oracle.replicas.wiped.insert(partition, cursor.offset);
+        }
+    }
     oracle.replicas.cursors.retain(|(of, _), _| *of != node);
     oracle.replicas.disks[usize::from(node)] = disk;
-    oracle.replicas.wiped += 1;
 }
 
 /// Follows the durable log of one node, to an offset or to its end; what it is there.
@@ -149,7 +153,8 @@ pub fn must_be_on_a_quorum(oracle: &mut Oracle, dir: &Path, partition: TopicPart
     let others = (0..nodes).filter(|other| *other != node);
     let holders: Vec<u16> =
         others.filter(|other| batch_at(oracle, dir, (*other, partition), end).as_ref() == Ok(&own)).collect();
-    if holders.len() + 1 + oracle.replicas.wiped < usize::from(nodes / 2 + 1) {
+    let lost = usize::from(oracle.replicas.wiped.get(&partition).is_some_and(|held| end <= *held));
+    if holders.len() + 1 + lost < usize::from(nodes / 2 + 1) {
         oracle.violated(format!(
             "{partition}: node {node} acked offset {end}, which is not durable on a quorum: only {holders:?} have it too"
         ));

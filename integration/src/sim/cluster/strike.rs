@@ -6,6 +6,7 @@ use crate::sim::check::replicas;
 use crate::sim::disk::FileKind;
 use crate::sim::faults;
 use crate::sim::mail::{Address, Mail, Part, Wake};
+use crate::sim::node::Node;
 use crate::sim::scheduler::Envelope;
 use lance_cluster::metadata::MetadataCommand;
 use lance_messages::id::TopicId;
@@ -112,7 +113,7 @@ impl World {
         self.kill(node, pause);
         let setup = self.node_setup();
         let disk = new_disk(&mut self.rng, &setup);
-        replicas::wiped(&mut self.oracle, node, disk.clone());
+        replicas::wiped(&mut self.oracle, &Node::logs_dir(), node, disk.clone());
         self.nodes[usize::from(node)].wipe(disk);
     }
 
