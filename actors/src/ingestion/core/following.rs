@@ -32,6 +32,14 @@ impl IngestionCore {
         };
         let Some(log) = partition.log.as_ref() else { return };
         let promised = promised.max(log.last_epoch());
+        // Told again by a replication actor that was started anew: what this life of the log has promised and answered
+        // since still holds, and may be what a leader is chosen by at this moment.
+        let holds = |follower: &FollowerSide| {
+            follower.replica.incarnation() == incarnation && follower.replica.promised() >= promised
+        };
+        if partition.follower.as_ref().is_some_and(holds) {
+            return;
+        }
         let replica = FollowerReplica::new(id, incarnation, promised);
         partition.follower =
             Some(FollowerSide { replica, session: None, promising: None, answered: None, truncating: None });
