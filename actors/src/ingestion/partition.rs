@@ -146,6 +146,11 @@ impl Partition {
         matches!(self.leadership, Leadership::Waiting | Leadership::Starting { .. }) && !self.is_read_only()
     }
 
+    /// Whether another node could lead by now without this one having heard of it.
+    pub fn may_have_successor(&self) -> bool {
+        self.leader.as_ref().is_some_and(|leader| leader.quorum.copies() > 1)
+    }
+
     /// The epoch in which this node serves, if it does.
     pub fn leading_epoch(&self) -> Option<LeaderEpoch> {
         match self.leadership {

@@ -106,7 +106,10 @@ impl IngestionActor {
         let mut log = None;
         self.with_core(ctx, |core, _, effects| log = core.on_refill(partition, effects));
         // Where nothing was left to open there is nothing to cut either.
-        let to = if log.is_some() { TruncateTo::Position(good_end) } else { TruncateTo::Restart(LogPlace::default()) };
+        let to = match (&log, good_end) {
+            (None, 0) => TruncateTo::Restart(LogPlace::default()),
+            _ => TruncateTo::Position(good_end),
+        };
         self.truncate(TruncateJob { partition, log: log.map(Box::new), to }, ctx);
     }
 

@@ -312,7 +312,7 @@ impl Handler<LeadershipChanged> for ReplicationActor {
             Ok(epoch) => self.led.insert(message.partition, epoch).and(None),
             Err(_) => self.led.remove(&message.partition),
         };
-        let held_elsewhere = self.setup.view.load().copies(message.partition) > 1;
+        let held_elsewhere = self.setup.view.load().is_held_elsewhere(message.partition);
         self.with_core(ctx, |core, effects| {
             core.on_leadership_changed(message.partition, &message.result, effects);
             if let Some(epoch) = led.filter(|_| held_elsewhere) {
@@ -341,7 +341,7 @@ impl Handler<CountUnsettled> for ReplicationActor {
     fn handle(&mut self, _: CountUnsettled, _: &mut Self::Context) -> usize {
         self.life.vitals.message_taken();
         let view = self.setup.view.load();
-        let counts = |partition: &TopicPartition| view.copies(*partition) <= 1;
+        let counts = |partition: &TopicPartition| !view.is_held_elsewhere(*partition);
         self.core.as_ref().map_or(usize::MAX, |core| core.unsettled().filter(counts).count())
     }
 }

@@ -131,12 +131,18 @@ fn next_set(
     // Who may go: leaderships move first, by themselves, off nodes that leave.
     let others = present.iter().copied().filter(|node| Some(*node) != leader);
     let leaver = others.clone().find(|node| leaves(*node));
+    let leader_leaves = leader.is_some_and(leaves);
     if present.len() > wanted {
+        // One too many, so that the leader can go: another of them has to lead first.
+        if leader_leaves && leaver.is_none() && present.len() == wanted + 1 {
+            return None;
+        }
         let superfluous = |node: &NodeId| (leaves(*node), !(plan.is_alive)(*node), load(*node), *node);
         let out = others.max_by_key(superfluous)?;
         return without(decided, &present, out, None);
     }
-    if present.len() < wanted {
+    // A leader that leaves and has nobody to hand over to gets a follower first.
+    if present.len() < wanted || (leader_leaves && present.len() == 1) {
         let into = best_newcomer(plan, decided, &present, copies)?;
         return Some(present.iter().copied().chain([into]).collect());
     }

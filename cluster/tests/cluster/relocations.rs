@@ -92,6 +92,27 @@ fn a_node_that_leaves_is_emptied_and_then_removed() {
 }
 
 #[test]
+fn a_sole_copy_is_doubled_before_its_node_leaves() {
+    let mut world = led(3, 1);
+    world.apply(&MetadataCommand::SetLeaving { node: NodeId(1) });
+    let both = planned(&mut world);
+    assert_eq!((both.len(), both[0]), (2, 1));
+    exchange(&mut world);
+    assert_eq!(planned(&mut world), [0u16; 0], "the leadership moves first");
+    assert_eq!(world.moves, [(1, 1, both[1])]);
+    world.move_ready(1, both[1]);
+    world.commit_proposed();
+    (1..=2).for_each(|node| world.clean(node, 2, 1, 0));
+    world.commit_proposed();
+    world.report_leading(PARTITION);
+    assert_eq!(world.leader(), Some((both[1], 2)));
+    assert_eq!(planned(&mut world), [both[1]]);
+    exchange(&mut world);
+    world.pass_ms(600);
+    assert_eq!(world.proposed, [MetadataCommand::RemoveNode { node: NodeId(1) }]);
+}
+
+#[test]
 fn a_node_leaves_only_where_others_can_hold_its_copies() {
     let mut world = led(3, 3);
     let leave = MetadataCommand::SetLeaving { node: NodeId(3) };

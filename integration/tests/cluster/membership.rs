@@ -23,6 +23,10 @@ fn a_node_joins_and_takes_the_place_of_one_that_is_removed() {
     let mut cluster = ThreeNodes::start();
     let load = load(&cluster);
     load.await_more(1_000);
+    // Sole copies, on every node one: they have to move as well.
+    lnc(&cluster.servers(), &["topic", "create", "lone", "--partitions", "3", "--replication-factor", "1"], b"").ok();
+    let lines: String = (0..300).map(|number| format!("{number}:line {number}\n")).collect();
+    lnc(&cluster.servers(), &["produce", "--topic", "lone", "--key-delimiter", ":"], lines.as_bytes()).ok();
     cluster.add(4);
     let address = cluster.nodes[3].address();
     lnc(&cluster.servers(), &["cluster", "add-node", "4", &address], b"").ok();
@@ -39,6 +43,13 @@ fn a_node_joins_and_takes_the_place_of_one_that_is_removed() {
     load.await_all_partitions();
     let ids: Vec<u64> = status(&cluster)["nodes"].as_array().unwrap().iter().filter_map(|n| n["id"].as_u64()).collect();
     assert_eq!(ids, [2, 3, 4]);
+    let read = lnc(&cluster.servers(), &["consume", "--topic", "lone", "--offset", "earliest", "-e"], b"").ok();
+    let mut read: Vec<&str> = read.lines().collect();
+    let mut sent: Vec<String> = (0..300).map(|number| format!("line {number}")).collect();
+    read.sort_unstable();
+    sent.sort_unstable();
+    assert_eq!(read, sent, "what only one node had is on another now");
+    lnc(&cluster.servers(), &["topic", "delete", "lone"], b"").ok();
     load.await_more(500);
     expect_all_well(&cluster, load);
 }

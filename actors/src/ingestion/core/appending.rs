@@ -82,7 +82,7 @@ impl IngestionCore {
                 let code = append_error_code(&error);
                 // A leader that is cut off may have a successor, which stored what is missing here: a producer that took its
                 // word would start over and store twice.
-                let unsure = partition.leader.is_some()
+                let unsure = partition.may_have_successor()
                     && now.elapsed >= *lease_until
                     && matches!(code, ErrorCode::OutOfOrderSequence | ErrorCode::FencedProducer);
                 refuse(effects, connection, request.request, if unsure { ErrorCode::Unavailable } else { code });

@@ -110,8 +110,9 @@ impl IngestionCore {
         let Some(partition) = partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
             return;
         };
+        let mut follow_ups = Vec::new();
         if partition.leader.is_none() && role.is_replicated() {
-            partition.leader = as_first_of_several(partition, &role, options.node, terms);
+            partition.leader = as_first_of_several(partition, &role, options.node, terms, &mut follow_ups);
         }
         let Some(leader) = partition.leader.as_mut().filter(|leader| leader.role.epoch == role.epoch) else {
             return;
@@ -120,7 +121,6 @@ impl IngestionCore {
         if given < known {
             return;
         }
-        let mut follow_ups = Vec::new();
         if given == known {
             leader.quorum.on_votes_changed(&role.votes, &mut follow_ups);
         } else {
@@ -356,6 +356,7 @@ fn as_first_of_several(
     role: &LeaderRole,
     node: NodeId,
     terms: Terms,
+    follow_ups: &mut Vec<LeaderEffect>,
 ) -> Option<Box<LeaderSide>> {
     let log = partition.log.as_ref()?;
     let high_watermark = log.high_watermark().position;
@@ -367,8 +368,7 @@ fn as_first_of_several(
     let flushed = terms.flushed(log);
     let alone: Vec<Vote> = role.votes.iter().copied().filter(|vote| vote.node == node).collect();
     let mut quorum = LeaderReplica::new(role.partition, role.epoch, node, &alone, high_watermark, flushed);
-    // It leads already, or its own flush will tell.
-    quorum.on_epoch_started(start_end, &mut Vec::new());
+    quorum.on_epoch_started(start_end, follow_ups);
     let role = LeaderRole { votes: alone, planned: Vec::new(), replicas_version: 0, ..role.clone() };
     Some(Box::new(LeaderSide { role, quorum, followers: Vec::new(), moving: None, replacing: None }))
 }

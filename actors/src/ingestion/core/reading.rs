@@ -36,7 +36,7 @@ impl IngestionCore {
         let offset = fetch.offset.max(bounds.log_start_offset);
         // A leader that is cut off may have a successor whose log goes on: who reads there must not be told that it ends.
         let beyond = fetch.offset != END_OFFSET && fetch.offset > bounds.high_watermark_offset;
-        if beyond && partition.leader.is_some() && now.elapsed >= self.lease_until {
+        if beyond && partition.may_have_successor() && now.elapsed >= self.lease_until {
             return answer_fetch(effects, &fetch, Err(ErrorCode::Unavailable));
         }
         let max_bytes = (fetch.max_bytes as usize).min(TAIL_COPY_BYTES);

@@ -58,9 +58,9 @@ impl Ingestion {
         }
         if let Mail::Refill(partition, good_end) = mail {
             let log = self.core.as_mut().and_then(|core| core.on_refill(partition, effects)).map(Box::new);
-            let to = match log {
-                Some(_) => TruncateTo::Position(good_end),
-                None => TruncateTo::Restart(LogPlace::default()),
+            let to = match (&log, good_end) {
+                (None, 0) => TruncateTo::Restart(LogPlace::default()),
+                _ => TruncateTo::Position(good_end),
             };
             return self.cut(TruncateJob { partition, log, to }, ctx);
         }
