@@ -79,7 +79,7 @@ impl Rig {
     }
 
     fn lead(&mut self, partition: TopicPartition) {
-        let incarnation = ReplicaIncarnation { node: 1, damage_count: 0 };
+        let incarnation = ReplicaIncarnation { node: 1, copy_version: 0, damage_count: 0 };
         self.core.on_replica_known(partition, LeaderEpoch(0), incarnation);
         self.core.on_promise(partition, LeaderEpoch(1), &mut self.effects);
         self.core.on_become_leader(LeaderRole::alone(partition, LeaderEpoch(1)), NOW, &mut self.effects);

@@ -51,7 +51,7 @@ impl Rig {
     }
 
     fn lead_in(&mut self, partition: TopicPartition, epoch: u32) {
-        let incarnation = ReplicaIncarnation { node: 1, damage_count: 0 };
+        let incarnation = ReplicaIncarnation { node: 1, copy_version: 0, damage_count: 0 };
         self.core.on_replica_known(partition, LeaderEpoch(0), incarnation);
         self.core.on_promise(partition, LeaderEpoch(epoch), &mut self.effects);
         let role = LeaderRole::alone(partition, LeaderEpoch(epoch));

@@ -83,7 +83,7 @@ impl InProcess {
         let mut effects = Vec::new();
         ingestion.on_assigned(PARTITION);
         ingestion.on_log_opened(PARTITION, log, &mut effects);
-        let incarnation = ReplicaIncarnation { node: 1, damage_count: 0 };
+        let incarnation = ReplicaIncarnation { node: 1, copy_version: 0, damage_count: 0 };
         ingestion.on_replica_known(PARTITION, LeaderEpoch(0), incarnation);
         ingestion.on_promise(PARTITION, LeaderEpoch(1), &mut effects);
         ingestion.on_become_leader(LeaderRole::alone(PARTITION, LeaderEpoch(1)), Now::default(), &mut effects);

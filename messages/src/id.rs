@@ -36,11 +36,14 @@ pub struct ProducerId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 
-/// Which life of a replica: changes when its node or its own bytes were lost.
+/// Which life of a replica: changes when its node or its own bytes were lost, and when the node is given a copy anew. In
+/// the order of time within one incarnation of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ReplicaIncarnation {
     /// The node's incarnation.
     pub node: u64,
+    /// The version of the replica set by which the node was given this copy; 0 for those of the first set.
+    pub copy_version: u32,
     /// How often this partition was found damaged in that incarnation.
     pub damage_count: u32,
 }

@@ -107,6 +107,8 @@ pub struct IngestionActor {
     pub(super) core: Option<IngestionCore>,
     pool: Option<SlotPool>,
     pub(super) assigned: Vec<TopicPartition>,
+    /// Which copy each of them is, where it is not the first.
+    pub(super) copy_versions: HashMap<TopicPartition, u32>,
     /// Those of the assigned that other nodes hold as well.
     pub(super) replicated: HashSet<TopicPartition>,
     pub(super) marks: LogMarks,
@@ -151,6 +153,7 @@ impl IngestionActor {
             setup,
             core: None,
             assigned: Vec::new(),
+            copy_versions: HashMap::new(),
             replicated: HashSet::new(),
             marks: LogMarks { flushed: marks, latches: HashMap::new() },
             openings: Openings::default(),
@@ -341,9 +344,10 @@ impl IngestionActor {
         let opener = Arc::clone(&self.setup.opener);
         let now_ns = self.setup.clock.now().wall_ns;
         let openings = self.openings.clone();
+        let asked: Vec<(TopicPartition, u32)> = partitions.iter().map(|it| (*it, self.copy_version(*it))).collect();
         let opening = async move { opener.open_all(requests, now_ns, openings).await };
         let opening = actix::fut::wrap_future::<_, Self>(opening);
-        let opening = opening.map(|opened, actor, ctx| actor.on_logs_opened(opened, ctx));
+        let opening = opening.map(move |opened, actor, ctx| actor.on_logs_opened(opened, &asked, ctx));
         if wait {
             ctx.wait(opening);
         } else {
@@ -351,12 +355,19 @@ impl IngestionActor {
         }
     }
 
-    fn on_logs_opened(&mut self, opened: Vec<Opened>, ctx: &mut Context<Self>) {
+    /// By which version of its replica set this node was given its copy of the partition.
+    fn copy_version(&self, partition: TopicPartition) -> u32 {
+        self.copy_versions.get(&partition).copied().unwrap_or(0)
+    }
+
+    fn on_logs_opened(&mut self, opened: Vec<Opened>, asked: &[(TopicPartition, u32)], ctx: &mut Context<Self>) {
         self.life.vitals.set_state(ActorState::Running);
         let mut wanted = Vec::with_capacity(opened.len());
         let metrics = Arc::clone(&self.setup.metrics);
-        // What was deleted meanwhile is nobody's to lead.
+        // What was deleted meanwhile is nobody's to lead, and a copy given anew is opened again.
         let assigned: HashSet<TopicPartition> = self.assigned.iter().copied().collect();
+        let asked = asked.iter().filter(|(partition, version)| self.copy_version(*partition) == *version);
+        let assigned: HashSet<TopicPartition> = asked.map(|(it, _)| *it).filter(|it| assigned.contains(it)).collect();
         let (mut again, mut damaged) = (Vec::new(), Vec::new());
         let replicated = self.replicated.clone();
         self.with_core(ctx, |core, _, effects| {
@@ -380,7 +391,7 @@ impl IngestionActor {
                     Ok(log) => {
                         // A log that stays stopped is led by nobody here: asking for its epoch would never settle.
                         if log.offline().is_none() && log.latched().is_none() {
-                            wanted.push((partition, log.last_epoch().0, log.durable_end()));
+                            wanted.push((partition, log.last_epoch().0));
                         }
                         core.on_log_opened(partition, log, effects);
                     }
@@ -415,7 +426,9 @@ impl IngestionActor {
         }
     }
 
-    pub(super) fn want_epochs(&self, partitions: Vec<(TopicPartition, u32, u64)>) {
+    pub(super) fn want_epochs(&self, logs: Vec<(TopicPartition, u32)>) {
+        let with_copy = |(partition, last_epoch)| (partition, last_epoch, self.copy_version(partition));
+        let partitions: Vec<_> = logs.into_iter().map(with_copy).collect();
         if !partitions.is_empty() {
             self.tell_replication(EpochsWanted { partitions });
         }

@@ -5,7 +5,7 @@ use super::core::IngestionCore;
 use crate::supervision::shell::fail;
 use actix::fut::ActorFuture;
 use actix::prelude::*;
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use lance_messages::id::TopicPartition;
 use lance_messages::mail::ingestion::{
     AssignPartitions, CancelWait, DiskDone, Fetch, LookUpOffset, PollerFailed, Produce,
@@ -107,10 +107,14 @@ impl Handler<AssignPartitions> for IngestionActor {
 
     fn handle(&mut self, message: AssignPartitions, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
-        let (before, after): (HashSet<_>, HashSet<_>) =
-            (self.assigned.iter().copied().collect(), message.partitions.iter().copied().collect());
-        let added: Vec<TopicPartition> = after.difference(&before).copied().collect();
-        let gone: Vec<TopicPartition> = before.difference(&after).copied().collect();
+        let with_copies = |partitions: &[TopicPartition], versions: &HashMap<TopicPartition, u32>| -> HashSet<_> {
+            partitions.iter().map(|it| (*it, versions.get(it).copied().unwrap_or(0))).collect()
+        };
+        let before = with_copies(&self.assigned, &self.copy_versions);
+        self.copy_versions = message.copy_versions.into_iter().collect();
+        let after = with_copies(&message.partitions, &self.copy_versions);
+        let added: Vec<TopicPartition> = after.difference(&before).map(|copy| copy.0).collect();
+        let gone: Vec<TopicPartition> = before.difference(&after).map(|copy| copy.0).collect();
         self.assigned = message.partitions;
         self.replicated = message.replicated.into_iter().collect();
         self.setup.metrics.partitions.set(self.assigned.len() as u64);

@@ -42,6 +42,14 @@ impl LeaderRole {
         self.planned.iter().copied().find(|node| self.votes.iter().all(|vote| vote.node != *node))
     }
 
+    /// Which copy of `node` may count: of others nothing does, as they are dropped, or were.
+    pub fn copy_version(&self, node: NodeId) -> Option<u32> {
+        match self.votes.iter().find(|vote| vote.node == node) {
+            Some(vote) => Some(vote.admitted.copy_version),
+            None => self.planned.contains(&node).then_some(self.replicas_version),
+        }
+    }
+
     /// The nodes that are fed.
     pub fn fed(&self, own: NodeId) -> impl Iterator<Item = NodeId> {
         self.votes.iter().map(|vote| vote.node).chain(self.newcomer()).filter(move |node| *node != own)

@@ -427,11 +427,13 @@ impl MetadataActor {
         let mut deleted: Vec<TopicId> = before.partitions().map(|partition| partition.topic).collect();
         deleted.dedup();
         deleted.retain(|topic| view.is_deleted(*topic));
-        let none = || AssignPartitions { partitions: Vec::new(), replicated: Vec::new(), deleted: deleted.clone() };
+        let none = || AssignPartitions { deleted: deleted.clone(), ..AssignPartitions::default() };
         let mut assignments: Vec<AssignPartitions> = self.shards.iter().map(|_| none()).collect();
         for partition in view.partitions().filter(|partition| view.holds(*partition)) {
             if let Some(assignment) = assignments.get_mut(usize::from(shard_of(partition, shards))) {
                 assignment.partitions.push(partition);
+                let copy_version = core.state().partition(partition).and_then(|it| it.copy_version(self.setup.node));
+                assignment.copy_versions.extend(copy_version.filter(|it| *it > 0).map(|it| (partition, it)));
                 assignment.replicated.extend(Some(partition).filter(|partition| view.is_held_elsewhere(*partition)));
             }
         }

@@ -136,7 +136,7 @@ mod tests {
         apply(MetadataCommand::CreateTopic { name: "events".to_owned(), config, created_at_secs: 1, request: 0 });
         let epoch = LeaderEpoch(1);
         apply(MetadataCommand::OpenEpoch { partitions: vec![EpochOpening { partition: PARTITION, epoch }] });
-        let incarnation = ReplicaIncarnation { node: 101, damage_count: 0 };
+        let incarnation = ReplicaIncarnation { node: 101, copy_version: 0, damage_count: 0 };
         let choice = LeaderChoice { partition: PARTITION, epoch, leader: NodeId(1), incarnation, boot_number: 1 };
         apply(MetadataCommand::LeaderChosen { partitions: vec![choice] });
         state

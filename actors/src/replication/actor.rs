@@ -111,7 +111,7 @@ pub struct ReplicationActor {
     pub(super) looking: bool,
     core: Option<ReplicationCore>,
     /// What every log was opened with, for a core built anew.
-    logs: Vec<(TopicPartition, u32, u64)>,
+    logs: Vec<(TopicPartition, u32, u32)>,
     /// Which of them are led, fed or stopped since.
     settled: HashSet<TopicPartition>,
     /// Those that are led, with the epoch.

@@ -34,6 +34,7 @@ pub enum ReplicationEffect {
 struct Replica {
     is_open: bool,
     promised: u32,
+    copy_version: u32,
     damage_count: u32,
     /// Asked for while the log was not open.
     asked: Option<LeaderEpoch>,
@@ -82,13 +83,14 @@ impl ReplicationCore {
     }
 
     /// Logs were opened, at start or again after a failure: whatever epoch they were led in is over.
-    pub fn on_epochs_wanted(&mut self, logs: &[(TopicPartition, u32, u64)], effects: &mut Effects) {
+    pub fn on_epochs_wanted(&mut self, logs: &[(TopicPartition, u32, u32)], effects: &mut Effects) {
         let (mut known, mut fence, mut requests) = (Vec::new(), Vec::new(), Vec::new());
-        for &(partition, last_epoch, _) in logs {
+        for &(partition, last_epoch, copy_version) in logs {
             let replica = self.replicas.entry(partition).or_default();
             (replica.is_open, replica.settled, replica.stopped) = (true, false, false);
+            replica.copy_version = copy_version;
             replica.promised = replica.promised.max(last_epoch);
-            let incarnation = ReplicaIncarnation { node: self.incarnation, damage_count: replica.damage_count };
+            let incarnation = incarnation_of(self.incarnation, replica);
             known.push((partition, LeaderEpoch(replica.promised), incarnation));
             if let Some(epoch) = replica.asked.take() {
                 fence.push((partition, epoch));
@@ -103,10 +105,11 @@ impl ReplicationCore {
     }
 
     /// This core was built anew while the logs stayed open and led or fed: the epochs they are in go on.
-    pub fn on_restarted(&mut self, logs: &[(TopicPartition, u32, u64)], led: &[(TopicPartition, LeaderEpoch)]) {
-        for &(partition, last_epoch, _) in logs {
+    pub fn on_restarted(&mut self, logs: &[(TopicPartition, u32, u32)], led: &[(TopicPartition, LeaderEpoch)]) {
+        for &(partition, last_epoch, copy_version) in logs {
             let replica = self.replicas.entry(partition).or_default();
             replica.promised = replica.promised.max(last_epoch);
+            replica.copy_version = copy_version;
             (replica.is_open, replica.settled) = (true, true);
         }
         for &(partition, epoch) in led {
@@ -118,15 +121,15 @@ impl ReplicationCore {
 
     /// As [`Self::on_restarted`], for logs that nobody was heard to lead since they were opened: whatever was under way
     /// to that end may be lost with the core before, so a new epoch is asked for until one is opened.
-    pub fn on_restarted_unled(&mut self, logs: &[(TopicPartition, u32, u64)], effects: &mut Effects) {
+    pub fn on_restarted_unled(&mut self, logs: &[(TopicPartition, u32, u32)], effects: &mut Effects) {
         let (mut known, mut requests) = (Vec::new(), Vec::new());
-        for &(partition, last_epoch, _) in logs {
+        for &(partition, last_epoch, copy_version) in logs {
             let replica = self.replicas.entry(partition).or_default();
-            replica.is_open = true;
+            (replica.is_open, replica.copy_version) = (true, copy_version);
             replica.promised = replica.promised.max(last_epoch);
             let epoch = LeaderEpoch(replica.promised);
             replica.requested = Some(epoch);
-            let incarnation = ReplicaIncarnation { node: self.incarnation, damage_count: replica.damage_count };
+            let incarnation = incarnation_of(self.incarnation, replica);
             known.push((partition, epoch, incarnation));
             requests.push((partition, epoch));
         }
@@ -269,6 +272,11 @@ impl ReplicationCore {
     }
 }
 
+fn incarnation_of(node: u64, replica: &Replica) -> ReplicaIncarnation {
+    let &Replica { copy_version, damage_count, .. } = replica;
+    ReplicaIncarnation { node, copy_version, damage_count }
+}
+
 fn push_some<T>(effects: &mut Effects, list: Vec<T>, effect: impl FnOnce(Vec<T>) -> ReplicationEffect) {
     if !list.is_empty() {
         effects.push(effect(list));
@@ -281,7 +289,7 @@ mod tests {
     use lance_messages::id::TopicId;
 
     const PARTITION: TopicPartition = TopicPartition::new(TopicId(1), 0);
-    const INCARNATION: ReplicaIncarnation = ReplicaIncarnation { node: 7, damage_count: 0 };
+    const INCARNATION: ReplicaIncarnation = ReplicaIncarnation { node: 7, copy_version: 0, damage_count: 0 };
 
     fn core() -> ReplicationCore {
         ReplicationCore::new(7, 3, [])
@@ -325,7 +333,7 @@ mod tests {
         let (mut core, mut effects) = (core(), Vec::new());
         core.on_promise_wanted(&[(PARTITION, LeaderEpoch(2))], &mut effects);
         assert_eq!(effects, []);
-        core.on_epochs_wanted(&[(PARTITION, 1, 500)], &mut effects);
+        core.on_epochs_wanted(&[(PARTITION, 1, 0)], &mut effects);
         let introduced = ReplicationEffect::Introduce(vec![(PARTITION, LeaderEpoch(1), INCARNATION)]);
         assert_eq!(effects, [introduced, ReplicationEffect::Fence(vec![(PARTITION, LeaderEpoch(2))])]);
         effects.clear();
@@ -341,7 +349,7 @@ mod tests {
     fn a_log_opened_again_is_never_led_in_its_old_epoch() {
         let (mut core, mut effects) = (leading(), Vec::new());
         assert_eq!(core.unsettled().count(), 0);
-        core.on_epochs_wanted(&[(PARTITION, 1, 104)], &mut effects);
+        core.on_epochs_wanted(&[(PARTITION, 1, 0)], &mut effects);
         assert_eq!(effects.last(), Some(&ReplicationEffect::RequestEpochs(vec![(PARTITION, LeaderEpoch(1))])));
         assert_eq!(core.unsettled().count(), 1);
     }
@@ -351,7 +359,7 @@ mod tests {
         let (mut core, mut effects) = (leading(), Vec::new());
         core.on_tick(&mut effects);
         assert_eq!(effects, []);
-        core.on_epochs_wanted(&[(PARTITION, 1, 104)], &mut effects);
+        core.on_epochs_wanted(&[(PARTITION, 1, 0)], &mut effects);
         effects.clear();
         core.on_tick(&mut effects);
         assert_eq!(effects, [ReplicationEffect::RequestEpochs(vec![(PARTITION, LeaderEpoch(1))])]);
@@ -374,7 +382,7 @@ mod tests {
     #[test]
     fn a_core_built_anew_asks_for_the_epochs_that_nobody_was_heard_to_lead() {
         let (mut core, mut effects) = (core(), Vec::new());
-        core.on_restarted_unled(&[(PARTITION, 3, 500)], &mut effects);
+        core.on_restarted_unled(&[(PARTITION, 3, 0)], &mut effects);
         let request = ReplicationEffect::RequestEpochs(vec![(PARTITION, LeaderEpoch(3))]);
         assert_eq!(effects.last(), Some(&request));
         effects.clear();
@@ -395,7 +403,7 @@ mod tests {
         assert_eq!(effects, [ReplicationEffect::PersistPromises, ReplicationEffect::Refill(PARTITION, 300), asks]);
         assert_eq!(core.promises().next().map(|record| record.damage_count), Some(1));
         effects.clear();
-        core.on_epochs_wanted(&[(PARTITION, 1, 300)], &mut effects);
+        core.on_epochs_wanted(&[(PARTITION, 1, 0)], &mut effects);
         let incarnation = ReplicaIncarnation { damage_count: 1, ..INCARNATION };
         assert_eq!(effects, [ReplicationEffect::Introduce(vec![(PARTITION, LeaderEpoch(1), incarnation)])]);
     }

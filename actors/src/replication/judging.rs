@@ -202,7 +202,7 @@ mod tests {
         Candidate {
             partition: PARTITION,
             node: NodeId(node),
-            incarnation: ReplicaIncarnation { node: 7, damage_count: 0 },
+            incarnation: ReplicaIncarnation { node: 7, copy_version: 0, damage_count: 0 },
             epoch: LeaderEpoch(1),
             in_quorum_version: 3,
             may_be_admitted: false,

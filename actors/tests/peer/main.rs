@@ -25,7 +25,7 @@ fn answer(shard: u16, durable_end: u64) -> AppendResponse {
     AppendResponse {
         partition: partition(shard),
         epoch: LeaderEpoch(1),
-        incarnation: ReplicaIncarnation { node: 0x102, damage_count: 0 },
+        incarnation: ReplicaIncarnation { node: 0x102, copy_version: 0, damage_count: 0 },
         outcome: AppendOutcome::Appended { durable_end, sync_p99_micros: 3 },
     }
 }

@@ -7,7 +7,7 @@ use lance_messages::id::{LeaderEpoch, NodeId, ProducerId, TopicId, TopicPartitio
 use serde::{Deserialize, Serialize};
 
 /// Version byte before every command.
-pub const COMMAND_VERSION: u8 = 2;
+pub const COMMAND_VERSION: u8 = 3;
 const WHAT: &str = "metadata command";
 
 /// One decision proposed to the metadata plane.

@@ -118,7 +118,7 @@ fn place_one(candidates: &mut [Candidate<'_>], copies: usize) -> PartitionState 
     });
     let replicas = chosen.iter().map(|&at| {
         let Candidate { node, incarnation, .. } = candidates[at];
-        Replica { node, admitted: ReplicaIncarnation { node: incarnation, damage_count: 0 } }
+        Replica { node, admitted: ReplicaIncarnation { node: incarnation, copy_version: 0, damage_count: 0 } }
     });
     let replicas: Vec<Replica> = replicas.collect();
     for (place, &at) in chosen.iter().enumerate() {

@@ -124,7 +124,8 @@ impl MetadataState {
         let admitted = follower(state, node)?.admitted;
         self.check_present(node, incarnation)?;
         // Within one life of a node, damage only adds up.
-        if admitted.node == incarnation.node && admitted.damage_count >= incarnation.damage_count {
+        let same_copy = admitted.copy_version == incarnation.copy_version;
+        if !same_copy || admitted.node == incarnation.node && admitted >= incarnation {
             return Err(PartitionRefusal::StaleIncarnation { node, given: incarnation });
         }
         Ok(())

@@ -10,8 +10,8 @@ use super::topic::{PartitionLeader, PartitionState, RecoveryAudit, Replica, Repl
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
 use std::collections::BTreeSet;
 
-/// Admitted where nothing that a replica holds counts: no node has incarnation 0.
-pub const NO_INCARNATION: ReplicaIncarnation = ReplicaIncarnation { node: 0, damage_count: 0 };
+/// Of the node of a replica of which nothing counts: no node has this one.
+pub const NO_INCARNATION: u64 = 0;
 
 /// A replica set that may follow the present one.
 struct NewSet {
@@ -100,6 +100,10 @@ impl MetadataState {
         }
         if let Some((node, incarnation)) = newcomer {
             self.check_present(node, incarnation)?;
+            if incarnation.copy_version != state.replicas_version {
+                // A copy of an earlier time, which the node may be dropping, or may have dropped.
+                return Err(PartitionRefusal::StaleIncarnation { node, given: incarnation });
+            }
             if self.nodes.get(&node).is_some_and(|known| known.draining) {
                 return Err(PartitionRefusal::Draining { node });
             }
@@ -150,7 +154,10 @@ impl MetadataState {
         self.change_partition(partition, |state| {
             // What the others hold may contradict the copy that goes on: none of it counts any more.
             for replica in &mut state.replicas {
-                replica.admitted = if replica.node == node { incarnation } else { NO_INCARNATION };
+                replica.admitted = match replica.node == node {
+                    true => incarnation,
+                    false => ReplicaIncarnation { node: NO_INCARNATION, damage_count: 0, ..replica.admitted },
+                };
             }
             state.planned = Vec::new();
             state.replicas_version = state.replicas_version.saturating_add(1);
@@ -188,7 +195,8 @@ impl MetadataState {
         }
         let admitted = state.replica(node).ok_or(PartitionRefusal::NotReplica { node })?.admitted;
         self.check_present(node, incarnation)?;
-        if admitted.node == incarnation.node && admitted.damage_count > incarnation.damage_count {
+        let same_copy = admitted.copy_version == incarnation.copy_version;
+        if !same_copy || admitted.node == incarnation.node && admitted > incarnation {
             return Err(PartitionRefusal::StaleIncarnation { node, given: incarnation });
         }
         self.nodes.get(&node).map(|known| known.boot_number).ok_or(PartitionRefusal::NodeUnknown { node })

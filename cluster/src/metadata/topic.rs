@@ -101,6 +101,14 @@ impl PartitionState {
         self.planned.iter().copied().find(|node| !self.has_replica(*node))
     }
 
+    /// The version of the replica set by which `node` was given its copy; `None` for a node that has none and gets none.
+    pub fn copy_version(&self, node: NodeId) -> Option<u32> {
+        match self.replica(node) {
+            Some(replica) => Some(replica.admitted.copy_version),
+            None => self.planned.contains(&node).then_some(self.replicas_version),
+        }
+    }
+
     /// How many replicas make a quorum: the majority of M.
     pub fn quorum_size(&self) -> usize {
         quorum_size(self.replicas.len())

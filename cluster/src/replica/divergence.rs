@@ -87,7 +87,7 @@ pub fn resolve(leader: &LeaderLog<'_>, follower: &DivergedAnswer<'_>) -> Result<
 mod tests {
     use super::*;
 
-    const INCARNATION: ReplicaIncarnation = ReplicaIncarnation { node: 9, damage_count: 0 };
+    const INCARNATION: ReplicaIncarnation = ReplicaIncarnation { node: 9, copy_version: 0, damage_count: 0 };
 
     fn epochs(starts: &[(u32, u64)]) -> Vec<(LeaderEpoch, u64)> {
         starts.iter().map(|&(epoch, position)| (LeaderEpoch(epoch), position)).collect()

@@ -357,7 +357,7 @@ impl FollowerFlow {
     fn meet(&mut self, incarnation: ReplicaIncarnation) -> bool {
         match self.incarnation {
             Some(known) if known == incarnation => true,
-            Some(known) if known.node == incarnation.node && known.damage_count > incarnation.damage_count => false,
+            Some(known) if known.node == incarnation.node && known > incarnation => false,
             _ => {
                 self.incarnation = Some(incarnation);
                 self.acked = None;

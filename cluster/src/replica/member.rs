@@ -43,7 +43,7 @@ impl Follower {
             return true;
         }
         let same_node = incarnation.node == self.current.node;
-        if self.retired.contains(&incarnation) || same_node && incarnation.damage_count < self.current.damage_count {
+        if self.retired.contains(&incarnation) || same_node && incarnation < self.current {
             return false;
         }
         if self.retired.len() == MAX_RETIRED {

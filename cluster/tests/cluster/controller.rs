@@ -170,7 +170,7 @@ impl World {
 }
 
 pub fn clean_of(incarnation: u64, boot_number: u64, last_epoch: u32, durable_end: u64) -> PromiseOutcome {
-    let incarnation = ReplicaIncarnation { node: incarnation, damage_count: 0 };
+    let incarnation = ReplicaIncarnation { node: incarnation, copy_version: 0, damage_count: 0 };
     PromiseOutcome::Clean { incarnation, boot_number, last_epoch: LeaderEpoch(last_epoch), durable_end }
 }
 

@@ -22,7 +22,7 @@ fn commands() -> Vec<(MetadataCommand, &'static str)> {
         max_bytes: 10 << 30,
     };
     let (topic, epoch) = (TopicId(7), LeaderEpoch(5));
-    let incarnation = ReplicaIncarnation { node: 0xabcd, damage_count: 1 };
+    let incarnation = ReplicaIncarnation { node: 0xabcd, copy_version: 0, damage_count: 1 };
     vec![
         (register(1, 0xabcd, 4), "020001fbcdab04fba00f0c6c616e63652d313a3930303000"),
         (
@@ -49,7 +49,7 @@ fn commands() -> Vec<(MetadataCommand, &'static str)> {
 fn cluster_commands() -> Vec<(MetadataCommand, &'static str)> {
     let partition = TopicPartition::new(TopicId(7), 2);
     let (node, epoch) = (NodeId(3), LeaderEpoch(5));
-    let incarnation = ReplicaIncarnation { node: 0xabcd, damage_count: 1 };
+    let incarnation = ReplicaIncarnation { node: 0xabcd, copy_version: 0, damage_count: 1 };
     let order = PartitionRecovery {
         partition,
         epoch,
@@ -148,7 +148,7 @@ fn golden_bytes_of_what_a_snapshot_of_a_cluster_adds() {
             partition: TopicPartition::new(TopicId(1), 0),
             epoch: LeaderEpoch(1),
             node: NodeId(1),
-            incarnation: ReplicaIncarnation { node: 0xabcd, damage_count: 2 },
+            incarnation: ReplicaIncarnation { node: 0xabcd, copy_version: 0, damage_count: 2 },
             accept_data_loss: true,
             requested_by: "me".into(),
             recovered_at_secs: 9,

@@ -80,7 +80,7 @@ impl Node {
         let answers: Vec<PromiseAnswer> = partitions
             .iter()
             .map(|&(partition, epoch)| {
-                let incarnation = ReplicaIncarnation { node: INCARNATION, damage_count: 0 };
+                let incarnation = ReplicaIncarnation { node: INCARNATION, copy_version: 0, damage_count: 0 };
                 let (boot_number, last_epoch) = (self.boot_number, LeaderEpoch(epoch.0 - 1));
                 let outcome = PromiseOutcome::Clean { incarnation, boot_number, last_epoch, durable_end: 0 };
                 PromiseAnswer { partition, epoch, outcome }

@@ -277,7 +277,7 @@ impl Network {
     fn promises(&self, node: u16, partitions: &[(TopicPartition, LeaderEpoch)]) -> Option<Vec<PromiseAnswer>> {
         let host = &self.hosts[&node];
         let state = host.core.as_ref()?.state();
-        let incarnation = ReplicaIncarnation { node: host.incarnation, damage_count: 0 };
+        let incarnation = ReplicaIncarnation { node: host.incarnation, copy_version: 0, damage_count: 0 };
         let answers = partitions.iter().map(|&(partition, epoch)| {
             let replica = state.partition(partition).and_then(|decided| decided.replica(NodeId(node)).copied());
             let (boot_number, last_epoch) = (host.boot_number, LeaderEpoch(epoch.0 - 1));

@@ -38,7 +38,11 @@ fn planned(world: &mut World) -> Vec<u16> {
 /// The leader finds that nothing is lost by the planned set: it is exchanged.
 fn exchange(world: &mut World) {
     let decided = world.state.partition(PARTITION).unwrap();
-    let incarnation = |node| ReplicaIncarnation { node: world.state.node(node).unwrap().incarnation, damage_count: 0 };
+    let incarnation = |node| ReplicaIncarnation {
+        node: world.state.node(node).unwrap().incarnation,
+        copy_version: 0,
+        damage_count: 0,
+    };
     let command = MetadataCommand::ReplaceReplica {
         partition: PARTITION,
         epoch: decided.epoch,

@@ -30,7 +30,7 @@ fn in_quorum(world: &World) -> Vec<u16> {
 }
 
 fn life(node: u16) -> ReplicaIncarnation {
-    ReplicaIncarnation { node: 100 + u64::from(node), damage_count: 0 }
+    ReplicaIncarnation { node: 100 + u64::from(node), copy_version: 0, damage_count: 0 }
 }
 
 fn evict(node: u16, version: u32) -> MetadataCommand {
@@ -150,7 +150,7 @@ fn only_the_admitted_incarnation_rejoins() {
     let mut world = led(3, 3);
     assert_eq!(verdict(&mut world, rejoin(3, life(3), 1)), Err(PartitionRefusal::InQuorum { node: NodeId(3) }));
     world.ok(evict(3, 1));
-    let damaged = ReplicaIncarnation { node: 103, damage_count: 1 };
+    let damaged = ReplicaIncarnation { node: 103, copy_version: 0, damage_count: 1 };
     let not_admitted = PartitionRefusal::NotAdmitted { node: NodeId(3), given: damaged, admitted: life(3) };
     assert_eq!(verdict(&mut world, rejoin(3, damaged, 2)), Err(not_admitted));
     world.ok(register(3, 903, 1));
@@ -162,7 +162,7 @@ fn only_the_admitted_incarnation_rejoins() {
 fn an_incarnation_counts_once_it_is_admitted() {
     let mut world = led(3, 3);
     world.ok(register(3, 903, 1));
-    let (old, new) = (life(3), ReplicaIncarnation { node: 903, damage_count: 2 });
+    let (old, new) = (life(3), ReplicaIncarnation { node: 903, copy_version: 0, damage_count: 2 });
     let cases = [
         (admit(3, old, 1), PartitionRefusal::StaleIncarnation { node: NodeId(3), given: old }),
         (admit(1, life(1), 1), PartitionRefusal::IsLeader { node: NodeId(1) }),
@@ -177,7 +177,7 @@ fn an_incarnation_counts_once_it_is_admitted() {
     let (events, _) = world.apply(admit(3, new, 1));
     assert_eq!(events, [MetadataEvent::ReplicaAdmitted { partition: PARTITION, node: NodeId(3), incarnation: new }]);
     assert!(world.state.counts(decided(&world).replica(NodeId(3)).unwrap()));
-    let less_damaged = ReplicaIncarnation { node: 903, damage_count: 1 };
+    let less_damaged = ReplicaIncarnation { node: 903, copy_version: 0, damage_count: 1 };
     let stale = PartitionRefusal::StaleIncarnation { node: NodeId(3), given: less_damaged };
     assert_eq!(verdict(&mut world, admit(3, less_damaged, 1)), Err(stale));
 }
@@ -197,10 +197,10 @@ fn a_spare_takes_the_place_of_a_silent_replica_in_one_step() {
         (swap(3, 3, life(3), 2), PartitionRefusal::NotInQuorum { node: NodeId(3) }),
         (swap(2, 3, life(3), 1), PartitionRefusal::StaleVersion { given: 1, current: 2 }),
         (
-            swap(2, 3, ReplicaIncarnation { node: 103, damage_count: 4 }, 2),
+            swap(2, 3, ReplicaIncarnation { node: 103, copy_version: 0, damage_count: 4 }, 2),
             PartitionRefusal::NotAdmitted {
                 node: NodeId(3),
-                given: ReplicaIncarnation { node: 103, damage_count: 4 },
+                given: ReplicaIncarnation { node: 103, copy_version: 0, damage_count: 4 },
                 admitted: life(3),
             },
         ),
@@ -405,7 +405,7 @@ fn recovery(node: u16) -> PartitionRecovery {
         partition: PARTITION,
         epoch: LeaderEpoch(2),
         node: NodeId(node),
-        incarnation: ReplicaIncarnation { node: 100 + u64::from(node), damage_count: 1 },
+        incarnation: ReplicaIncarnation { node: 100 + u64::from(node), copy_version: 0, damage_count: 1 },
         accept_data_loss: true,
         requested_by: "operator".into(),
         recovered_at_secs: 77,
@@ -424,11 +424,11 @@ fn a_recovery_goes_on_with_one_copy_counts_no_other_and_is_remembered() {
     assert!(matches!(events[1], MetadataEvent::LeaderChosen { leader: NodeId(2), boot_number: 1, .. }));
     let state = decided(&world);
     assert_eq!(state.replica(NodeId(2)).unwrap().admitted, recovery(2).incarnation);
-    assert_eq!(state.replica(NodeId(1)).unwrap().admitted, NO_INCARNATION);
+    assert_eq!(state.replica(NodeId(1)).unwrap().admitted.node, NO_INCARNATION);
     assert!(world.state.leader_is_current(&state));
     let audit = &world.state.recoveries()[0];
     assert_eq!((audit.requested_by.as_str(), audit.recovered_at_secs, audit.index), ("operator", 77, world.index));
-    let refilled = ReplicaIncarnation { node: 101, damage_count: 1 };
+    let refilled = ReplicaIncarnation { node: 101, copy_version: 0, damage_count: 1 };
     let admit = MetadataCommand::Admit {
         node: NodeId(1),
         partitions: vec![(PARTITION, refilled, LeaderEpoch(2), state.in_quorum_version)],
@@ -449,7 +449,7 @@ fn a_recovery_without_need_or_without_consent_is_refused() {
     world.open(PARTITION, 2);
     let stale = |damage_count, node| PartitionRefusal::StaleIncarnation {
         node: NodeId(2),
-        given: ReplicaIncarnation { node, damage_count },
+        given: ReplicaIncarnation { node, copy_version: 0, damage_count },
     };
     let cases = [
         (wrong(|order| order.accept_data_loss = false), PartitionRefusal::DataLossNotAccepted),

@@ -21,7 +21,7 @@ fn config() -> impl Strategy<Value = TopicConfig> {
 
 fn choice() -> impl Strategy<Value = LeaderChoice> {
     (partition(), 0u32..4, 1u16..4, 0u64..3, 1u64..4).prop_map(|(partition, epoch, node, life, boot_number)| {
-        let incarnation = ReplicaIncarnation { node: u64::from(node) * 10 + life, damage_count: 0 };
+        let incarnation = ReplicaIncarnation { node: u64::from(node) * 10 + life, copy_version: 0, damage_count: 0 };
         LeaderChoice { partition, epoch: LeaderEpoch(epoch), leader: NodeId(node), incarnation, boot_number }
     })
 }
@@ -31,8 +31,11 @@ fn opening() -> impl Strategy<Value = EpochOpening> {
 }
 
 fn incarnation() -> impl Strategy<Value = ReplicaIncarnation> {
-    (1u64..4, 0u64..3, 0u32..2)
-        .prop_map(|(node, life, damage_count)| ReplicaIncarnation { node: node * 10 + life, damage_count })
+    (1u64..4, 0u64..3, 0u32..2).prop_map(|(node, life, damage_count)| ReplicaIncarnation {
+        node: node * 10 + life,
+        copy_version: 0,
+        damage_count,
+    })
 }
 
 fn entries() -> impl Strategy<Value = Vec<(TopicPartition, ReplicaIncarnation, LeaderEpoch, u32)>> {
@@ -111,7 +114,7 @@ fn beginning() -> Vec<MetadataCommand> {
             partition,
             epoch,
             leader: NodeId(node),
-            incarnation: ReplicaIncarnation { node: u64::from(node) * 10, damage_count: 0 },
+            incarnation: ReplicaIncarnation { node: u64::from(node) * 10, copy_version: 0, damage_count: 0 },
             boot_number: 1,
         });
         commands.push(MetadataCommand::LeaderChosen { partitions: choices.collect() });

@@ -72,7 +72,7 @@ impl World {
 }
 
 pub fn choice(partition: TopicPartition, epoch: u32, node: u16, incarnation: u64, boot_number: u64) -> LeaderChoice {
-    let incarnation = ReplicaIncarnation { node: incarnation, damage_count: 0 };
+    let incarnation = ReplicaIncarnation { node: incarnation, copy_version: 0, damage_count: 0 };
     LeaderChoice { partition, epoch: LeaderEpoch(epoch), leader: NodeId(node), incarnation, boot_number }
 }
 
@@ -231,7 +231,7 @@ fn epochs_open_one_after_the_other_and_the_first_choice_of_a_leader_wins() {
     assert_eq!(world.choose(choice(partition, 1, 2, 102, 1)).len(), 1);
     assert_eq!(world.choose(choice(partition, 1, 1, 101, 1)), [], "the first wins");
     let decided = world.state.partition(partition).unwrap().clone();
-    let incarnation = ReplicaIncarnation { node: 102, damage_count: 0 };
+    let incarnation = ReplicaIncarnation { node: 102, copy_version: 0, damage_count: 0 };
     assert_eq!(decided.leader, Some(PartitionLeader { node: NodeId(2), incarnation, boot_number: 1 }));
     assert_eq!((decided.in_quorum.len(), decided.in_quorum_version), (3, 1));
     assert!(world.state.leader_is_current(&decided));

@@ -135,7 +135,7 @@ fn a_newcomer_that_is_given_up_or_loses_its_disk_holds_nothing() {
     leader.on_newcomer_added(NodeId(4), incarnation(4));
     acked(&mut leader, 4, 104);
     assert!(leader.may_change_replicas(&nodes(&[1, 2, 4])));
-    let wiped = ReplicaIncarnation { node: 999, damage_count: 0 };
+    let wiped = ReplicaIncarnation { node: 999, copy_version: 0, damage_count: 0 };
     leader.on_incarnation_heard(NodeId(4), wiped);
     assert!(!leader.may_change_replicas(&nodes(&[1, 2, 4])));
     leader.on_newcomer_removed(NodeId(4));
@@ -168,7 +168,7 @@ fn admission_needs_what_is_committed_and_the_epoch_start() {
 #[test]
 fn an_earlier_life_counts_no_more_once_a_new_one_is_heard() {
     let mut leader = serving(3);
-    let wiped = ReplicaIncarnation { node: 999, damage_count: 0 };
+    let wiped = ReplicaIncarnation { node: 999, copy_version: 0, damage_count: 0 };
     flushed(&mut leader, 300);
     leader.on_incarnation_heard(NodeId(2), wiped);
     assert_eq!(acked(&mut leader, 2, 300), 104, "the bytes are gone");
@@ -205,7 +205,7 @@ fn a_spare_takes_the_place_of_a_member_that_does_not_respond() {
 fn a_member_that_lost_its_disk_is_swapped_out_though_it_responds() {
     let mut leader = serving(3);
     leader.on_in_quorum_changed(&nodes(&[1, 2]), &mut Vec::new());
-    leader.on_incarnation_heard(NodeId(2), ReplicaIncarnation { node: 999, damage_count: 0 });
+    leader.on_incarnation_heard(NodeId(2), ReplicaIncarnation { node: 999, copy_version: 0, damage_count: 0 });
     assert_eq!(leader.spare_swap(|_| true).map(|swap| (swap.out, swap.into)), Some((NodeId(2), NodeId(3))));
 }
 

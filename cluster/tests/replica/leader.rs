@@ -8,7 +8,7 @@ const PARTITION: TopicPartition = TopicPartition::new(TopicId(1), 0);
 const EPOCH: LeaderEpoch = LeaderEpoch(4);
 
 fn incarnation(node: u16) -> ReplicaIncarnation {
-    ReplicaIncarnation { node: 100 + u64::from(node), damage_count: 0 }
+    ReplicaIncarnation { node: 100 + u64::from(node), copy_version: 0, damage_count: 0 }
 }
 
 fn leader_of(copies: u16, high_watermark: u64, own_flush: u64) -> LeaderReplica {

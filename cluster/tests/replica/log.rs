@@ -15,7 +15,7 @@ pub fn epoch(number: u32) -> LeaderEpoch {
 }
 
 pub fn incarnation(node: u16) -> ReplicaIncarnation {
-    ReplicaIncarnation { node: 100 + u64::from(node), damage_count: 0 }
+    ReplicaIncarnation { node: 100 + u64::from(node), copy_version: 0, damage_count: 0 }
 }
 
 /// A batch without records.

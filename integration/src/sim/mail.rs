@@ -104,7 +104,7 @@ pub enum Mail {
     LookUp(LookUpOffset),
     DiskDone(DiskDone<DiskCompletion>),
     PollerFailed,
-    Assign(u64, Vec<TopicPartition>, Vec<TopicId>),
+    Assign(u64, Vec<(TopicPartition, u32)>, Vec<TopicId>),
     Introduce(Vec<(TopicPartition, LeaderEpoch, ReplicaIncarnation)>),
     Fence(Vec<(TopicPartition, LeaderEpoch)>),
     Lead(Vec<LeaderRole>),
@@ -130,7 +130,7 @@ pub enum Mail {
     Led(TopicPartition, LeaderEpoch),
     Assigned(u64),
     // To the replication actor.
-    EpochsWanted(Vec<(TopicPartition, u32, u64)>),
+    EpochsWanted(Vec<(TopicPartition, u32, u32)>),
     LeadershipChanged(TopicPartition, Result<LeaderEpoch, String>),
     PromiseWanted(Vec<(TopicPartition, LeaderEpoch)>),
     LeadersChosen(Vec<LeaderRole>),

@@ -121,7 +121,7 @@ pub struct DiskDone<C: 'static> {
 pub struct PollerFailed;
 
 /// The partitions that this node holds, as committed; logs are opened for new ones and dropped for gone ones.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 #[cfg_attr(feature = "actix", derive(actix::Message))]
 #[cfg_attr(feature = "actix", rtype(result = "()"))]
 pub struct AssignPartitions {
@@ -129,6 +129,9 @@ pub struct AssignPartitions {
     pub partitions: Vec<TopicPartition>,
     /// Those of them that other nodes hold as well: what is damaged here can be had from there.
     pub replicated: Vec<TopicPartition>,
+    /// By which version of its replica set this node was given its copy, where that was not the first set. A copy given
+    /// anew begins from nothing.
+    pub copy_versions: Vec<(TopicPartition, u32)>,
     /// Topics that are gone since the last time.
     pub deleted: Vec<TopicId>,
 }

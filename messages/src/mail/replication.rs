@@ -7,8 +7,9 @@ use crate::id::{LeaderEpoch, TopicPartition};
 #[cfg_attr(feature = "actix", derive(actix::Message))]
 #[cfg_attr(feature = "actix", rtype(result = "()"))]
 pub struct EpochsWanted {
-    /// Each partition with the epoch of its log's last batch and its durable end.
-    pub partitions: Vec<(TopicPartition, u32, u64)>,
+    /// Each partition with the epoch of its log's last batch, and which copy this is
+    /// ([`crate::id::ReplicaIncarnation::copy_version`]).
+    pub partitions: Vec<(TopicPartition, u32, u32)>,
 }
 
 /// A partition serves in an epoch, or stopped.

@@ -85,7 +85,7 @@ impl IngestionCore {
         let slot = self.index.get(&id).copied();
         let partition = slot.and_then(|slot| Some((slot, self.partitions.get_mut(slot as usize)?.as_mut()?)));
         let Some((slot, partition)) = partition.filter(|(_, partition)| partition.may_follow()) else {
-            let incarnation = ReplicaIncarnation { node: 0, damage_count: 0 };
+            let incarnation = ReplicaIncarnation { node: 0, copy_version: 0, damage_count: 0 };
             let response = AppendResponse { partition: id, epoch, incarnation, outcome: AppendOutcome::Unavailable };
             return effects.push(IngestionEffect::ToLeader(session, response));
         };
@@ -104,12 +104,12 @@ impl IngestionCore {
         }
     }
 
-    /// What a log was opened with that nobody has introduced yet: epoch of its last batch, and durable end.
-    pub fn unintroduced(&self, id: TopicPartition) -> Option<(TopicPartition, u32, u64)> {
+    /// A log that nobody has introduced yet, with the epoch of its last batch.
+    pub fn unintroduced(&self, id: TopicPartition) -> Option<(TopicPartition, u32)> {
         let slot = self.index.get(&id).copied()?;
         let partition = self.partitions.get(slot as usize)?.as_ref()?;
         let log = partition.log.as_ref().filter(|_| partition.follower.is_none())?;
-        Some((id, log.last_epoch().0, log.durable_end()))
+        Some((id, log.last_epoch().0))
     }
 
     /// The replica was found damaged: gives its log back, to be cut and opened again as a new life.

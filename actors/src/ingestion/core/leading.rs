@@ -187,7 +187,11 @@ impl IngestionCore {
             return;
         }
         let mut follow_ups = Vec::new();
+        let is_present_copy = leader.role.copy_version(from.node) == Some(response.incarnation.copy_version);
         match &response.outcome {
+            AppendOutcome::Appended { .. } | AppendOutcome::Diverged { .. } if !is_present_copy => {
+                follower.flow.on_unavailable(now.elapsed);
+            }
             AppendOutcome::Appended { durable_end, sync_p99_micros } => {
                 follower.incarnation = Some(response.incarnation);
                 let progress = follower.flow.on_appended(response.incarnation, *durable_end, now.elapsed);

@@ -145,7 +145,7 @@ pub fn node_id(node: u8) -> NodeId {
 }
 
 pub fn incarnation(node: u8, damage_count: u32) -> ReplicaIncarnation {
-    ReplicaIncarnation { node: u64::from(node) + 100, damage_count }
+    ReplicaIncarnation { node: u64::from(node) + 100, copy_version: 0, damage_count }
 }
 
 pub fn leader_epoch(epoch: u8) -> LeaderEpoch {

@@ -104,7 +104,9 @@ impl Ingestion {
             }
             Mail::Truncated(cut) if cut.life == lives => {
                 core.on_log_truncated(cut.partition, *cut.result, effects);
-                let wanted: Vec<_> = core.unintroduced(cut.partition).into_iter().collect();
+                let opened = core.unintroduced(cut.partition);
+                let with_copy = |(partition, last_epoch)| (partition, last_epoch, self.copy_version(partition));
+                let wanted: Vec<_> = opened.into_iter().map(with_copy).collect();
                 if !wanted.is_empty() {
                     ctx.send(self.to(Part::Replication), Mail::EpochsWanted(wanted));
                 }

@@ -43,7 +43,8 @@ pub struct Ingestion {
     pub(super) core: Option<IngestionCore>,
     pool: Option<SlotPool>,
     arena: Arc<Arena>,
-    assigned: Vec<TopicPartition>,
+    /// The partitions of this shard, and which copy of each.
+    assigned: BTreeMap<TopicPartition, u32>,
     pub(super) marks: LogMarks,
     marks_moved: bool,
     pub(super) flushed: FlushedFile,
@@ -93,7 +94,7 @@ impl Ingestion {
             core: None,
             pool: Some(SlotPool::new(Arc::clone(&arena))),
             arena,
-            assigned: Vec::new(),
+            assigned: BTreeMap::new(),
             marks,
             marks_moved: false,
             flushed,
@@ -140,7 +141,7 @@ impl Ingestion {
             flow: FlowOptions::default(),
         };
         let mut core = IngestionCore::new(options, pool, TailRing::new(self.setup.tail_bytes));
-        self.assigned.iter().for_each(|partition| core.on_assigned(*partition));
+        self.assigned.keys().for_each(|partition| core.on_assigned(*partition));
         for (node, peer) in &self.peers {
             core.on_link_changed(*node, Some(*peer), ctx.now, &mut Vec::new());
         }
@@ -170,7 +171,7 @@ impl Ingestion {
             // What an earlier life waited for ended with it.
             Mail::Drained(life) | Mail::LogsOpened(LogsOpened { life, .. }) if life != self.lives => return Ok(false),
             Mail::Drained(_) => {
-                self.open_logs(self.assigned.clone(), true, ctx);
+                self.open_logs(self.assigned.keys().copied().collect(), true, ctx);
                 return Ok(false);
             }
             Mail::LogsOpened(LogsOpened { awaited, logs, .. }) => {
@@ -283,23 +284,23 @@ impl Ingestion {
 
     fn on_assign(
         &mut self,
-        (partitions, deleted): (Vec<TopicPartition>, &[TopicId]),
+        (partitions, deleted): (Vec<(TopicPartition, u32)>, &[TopicId]),
         effects: &mut Vec<IngestionEffect>,
         ctx: &mut Context<'_>,
     ) {
-        let before: BTreeSet<TopicPartition> = self.assigned.iter().copied().collect();
-        let after: BTreeSet<TopicPartition> = partitions.iter().copied().collect();
-        let added: Vec<TopicPartition> = after.difference(&before).copied().collect();
-        self.assigned = partitions;
+        let before: BTreeSet<(TopicPartition, u32)> = std::mem::take(&mut self.assigned).into_iter().collect();
+        let after: BTreeSet<(TopicPartition, u32)> = partitions.into_iter().collect();
+        let added: Vec<TopicPartition> = after.difference(&before).map(|copy| copy.0).collect();
+        let gone: Vec<TopicPartition> = before.difference(&after).map(|copy| copy.0).collect();
+        self.assigned = after.into_iter().collect();
         if let Some(core) = self.core.as_mut() {
-            for gone in before.difference(&after) {
+            for gone in &gone {
                 self.marks.forget(*gone);
                 self.marks_moved = true;
                 drop(core.on_unassigned(*gone, deleted.contains(&gone.topic), effects));
             }
             added.iter().for_each(|partition| core.on_assigned(*partition));
         }
-        let gone: Vec<TopicPartition> = before.difference(&after).copied().collect();
         for partition in &gone {
             ctx.send(ctx.me, Mail::RemoveLog(*partition));
         }
@@ -311,6 +312,11 @@ impl Ingestion {
         if !added.is_empty() {
             self.open_logs(added, false, ctx);
         }
+    }
+
+    /// By which version of its replica set this node was given its copy of the partition.
+    pub(super) fn copy_version(&self, partition: TopicPartition) -> u32 {
+        self.assigned.get(&partition).copied().unwrap_or(0)
     }
 
     fn open_logs(&mut self, partitions: Vec<TopicPartition>, awaited: bool, ctx: &mut Context<'_>) {
@@ -345,7 +351,8 @@ impl Ingestion {
             match result {
                 Ok(log) => {
                     if log.offline().is_none() && log.latched().is_none() {
-                        wanted.push((partition, log.last_epoch().0, log.durable_end()));
+                        let copy_version = self.assigned.get(&partition).copied().unwrap_or(0);
+                        wanted.push((partition, log.last_epoch().0, copy_version));
                     }
                     core.on_log_opened(partition, log, effects);
                 }

@@ -448,9 +448,10 @@ impl Metadata {
         let mut deleted: Vec<TopicId> = self.view.partitions().map(|partition| partition.topic).collect();
         deleted.dedup();
         deleted.retain(|topic| view.is_deleted(*topic));
-        let mut assignments: Vec<Vec<TopicPartition>> = vec![Vec::new(); usize::from(self.shards)];
+        let mut assignments: Vec<Vec<(TopicPartition, u32)>> = vec![Vec::new(); usize::from(self.shards)];
         for partition in view.partitions().filter(|partition| view.holds(*partition)) {
-            assignments[usize::from(shard_of(partition, self.shards))].push(partition);
+            let copy = core.state().partition(partition).and_then(|decided| decided.copy_version(self.identity.node));
+            assignments[usize::from(shard_of(partition, self.shards))].push((partition, copy.unwrap_or(0)));
         }
         for (shard, mut partitions) in (0..self.shards).zip(assignments) {
             partitions.sort_unstable();

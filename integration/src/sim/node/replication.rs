@@ -25,7 +25,7 @@ pub struct Replication {
     boot_number: u64,
     promises: Checkpoint,
     core: Option<ReplicationCore>,
-    logs: Vec<(TopicPartition, u32, u64)>,
+    logs: Vec<(TopicPartition, u32, u32)>,
     /// Which of them are led, fed or stopped since.
     settled: BTreeSet<TopicPartition>,
     led: BTreeMap<TopicPartition, LeaderEpoch>,

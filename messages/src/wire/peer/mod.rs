@@ -45,7 +45,7 @@ pub const MAX_OPENING_PAYLOAD_BYTES: usize = 4096;
 pub const RECOGNISED_BYTES: usize = 20;
 
 /// Version of the peer protocol spoken here; the oldest and the newest are the same.
-pub const PEER_VERSION: u16 = 1;
+pub const PEER_VERSION: u16 = 2;
 
 /// The command code of a peer frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -46,7 +46,7 @@ pub const MAX_HISTORY_EPOCHS: usize = 1024 * 1024;
 /// A frame of answers that has reached this is closed.
 const ANSWER_FRAME_BYTES: usize = 1024 * 1024;
 /// Shortest answer.
-const MIN_ANSWER_BYTES: usize = 24;
+const MIN_ANSWER_BYTES: usize = 28;
 /// Bytes of one epoch of a history.
 const HISTORY_ENTRY_BYTES: usize = 12;
 
@@ -193,8 +193,7 @@ pub(super) fn encode_truncate(request: &TruncateRequest, out: &mut BytesMut) {
     out.put_u8(0);
     out.put_u32_le(request.epoch.0);
     out.put_u32_le(request.answers.last_epoch.0);
-    out.put_u32_le(request.answers.incarnation.damage_count);
-    out.put_u64_le(request.answers.incarnation.node);
+    put_incarnation(request.answers.incarnation, out);
     out.put_u64_le(request.answers.log_end);
     out.put_u64_le(place.position);
     if kind == 2 {
@@ -203,13 +202,23 @@ pub(super) fn encode_truncate(request: &TruncateRequest, out: &mut BytesMut) {
     }
 }
 
+fn put_incarnation(incarnation: ReplicaIncarnation, out: &mut BytesMut) {
+    out.put_u32_le(incarnation.copy_version);
+    out.put_u32_le(incarnation.damage_count);
+    out.put_u64_le(incarnation.node);
+}
+
+fn read_incarnation(reader: &mut PayloadReader<'_>) -> Option<ReplicaIncarnation> {
+    let (copy_version, damage_count) = (reader.u32()?, reader.u32()?);
+    Some(ReplicaIncarnation { node: reader.u64()?, copy_version, damage_count })
+}
+
 pub(super) fn decode_truncate(reader: &mut PayloadReader<'_>) -> Option<TruncateRequest> {
     let partition = TopicPartition::new(TopicId(reader.u32()?), reader.u16()?);
     let (kind, zero) = (reader.u8()?, reader.u8()?);
     let epoch = LeaderEpoch(reader.u32()?);
     let last_epoch = LeaderEpoch(reader.u32()?);
-    let damage_count = reader.u32()?;
-    let incarnation = ReplicaIncarnation { node: reader.u64()?, damage_count };
+    let incarnation = read_incarnation(reader)?;
     let answers = DivergedLog { incarnation, last_epoch, log_end: reader.u64()? };
     let position = reader.u64()?;
     let to = match kind {
@@ -256,8 +265,7 @@ fn encode_answer(response: &AppendResponse, out: &mut BytesMut) {
     });
     out.put_u8(0);
     out.put_u32_le(response.epoch.0);
-    out.put_u32_le(response.incarnation.damage_count);
-    out.put_u64_le(response.incarnation.node);
+    put_incarnation(response.incarnation, out);
     match &response.outcome {
         AppendOutcome::Appended { durable_end, sync_p99_micros } => {
             out.put_u64_le(*durable_end);
@@ -296,8 +304,7 @@ fn decode_answer(reader: &mut PayloadReader<'_>) -> Option<AppendResponse> {
     let partition = TopicPartition::new(TopicId(reader.u32()?), reader.u16()?);
     let (kind, zero) = (reader.u8()?, reader.u8()?);
     let epoch = LeaderEpoch(reader.u32()?);
-    let damage_count = reader.u32()?;
-    let incarnation = ReplicaIncarnation { node: reader.u64()?, damage_count };
+    let incarnation = read_incarnation(reader)?;
     let outcome = match kind {
         1 => AppendOutcome::Appended { durable_end: reader.u64()?, sync_p99_micros: reader.u32()? },
         2 => AppendOutcome::Fenced { promised: LeaderEpoch(reader.u32()?) },
