@@ -1,14 +1,14 @@
-//! What nodes say to each other about the cluster: `[version u8 = 1][bincode of ControlMessage]`, over control links.
+//! What nodes say to each other about the cluster: `[version u8 = 2][bincode of ControlMessage]`, over control links.
 //!
 //! Any of these may be lost; whoever needs an answer asks again.
 
 use crate::codec::{self, CodecError};
-use crate::metadata::PromiseAnswer;
+use crate::metadata::{HeartbeatAnswer, PromiseAnswer};
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
 use serde::{Deserialize, Serialize};
 
 /// Version byte before every message.
-pub const CONTROL_VERSION: u8 = 1;
+pub const CONTROL_VERSION: u8 = 2;
 const WHAT: &str = "control message";
 
 /// One message; a variant's place is its number on the wire, so new ones go to the end.
@@ -16,8 +16,8 @@ const WHAT: &str = "control message";
 pub enum ControlMessage {
     /// The sender lives.
     Heartbeat {
-        /// Whether it leads the metadata group.
-        leads_metadata: bool,
+        /// When, in milliseconds of its own clock since it started.
+        sent_ms: u64,
     },
     /// A message of Raft.
     Raft(Vec<u8>),
@@ -61,6 +61,8 @@ pub enum ControlMessage {
         /// The target.
         to: NodeId,
     },
+    /// A heartbeat arrived.
+    HeartbeatAnswer(HeartbeatAnswer),
 }
 
 /// What a proposal came to at the node that led.
@@ -103,17 +105,17 @@ mod tests {
     fn messages_have_these_bytes() {
         let partition = TopicPartition::new(TopicId(7), 1);
         let cases = [
-            (ControlMessage::Heartbeat { leads_metadata: true }, vec![1, 0, 1]),
-            (ControlMessage::Raft(vec![9, 8]), vec![1, 1, 2, 9, 8]),
-            (ControlMessage::Propose { request: 5, command: vec![1] }, vec![1, 2, 5, 1, 1]),
-            (ControlMessage::AskPromises(vec![(partition, LeaderEpoch(3))]), vec![1, 4, 1, 7, 1, 3]),
-            (ControlMessage::MoveLeader { partition, epoch: LeaderEpoch(3), to: NodeId(2) }, vec![1, 8, 7, 1, 3, 2]),
+            (ControlMessage::Heartbeat { sent_ms: 3 }, vec![2, 0, 3]),
+            (ControlMessage::Raft(vec![9, 8]), vec![2, 1, 2, 9, 8]),
+            (ControlMessage::Propose { request: 5, command: vec![1] }, vec![2, 2, 5, 1, 1]),
+            (ControlMessage::AskPromises(vec![(partition, LeaderEpoch(3))]), vec![2, 4, 1, 7, 1, 3]),
+            (ControlMessage::MoveLeader { partition, epoch: LeaderEpoch(3), to: NodeId(2) }, vec![2, 8, 7, 1, 3, 2]),
         ];
         for (message, bytes) in cases {
             assert_eq!(message.encode().unwrap(), bytes);
             assert_eq!(ControlMessage::decode(&bytes).unwrap(), message);
         }
-        assert!(ControlMessage::decode(&[2, 0, 1]).is_err());
-        assert!(ControlMessage::decode(&[1, 0, 1, 0]).is_err());
+        assert!(ControlMessage::decode(&[1, 0, 1]).is_err());
+        assert!(ControlMessage::decode(&[2, 0, 1, 0]).is_err());
     }
 }

@@ -57,10 +57,13 @@ pub struct MoveLeadership {
     pub to: NodeId,
 }
 
-/// A metadata leader was heard: topics that ack alone may do so for this much longer.
+/// Nobody is put in the place of this node before then: until then topics that ack alone may do so.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
-pub struct ExtendLease(pub Duration);
+pub struct ExtendLease {
+    /// By the clock of this node.
+    pub until: Duration,
+}
 
 /// Cut a damaged log back to its last good position and open it again.
 #[derive(Clone, Copy, Debug, Message)]
@@ -292,7 +295,7 @@ impl Handler<ExtendLease> for IngestionActor {
 
     fn handle(&mut self, message: ExtendLease, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
-        self.with_core(ctx, |core, now, effects| core.on_lease(now.elapsed + message.0, now, effects));
+        self.with_core(ctx, |core, now, effects| core.on_lease(message.until, now, effects));
     }
 }
 

@@ -31,7 +31,6 @@ use lance_messages::mail::ingestion::AssignPartitions;
 use lance_storage::disk::Disk;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -130,8 +129,6 @@ pub struct MetadataSetup {
     pub genesis: Vec<GenesisNode>,
     /// See `genesis`.
     pub is_voter: bool,
-    /// Told to peers with every heartbeat.
-    pub leads_metadata: Arc<AtomicBool>,
 }
 
 pub(super) type Answered = Result<MetadataAnswer, CallFailure>;

@@ -13,14 +13,14 @@ use lance_messages::error_code::ErrorCode;
 use lance_messages::id::NodeId;
 use lance_messages::mail::peer::{ControlReceived, LinkChanged, SendControl};
 use lance_messages::peer::{LinkKind, PeerIdentity};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// A proposal of this node that nobody has answered by then has an unknown outcome.
 pub(super) const CALL_TIMEOUT_MS: u64 = 5000;
 /// How often a registration that was not applied yet is repeated.
 const REGISTER_INTERVAL_MS: u64 = 300;
-/// For how long after a sign of a metadata leader a topic that acks alone may do so.
+/// For how long after it was surely counted as alive nobody is put in the place of this node: as long as a failure takes
+/// to be noticed.
 const LEASE: Duration = Duration::from_secs(1);
 /// The request number of registrations.
 const REGISTRATION: u64 = 0;
@@ -231,14 +231,18 @@ impl MetadataActor {
     ) -> Result<(), String> {
         let now_ms = self.now_ms();
         match message {
-            ControlMessage::Heartbeat { leads_metadata } => {
+            ControlMessage::Heartbeat { sent_ms } => {
                 if let Some(running) = self.running.as_mut() {
                     running.core.on_peer(from);
                     running.core.on_heard(from, now_ms);
+                    let answer = running.core.answer_heartbeat(sent_ms);
+                    self.send_to(from.node, &ControlMessage::HeartbeatAnswer(answer));
                 }
-                if leads_metadata {
-                    self.extend_lease();
-                }
+            }
+            ControlMessage::HeartbeatAnswer(answer) => {
+                let core = self.running.as_mut().map(|running| &mut running.core);
+                let counts_from = core.and_then(|core| core.on_heartbeat_answered(from, &answer));
+                counts_from.into_iter().for_each(|from_ms| self.extend_lease(from_ms));
             }
             ControlMessage::Raft(bytes) => {
                 if let Some(running) = self.running.as_mut() {
@@ -277,27 +281,22 @@ impl MetadataActor {
         Ok(())
     }
 
-    /// A metadata leader was heard, or is this node.
-    pub(super) fn extend_lease(&self) {
+    /// Nobody was put in the place of this node in the time after `from_ms`.
+    fn extend_lease(&self, from_ms: u64) {
         for shard in &self.shards {
             // The next sign comes soon.
-            let _ = shard.try_send(ExtendLease(LEASE));
+            let _ = shard.try_send(ExtendLease { until: Duration::from_millis(from_ms) + LEASE });
         }
     }
 
-    /// Shows peers and the rest of this node who leads the metadata, and who lives.
+    /// Shows the rest of this node who lives.
     pub(super) fn look_around(&mut self) {
         let Some(running) = self.running.as_ref() else { return };
-        let leads = running.core.is_leading();
-        self.setup.leads_metadata.store(leads, Ordering::Relaxed);
         let alive: Vec<(NodeId, bool)> =
             running.core.state().nodes().map(|(node, _)| (node, running.core.is_alive(node))).collect();
         if alive != self.alive {
             self.alive = alive;
             self.state_changed = true;
-        }
-        if leads && !self.links.is_empty() {
-            self.extend_lease();
         }
     }
 }

@@ -2,6 +2,7 @@
 //! may, as the committed metadata names them; and the heartbeats on them.
 
 use super::{StartError, Starter};
+use crate::clock::NodeClock;
 use crate::ingestion::actor::IngestionActor;
 use crate::ingestion::replica_handlers::ServeLinks;
 use crate::mailbox::Mailbox;
@@ -22,7 +23,6 @@ use lance_messages::id::{NodeId, TopicPartition};
 use lance_messages::mail::peer::{SendControl, SendToFollower};
 use lance_messages::peer::LinkKind;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Between two heartbeats to every peer.
@@ -38,8 +38,7 @@ pub(super) struct LinkKeeper {
     pub(super) shards: Vec<Mailbox<IngestionActor>>,
     pub(super) metadata: Mailbox<MetadataActor>,
     pub(super) view: Arc<ArcSwap<ClusterView>>,
-    /// Told to peers with every heartbeat.
-    pub(super) leads_metadata: Arc<AtomicBool>,
+    pub(super) clock: NodeClock,
     pub(super) control: HashMap<NodeId, Mailbox<PeerLinkActor>>,
     pub(super) data: HashMap<NodeId, Mailbox<PeerLinkActor>>,
 }
@@ -133,7 +132,8 @@ impl LinkKeeper {
     }
 
     fn beat(&self) {
-        let heartbeat = ControlMessage::Heartbeat { leads_metadata: self.leads_metadata.load(Ordering::Relaxed) };
+        let sent_ms = u64::try_from(self.clock.now().elapsed.as_millis()).unwrap_or(u64::MAX);
+        let heartbeat = ControlMessage::Heartbeat { sent_ms };
         if let Ok(bytes) = heartbeat.encode() {
             let bytes = Bytes::from(bytes);
             for link in self.control.values() {

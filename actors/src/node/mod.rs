@@ -343,7 +343,6 @@ impl Wiring<'_> {
             rack: self.config.node.rack.clone().unwrap_or_default(),
             genesis,
             is_voter: peering.is_none_or(|peering| peering.formed.is_voter),
-            leads_metadata: peering.map(|peering| Arc::clone(&peering.leads_metadata)).unwrap_or_default(),
         };
         let handle = thread.handle();
         let metadata = self

@@ -24,7 +24,6 @@ use lance_storage::checkpoint::DataDir;
 use lance_storage::disk::Disk;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 /// A node's place among its peers.
 pub(super) struct Peering {
@@ -32,8 +31,7 @@ pub(super) struct Peering {
     pub(super) formed: Formed,
     /// Who proves peers that connect.
     pub(super) acceptor: Mailbox<PeerAcceptorActor>,
-    /// Told to peers with every heartbeat.
-    pub(super) leads_metadata: Arc<AtomicBool>,
+    clock: NodeClock,
     local: Arc<LocalPeer>,
     /// Serves control links and sessions: heartbeats never wait for data.
     thread: Thread,
@@ -92,7 +90,7 @@ pub(super) async fn join(
         acceptor: &acceptor,
     };
     let (formed, _) = form_cluster(parts, on_problem).await?;
-    Ok(Peering { formed, acceptor, leads_metadata: Arc::new(AtomicBool::new(false)), local, thread })
+    Ok(Peering { formed, acceptor, clock, local, thread })
 }
 
 impl Peering {
@@ -117,7 +115,7 @@ impl Peering {
             shards: shards.to_vec(),
             metadata: metadata.clone(),
             view: Arc::clone(view),
-            leads_metadata: Arc::clone(&self.leads_metadata),
+            clock: self.clock,
             control: HashMap::new(),
             data: HashMap::new(),
         };

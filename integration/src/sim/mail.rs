@@ -20,6 +20,7 @@ use lance_storage::disk::{DiskCompletion, DiskOp};
 use lance_storage::log::Log;
 use lance_storage::reader::{ReadError, ReadPlan};
 use std::fmt;
+use std::time::Duration;
 
 /// An actor of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -142,7 +143,7 @@ pub enum Mail {
     // About replicas, to an ingestion actor.
     ChangeRoles(Vec<LeaderRole>),
     Move(MoveLeadership),
-    ExtendLease,
+    ExtendLease(Duration),
     Refill(TopicPartition, u64),
     AppendReplica(AppendReplica),
     ReplicaAnswered(ReplicaAnswered),
@@ -258,7 +259,7 @@ impl Mail {
             Self::PartitionsGone(_) => "partitions gone",
             Self::ChangeRoles(_) => "change roles",
             Self::Move(_) => "move",
-            Self::ExtendLease => "extend lease",
+            Self::ExtendLease(_) => "extend lease",
             Self::Refill(..) => "refill",
             Self::AppendReplica(_) => "append replica",
             Self::ReplicaAnswered(_) => "replica answered",

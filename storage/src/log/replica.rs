@@ -1,6 +1,6 @@
 //! Replication: a leader's log is read batch by batch, a follower's takes them byte for byte and rolls where the leader's did.
 
-use super::{Log, ReplicaAppendError};
+use super::{InFlight, Log, ReplicaAppendError};
 use crate::disk::SlotPool;
 use crate::flush::NoSlot;
 use crate::reader::ReplicaSlice;
@@ -10,6 +10,9 @@ use bytes::{Bytes, BytesMut};
 use lance_messages::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use lance_messages::peer::LogPlace;
 use std::sync::Arc;
+
+/// A replica with no more than this to be synced is near its leader.
+const NEAR_BYTES: u64 = 1024 * 1024;
 
 /// Where the batches from a log position on are.
 #[derive(Clone, Debug)]
@@ -55,8 +58,25 @@ impl Log {
         if first && !starts {
             return Err(ReplicaAppendError::NoSegmentStart { position: header.position });
         }
+        self.part_from_committed(header.committed_through);
         self.store([raw_header, records], header, starts && !first, pool)
             .map_err(|NoSlot| ReplicaAppendError::PoolExhausted { bytes: header.batch_bytes() })
+    }
+
+    /// Has what is committed written and synced in a group of its own, before the batch that says so: recovery takes that
+    /// for proof that what lies below was synced here once. A replica that is far behind takes larger steps instead: should
+    /// power fail in one of them, it is refilled.
+    fn part_from_committed(&mut self, committed_through: u64) {
+        let in_flight = match &self.in_flight {
+            Some(InFlight::Write { end, .. }) => end.position,
+            _ => self.written.position,
+        };
+        let open_start = self.active.group_ends.back().map_or(in_flight, |end| end.position);
+        let is_near = self.end.position - self.durable.position <= NEAR_BYTES;
+        if is_near && committed_through > open_start && self.active.buffer.open_group_bytes() > 0 {
+            self.active.buffer.seal();
+            self.active.group_ends.push_back(self.end);
+        }
     }
 
     /// The bytes of a header of this log, as they stand in its segment.

@@ -121,7 +121,7 @@ impl IngestionCore {
         }
     }
 
-    /// A metadata leader was heard: until then a leader of a topic in mode L1 may ack without a quorum.
+    /// Nobody is put in the place of this node before then: a leader of a topic in mode L1 may ack without a quorum.
     pub fn on_lease(&mut self, until: Duration, now: Now, effects: &mut Effects) {
         self.lease_until = self.lease_until.max(until);
         self.check_lease(now, effects);

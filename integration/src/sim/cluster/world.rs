@@ -175,7 +175,7 @@ impl World {
 
     fn tell(&self, mail: &Mail, from: Address, to: Address) {
         let quiet = matches!(mail, Mail::Wake(wake) if !matches!(wake, Wake::Start | Wake::Fault | Wake::Heal))
-            || matches!(mail, Mail::Bytes(..) | Mail::Submit(..) | Mail::DiskDone(_) | Mail::ExtendLease);
+            || matches!(mail, Mail::Bytes(..) | Mail::Submit(..) | Mail::DiskDone(_) | Mail::ExtendLease(_));
         if self.verbose && !quiet {
             let mut text = format!("{mail:?}");
             if let Mail::Control(_, bytes) = mail {

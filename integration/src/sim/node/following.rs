@@ -14,9 +14,7 @@ use lance_messages::id::{LeaderEpoch, TopicPartition};
 use lance_messages::peer::{AppendResponse, LogPlace, ReplicaRequest, TruncateTo};
 use lance_storage::reader::Reader;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-const LEASE: Duration = Duration::from_secs(1);
 const READER_FILES: usize = 8;
 
 impl Ingestion {
@@ -82,7 +80,7 @@ impl Ingestion {
                 roles.into_iter().for_each(|role| core.on_role_changed(role, now, effects));
             }
             Mail::Move(wanted) => core.on_move(wanted.partition, wanted.epoch, wanted.to, now, effects),
-            Mail::ExtendLease => core.on_lease(now.elapsed + LEASE, now, effects),
+            Mail::ExtendLease(until) => core.on_lease(until, now, effects),
             Mail::AppendReplica(append) => {
                 for request in append.requests {
                     core.on_replica_request(append.session, request, effects);

@@ -215,7 +215,7 @@ impl Ingestion {
             | Mail::Lead(_)
             | Mail::ChangeRoles(_)
             | Mail::Move(_)
-            | Mail::ExtendLease
+            | Mail::ExtendLease(_)
             | Mail::Refill(..)
             | Mail::AppendReplica(_)
             | Mail::ReplicaAnswered(_)

@@ -13,9 +13,11 @@ use lance_cluster::metadata::{MetadataAnswer, MetadataCommand, ProposalFailure, 
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::NodeId;
 use lance_messages::peer::PeerIdentity;
+use std::time::Duration;
 
 const CALL_TIMEOUT_MS: u64 = 5000;
 const REGISTER_INTERVAL_MS: u64 = 300;
+const LEASE: Duration = Duration::from_secs(1);
 /// The request number of registrations.
 const REGISTRATION: u64 = 0;
 
@@ -114,11 +116,6 @@ impl Metadata {
         }
     }
 
-    /// Whether this node leads the metadata.
-    pub fn leads(&self) -> bool {
-        self.running.as_ref().is_some_and(|running| running.core.is_leading())
-    }
-
     pub(super) fn forward_call(&mut self, request: u64, command: &MetadataCommand, ctx: &mut Context<'_>) {
         let until_ms = ctx.elapsed_ms() + CALL_TIMEOUT_MS;
         let leader = self.running.as_ref().and_then(|running| running.core.leader_node());
@@ -199,12 +196,15 @@ impl Metadata {
         let message = ControlMessage::decode(body).map_err(|error| Failure(error.to_string()))?;
         let Some(running) = self.running.as_mut() else { return Ok(()) };
         match message {
-            ControlMessage::Heartbeat { leads_metadata } => {
+            ControlMessage::Heartbeat { sent_ms } => {
                 running.core.on_peer(from);
                 running.core.on_heard(from, now_ms);
-                if leads_metadata {
-                    self.extend_lease(ctx);
-                }
+                let answer = running.core.answer_heartbeat(sent_ms);
+                self.send_to(from.node, &ControlMessage::HeartbeatAnswer(answer), ctx);
+            }
+            ControlMessage::HeartbeatAnswer(answer) => {
+                let counts_from = running.core.on_heartbeat_answered(from, &answer);
+                counts_from.into_iter().for_each(|from_ms| self.extend_lease(from_ms, ctx));
             }
             ControlMessage::Raft(bytes) => {
                 running.core.on_peer(from);
@@ -238,24 +238,21 @@ impl Metadata {
         Ok(())
     }
 
-    fn extend_lease(&self, ctx: &mut Context<'_>) {
+    fn extend_lease(&self, from_ms: u64, ctx: &mut Context<'_>) {
+        let until = Duration::from_millis(from_ms) + LEASE;
         for shard in 0..self.shards {
-            ctx.send(Address::Node(self.node, Part::Ingestion(shard)), Mail::ExtendLease);
+            ctx.send(Address::Node(self.node, Part::Ingestion(shard)), Mail::ExtendLease(until));
         }
     }
 
-    /// Notes who lives, and shows the rest of this node that it leads.
-    pub(super) fn look_around(&mut self, ctx: &mut Context<'_>) {
+    /// Notes who lives.
+    pub(super) fn look_around(&mut self) {
         let Some(running) = self.running.as_ref().filter(|_| !self.is_alone()) else { return };
-        let leads = running.core.is_leading();
         let alive: Vec<(NodeId, bool)> =
             running.core.state().nodes().map(|(node, _)| (node, running.core.controller().is_alive(node))).collect();
         if alive != self.alive {
             self.alive = alive;
             self.state_changed = true;
-        }
-        if leads {
-            self.extend_lease(ctx);
         }
     }
 }

@@ -168,7 +168,7 @@ impl Metadata {
             }
             Mail::Wake(Wake::Tick) => {
                 ctx.wake(Wake::Tick, TICK);
-                self.look_around(ctx);
+                self.look_around();
                 self.settle_forwarded(ctx);
             }
             _ => {}

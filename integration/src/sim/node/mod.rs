@@ -443,7 +443,7 @@ impl Node {
             ctx.me = Address::Node(self.index, Part::Process);
             ctx.wake(Wake::Beat, HEARTBEAT_INTERVAL);
             if let Some(process) = self.process.as_ref() {
-                let heartbeat = ControlMessage::Heartbeat { leads_metadata: process.metadata.leads() };
+                let heartbeat = ControlMessage::Heartbeat { sent_ms: ctx.elapsed_ms() };
                 process.metadata.tell_all(&heartbeat, ctx);
             }
             return;
