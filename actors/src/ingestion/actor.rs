@@ -113,6 +113,8 @@ pub struct IngestionActor {
     pub(super) replicated: HashSet<TopicPartition>,
     pub(super) marks: LogMarks,
     pub(super) openings: Openings,
+    /// Logs that are removed.
+    pub(super) removals: Openings,
     pub(super) flushed: Option<FlushedFile>,
     pub(super) marks_moved: bool,
     pub(super) connections: HashMap<ConnectionId, ReplyTo>,
@@ -157,6 +159,7 @@ impl IngestionActor {
             replicated: HashSet::new(),
             marks: LogMarks { flushed: marks, latches: HashMap::new() },
             openings: Openings::default(),
+            removals: Openings::default(),
             flushed: Some(flushed),
             marks_moved: false,
             connections: HashMap::new(),
@@ -345,7 +348,11 @@ impl IngestionActor {
         let now_ns = self.setup.clock.now().wall_ns;
         let openings = self.openings.clone();
         let asked: Vec<(TopicPartition, u32)> = partitions.iter().map(|it| (*it, self.copy_version(*it))).collect();
-        let opening = async move { opener.open_all(requests, now_ns, openings).await };
+        let removals = self.removals.clone();
+        let opening = async move {
+            removals.finished().await;
+            opener.open_all(requests, now_ns, openings).await
+        };
         let opening = actix::fut::wrap_future::<_, Self>(opening);
         let opening = opening.map(move |opened, actor, ctx| actor.on_logs_opened(opened, &asked, ctx));
         if wait {

@@ -127,12 +127,13 @@ impl Handler<AssignPartitions> for IngestionActor {
             }
         }
         self.forget_epochs(gone.clone());
-        let (opener, openings) = (Arc::clone(&self.setup.opener), self.openings.clone());
+        let opener = Arc::clone(&self.setup.opener);
+        let (openings, removals) = (self.openings.clone(), self.removals.clone());
         let (added_now, deleted) = (added.clone(), message.deleted);
         self.with_core(ctx, move |core, _, effects| {
             for partition in gone {
                 let log = core.on_unassigned(partition, deleted.contains(&partition.topic), effects);
-                opener.remove(partition, log, openings.clone());
+                opener.remove(partition, log, openings.clone(), &removals);
             }
             added_now.iter().for_each(|partition| core.on_assigned(*partition));
         });

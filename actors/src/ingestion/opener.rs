@@ -185,8 +185,10 @@ impl LogOpener {
         opened
     }
 
-    /// Removes the folder of a partition that was deleted, away from the calling thread, once nobody opens it.
-    pub fn remove(&self, partition: TopicPartition, log: Option<Log>, openings: Openings) {
+    /// Removes the folder of a partition that was deleted or moved away, away from the calling thread, once nobody opens it.
+    /// `removals` tells of it: who opens logs waits for those under way, since a partition may come back at once.
+    pub fn remove(&self, partition: TopicPartition, log: Option<Log>, openings: Openings, removals: &Openings) {
+        let under_way = removals.begin();
         let (disk, dir) = (Arc::clone(&self.disk), self.options(partition).dir);
         actix_rt::spawn(async move {
             openings.finished().await;
@@ -199,11 +201,12 @@ impl LogOpener {
                 }
             });
             let _ = removal.await;
+            drop(under_way);
         });
     }
 }
 
-/// Openings under way: a log is never opened, or removed, while an earlier opening still reads and cuts it.
+/// Openings, or removals, under way: a log is never opened, or removed, while an earlier opening still reads and cuts it.
 #[derive(Clone, Debug)]
 pub struct Openings(Arc<watch::Sender<()>>);
 

@@ -45,6 +45,8 @@ pub struct Ingestion {
     arena: Arc<Arena>,
     /// The partitions of this shard, and which copy of each.
     assigned: BTreeMap<TopicPartition, u32>,
+    /// Logs that are about to be removed.
+    removing: BTreeSet<TopicPartition>,
     pub(super) marks: LogMarks,
     marks_moved: bool,
     pub(super) flushed: FlushedFile,
@@ -95,6 +97,7 @@ impl Ingestion {
             pool: Some(SlotPool::new(Arc::clone(&arena))),
             arena,
             assigned: BTreeMap::new(),
+            removing: BTreeSet::new(),
             marks,
             marks_moved: false,
             flushed,
@@ -182,11 +185,7 @@ impl Ingestion {
                 self.on_assign((partitions, &deleted), &mut effects, ctx);
                 ctx.send(self.to(Part::Metadata), Mail::Assigned(number));
             }
-            Mail::RemoveLog(partition) => {
-                // Whether the files of a deleted partition can be removed concerns nobody else.
-                let _ =
-                    lance_storage::disk::Disk::remove_dir_all(&self.disk, &self.logs_dir.join(partition.to_string()));
-            }
+            Mail::RemoveLog(partition) => self.remove_log(partition),
             Mail::Wake(Wake::Second) => {
                 ctx.wake(Wake::Second, Duration::from_secs(1));
                 self.store_marks();
@@ -302,8 +301,11 @@ impl Ingestion {
             added.iter().for_each(|partition| core.on_assigned(*partition));
         }
         for partition in &gone {
+            self.removing.insert(*partition);
             ctx.send(ctx.me, Mail::RemoveLog(*partition));
         }
+        // What is under way is waited for.
+        added.iter().for_each(|partition| self.remove_log(*partition));
         if !gone.is_empty() {
             ctx.send(self.to(Part::Replication), Mail::PartitionsGone(gone));
         }
@@ -311,6 +313,13 @@ impl Ingestion {
         added.iter().for_each(|partition| replicas::dropped(ctx.oracle, *partition, self.node));
         if !added.is_empty() {
             self.open_logs(added, false, ctx);
+        }
+    }
+
+    fn remove_log(&mut self, partition: TopicPartition) {
+        if self.removing.remove(&partition) {
+            // Whether the files of a deleted partition can be removed concerns nobody else.
+            let _ = lance_storage::disk::Disk::remove_dir_all(&self.disk, &self.logs_dir.join(partition.to_string()));
         }
     }
 
