@@ -51,6 +51,8 @@ pub struct FlowLog {
     pub log_end: u64,
     /// Everything below is committed.
     pub high_watermark: u64,
+    /// Most bytes that may be sent now.
+    pub allowance: u64,
 }
 
 /// What goes to the follower next.
@@ -295,6 +297,11 @@ impl FollowerFlow {
         self.state == State::Streaming && self.next == log_end && !self.reading && self.has_room()
     }
 
+    /// Whether the follower was not sent everything yet, although it is known where it is.
+    pub fn is_behind(&self, log_end: u64) -> bool {
+        self.state == State::Streaming && self.next < log_end
+    }
+
     /// Whether the link to the follower's node stands.
     pub fn is_up(&self) -> bool {
         self.state != State::Down
@@ -324,11 +331,11 @@ impl FollowerFlow {
             return FlowStep::Nothing;
         }
         if self.next < log.log_end {
-            if !self.has_room() {
+            if !self.has_room() || log.allowance == 0 {
                 return FlowStep::Nothing;
             }
             self.reading = true;
-            let max_bytes = self.options.window_bytes.saturating_sub(self.in_flight_bytes);
+            let max_bytes = self.options.window_bytes.saturating_sub(self.in_flight_bytes).min(log.allowance);
             return FlowStep::Send { from: self.next, max_bytes };
         }
         let tells = self.told_high_watermark < log.high_watermark && now >= self.told_at + HIGH_WATERMARK_INTERVAL;

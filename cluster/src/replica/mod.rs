@@ -8,6 +8,7 @@ mod follower;
 mod lag;
 pub mod leader;
 mod member;
+mod pace;
 pub mod quorum;
 mod rules;
 
@@ -18,4 +19,5 @@ pub use flow::{AckProgress, DivergedStep, FlowLog, FlowOptions, FlowStep, Follow
 pub use follower::{AppendDecision, FollowerReplica, LogFacts, Promise, TruncateDecision};
 pub use lag::{FollowerMeter, FollowerWindow, LatencyWindow};
 pub use leader::{LeaderEffect, LeaderReplica, Vote};
+pub use pace::CatchUpPace;
 pub use rules::{FollowerFacts, Swap};

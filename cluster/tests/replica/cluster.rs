@@ -128,7 +128,12 @@ impl Cluster {
             return;
         };
         let log = &self.logs[leading.node];
-        let facts = FlowLog { log_start: log.start(), log_end: log.end(), high_watermark: log.high_watermark };
+        let facts = FlowLog {
+            log_start: log.start(),
+            log_end: log.end(),
+            high_watermark: log.high_watermark,
+            allowance: u64::MAX,
+        };
         let flow = &mut leading.flows[node];
         for _ in 0..100 {
             let (from, end) = match flow.next(&facts, self.now) {

@@ -25,7 +25,7 @@ struct Run {
 impl Run {
     /// A leader with 1000 bytes and a link that stands.
     fn new() -> Self {
-        let log = FlowLog { log_start: 0, log_end: 1000, high_watermark: 0 };
+        let log = FlowLog { log_start: 0, log_end: 1000, high_watermark: 0, allowance: u64::MAX };
         let mut run = Self { flow: FollowerFlow::new(OPTIONS), log, now: ms(5000) };
         run.flow.on_link_up();
         run

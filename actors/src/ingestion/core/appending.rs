@@ -2,7 +2,7 @@
 
 use super::committing::{queue, release};
 use super::refusals::{hold_or_refuse, refuse};
-use super::{Effects, IngestionCore, Now};
+use super::{Effects, IngestionCore, Now, TIMED_MAX, Timed};
 use crate::ingestion::partition::{Held, Leadership};
 use crate::ingestion::pending::PendingProduce;
 use lance_messages::batch::ProducerSequence;
@@ -97,6 +97,13 @@ impl IngestionCore {
             self.counts.batches += 1;
             self.counts.bytes += u64::from(request.plain_len);
             self.counts.records += u64::from(request.record_count);
+            if partition.leader.is_some() {
+                self.pace.on_appended(u64::from(request.plain_len));
+                let is_free = |timed: &Timed| now.elapsed >= timed.appended_at + TIMED_MAX;
+                if self.timed.as_ref().is_none_or(is_free) {
+                    self.timed = Some(Timed { slot, end: appended.end_position, appended_at: now.elapsed });
+                }
+            }
         }
         partition.pending.push(PendingProduce {
             connection,

@@ -8,8 +8,8 @@ use crate::ingestion::partition::{Leadership, Partition};
 use crate::ingestion::replica::{Follower, LeaderRole, LeaderSide};
 use bytes::Bytes;
 use lance_cluster::replica::{
-    DivergedAnswer, DivergedStep, EpochHistory, EpochStart, FlowLog, FlowOptions, FlowStep, FollowerFlow, LeaderEffect,
-    LeaderLog, LeaderReplica, Vote,
+    CatchUpPace, DivergedAnswer, DivergedStep, EpochHistory, EpochStart, FlowLog, FlowOptions, FlowStep, FollowerFlow,
+    LeaderEffect, LeaderLog, LeaderReplica, Vote,
 };
 use lance_messages::batch::{BatchFlags, ControlBatch};
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
@@ -270,16 +270,20 @@ impl IngestionCore {
         }
         // What was appended must be readable from memory.
         self.keep_tail(now, effects);
-        let Self { partitions, tail, .. } = self;
+        let Self { partitions, tail, pace, .. } = self;
+        pace.on_tick(now.elapsed);
         let Some(partition) = partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
             return;
         };
         let (Some(log), Some(leader)) = (partition.log.as_ref(), partition.leader.as_mut()) else {
             return;
         };
-        let epoch = leader.role.epoch;
-        for follower in &mut leader.followers {
-            feed_one(follower, log, epoch, tail, now.elapsed, effects);
+        let LeaderSide { role, followers, .. } = leader.as_mut();
+        for follower in followers {
+            // Nobody waits for the others.
+            let counts = role.votes.iter().any(|vote| vote.node == follower.node && vote.in_quorum);
+            let pace = if counts { None } else { Some(&mut *pace) };
+            feed_one(follower, log, role.epoch, (tail, pace), now.elapsed, effects);
         }
     }
 
@@ -328,7 +332,7 @@ impl IngestionCore {
         }
         let terms = self.terms();
         for follow_up in follow_ups {
-            let Self { partitions, tail, .. } = self;
+            let Self { partitions, tail, pace, timed, .. } = self;
             let Some(partition) = partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
                 return;
             };
@@ -336,6 +340,9 @@ impl IngestionCore {
                 LeaderEffect::HighWatermarkAdvanced { position, .. } => {
                     if let Some(log) = partition.log.as_mut() {
                         log.advance_high_watermark_in(position, tail);
+                    }
+                    if let Some(timed) = timed.take_if(|timed| timed.slot == slot && timed.end <= position) {
+                        pace.on_committed(now.elapsed.saturating_sub(timed.appended_at));
                     }
                     release(partition, terms, effects);
                 }
@@ -391,6 +398,7 @@ fn flow_log(log: &Log) -> FlowLog {
         log_start: log.log_start().position,
         log_end: log.log_end(),
         high_watermark: log.high_watermark().position,
+        allowance: u64::MAX,
     }
 }
 
@@ -398,25 +406,33 @@ fn feed_one(
     follower: &mut Follower,
     log: &Log,
     epoch: LeaderEpoch,
-    tail: &TailRing,
+    (tail, mut pace): (&TailRing, Option<&mut CatchUpPace>),
     now: Duration,
     effects: &mut Effects,
 ) {
     loop {
-        match follower.flow.next(&flow_log(log), now) {
+        let mut flow_log = flow_log(log);
+        if let Some(pace) = pace.as_mut().filter(|_| follower.flow.is_behind(flow_log.log_end)) {
+            flow_log.allowance = pace.allowance(now);
+        }
+        match follower.flow.next(&flow_log, now) {
             FlowStep::Nothing => return,
             FlowStep::Probe { prev_end } => effects.extend(send(follower, log, epoch, prev_end, Vec::new(), now)),
             FlowStep::Send { from, max_bytes } => {
                 let max_bytes = max_bytes.min(APPEND_BYTES) as usize;
                 match log.replica_read(from, max_bytes, tail) {
                     ReplicaRead::Batches { bytes, .. } => match split_batches(&bytes, log.partition()) {
-                        Ok(batches) => effects.extend(send(follower, log, epoch, from, batches, now)),
+                        Ok(batches) => {
+                            pace.iter_mut().for_each(|pace| pace.on_sent(bytes.len() as u64));
+                            effects.extend(send(follower, log, epoch, from, batches, now));
+                        }
                         Err(error) => {
                             effects.push(IngestionEffect::NotTaken(log.partition(), error.to_string()));
                             follower.flow.on_read_failed(now);
                         }
                     },
                     ReplicaRead::Segments(slice) => {
+                        pace.iter_mut().for_each(|pace| pace.on_sent(max_bytes as u64));
                         follower.reading = true;
                         let (partition, node) = (log.partition(), follower.node);
                         effects.push(IngestionEffect::ReadForFollower {

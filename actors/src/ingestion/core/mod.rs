@@ -17,7 +17,7 @@ use crate::network::budget::ByteBudget;
 use crate::network::readers::SegmentRead;
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
-use lance_cluster::replica::{FlowOptions, FollowerMeter, LatencyWindow};
+use lance_cluster::replica::{CatchUpPace, FlowOptions, FollowerMeter, LatencyWindow};
 use lance_messages::batch::BatchHeader;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, TopicPartition};
@@ -192,7 +192,22 @@ pub struct IngestionCore {
     copies: ByteBudget,
     /// Fetches that wait for room to copy what they ask for.
     starved: VecDeque<Fetch>,
+    /// How fast replicas are fed that nobody waits for.
+    pace: CatchUpPace,
+    /// A batch whose time to commit is measured; one at a time.
+    timed: Option<Timed>,
 }
+
+/// A batch that was appended to the partition in `slot`.
+#[derive(Clone, Copy, Debug)]
+struct Timed {
+    slot: u32,
+    end: u64,
+    appended_at: Duration,
+}
+
+/// A batch that takes so long is not measured any more: it may never commit under this leader.
+const TIMED_MAX: Duration = Duration::from_secs(1);
 
 type Effects = Vec<IngestionEffect>;
 
@@ -226,6 +241,8 @@ impl IngestionCore {
             appends_refused: false,
             copies: ByteBudget::default(),
             starved: VecDeque::new(),
+            pace: CatchUpPace::default(),
+            timed: None,
         }
     }
 

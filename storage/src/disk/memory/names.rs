@@ -71,8 +71,16 @@ impl Names {
         path.parent().is_none() || path.as_os_str().is_empty() || self.get(path) == Some(Node::Dir)
     }
 
-    /// Adds a folder, durable at once.
+    /// Adds a folder, durable at once; so is then that one of this name was removed before.
     pub(super) fn add_dir(&mut self, path: &Path) {
+        let Self { durable, unsynced, .. } = self;
+        unsynced.retain(|change| {
+            let precedes = matches!(change, Change::Remove(removed) if path.starts_with(removed));
+            if precedes {
+                change.apply(durable);
+            }
+            !precedes
+        });
         self.live.insert(path.to_owned(), Node::Dir);
         self.durable.insert(path.to_owned(), Node::Dir);
     }
