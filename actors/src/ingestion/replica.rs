@@ -50,6 +50,11 @@ impl LeaderRole {
         }
     }
 
+    /// Whether what `node` has synced counts towards a quorum.
+    pub fn counts(&self, node: NodeId) -> bool {
+        self.votes.iter().any(|vote| vote.node == node && vote.in_quorum)
+    }
+
     /// The nodes that are fed.
     pub fn fed(&self, own: NodeId) -> impl Iterator<Item = NodeId> {
         self.votes.iter().map(|vote| vote.node).chain(self.newcomer()).filter(move |node| *node != own)

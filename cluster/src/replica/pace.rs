@@ -22,9 +22,9 @@ const FALL: f64 = 0.7;
 const RISE: f64 = 1.1;
 /// What may be sent at once after a pause: so much time's worth, and this many bytes.
 const BURST: f64 = 0.01;
-const BURST_BYTES: f64 = 256.0 * 1024.0;
+const BURST_BYTES: f64 = 512.0 * 1024.0;
 /// Less than this is not worth a message.
-const LEAST_BYTES: f64 = 64.0 * 1024.0;
+const LEAST_BYTES: f64 = 256.0 * 1024.0;
 /// Commits measured in a window at most.
 const MAX_SAMPLES: usize = 256;
 

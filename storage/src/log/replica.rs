@@ -11,9 +11,6 @@ use lance_messages::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use lance_messages::peer::LogPlace;
 use std::sync::Arc;
 
-/// A replica with no more than this to be synced is near its leader.
-const NEAR_BYTES: u64 = 1024 * 1024;
-
 /// Where the batches from a log position on are.
 #[derive(Clone, Debug)]
 pub enum ReplicaRead {
@@ -58,22 +55,20 @@ impl Log {
         if first && !starts {
             return Err(ReplicaAppendError::NoSegmentStart { position: header.position });
         }
-        self.part_from_committed(header.committed_through);
         self.store([raw_header, records], header, starts && !first, pool)
             .map_err(|NoSlot| ReplicaAppendError::PoolExhausted { bytes: header.batch_bytes() })
     }
 
-    /// Has what is committed written and synced in a group of its own, before the batch that says so: recovery takes that
-    /// for proof that what lies below was synced here once. A replica that is far behind takes larger steps instead: should
-    /// power fail in one of them, it is refilled.
-    fn part_from_committed(&mut self, committed_through: u64) {
+    /// Has what is committed written and synced in a group of its own, before a batch that says so: recovery takes that for
+    /// proof that what lies below was synced here once. Called before the batch is appended, by a replica that is near its
+    /// leader; one that is far behind takes larger steps, and is refilled should power fail in one of them.
+    pub fn part_from_committed(&mut self, committed_through: u64) {
         let in_flight = match &self.in_flight {
             Some(InFlight::Write { end, .. }) => end.position,
             _ => self.written.position,
         };
         let open_start = self.active.group_ends.back().map_or(in_flight, |end| end.position);
-        let is_near = self.end.position - self.durable.position <= NEAR_BYTES;
-        if is_near && committed_through > open_start && self.active.buffer.open_group_bytes() > 0 {
+        if committed_through > open_start && self.active.buffer.open_group_bytes() > 0 {
             self.active.buffer.seal();
             self.active.group_ends.push_back(self.end);
         }

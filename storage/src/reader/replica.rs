@@ -61,9 +61,8 @@ impl ReplicaSlice {
         let damaged = |flaw| source.damaged(file_offset, flaw);
         let left = self.limit_position().saturating_sub(self.position);
         let wanted = left.min((max_bytes as u64).max(BATCH_HEADER_BYTES as u64));
-        source.read_ahead(self.position, wanted);
         let mut bytes = vec![0; wanted as usize];
-        let filled = source.read(&mut bytes, file_offset)?;
+        let filled = source.read_once(&mut bytes, file_offset)?;
         bytes.truncate(filled);
         let first = match header_at(&bytes, source.seed(), &Chain::at(self.position)) {
             Ok(first) => first,

@@ -138,6 +138,11 @@ impl Source {
         read_full(&self.file, out, file_offset, !self.closed)
     }
 
+    /// Like [`Self::read`] past the page cache: what goes to a replica is not read again soon, and would push out what is.
+    pub fn read_once(&self, out: &mut [u8], file_offset: u64) -> Result<usize, DiskError> {
+        read_full(&self.file, out, file_offset, true)
+    }
+
     /// Names the place of a flaw.
     pub fn damaged(&self, file_offset: u64, flaw: BatchFlaw) -> ReadError {
         ReadError::Damaged {

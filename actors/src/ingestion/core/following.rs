@@ -137,6 +137,9 @@ impl IngestionCore {
     }
 }
 
+/// A replica that lacks no more than this of what is committed is near its leader.
+const NEAR_BYTES: u64 = 1024 * 1024;
+
 /// Takes what can be taken; answers whether something is to be written.
 fn on_append(
     partition: &mut Partition,
@@ -158,7 +161,9 @@ fn on_append(
         AppendDecision::Diverged => diverged(log),
         AppendDecision::Append { skip_batches, high_watermark } => {
             follower.session = Some(session);
-            let taken = take(log, pool, append.batches.get(skip_batches..).unwrap_or_default());
+            let batches = append.batches.get(skip_batches..).unwrap_or_default();
+            let is_near = append.high_watermark <= log.log_end() + NEAR_BYTES;
+            let taken = take(log, pool, batches, is_near);
             log.advance_high_watermark(high_watermark);
             if append.log_start > log.log_start().position {
                 effects.push(IngestionEffect::DropBefore(partition.id, append.log_start));
@@ -199,8 +204,11 @@ fn begin_anew(partition: &mut Partition, session: u64, append: &AppendRequest) {
     follower.truncating = Some((session, TruncateRequest { partition, epoch, answers, to }));
 }
 
-fn take(log: &mut Log, pool: &mut SlotPool, batches: &[ReplicaBatch]) -> Taken {
+fn take(log: &mut Log, pool: &mut SlotPool, batches: &[ReplicaBatch], is_near: bool) -> Taken {
     for ReplicaBatch { raw_header, header, records } in batches {
+        if is_near {
+            log.part_from_committed(header.committed_through);
+        }
         if let Err(error) = log.append_replica(raw_header, header, records, pool) {
             return Taken::Some(error);
         }

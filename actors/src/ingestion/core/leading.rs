@@ -226,7 +226,8 @@ impl IngestionCore {
         let Some(slot) = self.index.get(&id).copied() else {
             return;
         };
-        let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
+        let Self { partitions, pace, .. } = self;
+        let Some(partition) = partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
             return;
         };
         let (Some(log), Some(leader)) = (partition.log.as_ref(), partition.leader.as_mut()) else {
@@ -239,6 +240,12 @@ impl IngestionCore {
         if !std::mem::take(&mut follower.reading) {
             return;
         }
+        if !leader.role.counts(node) {
+            pace.on_sent(read.as_ref().map_or(0, |bytes| bytes.len() as u64));
+        }
+        let Some(follower) = leader.follower_mut(node) else {
+            return;
+        };
         let batches = read.and_then(|bytes| split_batches(&bytes, id).map_err(|error| error.to_string()));
         match batches {
             Ok(batches) => effects.extend(send(follower, log, epoch, from, batches, now.elapsed)),
@@ -281,8 +288,7 @@ impl IngestionCore {
         let LeaderSide { role, followers, .. } = leader.as_mut();
         for follower in followers {
             // Nobody waits for the others.
-            let counts = role.votes.iter().any(|vote| vote.node == follower.node && vote.in_quorum);
-            let pace = if counts { None } else { Some(&mut *pace) };
+            let pace = if role.counts(follower.node) { None } else { Some(&mut *pace) };
             feed_one(follower, log, role.epoch, (tail, pace), now.elapsed, effects);
         }
     }
@@ -432,7 +438,6 @@ fn feed_one(
                         }
                     },
                     ReplicaRead::Segments(slice) => {
-                        pace.iter_mut().for_each(|pace| pace.on_sent(max_bytes as u64));
                         follower.reading = true;
                         let (partition, node) = (log.partition(), follower.node);
                         effects.push(IngestionEffect::ReadForFollower {
