@@ -94,7 +94,18 @@ impl World {
     }
 
     pub fn clean(&mut self, node: u16, epoch: u32, last_epoch: u32, durable_end: u64) {
-        self.answer(node, epoch, clean_of(100 + u64::from(node), 1, last_epoch, durable_end));
+        let outcome = clean_of(100 + u64::from(node), 1, last_epoch, durable_end);
+        let given = self.state.partition(PARTITION).and_then(|decided| decided.copy_version(NodeId(node)));
+        let outcome = match outcome {
+            PromiseOutcome::Clean { incarnation, boot_number, last_epoch, durable_end } => PromiseOutcome::Clean {
+                incarnation: ReplicaIncarnation { copy_version: given.unwrap_or(0), ..incarnation },
+                boot_number,
+                last_epoch,
+                durable_end,
+            },
+            other => other,
+        };
+        self.answer(node, epoch, outcome);
     }
 
     /// A clean answer of the present epoch that holds `durable_end` of the epoch before.

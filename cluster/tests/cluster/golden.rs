@@ -24,24 +24,24 @@ fn commands() -> Vec<(MetadataCommand, &'static str)> {
     let (topic, epoch) = (TopicId(7), LeaderEpoch(5));
     let incarnation = ReplicaIncarnation { node: 0xabcd, copy_version: 0, damage_count: 1 };
     vec![
-        (register(1, 0xabcd, 4), "020001fbcdab04fba00f0c6c616e63652d313a3930303000"),
+        (register(1, 0xabcd, 4), "030001fbcdab04fba00f0c6c616e63652d313a3930303000"),
         (
             MetadataCommand::CreateTopic { name: "ab".into(), config, created_at_secs: 1_700_000_000, request: 9 },
-            "02010261620302 01 fc803a0900 fd0000008002000000 fc00f15365 09",
+            "03010261620302 01 fc803a0900 fd0000008002000000 fc00f15365 09",
         ),
-        (MetadataCommand::DeleteTopic { topic, deleted_at_secs: 11 }, "0202070b"),
+        (MetadataCommand::DeleteTopic { topic, deleted_at_secs: 11 }, "0302070b"),
         (
             MetadataCommand::AlterTopic { topic, partitions: Some(300), max_age_secs: None, max_bytes: Some(0) },
-            "020307 01fb2c01 00 0100",
+            "030307 01fb2c01 00 0100",
         ),
-        (MetadataCommand::SetRetention { topic, max_age_secs: 60, max_bytes: 250 }, "0204073cfa"),
-        (MetadataCommand::InitProducer { existing: Some((ProducerId(3), 1)), now_secs: 5 }, "020501030105"),
-        (MetadataCommand::OpenEpoch { partitions: vec![EpochOpening { partition, epoch }] }, "02060107 0205"),
+        (MetadataCommand::SetRetention { topic, max_age_secs: 60, max_bytes: 250 }, "0304073cfa"),
+        (MetadataCommand::InitProducer { existing: Some((ProducerId(3), 1)), now_secs: 5 }, "030501030105"),
+        (MetadataCommand::OpenEpoch { partitions: vec![EpochOpening { partition, epoch }] }, "03060107 0205"),
         (
             MetadataCommand::LeaderChosen {
                 partitions: vec![LeaderChoice { partition, epoch, leader: NodeId(1), incarnation, boot_number: 4 }],
             },
-            "020701070205 01 fbcdab 01 04",
+            "030701070205 01 fbcdab 00 01 04",
         ),
     ]
 }
@@ -62,14 +62,14 @@ fn cluster_commands() -> Vec<(MetadataCommand, &'static str)> {
         lost_to: 250,
     };
     vec![
-        (MetadataCommand::Evict { node, partitions: vec![(partition, epoch, 6)] }, "02 08 03 01 0702 05 06"),
+        (MetadataCommand::Evict { node, partitions: vec![(partition, epoch, 6)] }, "03 08 03 01 0702 05 06"),
         (
             MetadataCommand::Rejoin { node, partitions: vec![(partition, incarnation, epoch, 6)] },
-            "02 09 03 01 0702 fbcdab01 05 06",
+            "03 09 03 01 0702 fbcdab0001 05 06",
         ),
         (
             MetadataCommand::Admit { node, partitions: vec![(partition, incarnation, epoch, 6)] },
-            "02 0a 03 01 0702 fbcdab01 05 06",
+            "03 0a 03 01 0702 fbcdab0001 05 06",
         ),
         (
             MetadataCommand::SwapIn {
@@ -80,7 +80,7 @@ fn cluster_commands() -> Vec<(MetadataCommand, &'static str)> {
                 into: NodeId(3),
                 incarnation,
             },
-            "02 0b 0702 05 06 01 03 fbcdab01",
+            "03 0b 0702 05 06 01 03 fbcdab0001",
         ),
         (
             MetadataCommand::ReplaceReplica {
@@ -90,17 +90,17 @@ fn cluster_commands() -> Vec<(MetadataCommand, &'static str)> {
                 replicas: vec![NodeId(1), node],
                 newcomer: Some((node, incarnation)),
             },
-            "02 0c 0702 05 04 02 01 03 01 03 fbcdab01",
+            "03 0c 0702 05 04 02 01 03 01 03 fbcdab0001",
         ),
-        (MetadataCommand::SetDraining { node, draining: true }, "02 0d 03 01"),
-        (MetadataCommand::AllowNode { node, address: "a:1".into() }, "02 0e 03 03613a31"),
-        (MetadataCommand::RemoveNode { node }, "02 0f 03"),
-        (MetadataCommand::SetTopicMode { topic: TopicId(7), mode: ReplicationMode::L2 }, "02 10 07 01"),
-        (MetadataCommand::RecoverPartition(order), "02 11 0702 05 03 fbcdab01 01 026d65 09 10 fa"),
-        (MetadataCommand::BindProducer { producer: ProducerId(3), epoch: 1 }, "02 12 03 01"),
-        (MetadataCommand::PlanReplicas { partition, replicas_version: 6, replicas: vec![node] }, "02 13 0702 06 01 03"),
-        (MetadataCommand::SetLeaving { node }, "02 14 03"),
-        (MetadataCommand::SetReplicationFactor { topic: TopicId(7), replication_factor: 3 }, "02 15 07 03"),
+        (MetadataCommand::SetDraining { node, draining: true }, "03 0d 03 01"),
+        (MetadataCommand::AllowNode { node, address: "a:1".into() }, "03 0e 03 03613a31"),
+        (MetadataCommand::RemoveNode { node }, "03 0f 03"),
+        (MetadataCommand::SetTopicMode { topic: TopicId(7), mode: ReplicationMode::L2 }, "03 10 07 01"),
+        (MetadataCommand::RecoverPartition(order), "03 11 0702 05 03 fbcdab0001 01 026d65 09 10 fa"),
+        (MetadataCommand::BindProducer { producer: ProducerId(3), epoch: 1 }, "03 12 03 01"),
+        (MetadataCommand::PlanReplicas { partition, replicas_version: 6, replicas: vec![node] }, "03 13 0702 06 01 03"),
+        (MetadataCommand::SetLeaving { node }, "03 14 03"),
+        (MetadataCommand::SetReplicationFactor { topic: TopicId(7), replication_factor: 3 }, "03 15 07 03"),
     ]
 }
 
@@ -122,11 +122,11 @@ fn golden_bytes_of_a_snapshot() {
     let partition = TopicPartition::new(TopicId(1), 0);
     state.apply(3, &MetadataCommand::OpenEpoch { partitions: vec![EpochOpening { partition, epoch: LeaderEpoch(1) }] });
     let bytes = state.encode_snapshot().unwrap();
-    let golden = "03 03 02 01 \
+    let golden = "04 03 02 01 \
         01 01 fbcdab 04 fba00f 0c6c616e63652d313a39303030 00 00 00 00 \
         00 00 \
         01 01 026162 fc00f15365 01 00 01 01 00 00 00 \
-        01 01 01 fbcdab 00 00 01 00 01 01 00 00 00 00 00 00";
+        01 01 01 fbcdab 00 00 00 01 00 01 01 00 00 00 00 00 00";
     let golden: String = golden.chars().filter(|byte| !byte.is_whitespace()).collect();
     assert_eq!(hex(&bytes), golden);
     assert_eq!(MetadataState::decode_snapshot(&bytes).unwrap(), state);
@@ -159,18 +159,18 @@ fn golden_bytes_of_what_a_snapshot_of_a_cluster_adds() {
     for (index, command) in (1..).zip(&commands) {
         assert!(state.apply(index, command).answer.is_ok(), "{command:?}");
     }
-    let golden = "03 08 02 01 \
+    let golden = "04 08 02 01 \
         01 01 fbcdab 04 fba00f 0c6c616e63652d313a39303030 00 01 00 00 \
         01 03 03613a31 01 02 01 fbceab \
         01 01 026162 fc00f15365 01 00 01 01 01 00 00 \
-        01 01 01 fbcdab 02 01 01 01 01 fbcdab 02 04 01 01 01 00 00 00 00 \
-        01 08 0100 01 01 fbcdab 02 026d65 09 10 fa";
+        01 01 01 fbcdab 00 02 01 01 01 01 fbcdab 00 02 04 01 01 01 00 00 00 00 \
+        01 08 0100 01 01 fbcdab 00 02 026d65 09 10 fa";
     let golden: String = golden.chars().filter(|byte| !byte.is_whitespace()).collect();
     let bytes = state.encode_snapshot().unwrap();
     assert_eq!(hex(&bytes), golden);
     assert_eq!(MetadataState::decode_snapshot(&bytes).unwrap(), state);
     let older = MetadataState::decode_snapshot(&[1, 0]);
-    assert!(matches!(older, Err(CodecError::UnknownVersion { found: 1, known: 3, .. })));
+    assert!(matches!(older, Err(CodecError::UnknownVersion { found: 1, known: 4, .. })));
 }
 
 #[test]
@@ -179,9 +179,9 @@ fn unknown_versions_commands_and_trailing_bytes_are_errors() {
     bytes.push(0);
     assert!(matches!(MetadataCommand::decode(&bytes), Err(CodecError::Trailing { trailing: 1, .. })));
     assert!(matches!(MetadataCommand::decode(&[]), Err(CodecError::Empty { .. })));
-    assert!(matches!(MetadataCommand::decode(&[1, 0]), Err(CodecError::UnknownVersion { found: 1, known: 2, .. })));
-    assert!(matches!(MetadataCommand::decode(&[2, 200]), Err(CodecError::Undecodable { .. })));
-    let vast = [2, 6, 253, 255, 255, 255, 255, 255, 255, 255, 127];
+    assert!(matches!(MetadataCommand::decode(&[1, 0]), Err(CodecError::UnknownVersion { found: 1, known: 3, .. })));
+    assert!(matches!(MetadataCommand::decode(&[3, 200]), Err(CodecError::Undecodable { .. })));
+    let vast = [3, 6, 253, 255, 255, 255, 255, 255, 255, 255, 127];
     assert!(MetadataCommand::decode(&vast).is_err(), "a vast length allocates nothing");
 }
 
@@ -191,7 +191,7 @@ proptest::proptest! {
         let _ = MetadataCommand::decode(&bytes);
         let _ = MetadataState::decode_snapshot(&bytes);
         if let Some(first) = bytes.first_mut() {
-            *first = 2;
+            *first = 3;
         }
         let _ = MetadataCommand::decode(&bytes);
         let _ = MetadataState::decode_snapshot(&bytes);

@@ -40,7 +40,7 @@ fn exchange(world: &mut World) {
     let decided = world.state.partition(PARTITION).unwrap();
     let incarnation = |node| ReplicaIncarnation {
         node: world.state.node(node).unwrap().incarnation,
-        copy_version: 0,
+        copy_version: decided.replicas_version,
         damage_count: 0,
     };
     let command = MetadataCommand::ReplaceReplica {

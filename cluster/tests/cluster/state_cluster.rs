@@ -212,13 +212,18 @@ fn a_spare_takes_the_place_of_a_silent_replica_in_one_step() {
     assert_eq!((in_quorum(&world), decided(&world).in_quorum_version), (vec![1, 3], 3));
 }
 
+/// The life of a node whose copy was given by a version of the replica set.
+fn copy(node: u16, copy_version: u32) -> ReplicaIncarnation {
+    ReplicaIncarnation { copy_version, ..life(node) }
+}
+
 fn replace(nodes: &[u16], newcomer: Option<u16>, version: u32) -> MetadataCommand {
     MetadataCommand::ReplaceReplica {
         partition: PARTITION,
         epoch: EPOCH,
         replicas_version: version,
         replicas: nodes.iter().map(|node| NodeId(*node)).collect(),
-        newcomer: newcomer.map(|node| (NodeId(node), life(node))),
+        newcomer: newcomer.map(|node| (NodeId(node), copy(node, version))),
     }
 }
 
@@ -244,6 +249,19 @@ fn only_what_is_planned_is_changed_and_a_plan_that_is_given_up_makes_late_propos
     assert_eq!(
         refused(&mut world, replace(&[1, 2, 4], Some(4), 1)),
         PartitionRefusal::StaleVersion { given: 1, current: 3 }
+    );
+    let earlier = |newcomer| match replace(&[1, 2, 4], Some(4), 3) {
+        MetadataCommand::ReplaceReplica { partition, epoch, replicas_version, replicas, .. } => {
+            MetadataCommand::ReplaceReplica { partition, epoch, replicas_version, replicas, newcomer }
+        }
+        other => other,
+    };
+    let given = copy(4, 1);
+    let of_the_plan_before = earlier(Some((NodeId(4), given)));
+    assert_eq!(
+        refused(&mut world, of_the_plan_before),
+        PartitionRefusal::StaleIncarnation { node: NodeId(4), given },
+        "what a copy of an earlier plan held may be gone"
     );
     world.ok(replace(&[1, 2, 4], Some(4), 3));
     assert_eq!((decided(&world).planned.len(), decided(&world).replicas_version), (0, 4));
@@ -289,7 +307,7 @@ fn a_replica_set_changes_by_one_and_the_newcomer_gets_the_leavers_place() {
         leaver: Some(NodeId(3)),
     };
     assert_eq!(events, [changed]);
-    assert_eq!(decided(&world).replica(NodeId(4)).unwrap().admitted, life(4));
+    assert_eq!(decided(&world).replica(NodeId(4)).unwrap().admitted, copy(4, 1));
     assert_eq!(world.state.replica_counts().get(&NodeId(3)), None);
     assert_eq!(world.state.replica_counts()[&NodeId(4)], 1);
 }

@@ -149,6 +149,26 @@ fn what_does_not_continue_a_followers_log_is_refused() {
 }
 
 #[test]
+fn what_a_batch_calls_committed_is_durable_before_the_batch_is_written() {
+    let (mut leader, mut batches) = led();
+    settle(&mut leader);
+    let committed = leader.log.log_end();
+    leader.log.advance_high_watermark(committed);
+    leader.append(&records(2, 100, 7));
+    batches.extend(leader.batches_at(committed, 1 << 20, &mut Reader::new(&leader.disk, 1)));
+    assert_eq!(batches.last().map(|batch| batch.header.committed_through), Some(committed));
+    let mut follower = Rig::new();
+    follower.append_batches(&batches);
+    let ends: Vec<u64> = std::iter::from_fn(|| {
+        follower.step(true)?.unwrap();
+        Some(follower.log.durable_end())
+    })
+    .collect();
+    assert!(ends.contains(&committed), "{ends:?}");
+    assert_eq!(follower.log.durable_end(), leader.log.log_end());
+}
+
+#[test]
 fn without_a_slot_a_leaders_batch_is_given_again() {
     let (leader, batches) = led();
     let mut follower = Rig::new();

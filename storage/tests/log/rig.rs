@@ -251,6 +251,7 @@ impl Rig {
     pub fn append_batches(&mut self, batches: &[ReplicaBatch]) {
         for batch in batches {
             let ReplicaBatch { raw_header, header, records } = batch;
+            self.log.part_from_committed(header.committed_through);
             while let Err(error) = self.log.append_replica(raw_header, header, records, &mut self.pool) {
                 assert!(matches!(error, ReplicaAppendError::PoolExhausted { .. }), "{error}");
                 self.step(true).unwrap().unwrap();
