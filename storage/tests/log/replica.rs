@@ -38,6 +38,7 @@ fn fill(rig: &mut Rig, dice: &mut Dice, turns: u64) {
         for _ in 0..dice.below(4) {
             rig.step(dice.below(3) > 0);
         }
+        rig.log.advance_high_watermark(rig.log.durable_end());
     }
 }
 
