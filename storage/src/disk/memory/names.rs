@@ -34,6 +34,13 @@ impl Change {
         }
     }
 
+    fn is_below(&self, dir: &Path) -> bool {
+        match self {
+            Self::Add(path, _) | Self::Remove(path) => path.starts_with(dir),
+            Self::Rename(from, to, _) => from.starts_with(dir) || to.starts_with(dir),
+        }
+    }
+
     fn is_in(&self, dir: &Path) -> bool {
         match self {
             Self::Add(path, _) | Self::Remove(path) => path.parent() == Some(dir),
@@ -73,14 +80,17 @@ impl Names {
 
     /// Adds a folder, durable at once; so is then that one of this name was removed before.
     pub(super) fn add_dir(&mut self, path: &Path) {
-        let Self { durable, unsynced, .. } = self;
-        unsynced.retain(|change| {
-            let precedes = matches!(change, Change::Remove(removed) if path.starts_with(removed));
-            if precedes {
-                change.apply(durable);
+        let removes = |change: &Change| matches!(change, Change::Remove(removed) if path.starts_with(removed));
+        if let Some(last) = self.unsynced.iter().rposition(removes) {
+            let later = self.unsynced.split_off(last + 1);
+            let removal = self.unsynced.pop();
+            if let Some(Change::Remove(removed)) = &removal {
+                // Whatever happened below it before is undone by it.
+                self.unsynced.retain(|change| !change.is_below(removed));
             }
-            !precedes
-        });
+            removal.iter().for_each(|change| change.apply(&mut self.durable));
+            self.unsynced.extend(later);
+        }
         self.live.insert(path.to_owned(), Node::Dir);
         self.durable.insert(path.to_owned(), Node::Dir);
     }
