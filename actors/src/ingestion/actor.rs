@@ -35,6 +35,8 @@ use std::time::Duration;
 /// Mailbox capacity of an ingestion actor: read chunks of connections, and completions.
 pub const INGESTION_MAILBOX: usize = 8192;
 
+/// Between two looks whether removed logs are gone.
+const REMOVAL_PAUSE: Duration = Duration::from_millis(10);
 /// How often followers are looked after that no event made progress for.
 const FEED_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -534,9 +536,18 @@ impl IngestionActor {
         };
         let drain = actix::fut::wrap_future::<_, Self>(drain);
         ctx.wait(drain.map(|drained, actor, ctx| match drained {
-            Ok(()) => actor.open_logs(actor.assigned.clone(), ctx, true),
+            Ok(()) => actor.open_all_logs(ctx),
             Err(error) => fail(actor, ctx, format!("the poller did not drain: {error}")),
         }));
+    }
+
+    /// Opens every log, with nothing else meanwhile; removals under way need this actor, and come first.
+    fn open_all_logs(&mut self, ctx: &mut Context<Self>) {
+        if self.removals.is_idle() {
+            self.open_logs(self.assigned.clone(), ctx, true);
+        } else {
+            ctx.run_later(REMOVAL_PAUSE, |actor, ctx| actor.open_all_logs(ctx));
+        }
     }
 
     /// Writes what is known to be durable, away from this thread; losing it only costs recovery time.

@@ -12,7 +12,6 @@ use lance_messages::mail::ingestion::{
 };
 use lance_storage::disk::DiskCompletion;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 /// Ends once everything appended is durable and the marks can be written.
@@ -127,16 +126,21 @@ impl Handler<AssignPartitions> for IngestionActor {
             }
         }
         self.forget_epochs(gone.clone());
-        let opener = Arc::clone(&self.setup.opener);
-        let (openings, removals) = (self.openings.clone(), self.removals.clone());
-        let (added_now, deleted) = (added.clone(), message.deleted);
-        self.with_core(ctx, move |core, _, effects| {
+        let deleted = message.deleted;
+        let mut logs = Vec::new();
+        self.with_core(ctx, |core, _, effects| {
             for partition in gone {
-                let log = core.on_unassigned(partition, deleted.contains(&partition.topic), effects);
-                opener.remove(partition, log, openings.clone(), &removals);
+                logs.push((partition, core.on_unassigned(partition, deleted.contains(&partition.topic), effects)));
             }
-            added_now.iter().for_each(|partition| core.on_assigned(*partition));
+            added.iter().for_each(|partition| core.on_assigned(*partition));
         });
+        for (partition, log) in logs {
+            let under_way = self.removals.begin();
+            match deleted.contains(&partition.topic) {
+                true => self.setup.opener.remove(partition, log, self.openings.clone(), under_way),
+                false => self.remove_copy((partition, log, under_way), ctx),
+            }
+        }
         if !added.is_empty() {
             self.open_logs(added, ctx, false);
         }

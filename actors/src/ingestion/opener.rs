@@ -186,9 +186,14 @@ impl LogOpener {
     }
 
     /// Removes the folder of a partition that was deleted or moved away, away from the calling thread, once nobody opens it.
-    /// `removals` tells of it: who opens logs waits for those under way, since a partition may come back at once.
-    pub fn remove(&self, partition: TopicPartition, log: Option<Log>, openings: Openings, removals: &Openings) {
-        let under_way = removals.begin();
+    /// `under_way` tells of it: who opens logs waits for those that are removed, since a partition may come back at once.
+    pub fn remove(
+        &self,
+        partition: TopicPartition,
+        log: Option<Log>,
+        openings: Openings,
+        under_way: watch::Receiver<()>,
+    ) {
         let (disk, dir) = (Arc::clone(&self.disk), self.options(partition).dir);
         actix_rt::spawn(async move {
             openings.finished().await;
@@ -220,6 +225,11 @@ impl Openings {
     /// An opening that lasts until the answer is dropped.
     pub fn begin(&self) -> watch::Receiver<()> {
         self.0.subscribe()
+    }
+
+    /// Whether none is under way.
+    pub fn is_idle(&self) -> bool {
+        self.0.receiver_count() == 0
     }
 
     /// Ends once no opening is under way.

@@ -14,9 +14,11 @@ use lance_cluster::replica::FollowerWindow;
 use lance_messages::id::{LeaderEpoch, NodeId, ReplicaIncarnation, TopicPartition};
 use lance_messages::mail::peer::{AppendReplica, LinkChanged, ReplicaAnswered, SendToFollower, SendToLeader};
 use lance_messages::peer::{LinkKind, LogPlace, TruncateTo};
+use lance_storage::log::Log;
 use lance_storage::reader::Reader;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// While the file of flushed marks is being written, a cut looks for it this often.
 const MARKS_PAUSE: Duration = Duration::from_millis(5);
@@ -161,6 +163,30 @@ impl IngestionActor {
         }));
     }
 
+    /// Removes a copy that moved away. Its mark of what is durable goes first: should the partition come back, and power
+    /// fail, the new log would be taken for sound up to there. Without that, the files stay.
+    pub(super) fn remove_copy(&mut self, copy: MovedCopy, ctx: &mut Context<Self>) {
+        let Some(mut flushed) = self.flushed.take() else {
+            ctx.run_later(MARKS_PAUSE, move |actor, ctx| actor.remove_copy(copy, ctx));
+            return;
+        };
+        let (partition, log, under_way) = copy;
+        let work = actix_rt::task::spawn_blocking(move || {
+            let lowered = flushed.lower(partition, 0);
+            (flushed, lowered)
+        });
+        ctx.spawn(actix::fut::wrap_future::<_, Self>(work).map(move |done, actor, ctx| {
+            let Ok((flushed, lowered)) = done else {
+                return crate::supervision::shell::fail(actor, ctx, "removing a copy was interrupted".to_owned());
+            };
+            actor.flushed = Some(flushed);
+            match lowered {
+                Ok(()) => actor.setup.opener.remove(partition, log, actor.openings.clone(), under_way),
+                Err(error) => tracing::warn!(%partition, %error, "the files of a copy that moved away stay here"),
+            }
+        }));
+    }
+
     /// Cuts a log, or begins it anew, away from this thread; its mark of what is durable is lowered first.
     pub(super) fn truncate(&mut self, job: TruncateJob, ctx: &mut Context<Self>) {
         let partition = job.partition;
@@ -217,6 +243,9 @@ pub(super) fn drop_before(partition: TopicPartition, before: u64, ctx: &mut Cont
         }
     });
 }
+
+/// A copy that is to be removed, and what tells that it was.
+pub(super) type MovedCopy = (TopicPartition, Option<Log>, watch::Receiver<()>);
 
 /// A read for a follower.
 pub(super) struct ReadJob {

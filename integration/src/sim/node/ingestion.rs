@@ -317,7 +317,7 @@ impl Ingestion {
     }
 
     fn remove_log(&mut self, partition: TopicPartition) {
-        if self.removing.remove(&partition) {
+        if self.removing.remove(&partition) && self.flushed.lower(partition, 0).is_ok() {
             // Whether the files of a deleted partition can be removed concerns nobody else.
             let _ = lance_storage::disk::Disk::remove_dir_all(&self.disk, &self.logs_dir.join(partition.to_string()));
         }
