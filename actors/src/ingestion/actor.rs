@@ -1,7 +1,7 @@
 //! `IngestionActor`: the shell that owns a shard's ingestion core, opens its logs and carries out its effects.
 
 use super::core::{IngestionCore, IngestionEffect, IngestionOptions, Now};
-use super::opener::{LogMarks, LogOpener, OpenRequest, Opened, Openings, TruncateJob};
+use super::opener::{LogMarks, LogOpener, Openings, TruncateJob};
 use super::replica_handlers::{ReadJob, drop_before};
 use crate::clock::NodeClock;
 use crate::mailbox::Mailbox;
@@ -35,16 +35,11 @@ use std::time::Duration;
 /// Mailbox capacity of an ingestion actor: read chunks of connections, and completions.
 pub const INGESTION_MAILBOX: usize = 8192;
 
-/// Between two looks whether removed logs are gone.
-const REMOVAL_PAUSE: Duration = Duration::from_millis(10);
 /// How often followers are looked after that no event made progress for.
 const FEED_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Logs that were not used for this long give their descriptors back.
 const IDLE_LOG_CHECK: Duration = Duration::from_secs(10);
-
-/// Logs for which there were no descriptors, memory or space are opened again after this.
-const OPEN_RETRY: Duration = Duration::from_secs(1);
 
 /// What an ingestion actor is made of.
 pub struct IngestionSetup {
@@ -343,85 +338,6 @@ impl IngestionActor {
         });
     }
 
-    /// Opens logs away from this thread and hands them to the core; then asks for epochs.
-    pub(super) fn open_logs(&mut self, partitions: Vec<TopicPartition>, ctx: &mut Context<Self>, wait: bool) {
-        let requests: Vec<OpenRequest> = partitions.iter().map(|partition| self.marks.request(*partition)).collect();
-        let opener = Arc::clone(&self.setup.opener);
-        let now_ns = self.setup.clock.now().wall_ns;
-        let openings = self.openings.clone();
-        let asked: Vec<(TopicPartition, u32)> = partitions.iter().map(|it| (*it, self.copy_version(*it))).collect();
-        let removals = self.removals.clone();
-        let opening = async move {
-            removals.finished().await;
-            opener.open_all(requests, now_ns, openings).await
-        };
-        let opening = actix::fut::wrap_future::<_, Self>(opening);
-        let opening = opening.map(move |opened, actor, ctx| actor.on_logs_opened(opened, &asked, ctx));
-        if wait {
-            ctx.wait(opening);
-        } else {
-            ctx.spawn(opening);
-        }
-    }
-
-    /// By which version of its replica set this node was given its copy of the partition.
-    fn copy_version(&self, partition: TopicPartition) -> u32 {
-        self.copy_versions.get(&partition).copied().unwrap_or(0)
-    }
-
-    fn on_logs_opened(&mut self, opened: Vec<Opened>, asked: &[(TopicPartition, u32)], ctx: &mut Context<Self>) {
-        self.life.vitals.set_state(ActorState::Running);
-        let mut wanted = Vec::with_capacity(opened.len());
-        let metrics = Arc::clone(&self.setup.metrics);
-        // What was deleted meanwhile is nobody's to lead, and a copy given anew is opened again.
-        let assigned: HashSet<TopicPartition> = self.assigned.iter().copied().collect();
-        let asked = asked.iter().filter(|(partition, version)| self.copy_version(*partition) == *version);
-        let assigned: HashSet<TopicPartition> = asked.map(|(it, _)| *it).filter(|it| assigned.contains(it)).collect();
-        let (mut again, mut damaged) = (Vec::new(), Vec::new());
-        let replicated = self.replicated.clone();
-        self.with_core(ctx, |core, _, effects| {
-            for opened in opened {
-                let found = opened.damage().filter(|_| replicated.contains(&opened.partition));
-                let Opened { partition, result, may_pass, truncated_bytes, .. } = opened;
-                metrics.recovery_truncated_bytes.add(truncated_bytes);
-                if !assigned.contains(&partition) {
-                    continue;
-                }
-                if let Some((good_end, damage)) = found {
-                    damaged.push((partition, good_end, damage));
-                    result.into_iter().for_each(|log| core.on_log_opened(partition, log, effects));
-                    continue;
-                }
-                match result {
-                    Err(reason) if may_pass => {
-                        tracing::warn!(%partition, %reason, "a log cannot be opened: trying again");
-                        again.push(partition);
-                    }
-                    Ok(log) => {
-                        // A log that stays stopped is led by nobody here: asking for its epoch would never settle.
-                        if log.offline().is_none() && log.latched().is_none() {
-                            wanted.push((partition, log.last_epoch().0));
-                        }
-                        core.on_log_opened(partition, log, effects);
-                    }
-                    Err(reason) => core.on_log_failed(partition, reason, effects),
-                }
-            }
-        });
-        self.count_open();
-        self.want_epochs(wanted);
-        for (partition, good_end, damage) in damaged {
-            tracing::error!(%partition, %damage, good_end, "a damaged replica begins anew and refills from its leader");
-            self.tell_replication(ReplicaNews::Damaged(partition, good_end));
-        }
-        if !again.is_empty() {
-            ctx.run_later(OPEN_RETRY, |actor, ctx| {
-                again.retain(|partition| actor.assigned.contains(partition));
-                actor.open_logs(again, ctx, false);
-            });
-        }
-    }
-
     /// Shows how many logs are open: the node is ready once all are.
     pub(super) fn count_open(&mut self) {
         let counted: u64 = self.core.as_ref().map_or(0, |core| core.opened_count() as u64);
@@ -539,15 +455,6 @@ impl IngestionActor {
             Ok(()) => actor.open_all_logs(ctx),
             Err(error) => fail(actor, ctx, format!("the poller did not drain: {error}")),
         }));
-    }
-
-    /// Opens every log, with nothing else meanwhile; removals under way need this actor, and come first.
-    fn open_all_logs(&mut self, ctx: &mut Context<Self>) {
-        if self.removals.is_idle() {
-            self.open_logs(self.assigned.clone(), ctx, true);
-        } else {
-            ctx.run_later(REMOVAL_PAUSE, |actor, ctx| actor.open_all_logs(ctx));
-        }
     }
 
     /// Writes what is known to be durable, away from this thread; losing it only costs recovery time.

@@ -6,6 +6,7 @@ pub mod gather;
 mod handlers;
 pub mod maintenance;
 pub mod opener;
+mod opening;
 pub mod partition;
 pub mod pending;
 pub mod replica;

@@ -3,7 +3,7 @@
 use super::answer::{MetadataAnswer, MetadataEvent, MetadataRefusal};
 use super::command::MetadataCommand;
 use super::controller::{Controller, ControllerAction};
-use super::lease::{HeartbeatAnswer, Lease, LeaseFacts};
+use super::lease::Lease;
 use super::membership::{GenesisNode, Membership, MembershipStep, MetadataOptions};
 use super::promise::PromiseAnswer;
 use super::raft_config::RaftError;
@@ -172,7 +172,7 @@ pub struct MetadataCore {
     next_proposal: u64,
     now_ms: u64,
     closed: bool,
-    lease: Lease,
+    pub(super) lease: Lease,
 }
 
 impl MetadataCore {
@@ -338,26 +338,6 @@ impl MetadataCore {
             true => self.controller.is_alive(node),
             false => self.controller.is_heard(&self.state, node, self.now_ms),
         }
-    }
-
-    /// The answer to a heartbeat that says it was sent then.
-    pub fn answer_heartbeat(&self, sent_ms: u64) -> HeartbeatAnswer {
-        let (term, leads_metadata) = (self.raft.term(), self.raft.is_leading());
-        HeartbeatAnswer { sent_ms, term, leads_metadata, applied: self.state.applied_index() }
-    }
-
-    /// A peer answered a heartbeat of this node: from which time on nobody was put in the place of this node for as long
-    /// as a failure takes to be noticed, if that is later than known before.
-    pub fn on_heartbeat_answered(&mut self, from: PeerIdentity, answer: &HeartbeatAnswer) -> Option<u64> {
-        let conf = self.raft.conf();
-        let own = LeaseFacts {
-            term: self.raft.term(),
-            leads_metadata: self.raft.is_leading(),
-            applied: self.state.applied_index(),
-            id: self.raft.id(),
-            voters: [&conf.voters, &conf.voters_outgoing],
-        };
-        self.lease.on_answer(from, answer, own)
     }
 
     /// Whether this node leads and knows everything committed.

@@ -5,6 +5,7 @@
 //! others. An answer proves something about the time its heartbeat was sent at and nothing about the time it arrives at:
 //! a node that was stopped for a while finds old ones.
 
+use super::core::MetadataCore;
 use lance_messages::peer::PeerIdentity;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -70,6 +71,28 @@ impl Lease {
         times.sort_unstable_by(|a, b| b.cmp(a));
         let needed = voters.len() / 2 + 1 - usize::from(voters.contains(&own));
         times.get(needed.checked_sub(1)?).copied()
+    }
+}
+
+impl MetadataCore {
+    /// The answer to a heartbeat that says it was sent then.
+    pub fn answer_heartbeat(&self, sent_ms: u64) -> HeartbeatAnswer {
+        let (term, leads_metadata) = (self.raft().term(), self.raft().is_leading());
+        HeartbeatAnswer { sent_ms, term, leads_metadata, applied: self.state().applied_index() }
+    }
+
+    /// A peer answered a heartbeat of this node: from which time on nobody was put in the place of this node for as long
+    /// as a failure takes to be noticed, if that is later than known before.
+    pub fn on_heartbeat_answered(&mut self, from: PeerIdentity, answer: &HeartbeatAnswer) -> Option<u64> {
+        let conf = self.raft().conf();
+        let own = LeaseFacts {
+            term: self.raft().term(),
+            leads_metadata: self.raft().is_leading(),
+            applied: self.state().applied_index(),
+            id: self.raft().id(),
+            voters: [&conf.voters, &conf.voters_outgoing],
+        };
+        self.lease.on_answer(from, answer, own)
     }
 }
 

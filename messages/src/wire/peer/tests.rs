@@ -83,7 +83,7 @@ fn answers() -> Vec<AppendResponse> {
     let of = |outcome| AppendResponse {
         partition: PARTITION,
         epoch: LeaderEpoch(5),
-        incarnation: ReplicaIncarnation { node: 0xAB, copy_version: 0, damage_count: 1 },
+        incarnation: ReplicaIncarnation { node: 0xAB, copy_version: 3, damage_count: 1 },
         outcome,
     };
     vec![
@@ -100,7 +100,7 @@ fn answers() -> Vec<AppendResponse> {
 }
 
 fn truncate(to: TruncateTo) -> TruncateRequest {
-    let incarnation = ReplicaIncarnation { node: 0xAB, copy_version: 0, damage_count: 1 };
+    let incarnation = ReplicaIncarnation { node: 0xAB, copy_version: 3, damage_count: 1 };
     let answers = DivergedLog { incarnation, last_epoch: LeaderEpoch(4), log_end: 0x33 };
     TruncateRequest { partition: PARTITION, epoch: LeaderEpoch(5), answers, to }
 }
