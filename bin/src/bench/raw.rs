@@ -29,10 +29,13 @@ pub fn prepare_topic(common: &Common, name: &str, partitions: u16) -> Result<Top
             max_age_secs: None,
             max_bytes: None,
         };
-        match client.admin().create_topic(topic).await {
-            Ok(_) => {}
-            Err(error) if exists_already(&error) => {}
-            Err(error) => return Err(Failure::of(format!("cannot create topic '{name}'"), &error)),
+        // Any node knows a topic that exists; only the metadata leader makes one.
+        if client.admin().describe_topic(name).await.is_err() {
+            match client.admin().create_topic(topic).await {
+                Ok(_) => {}
+                Err(error) if exists_already(&error) => {}
+                Err(error) => return Err(Failure::of(format!("cannot create topic '{name}'"), &error)),
+            }
         }
         let described = client.admin().describe_topic(name).await;
         let described = described.map_err(|error| Failure::of(format!("cannot describe topic '{name}'"), &error))?;
