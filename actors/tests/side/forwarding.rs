@@ -79,12 +79,25 @@ fn led_elsewhere(here: &Rig, there: &Rig, topic: TopicId) -> ClusterView {
 }
 
 /// Runs `test` with two nodes and a partition that the second leads.
+/// The metadata of a node that has just started shows nothing new any more: it would replace what a test shows instead.
+async fn settled(rig: &Rig) {
+    let mut seen = rig.node.view.load_full();
+    let mut unchanged = 0;
+    while unchanged < 10 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let view = rig.node.view.load_full();
+        unchanged = if Arc::ptr_eq(&seen, &view) && !view.alive.is_empty() { unchanged + 1 } else { 0 };
+        seen = view;
+    }
+}
+
 fn with_two_nodes<F: Future<Output = ()>>(test: impl FnOnce(Rig, Rig, TopicPartition) -> F) {
     with_node(
         |_| (),
         async |here| {
             let there = Rig::second(2).await;
             let partition = there.create_topic("events", 0).await;
+            settled(&here).await;
             here.node.view.store(Arc::new(led_elsewhere(&here, &there, partition.topic)));
             test(here, there, partition).await;
         },
