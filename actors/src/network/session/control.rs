@@ -147,6 +147,11 @@ impl SessionCore {
             | Request::SetRetention { .. }
             | Request::DescribeCluster
             | Request::ClusterCommand(_)
+            | Request::GroupHeartbeat(_)
+            | Request::GroupCommit(_)
+            | Request::GroupOffsets(_)
+            | Request::DescribeGroups(_)
+            | Request::DeleteGroup { .. }
             | Request::InitProducer(_) => return,
         };
         self.waiting_bytes += weight(&response);
