@@ -186,7 +186,9 @@ impl AssignmentStrategy {
 impl GroupAssignment {
     /// The partitions, one by one.
     pub fn partitions(&self) -> impl Iterator<Item = TopicPartition> + '_ {
-        self.topics.iter().flat_map(|topic| topic.partitions.iter().map(|number| TopicPartition::new(topic.id, *number)))
+        self.topics
+            .iter()
+            .flat_map(|topic| topic.partitions.iter().map(|number| TopicPartition::new(topic.id, *number)))
     }
 
     pub(super) fn decode(payload: &[u8]) -> Option<GroupAssignment> {

@@ -330,17 +330,13 @@ fn group_replies_are_golden() {
     let read = TopicPartition::new(TopicId(7), 2);
     let topic = AssignedTopic { id: TopicId(7), name: "t".into(), partitions: vec![2, 3] };
     let assignment = GroupAssignment { epoch: 4, heartbeat_interval_ms: 300, topics: vec![topic] };
-    let assigned =
-        [&[4, 0, 0, 0, 0x2C, 1, 0, 0, 1, 0, 7, 0, 0, 0, 1, 0, b't'][..], &[2, 0, 2, 0, 3, 0]].concat();
+    let assigned = [&[4, 0, 0, 0, 0x2C, 1, 0, 0, 1, 0, 7, 0, 0, 0, 1, 0, b't'][..], &[2, 0, 2, 0, 3, 0]].concat();
     let refused = (TopicPartition::new(TopicId(7), 3), Some(ErrorCode::PartitionNotOwned));
     let results = GroupCommitted { results: vec![(read, None), refused] };
     let done = vec![2, 0, 0, 0, 7, 0, 0, 0, 2, 0, 0, 0, 7, 0, 0, 0, 3, 0, 37, 0];
     let found = FoundOffset { partition: read, offset: 5, committed_at_ms: 6, metadata: "x".into() };
-    let offsets = [
-        &[1, 0, 0, 0, 7, 0, 0, 0, 2, 0, 5, 0, 0, 0, 0, 0, 0, 0][..],
-        &[6, 0, 0, 0, 0, 0, 0, 0, 1, 0, b'x'],
-    ]
-    .concat();
+    let offsets =
+        [&[1, 0, 0, 0, 7, 0, 0, 0, 2, 0, 5, 0, 0, 0, 0, 0, 0, 0][..], &[6, 0, 0, 0, 0, 0, 0, 0, 1, 0, b'x']].concat();
     let cases = [
         (Response::GroupHeartbeat(assignment), 0xC9, assigned),
         (Response::GroupCommit(results), 0xCA, done),
