@@ -2,8 +2,9 @@
 
 use crate::admin::Admin;
 use crate::connection::Connection;
-use crate::consumer::{Consumer, ConsumerOptions};
+use crate::consumer::{Consumer, ConsumerOptions, StartOffset, resolve};
 use crate::error::ClientError;
+use crate::group::{GroupConsumer, GroupOptions};
 use crate::metadata::{Found, Metadata, TopicInfo};
 use crate::options::{Backoff, ClientOptions};
 use crate::producer::{Producer, ProducerOptions};
@@ -72,6 +73,21 @@ impl Client {
     /// A consumer with connections of its own.
     pub fn consumer(&self, options: ConsumerOptions) -> Consumer {
         Consumer::new(self.clone(), options)
+    }
+
+    /// A consumer that shares topics with the other members of its group.
+    pub fn group_consumer(&self, options: GroupOptions) -> GroupConsumer {
+        GroupConsumer::new(self.clone(), options)
+    }
+
+    /// The offset a start stands for.
+    pub(crate) async fn resolve_offset(
+        &self,
+        topic: &str,
+        partition: u16,
+        start: StartOffset,
+    ) -> Result<u64, ClientError> {
+        resolve(self, topic, partition, start).await
     }
 
     /// Management of topics.

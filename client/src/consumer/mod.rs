@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 pub use start::StartOffset;
+pub(crate) use start::resolve;
 
 /// How a consumer fetches.
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +138,11 @@ impl Consumer {
             let task = placement::run(self.client.clone(), self.options, topic, partitions, self.sender.clone());
             self.tasks.push(tokio::spawn(task));
         }
+    }
+
+    /// Reads partitions of a topic no further.
+    pub fn unassign(&mut self, topic: &str, partitions: &[u16]) {
+        self.positions.retain(|(name, number), _| **name != *topic || !partitions.contains(number));
     }
 
     /// The next chunk; waits for one. A partition that failed for good is reported once and not read any further.

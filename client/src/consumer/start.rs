@@ -25,7 +25,7 @@ pub enum StartOffset {
 }
 
 /// The offset a start stands for.
-pub(super) async fn resolve(
+pub(crate) async fn resolve(
     client: &Client,
     topic: &str,
     partition: u16,
@@ -71,6 +71,6 @@ async fn resolve_1_0(
                 _ => Err(unexpected(connection, "fetch")),
             }
         }
-        LookupTarget::Timestamp(_) | LookupTarget::RecordNumber(_) => Err(unsupported("look-up by time")),
+        LookupTarget::Timestamp(_) | LookupTarget::RecordNumber(_) | LookupTarget::Offset(_) => Err(unsupported("look-up by time")),
     }
 }

@@ -245,6 +245,7 @@ impl ConnectionActor {
                 let answer = self.setup.group.send(commit);
                 self.await_commit(request, answer, ctx);
             }
+            SessionEffect::Group(request, asked) => self.ask_group(request, asked, ctx),
             SessionEffect::ForwardCommit(request, commit) => {
                 let answer = self.setup.forward.send(commit);
                 self.await_commit(request, answer, ctx);

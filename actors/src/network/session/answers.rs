@@ -234,7 +234,7 @@ impl SessionCore {
 fn asked_partition(kind: &ControlKind, view: &ClusterView) -> Option<TopicPartition> {
     match kind {
         ControlKind::LookUp { partition, .. } => Some(*partition),
-        ControlKind::Subscribe { .. } | ControlKind::Commit { .. } => groups_partition(view),
+        ControlKind::Subscribe { .. } | ControlKind::Commit { .. } | ControlKind::Group => groups_partition(view),
         _ => None,
     }
 }
@@ -277,6 +277,7 @@ fn metadata_response(
         ControlKind::Subscribe { .. }
         | ControlKind::Commit { .. }
         | ControlKind::DescribeCluster
+        | ControlKind::Group
         | ControlKind::LookUp { .. }
         | ControlKind::Metadata(_) => Err((ErrorCode::Internal, None)),
     }

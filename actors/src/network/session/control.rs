@@ -1,5 +1,6 @@
 //! Control requests: what can be answered from the view is answered at once, the rest goes to its actor.
 
+use super::groups::group_request;
 use super::replies::{ControlKind, ReplySlot, weight};
 use super::routing::{Route, groups_partition, not_leader};
 use super::{Effects, GRANTED_FEATURES, SessionCore, SessionEffect, shard_of};
@@ -21,6 +22,7 @@ use lance_messages::wire::topics::{
 use lance_messages::wire::typed_error::{Answers, TypedError};
 use lance_messages::wire::{Features, Request, Response};
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What a session asks of the metadata actor.
@@ -59,6 +61,7 @@ impl SessionCore {
         }
         lance_messages::wire::ResponseFrame { correlation, response: Response::Hello(response) }
             .encode(&mut self.output.tail, None);
+        self.client_name = Arc::from(hello.client_name.as_str());
         self.features = Some(granted);
     }
 
@@ -86,6 +89,9 @@ impl SessionCore {
         }
         if let Some((kind, call)) = metadata_call(&request) {
             return self.ask(correlation, command, kind, call, effects);
+        }
+        if let Some(asked) = group_request(&request) {
+            return self.on_group_request(asked, correlation, command, view, effects);
         }
         let response = match request {
             Request::Fetch(fetch) => return self.on_fetch(fetch, correlation, partition, view, now, effects),
@@ -174,7 +180,7 @@ impl SessionCore {
     }
 
     /// Keeps a place for the reply to a control request that another actor answers.
-    fn reserve_control(&mut self, correlation: u64, command: u8, kind: ControlKind) -> u64 {
+    pub(super) fn reserve_control(&mut self, correlation: u64, command: u8, kind: ControlKind) -> u64 {
         self.lanes.reserve(self.control_lane(), ReplySlot::Control { correlation, command, kind }).0
     }
 
@@ -219,7 +225,7 @@ impl SessionCore {
         });
     }
 
-    fn redirect_offsets(&mut self, correlation: u64, command: u8, view: &ClusterView) {
+    pub(super) fn redirect_offsets(&mut self, correlation: u64, command: u8, view: &ClusterView) {
         let error = not_leader(view, groups_partition(view), Answers::Control(command));
         self.lanes.reserve(self.control_lane(), ReplySlot::ready(correlation, Response::Error(error)));
     }
@@ -239,6 +245,7 @@ impl SessionCore {
             LookupTarget::Latest => OffsetQuery::Latest,
             LookupTarget::Timestamp(at) => OffsetQuery::Timestamp(at),
             LookupTarget::RecordNumber(number) => OffsetQuery::Record(number),
+            LookupTarget::Offset(offset) => OffsetQuery::Offset(offset),
         };
         let look_up = LookUpOffset { connection: self.id, request, partition: look_up.partition, query };
         effects.push(SessionEffect::LookUp(shard, look_up));

@@ -5,6 +5,7 @@ pub mod answers;
 mod cluster;
 mod control;
 mod fetching;
+mod groups;
 pub mod lanes;
 pub mod output;
 pub mod replies;
@@ -21,7 +22,7 @@ use hashbrown::HashMap;
 use lance_messages::batch::{BatchFlags, ProducerSequence};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{ConnectionId, NodeId, TopicId, TopicPartition};
-use lance_messages::mail::group::{CommitOffset, CommittedOffset};
+use lance_messages::mail::group::{AskGroup, CommitOffset, CommittedOffset};
 use lance_messages::mail::ingestion::{CancelWait, Fetch, LookUpOffset, OffsetQuery, ProduceRequest};
 use lance_messages::record::{count_records, max_timestamp_ns};
 use lance_messages::wire::compression::{Compression, decompress_unnamed};
@@ -30,6 +31,7 @@ use lance_messages::wire::typed_error::{Answers, TypedError};
 use lance_messages::wire::{
     Features, Frame, FrameError, FrameLimits, Request, RequestFrame, Response, ResponseFrame, next_frame,
 };
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::control::MetadataCall;
@@ -46,7 +48,8 @@ pub const GRANTED_FEATURES: Features = Features(
         | Features::LOOKUP.0
         | Features::METADATA.0
         | Features::COMPRESSED_INGEST.0
-        | Features::CLUSTER.0,
+        | Features::CLUSTER.0
+        | Features::GROUPS.0,
 );
 
 /// Fetches of one connection that may be under way together; more are not read from the socket.
@@ -98,6 +101,8 @@ pub enum SessionEffect {
     Commit(u64, CommitOffset),
     /// Ask for a stored offset.
     Committed(u64, CommittedOffset),
+    /// Ask the coordinator of consumer groups.
+    Group(u64, AskGroup),
     /// Store an offset on the node that keeps them.
     ForwardCommit(u64, CommitOffset),
     /// Ask the node that keeps them for a stored offset.
@@ -139,6 +144,8 @@ pub struct SessionCore {
     id: ConnectionId,
     limits: SessionLimits,
     features: Option<Features>,
+    /// What the client calls itself, from its Hello on.
+    client_name: Arc<str>,
     producer: Option<ProducerEpoch>,
     lanes: Lanes<ReplySlot>,
     /// What is to be written.
@@ -182,6 +189,7 @@ impl SessionCore {
             id,
             limits,
             features: None,
+            client_name: Arc::from(""),
             producer: None,
             lanes: Lanes::default(),
             output: Output::default(),
