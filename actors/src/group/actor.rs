@@ -25,7 +25,7 @@ use lance_messages::batch::BatchFlags;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{ConnectionId, LeaderEpoch, TopicPartition};
 use lance_messages::mail::connection::{Answer, FetchedData, Replies, ShardRestarted};
-use lance_messages::mail::group::{CommitOffset, CommittedOffset};
+use lance_messages::mail::group::{AskGroup, CommitOffset, CommittedOffset};
 use lance_messages::mail::ingestion::{Fetch, Produce, ProduceRequest};
 use lance_messages::wire::topics::{CreateTopicWithConfig, TopicMode};
 use lance_storage::disk::Disk;
@@ -474,5 +474,14 @@ impl Handler<ListOffsets> for GroupActor {
             (key.partition.topic.0, key.partition.partition, consumer, committed.offset)
         });
         MessageResult(rows.collect())
+    }
+}
+
+impl Handler<AskGroup> for GroupActor {
+    type Result = ResponseFuture<Result<lance_messages::wire::Response, ErrorCode>>;
+
+    fn handle(&mut self, _: AskGroup, _: &mut Self::Context) -> Self::Result {
+        self.life.vitals.message_taken();
+        Box::pin(async { Err(ErrorCode::Unsupported) })
     }
 }

@@ -181,6 +181,11 @@ impl Consumer {
             .collect()
     }
 
+    /// The offset a start stands for at the moment.
+    pub async fn resolve(&self, topic: &str, partition: u16, start: StartOffset) -> Result<u64, ClientError> {
+        start::resolve(&self.client, topic, partition, start).await
+    }
+
     /// The high watermark of a partition, as an offset.
     pub async fn end_offset(&self, topic: &str, partition: u16) -> Result<u64, ClientError> {
         start::resolve(&self.client, topic, partition, StartOffset::Latest).await
