@@ -21,8 +21,8 @@ pub use client::Client;
 pub use consumer::{ConsumedChunk, ConsumedRecord, Consumer, ConsumerOptions, StartOffset};
 pub use error::ClientError;
 pub use group::{
-    AssignedPartition, GroupConsumer, GroupDescription, GroupOptions, GroupPartition, MemberDescription, NamedPartition,
-    RebalanceListener,
+    AssignedPartition, GroupConsumer, GroupDescription, GroupOptions, GroupPartition, MemberDescription,
+    NamedPartition, RebalanceListener,
 };
 pub use lance_messages::id::{NodeId, TopicId, TopicPartition};
 /// The frames, for tools that speak them by themselves.

@@ -69,13 +69,7 @@ pub async fn run(args: &ConsumeArgs, common: &Common) -> Result<(), Failure> {
         offsets: CommittedOffsets::new(client.clone(), CommittedOffsets::id_of_name(name)),
         committed: HashMap::new(),
     });
-    let mut reading = Reading {
-        topic: args.topic.clone(),
-        printer,
-        positions: HashMap::new(),
-        ends: None,
-        group,
-    };
+    let mut reading = Reading { topic: args.topic.clone(), printer, positions: HashMap::new(), ends: None, group };
     if args.exit_at_end {
         let mut ends = HashMap::new();
         for &partition in &partitions {

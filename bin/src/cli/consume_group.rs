@@ -25,14 +25,11 @@ struct Grouped {
 }
 
 /// Prints records of the partitions the group leaves to this member.
-pub async fn run(
-    args: &ConsumeArgs,
-    client: &Client,
-    group: &str,
-    printer: Printer,
-) -> Result<(), Failure> {
+pub async fn run(args: &ConsumeArgs, client: &Client, group: &str, printer: Printer) -> Result<(), Failure> {
     if args.partition.is_some() {
-        return Err(Failure::usage("--partition does not go with --group: the group decides who reads which partition"));
+        return Err(Failure::usage(
+            "--partition does not go with --group: the group decides who reads which partition",
+        ));
     }
     let fail = |error: ClientError| Failure::of(format!("cannot consume topic '{}'", args.topic), &error);
     let deadline = Instant::now() + client.options().delivery_timeout;

@@ -51,7 +51,9 @@ async fn describe(admin: &Admin, name: &str, out: &mut Out, json: bool) -> Resul
     let what = || format!("cannot describe group '{name}'");
     let found = admin.describe_groups(&[name.to_owned()]).await.map_err(|error| Failure::of(what(), &error))?;
     let Some(group) = found.into_iter().next() else {
-        return Err(Failure::failed(format!("{}: no such group", what())).with_hint("see the groups with `lnc group list`"));
+        return Err(
+            Failure::failed(format!("{}: no such group", what())).with_hint("see the groups with `lnc group list`")
+        );
     };
     if json {
         let value = serde_json::to_value(&group).map_err(|error| Failure::failed(format!("{}: {error}", what())))?;

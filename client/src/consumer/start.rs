@@ -71,6 +71,8 @@ async fn resolve_1_0(
                 _ => Err(unexpected(connection, "fetch")),
             }
         }
-        LookupTarget::Timestamp(_) | LookupTarget::RecordNumber(_) | LookupTarget::Offset(_) => Err(unsupported("look-up by time")),
+        LookupTarget::Timestamp(_) | LookupTarget::RecordNumber(_) | LookupTarget::Offset(_) => {
+            Err(unsupported("look-up by time"))
+        }
     }
 }
