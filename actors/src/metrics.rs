@@ -93,6 +93,8 @@ pub struct Metrics {
     pub connection_failures: Figure,
     /// Connections refused because of the limit.
     pub connections_refused: Figure,
+    /// Nanoseconds that quotas let clients wait.
+    pub throttled_ns: Figure,
     /// Frames that were malformed.
     pub bad_frames: Figure,
     /// Requests answered with an error.

@@ -117,6 +117,9 @@ impl Scrape {
             let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(figure.get()).encode(family)?;
         }
+        let help = "Seconds that quotas let clients wait, all together";
+        let family = encoder.encode_descriptor("throttled_seconds", help, None, MetricType::Counter)?;
+        ConstCounter::new(metrics.throttled_ns.get() as f64 / 1e9).encode(family)?;
         Ok(())
     }
 

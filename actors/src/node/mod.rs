@@ -438,6 +438,7 @@ impl Wiring<'_> {
                 readers,
                 frames: ByteBudget::default(),
                 copies: self.copies.clone(),
+                quotas: Arc::new(options::quotas(self.config)),
                 clock: self.clock,
                 metrics: Arc::clone(self.metrics),
                 peers: None,
