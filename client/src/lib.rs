@@ -17,7 +17,7 @@ pub mod record;
 
 pub use admin::{Admin, NewTopic, TopicChange, TopicDescription};
 pub use client::Client;
-pub use consumer::{ConsumedChunk, ConsumedRecord, Consumer, ConsumerOptions, StartOffset};
+pub use consumer::{ConsumedChunk, ConsumedRecord, Consumer, ConsumerOptions, OutOfRange, Position, StartOffset};
 pub use error::ClientError;
 pub use lance_messages::id::{NodeId, TopicId, TopicPartition};
 /// The frames, for tools that speak them by themselves.
@@ -26,4 +26,4 @@ pub use lance_messages::wire::compression::Codec;
 pub use lance_messages::wire::topics::TopicMode;
 pub use options::ClientOptions;
 pub use producer::{Acks, Delivery, DeliveryFuture, Producer, ProducerOptions};
-pub use record::ProducerRecord;
+pub use record::{Header, ProducerRecord};
