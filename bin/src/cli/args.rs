@@ -97,7 +97,8 @@ pub enum Command {
 Examples:
   lnc produce --topic events --data '{\"event\": \"click\"}'
   tail -F access.log | lnc produce --topic access --compression zstd
-  printf 'user1:login\\nuser2:logout\\n' | lnc produce --topic audit --key-delimiter :")]
+  printf 'user1:login\\nuser2:logout\\n' | lnc produce --topic audit --key-delimiter :
+  lnc produce --topic events --data hello --header source=shell --header try=1")]
 pub struct ProduceArgs {
     /// Topic; created when missing, unless the server forbids that.
     #[arg(short, long)]
@@ -117,6 +118,9 @@ pub struct ProduceArgs {
     /// Splits each record into key and value at its first occurrence.
     #[arg(long, value_name = "TEXT")]
     pub key_delimiter: Option<String>,
+    /// Header of every record; may be given several times.
+    #[arg(short = 'H', long = "header", value_name = "NAME=VALUE", value_parser = super::units::parse_header)]
+    pub headers: Vec<(String, String)>,
     /// Partition of every record; else the key decides, or records spread.
     #[arg(short, long, value_name = "N")]
     pub partition: Option<u16>,
@@ -180,7 +184,8 @@ Examples:
   lnc consume --topic events --group billing
   lnc consume --topic events --offset @2026-01-31T12:00:00Z --count 10 --output json
 
-Format: %t topic, %p partition, %o offset, %T timestamp (ns), %k key, %v value, %% a percent sign;
+Format: %t topic, %p partition, %o offset, %T timestamp (ns), %k key, %v value, %h headers as
+name=value,name=value, %% a percent sign;
 \\n, \\t, \\0, \\xHH and \\\\ as usual.")]
 pub struct ConsumeArgs {
     /// Topic; created when missing, unless the server forbids that.

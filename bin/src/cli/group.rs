@@ -114,7 +114,7 @@ async fn reset(client: &Client, args: &ResetArgs, out: &mut Out, json: bool) -> 
     let consumer = client.consumer(Default::default());
     let mut offsets = Vec::with_capacity(numbers.len());
     for number in numbers {
-        let offset = consumer.resolve(&args.topic, number, args.to.0).await.map_err(fail)?;
+        let offset = consumer.offset_of(&args.topic, number, args.to.0).await.map_err(fail)?;
         offsets.push((TopicPartition::new(topic.id, number), offset));
     }
     if !args.dry_run {
