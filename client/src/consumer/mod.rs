@@ -22,8 +22,8 @@ use tokio::task::JoinHandle;
 
 pub use options::{ConsumerOptions, OutOfRange};
 pub use record::{ConsumedChunk, ConsumedRecord, Position};
-pub(crate) use start::resolve;
 pub use start::StartOffset;
+pub(crate) use start::resolve;
 
 /// Reads records of the partitions assigned to it, by itself: nobody else is kept from reading the same.
 ///
@@ -270,7 +270,8 @@ impl Consumer {
     pub fn positions(&self) -> Vec<Position> {
         let mut positions = self.hub.board().positions();
         if let Some(begun) = &self.begun {
-            let of_begun = |found: &&mut Position| found.topic == begun.key.topic && found.partition == begun.key.partition;
+            let of_begun =
+                |found: &&mut Position| found.topic == begun.key.topic && found.partition == begun.key.partition;
             if let Some(found) = positions.iter_mut().find(of_begun) {
                 found.offset = begun.position;
             }
