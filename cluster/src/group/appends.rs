@@ -83,9 +83,9 @@ impl Appends {
         self.last
     }
 
-    /// Answers once `depends` and all before it are durable.
+    /// Answers once `depends` and all before it are durable. After a failure there is nothing but refusals.
     pub(super) fn answer(&mut self, depends: u64, token: u64, answer: GroupAnswer, effects: &mut Vec<GroupEffect>) {
-        if self.is_durable(depends) {
+        if self.is_durable(depends) || self.failed {
             effects.push(GroupEffect::Answer { token, answer });
         } else {
             self.held.entry(depends).or_default().push((token, answer));

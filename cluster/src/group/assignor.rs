@@ -46,6 +46,8 @@ struct Board {
     order: Vec<u32>,
     topics: Vec<Topic>,
     owners: Vec<u32>,
+    /// Whether the owner holds it already.
+    held: Vec<bool>,
     loads: Vec<u32>,
     pools: Vec<Pool>,
 }
@@ -79,8 +81,8 @@ impl Board {
         let mut topics: Vec<Topic> = topics.collect();
         let pools = pools(members, &order, &mut topics);
         let partitions = topics.last().map_or(0, |last| last.begin + last.count);
-        let (owners, loads) = (vec![NOBODY; partitions], vec![0; members.len()]);
-        Self { order, topics, owners, loads, pools }
+        let (owners, held, loads) = (vec![NOBODY; partitions], vec![false; partitions], vec![0; members.len()]);
+        Self { order, topics, owners, held, loads, pools }
     }
 
     fn give(&mut self, place: usize, member: u32) {
@@ -132,6 +134,7 @@ impl Board {
 
     fn sticky(&mut self, members: &[Subscriber<'_>]) {
         self.keep(members, |member| member.held);
+        self.held = self.owners.iter().map(|owner| *owner != NOBODY).collect();
         self.keep(members, |member| member.meant);
         // Topics that few read first: the others' partitions can even out what those leave uneven.
         let mut pools: Vec<usize> = (0..self.pools.len()).collect();
@@ -194,8 +197,11 @@ impl Board {
             return false;
         }
         let mut holdings: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-        for place in self.places(pool).filter(|place| self.owners[*place] != NOBODY) {
-            holdings.entry(self.owners[place]).or_default().push(place);
+        // The last go first: what nobody holds yet moves without anybody's giving it up.
+        for held in [true, false] {
+            for place in self.places(pool).filter(|place| self.owners[*place] != NOBODY && self.held[*place] == held) {
+                holdings.entry(self.owners[place]).or_default().push(place);
+            }
         }
         let entry = |member: u32, loads: &[u32]| (loads[member as usize], member);
         let mut givers: BTreeSet<_> = holdings.keys().map(|member| entry(*member, &self.loads)).collect();
@@ -216,6 +222,7 @@ impl Board {
             takers.remove(&(least, to));
             self.loads[from as usize] -= 1;
             self.give(place, to);
+            self.held[place] = false;
             holdings.entry(to).or_default().push(place);
             for member in [from, to] {
                 givers.insert(entry(member, &self.loads));

@@ -276,7 +276,9 @@ impl Group {
         }
         let strategy = self.wanted_strategy();
         let partitions = self.compute_target(strategy, around);
-        if self.staleness == Staleness::Changed || strategy != self.strategy {
+        // A coordinator that moved finds everything as it should be.
+        let as_it_was = || strategy == self.strategy && self.members.values().all(Member::is_settled);
+        if self.staleness == Staleness::Changed || !as_it_was() {
             self.epoch = self.epoch.saturating_add(1);
             self.strategy = strategy;
             self.empty_since_ms = 0;

@@ -34,13 +34,14 @@ impl TopicIndex {
         self.known.get(name)?.found
     }
 
-    /// Looks at all topics again if they changed; gives the groups that have to know.
+    /// Looks at all topics again if they changed; gives the groups that have to know. A first look changes nothing.
     pub(super) fn refresh(&mut self, catalog: &dyn TopicCatalog) -> BTreeSet<Arc<str>> {
         let mut concerned = BTreeSet::new();
-        if self.version.replace(catalog.version()) != Some(catalog.version()) {
+        let before = self.version.replace(catalog.version());
+        if before != self.version {
             for (name, known) in &mut self.known {
                 let found = catalog.topic(name);
-                if std::mem::replace(&mut known.found, found) != found {
+                if std::mem::replace(&mut known.found, found) != found && before.is_some() {
                     concerned.extend(known.groups.iter().cloned());
                 }
             }
