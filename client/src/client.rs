@@ -106,6 +106,11 @@ impl Client {
         Ok(connection)
     }
 
+    /// Whether the server that questions go to grants a feature.
+    pub async fn supports(&self, feature: Features) -> Result<bool, ClientError> {
+        Ok(self.control().await?.supports(feature))
+    }
+
     /// The servers given, and those learned of.
     fn known_servers(&self) -> Vec<String> {
         let mut addresses = self.inner.options.servers.addresses().to_vec();

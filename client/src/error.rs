@@ -9,6 +9,7 @@ use thiserror::Error;
 
 /// Why an operation failed. Cheap to clone: one failure can concern many records.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum ClientError {
     /// An address that is none.
     #[error("'{given}' is no server address: expected HOST:PORT[,HOST:PORT…]")]
@@ -96,6 +97,18 @@ pub enum ClientError {
         /// Its size.
         bytes: usize,
     },
+    /// A header name that a record cannot carry.
+    #[error("header name of {bytes} bytes is over the limit of 65535")]
+    HeaderNameTooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// More headers than a record can carry.
+    #[error("{count} headers are over the limit of 65535")]
+    TooManyHeaders {
+        /// How many there are.
+        count: usize,
+    },
     /// The topic is not there and was not to be created.
     #[error("topic '{topic}' does not exist")]
     UnknownTopic {
@@ -111,6 +124,36 @@ pub enum ClientError {
         partition: u16,
         /// How many it has.
         count: usize,
+    },
+    /// The partition does not have the offset that was to be read: retention removed what was there, or nothing was yet.
+    #[error("partition {partition} of topic '{topic}' has offsets {earliest} to {latest}, not {offset}")]
+    OffsetOutOfRange {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u16,
+        /// As asked for.
+        offset: u64,
+        /// Offset of its oldest record.
+        earliest: u64,
+        /// Where its next record will be.
+        latest: u64,
+    },
+    /// The consumer does not read the partition.
+    #[error("partition {partition} of topic '{topic}' is not assigned to this consumer")]
+    NotAssigned {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u16,
+    },
+    /// The store of committed offsets failed.
+    #[error("{store}: {reason}")]
+    OffsetStore {
+        /// Which one: a file's path, or a name.
+        store: String,
+        /// What happened.
+        reason: String,
     },
     /// The partition has no leader at the moment.
     #[error("partition {partition} of topic '{topic}' has no leader")]
@@ -169,6 +212,18 @@ impl ClientError {
             Self::Server { code: Some(ErrorCode::NotLeader), detail, .. } if !detail.is_empty() => Some(detail),
             _ => None,
         }
+    }
+
+    /// An error for stores of offsets to return.
+    ///
+    /// ```
+    /// use lance_client::ClientError;
+    ///
+    /// let error = ClientError::offset_store("table offsets", "connection refused");
+    /// assert_eq!(error.to_string(), "table offsets: connection refused");
+    /// ```
+    pub fn offset_store(store: impl ToString, reason: impl ToString) -> Self {
+        Self::OffsetStore { store: store.to_string(), reason: reason.to_string() }
     }
 
     pub(crate) fn connect(address: &str, error: &io::Error) -> Self {

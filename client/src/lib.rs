@@ -18,11 +18,11 @@ pub mod record;
 
 pub use admin::{Admin, NewTopic, TopicChange, TopicDescription};
 pub use client::Client;
-pub use consumer::{ConsumedChunk, ConsumedRecord, Consumer, ConsumerOptions, StartOffset};
+pub use consumer::{ConsumedChunk, ConsumedRecord, Consumer, ConsumerOptions, OutOfRange, Position, StartOffset};
 pub use error::ClientError;
 pub use group::{
-    AssignedPartition, GroupConsumer, GroupDescription, GroupOptions, GroupPartition, MemberDescription, NamedPartition,
-    RebalanceListener,
+    AssignedPartition, GroupConsumer, GroupDescription, GroupOptions, GroupPartition, MemberDescription,
+    NamedPartition, RebalanceListener,
 };
 pub use lance_messages::id::{NodeId, TopicId, TopicPartition};
 /// The frames, for tools that speak them by themselves.
@@ -32,4 +32,4 @@ pub use lance_messages::wire::group::AssignmentStrategy;
 pub use lance_messages::wire::topics::TopicMode;
 pub use options::ClientOptions;
 pub use producer::{Acks, Delivery, DeliveryFuture, Producer, ProducerOptions};
-pub use record::ProducerRecord;
+pub use record::{Header, ProducerRecord};

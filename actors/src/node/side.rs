@@ -84,7 +84,7 @@ pub(super) async fn start(
         drain: parts.drain,
         faults: parts.faults,
         log_level: parts.log_level,
-        groups: crate::admin::groups::list_offsets(node.group.clone()),
+        groups: crate::admin::groups::list_groups(node.group.clone()),
     };
     starter
         .start(thread, "admin".into(), ActorKind::Admin, ADMIN_MAILBOX, |vitals, policy, parent| {

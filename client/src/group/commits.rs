@@ -41,9 +41,11 @@ impl Commits {
     pub(super) fn forget(&mut self, partitions: &[AssignedPartition]) {
         for partition in partitions {
             self.partitions.remove(&(Arc::clone(&partition.topic), partition.id.partition));
-            if self.handed_out.as_ref().is_some_and(|(topic, number, _)| {
-                *topic == partition.topic && *number == partition.id.partition
-            }) {
+            if self
+                .handed_out
+                .as_ref()
+                .is_some_and(|(topic, number, _)| *topic == partition.topic && *number == partition.id.partition)
+            {
                 self.handed_out = None;
             }
         }
@@ -88,11 +90,7 @@ impl Commits {
             .partitions
             .values()
             .filter(wanted)
-            .map(|progress| GroupOffset {
-                partition: progress.id,
-                offset: progress.handled,
-                metadata: String::new(),
-            })
+            .map(|progress| GroupOffset { partition: progress.id, offset: progress.handled, metadata: String::new() })
             .collect();
         if offsets.is_empty() {
             return Ok(());

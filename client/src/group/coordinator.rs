@@ -40,7 +40,10 @@ impl Coordinator {
             let asked = async {
                 let connection = self.connection().await?;
                 if !connection.supports(Features::GROUPS) {
-                    return Err(ClientError::Unsupported { address: connection.address().to_owned(), feature: "consumer groups" });
+                    return Err(ClientError::Unsupported {
+                        address: connection.address().to_owned(),
+                        feature: "consumer groups",
+                    });
                 }
                 connection.request(request.clone(), what).await
             };

@@ -307,7 +307,7 @@ impl GroupConsumer {
     fn stop(&mut self, partitions: &[AssignedPartition]) {
         self.commits.forget(partitions);
         for partition in partitions {
-            self.consumer.unassign(&partition.topic, &[partition.id.partition]);
+            self.consumer.unassign(&partition.topic, Some(&[partition.id.partition]));
         }
     }
 

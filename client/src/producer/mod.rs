@@ -123,7 +123,7 @@ impl Producer {
             Some(lane) => lane,
             None => {
                 self.learn(&record.topic).await?;
-                let missing = || ClientError::UnknownTopic { topic: record.topic.clone() };
+                let missing = || ClientError::UnknownTopic { topic: record.topic.to_string() };
                 self.lane(&record)?.ok_or_else(missing)?
             }
         };
@@ -145,7 +145,7 @@ impl Producer {
     /// The lane a record goes to; `None` when its topic is not known yet.
     fn lane(&self, record: &ProducerRecord) -> Result<Option<Arc<Lane>>, ClientError> {
         let mut topics = self.shared.topics.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(topic) = topics.get_mut(&record.topic) else {
+        let Some(topic) = topics.get_mut(&*record.topic) else {
             return Ok(None);
         };
         let partition = topic.choose(record, self.shared.options.batch_bytes)?;

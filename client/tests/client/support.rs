@@ -326,6 +326,9 @@ impl Toy {
             }
             let found = found.filter(|_| !elsewhere);
             let stream = found.map(|partition| &partition.stream[..]).unwrap_or_default();
+            if error.is_none() && asked.offset > stream.len() as u64 {
+                error = Some(ErrorCode::OffsetOutOfRange);
+            }
             let start = (asked.offset as usize).min(stream.len());
             let end = (start + asked.max_bytes as usize).min(stream.len());
             let fetched = FetchedPartition {

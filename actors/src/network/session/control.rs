@@ -43,7 +43,7 @@ pub enum MetadataCall {
 }
 
 impl SessionCore {
-    pub(super) fn on_hello(&mut self, hello: &Hello, correlation: u64) {
+    pub(super) fn on_hello(&mut self, hello: &Hello, correlation: u64, effects: &mut Effects) {
         let granted = Features(hello.features.0 & GRANTED_FEATURES.0);
         let response = HelloResponse {
             minor_version: MINOR_VERSION,
@@ -62,6 +62,7 @@ impl SessionCore {
         lance_messages::wire::ResponseFrame { correlation, response: Response::Hello(response) }
             .encode(&mut self.output.tail, None);
         self.client_name = Arc::from(hello.client_name.as_str());
+        effects.push(SessionEffect::Named(Arc::clone(&self.client_name)));
         self.features = Some(granted);
     }
 

@@ -101,6 +101,8 @@ pub enum SessionEffect {
     Commit(u64, CommitOffset),
     /// Ask for a stored offset.
     Committed(u64, CommittedOffset),
+    /// The client said what it calls itself.
+    Named(Arc<str>),
     /// Ask the coordinator of consumer groups.
     Group(u64, AskGroup),
     /// Store an offset on the node that keeps them.
@@ -161,6 +163,7 @@ pub struct SessionCore {
     draining: bool,
     pressed: bool,
     tight: bool,
+    throttled: bool,
 }
 
 /// Whether a request can only be answered by who knows the topics.
@@ -202,6 +205,7 @@ impl SessionCore {
             draining: false,
             pressed: false,
             tight: false,
+            throttled: false,
         }
     }
 
@@ -213,6 +217,7 @@ impl SessionCore {
     /// Whether more may be read from the socket: backpressure is not reading.
     pub fn wants_input(&self) -> bool {
         !self.closing
+            && !self.throttled
             && self.blocked.is_none()
             && self.in_flight_bytes < self.limits.max_in_flight_bytes
             && self.lanes.len() < self.limits.max_requests
@@ -224,6 +229,15 @@ impl SessionCore {
     /// Whether the node holds so much for slow readers that each is given one thing at a time.
     pub fn set_tight(&mut self, tight: bool) {
         self.tight = tight;
+    }
+
+    /// Whether the client has moved more than its quota and is not read from for a while. It hears of it, so that it
+    /// knows that the connection lives.
+    pub fn set_throttled(&mut self, throttled: bool) {
+        self.throttled = throttled;
+        if throttled {
+            self.send_backpressure();
+        }
     }
 
     /// Whether everything asked for was answered.
@@ -349,7 +363,7 @@ impl SessionCore {
                 }
                 self.on_produce(produce, partition, view, now, effects);
             }
-            Request::Hello(hello) => self.on_hello(&hello, correlation),
+            Request::Hello(hello) => self.on_hello(&hello, correlation, effects),
             other => self.on_control(other, correlation, partition, kept.header.command(), view, now, effects),
         }
     }
