@@ -106,7 +106,6 @@ enum End {
 
 /// A running member.
 pub struct Member {
-    number: usize,
     end: Option<oneshot::Sender<End>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -129,11 +128,7 @@ impl Member {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(run(&servers, number, options, history, ended));
         });
-        Member { number, end: Some(end), thread: Some(thread) }
-    }
-
-    pub fn number(&self) -> usize {
-        self.number
+        Member { end: Some(end), thread: Some(thread) }
     }
 
     /// Commits and leaves.
