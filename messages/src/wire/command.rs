@@ -32,6 +32,7 @@ impl Command {
     pub const ALTER_TOPIC: Command = Command(0x46);
     pub const DESCRIBE_CLUSTER: Command = Command(0x47);
     pub const CLUSTER_COMMAND: Command = Command(0x48);
+    pub const TOPIC_TEE: Command = Command(0x58);
     pub const TOPIC_RESPONSE: Command = Command(0x80);
     pub const CLUSTER_STATUS_RESPONSE: Command = Command(0x81);
     pub const HELLO_RESPONSE: Command = Command(0xC0);
@@ -43,6 +44,7 @@ impl Command {
     pub const ALTER_TOPIC_RESPONSE: Command = Command(0xC6);
     pub const DESCRIBE_CLUSTER_RESPONSE: Command = Command(0xC7);
     pub const CLUSTER_COMMAND_RESPONSE: Command = Command(0xC8);
+    pub const TOPIC_TEE_RESPONSE: Command = Command(0xD8);
     pub const ERROR_RESPONSE: Command = Command(0xFF);
 }
 

@@ -24,6 +24,7 @@ use super::hello::{Hello, InitProducer};
 use super::lookup::LookupOffset;
 use super::payload::PayloadReader;
 use super::produce::Produce;
+use super::tee::TeeRequest;
 use super::text;
 use super::topics::{AlterTopic, CreateTopicWithConfig, MetadataRequest};
 use super::trace::{TRACE_CONTEXT_LEN, TraceContext, crc_after_prefix};
@@ -93,6 +94,7 @@ pub enum Request {
     AlterTopic(AlterTopic),
     DescribeCluster,
     ClusterCommand(ClusterCommand),
+    TopicTee(TeeRequest),
 }
 
 /// Asks where a consumer should start.
@@ -244,6 +246,7 @@ fn decode_extension(command: Command, payload: &Bytes, granted: Features) -> Res
         Command::FETCH_PARTITIONS => Features::LONG_POLL,
         Command::LOOKUP_OFFSET => Features::LOOKUP,
         Command::DESCRIBE_CLUSTER | Command::CLUSTER_COMMAND => Features::CLUSTER,
+        Command::TOPIC_TEE => Features::TEE,
         Command::METADATA | Command::CREATE_TOPIC_WITH_CONFIG | Command::ALTER_TOPIC => Features::METADATA,
         _ => return Err((ErrorCode::InvalidCommand, ErrorCode::InvalidCommand.text())),
     };
@@ -266,6 +269,7 @@ fn decode_extension(command: Command, payload: &Bytes, granted: Features) -> Res
         Command::CLUSTER_COMMAND => {
             (ClusterCommand::decode(payload).map(Request::ClusterCommand), text::INVALID_CLUSTER_COMMAND)
         }
+        Command::TOPIC_TEE => (TeeRequest::decode(payload).map(Request::TopicTee), text::INVALID_TOPIC_TEE),
         _ => (AlterTopic::decode(payload).map(Request::AlterTopic), text::INVALID_ALTER_TOPIC),
     };
     request.ok_or((ErrorCode::InvalidRequest, text))

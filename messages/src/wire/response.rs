@@ -21,6 +21,7 @@ use super::hello::{HelloResponse, ProducerEpoch};
 use super::lookup::LookupOffsetResponse;
 use super::payload::PayloadReader;
 use super::produce::AckOffsets;
+use super::tee::TeeReply;
 use super::topics::{MetadataResponse, TopicConfigured};
 use super::typed_error::TypedError;
 use bytes::Bytes;
@@ -80,6 +81,7 @@ pub enum Response {
     AlterTopic(TopicConfigured),
     DescribeCluster(ClusterDescription),
     ClusterCommand(ClusterCommandDone),
+    TopicTee(TeeReply),
 }
 
 /// A frame no server sends.
@@ -144,7 +146,7 @@ impl ResponseFrame {
 }
 
 fn is_reply(command: Command) -> bool {
-    matches!(command.0, 0x09 | 0x11 | 0x12 | 0x23 | 0x24 | 0x80 | 0x81 | 0xC0..=0xC8 | 0xFF)
+    matches!(command.0, 0x09 | 0x11 | 0x12 | 0x23 | 0x24 | 0x80 | 0x81 | 0xC0..=0xC8 | 0xD8 | 0xFF)
 }
 
 /// `None`: the payload does not decode.
@@ -179,6 +181,7 @@ fn decode_reply(command: Command, payload: &Bytes, granted: Features) -> Option<
         Command::ALTER_TOPIC_RESPONSE => Response::AlterTopic(TopicConfigured::decode(payload)?),
         Command::DESCRIBE_CLUSTER_RESPONSE => Response::DescribeCluster(ClusterDescription::decode(payload)?),
         Command::CLUSTER_COMMAND_RESPONSE => Response::ClusterCommand(ClusterCommandDone::decode(payload)?),
+        Command::TOPIC_TEE_RESPONSE => Response::TopicTee(TeeReply::decode(payload)?),
         Command::ERROR_RESPONSE if granted.contains(Features::TYPED_ERRORS) => {
             Response::Error(TypedError::decode(payload)?)
         }

@@ -113,6 +113,10 @@ fn encode_extension(response: &Response, out: &mut BytesMut, granted: Features) 
             done.encode(out);
             Command::CLUSTER_COMMAND_RESPONSE
         }
+        Response::TopicTee(reply) => {
+            reply.encode(out);
+            Command::TOPIC_TEE_RESPONSE
+        }
         Response::Error(error) if granted.contains(Features::TYPED_ERRORS) => {
             error.encode(out);
             Command::ERROR_RESPONSE
