@@ -28,3 +28,5 @@ mod state_properties;
 mod state_rules;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tees;
