@@ -484,7 +484,10 @@ mod tests {
         assert_eq!(all[0].key(), Some(&b"key"[..]));
         assert_eq!(all[0].timestamp_ns(), Some(77));
         assert_eq!(all[0].data(), Some(&b"data"[..]));
-        assert_eq!(all[1].parts(), Some(RecordParts { key: None, timestamp_ns: None, headers: RecordHeaders::default(), data: None }));
+        assert_eq!(
+            all[1].parts(),
+            Some(RecordParts { key: None, timestamp_ns: None, headers: RecordHeaders::default(), data: None })
+        );
         assert_eq!(max_timestamp_ns(&out), Some(77));
     }
 

@@ -65,9 +65,17 @@ pub(super) enum Plan {
 
 #[derive(Debug)]
 enum Item {
-    Fetched { key: Key, reader: ReaderId, bytes: usize, chunk: ConsumedChunk },
+    Fetched {
+        key: Key,
+        reader: ReaderId,
+        bytes: usize,
+        chunk: ConsumedChunk,
+    },
     /// Of one partition, or of all that a reader had.
-    Failed { key: Option<Key>, error: ClientError },
+    Failed {
+        key: Option<Key>,
+        error: ClientError,
+    },
 }
 
 #[derive(Debug)]

@@ -155,7 +155,7 @@ impl Consumer {
         });
         if self.placement.is_none() && !begins.is_empty() {
             let task = placement::run(self.client.clone(), Arc::clone(&self.hub), self.options);
-            self.placement = Some(tokio::spawn(task));
+            self.placement = Some(self.client.runtime().spawn(task));
         }
     }
 
@@ -269,7 +269,8 @@ impl Consumer {
     pub fn positions(&self) -> Vec<Position> {
         let mut positions = self.hub.board().positions();
         if let Some(begun) = &self.begun {
-            let of_begun = |found: &&mut Position| found.topic == begun.key.topic && found.partition == begun.key.partition;
+            let of_begun =
+                |found: &&mut Position| found.topic == begun.key.topic && found.partition == begun.key.partition;
             if let Some(found) = positions.iter_mut().find(of_begun) {
                 found.offset = begun.position;
             }

@@ -317,7 +317,8 @@ impl Reader {
         let fetch = Request::Fetch(Fetch { topic: ask.topic_id, offset: asked, max_bytes });
         match connection.request_for(fetch, ask.key.partition, None, "fetch", Duration::ZERO).await? {
             Response::Fetch { next_offset, data, .. } => {
-                let begin = next_offset.checked_sub(data.len() as u64).filter(|&begin| begin >= asked || data.is_empty());
+                let begin =
+                    next_offset.checked_sub(data.len() as u64).filter(|&begin| begin >= asked || data.is_empty());
                 let begin = begin.ok_or_else(|| unexpected(connection, "fetch"))?.max(asked);
                 if begin > asked && self.options.out_of_range == OutOfRange::Error {
                     let (topic, partition) = (ask.key.topic.to_string(), ask.key.partition);

@@ -35,7 +35,8 @@ impl OffsetStore for MemoryOffsets {
     fn store<'a>(&'a self, positions: &'a [Position]) -> StoreFuture<'a, ()> {
         Box::pin(async move {
             let mut offsets = self.offsets.lock().unwrap_or_else(PoisonError::into_inner);
-            let new = positions.iter().map(|position| ((position.topic.to_string(), position.partition), position.offset));
+            let new =
+                positions.iter().map(|position| ((position.topic.to_string(), position.partition), position.offset));
             offsets.extend(new);
             Ok(())
         })
