@@ -38,6 +38,11 @@ impl Commits {
         }
     }
 
+    pub(super) fn held(&self) -> Vec<AssignedPartition> {
+        let partitions = self.partitions.iter();
+        partitions.map(|((topic, _), at)| AssignedPartition { topic: Arc::clone(topic), id: at.id }).collect()
+    }
+
     pub(super) fn forget(&mut self, partitions: &[AssignedPartition]) {
         for partition in partitions {
             self.partitions.remove(&(Arc::clone(&partition.topic), partition.id.partition));

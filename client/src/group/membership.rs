@@ -2,6 +2,7 @@
 
 use lance_messages::id::TopicPartition;
 use lance_messages::wire::group::{AssignmentStrategy, GroupAssignment, GroupHeartbeat, JOIN_EPOCH};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,8 +107,8 @@ impl Membership {
             for number in &topic.partitions {
                 let id = TopicPartition::new(topic.id, *number);
                 // One that is being given up comes back only after the coordinator has heard of that.
-                if !self.held.contains_key(&id) {
-                    self.held.insert(id, Arc::clone(&name));
+                if let Entry::Vacant(vacant) = self.held.entry(id) {
+                    vacant.insert(Arc::clone(&name));
                     change.gained.push(AssignedPartition { topic: Arc::clone(&name), id });
                 }
             }

@@ -183,6 +183,11 @@ impl GroupConsumer {
         self.shared.membership().assigned().collect()
     }
 
+    /// The partitions it reads at the moment: of those it was assigned the ones whose beginning is known already.
+    pub fn held(&self) -> Vec<AssignedPartition> {
+        self.commits.held()
+    }
+
     /// The next records, of any of the member's partitions; waits for some.
     ///
     /// The chunk given before counts as handled. Can be dropped and called again without losing records.

@@ -26,3 +26,5 @@ mod state_properties;
 mod state_rules;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tees;

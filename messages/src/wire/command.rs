@@ -37,6 +37,7 @@ impl Command {
     pub const GROUP_OFFSETS: Command = Command(0x4B);
     pub const DESCRIBE_GROUPS: Command = Command(0x4C);
     pub const DELETE_GROUP: Command = Command(0x4D);
+    pub const TOPIC_TEE: Command = Command(0x58);
     pub const TOPIC_RESPONSE: Command = Command(0x80);
     pub const CLUSTER_STATUS_RESPONSE: Command = Command(0x81);
     pub const HELLO_RESPONSE: Command = Command(0xC0);
@@ -53,6 +54,7 @@ impl Command {
     pub const GROUP_OFFSETS_RESPONSE: Command = Command(0xCB);
     pub const DESCRIBE_GROUPS_RESPONSE: Command = Command(0xCC);
     pub const DELETE_GROUP_RESPONSE: Command = Command(0xCD);
+    pub const TOPIC_TEE_RESPONSE: Command = Command(0xD8);
     pub const ERROR_RESPONSE: Command = Command(0xFF);
 }
 

@@ -40,6 +40,8 @@ impl Features {
     pub const COMPRESSED_INGEST: Features = Features(1 << 13);
     /// DescribeCluster and ClusterCommand.
     pub const CLUSTER: Features = Features(1 << 14);
+    /// TopicTee.
+    pub const TEE: Features = Features(1 << 15);
 
     /// Whether all bits of `other` are set.
     pub const fn contains(self, other: Features) -> bool {

@@ -160,6 +160,10 @@ fn encode_consumer_or_extension(request: &Request, out: &mut BytesMut) -> Comman
             command.encode(out);
             Command::CLUSTER_COMMAND
         }
+        Request::TopicTee(tee) => {
+            tee.encode(out);
+            Command::TOPIC_TEE
+        }
         Request::Metadata(metadata) => {
             metadata.encode(out);
             Command::METADATA

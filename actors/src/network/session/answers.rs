@@ -310,6 +310,11 @@ fn refusal_code(refusal: &MetadataRefusal) -> ErrorCode {
         | MetadataRefusal::NodeHoldsReplicas { .. }
         | MetadataRefusal::LastNode { .. }
         | MetadataRefusal::Partition { .. } => ErrorCode::InvalidRequest,
+        MetadataRefusal::TeeNotFound { .. }
+        | MetadataRefusal::TeeExists { .. }
+        | MetadataRefusal::TeeCycle { .. }
+        | MetadataRefusal::InvalidTee { .. } => ErrorCode::InvalidRequest,
+        MetadataRefusal::TooManyTees { .. } => ErrorCode::LimitReached,
         MetadataRefusal::NotEnoughNodes { .. } => ErrorCode::NotEnoughReplicas,
         MetadataRefusal::TooManyPartitions { .. } | MetadataRefusal::IdsExhausted { .. } => ErrorCode::LimitReached,
         MetadataRefusal::ProducerFenced { .. } => ErrorCode::FencedProducer,

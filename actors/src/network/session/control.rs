@@ -159,6 +159,7 @@ impl SessionCore {
             | Request::GroupOffsets(_)
             | Request::DescribeGroups(_)
             | Request::DeleteGroup { .. }
+            | Request::TopicTee(_)
             | Request::InitProducer(_) => return,
         };
         self.waiting_bytes += weight(&response);
