@@ -113,7 +113,8 @@ impl Rig {
                 OpKind::Create { path } => (Vec::new(), self.disk.open(&path, OpenMode::CreateOrOpen).ok()),
                 _ => (Vec::new(), None),
             };
-            let completion = DiskCompletion { token: u64::from(token), result: Ok(()), chunks, file };
+            let completion =
+                DiskCompletion { token: u64::from(token), result: Ok(()), chunks, file, times: Default::default() };
             self.core.on_disk_done(token, completion, NOW, &mut self.effects);
             self.core.flush(NOW, &mut self.effects);
             self.take_effects();

@@ -158,7 +158,8 @@ impl InProcess {
                 OpKind::Create { path } => (Vec::new(), self.disk.open(&path, OpenMode::CreateOrOpen).ok()),
                 _ => (Vec::new(), None),
             };
-            let completion = DiskCompletion { token: u64::from(token), result: Ok(()), chunks, file };
+            let completion =
+                DiskCompletion { token: u64::from(token), result: Ok(()), chunks, file, times: Default::default() };
             self.ingestion.on_disk_done(token, completion, now, &mut self.ingestion_effects);
             let mut replies: Vec<Reply<_>> = Vec::new();
             self.ingestion.flush(now, &mut self.ingestion_effects);
