@@ -226,7 +226,7 @@ fn a_fetch_that_is_no_longer_to_wait_does_not_begin_to_once_there_is_an_epoch() 
     let mut rig = Rig::new(8);
     rig.fetch(1, 0, 1000);
     rig.core
-        .on_cancel_wait(CancelWait { connection: CONNECTION, request: 1, partition: PARTITIONS[0] }, &mut rig.effects);
+        .on_cancel_wait(CancelWait { connection: CONNECTION, request: 1, partition: PARTITIONS[0] }, rig.now, &mut rig.effects);
     rig.lead_in(PARTITIONS[0], 1);
     rig.turn();
     let fetched = rig.replies.iter().find(|reply| reply.0 == 1).map(|reply| &reply.1);

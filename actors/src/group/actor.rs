@@ -141,6 +141,7 @@ impl GroupActor {
             max_bytes: LOAD_BYTES,
             max_wait: Duration::ZERO,
             compressed: false,
+            trace: None,
         };
         actix_rt::spawn(async move {
             let _ = shard.send(fetch).await;
@@ -281,6 +282,7 @@ impl GroupActor {
             flags: BatchFlags::RECORDS,
             timestamp_ns: now.wall_ns,
             producer: None,
+            trace: None,
         };
         let message = Produce { connection: CONNECTION, requests: vec![produce] };
         actix_rt::spawn(async move {

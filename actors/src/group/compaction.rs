@@ -168,5 +168,6 @@ fn request(batch: SnapshotBatch, partition: lance_messages::id::TopicPartition, 
         flags: BatchFlags::RECORDS,
         timestamp_ns: now_ns,
         producer: None,
+        trace: None,
     }
 }

@@ -35,8 +35,13 @@ pub const HELD_BYTES: usize = 128 * 1024 * 1024;
 /// Most data bytes of one forwarded fetch: it is held in memory until the client has taken it.
 pub const FETCH_BYTES: u32 = 1024 * 1024;
 /// What a forwarder asks for in its Hello, all of it.
-pub const FORWARD_FEATURES: Features =
-    Features(Features::PARTITIONS.0 | Features::HEADER_CRC.0 | Features::TYPED_ERRORS.0 | Features::ACK_OFFSETS.0);
+pub const FORWARD_FEATURES: Features = Features(
+    Features::PARTITIONS.0
+        | Features::HEADER_CRC.0
+        | Features::TYPED_ERRORS.0
+        | Features::ACK_OFFSETS.0
+        | Features::TRACE_CONTEXT.0,
+);
 
 /// Links to one node: a partition that answers late holds back only those that share its link.
 const WRITE_LINKS: u16 = 8;

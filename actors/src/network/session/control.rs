@@ -40,6 +40,9 @@ pub enum MetadataCall {
     InitProducer(Option<ProducerEpoch>),
 }
 
+/// As much of what a client calls itself is kept for its spans.
+const MAX_NAME_CHARS: usize = 64;
+
 impl SessionCore {
     pub(super) fn on_hello(&mut self, hello: &Hello, correlation: u64) {
         let granted = Features(hello.features.0 & GRANTED_FEATURES.0);
@@ -60,6 +63,8 @@ impl SessionCore {
         lance_messages::wire::ResponseFrame { correlation, response: Response::Hello(response) }
             .encode(&mut self.output.tail, None);
         self.features = Some(granted);
+        let is_traced = self.limits.traces.is_some();
+        self.client_name = is_traced.then(|| hello.client_name.chars().take(MAX_NAME_CHARS).collect());
     }
 
     #[allow(clippy::too_many_arguments, reason = "the parts of one decoded frame")]

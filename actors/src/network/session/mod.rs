@@ -9,12 +9,15 @@ pub mod lanes;
 pub mod output;
 pub mod replies;
 pub mod routing;
+mod spans;
 
 use self::lanes::{CONTROL_LANE, INGEST_LANE, Lanes, RequestId};
 use self::output::Output;
 use self::replies::{ControlKind, ProduceSlot, ReplySlot};
 use self::routing::{Route, not_leader};
+use self::spans::OpenSpans;
 use crate::network::readers::SegmentRead;
+use crate::stages::{RequestTraces, StageSpan};
 use crate::view::ClusterView;
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
@@ -77,6 +80,8 @@ pub struct SessionLimits {
     pub shards: u16,
     /// This node.
     pub node: NodeId,
+    /// Which requests are traced; `None`: none is.
+    pub traces: Option<RequestTraces>,
 }
 
 /// What a session wants done.
@@ -130,6 +135,8 @@ pub enum SessionEffect {
     FetchDone(Option<Duration>, u64),
     /// Close the connection once everything is written.
     Close(FrameError),
+    /// A stage of a traced request is over.
+    StageOver(Box<StageSpan>),
 }
 
 type Effects = Vec<SessionEffect>;
@@ -154,6 +161,9 @@ pub struct SessionCore {
     draining: bool,
     pressed: bool,
     tight: bool,
+    spans: OpenSpans,
+    /// What the client calls itself; kept where requests are traced.
+    client_name: Option<Box<str>>,
 }
 
 /// Whether a request can only be answered by who knows the topics.
@@ -194,12 +204,19 @@ impl SessionCore {
             draining: false,
             pressed: false,
             tight: false,
+            spans: OpenSpans::default(),
+            client_name: None,
         }
     }
 
     /// Whether the client said Hello: only then it is sent frames it did not ask for.
     pub fn said_hello(&self) -> bool {
         self.features.is_some()
+    }
+
+    /// What the client calls itself, where requests are traced.
+    pub fn client_name(&self) -> Option<&str> {
+        self.client_name.as_deref()
     }
 
     /// Whether more may be read from the socket: backpressure is not reading.
@@ -310,7 +327,7 @@ impl SessionCore {
     /// One frame of the client.
     fn on_frame(&mut self, frame: Frame, view: &ClusterView, now: Duration, effects: &mut Effects) {
         let kept = frame.clone();
-        let RequestFrame { correlation, partition, trace: _, request } =
+        let RequestFrame { correlation, partition, trace, request } =
             match RequestFrame::decode(frame, self.features) {
                 Ok(request) => request,
                 Err(refused) => {
@@ -325,6 +342,24 @@ impl SessionCore {
         if !view.is_known() && needs_metadata(&request) {
             return self.refuse_for_now(&request, correlation, kept.header.command());
         }
+        if self.limits.traces.is_none() {
+            return self.on_request(request, (correlation, partition), kept, view, now, effects);
+        }
+        let lane = if matches!(request, Request::Produce(_)) { INGEST_LANE } else { self.control_lane() };
+        self.open_span(&request, (partition, trace), lane, now);
+        self.on_request(request, (correlation, partition), kept, view, now, effects);
+        self.keep_span(lane);
+    }
+
+    fn on_request(
+        &mut self,
+        request: Request,
+        (correlation, partition): (u64, u16),
+        kept: Frame,
+        view: &ClusterView,
+        now: Duration,
+        effects: &mut Effects,
+    ) {
         match request {
             Request::Ignored => {}
             Request::Keepalive => {
@@ -414,6 +449,7 @@ impl SessionCore {
         }
         let slot = ProduceSlot { batch_id, partition, shard, bytes, since: now };
         let request = self.lanes.reserve(INGEST_LANE, ReplySlot::Produce(slot));
+        let trace = self.spans.produce_trace(request);
         self.in_flight_bytes += bytes;
         let timestamp_ns =
             if produce.timestamp != 0 { produce.timestamp } else { max_timestamp_ns(&records).unwrap_or(0) };
@@ -427,6 +463,7 @@ impl SessionCore {
             flags,
             timestamp_ns,
             producer,
+            trace,
         };
         effects.push(SessionEffect::Produce(shard, request));
     }
@@ -481,8 +518,11 @@ impl SessionCore {
                 if !ready {
                     break;
                 }
-                if let Some(slot) = self.lanes.pop(lane) {
-                    self.write_reply(slot, now, effects);
+                let request = self.lanes.front_id(lane);
+                match self.lanes.pop(lane) {
+                    Some(slot) if self.traces_nothing() => self.write_reply(slot, now, effects),
+                    Some(slot) => self.write_traced_reply(request, slot, now, effects),
+                    None => {}
                 }
             }
         }
