@@ -9,8 +9,8 @@ use super::socket::FrameSocket;
 use lance_messages::id::NodeId;
 use lance_messages::peer::PeerIdentity;
 use lance_messages::wire::peer::{
-    OLDEST_PEER_VERSION, PEER_VERSION, PeerCommand, PeerFrame, PeerFrameError, PeerHello, PeerHelloResponse, PeerProof, PeerPurpose,
-    PeerStage,
+    OLDEST_PEER_VERSION, PEER_VERSION, PeerCommand, PeerFrame, PeerFrameError, PeerHello, PeerHelloResponse, PeerProof,
+    PeerPurpose, PeerStage,
 };
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -61,7 +61,9 @@ pub enum PeerRefusal {
         expected: PeerCommand,
     },
     /// No version both speak.
-    #[error("node {node} speaks peer protocol {min} to {max}, this node speaks {OLDEST_PEER_VERSION} to {PEER_VERSION}")]
+    #[error(
+        "node {node} speaks peer protocol {min} to {max}, this node speaks {OLDEST_PEER_VERSION} to {PEER_VERSION}"
+    )]
     Version {
         /// The other node.
         node: NodeId,
@@ -235,13 +237,8 @@ async fn answer_unbounded(socket: &mut FrameSocket, local: &LocalPeer) -> Result
         return Err(PeerRefusal::NoTrust { reached: local.identity.node });
     }
     let cluster_id = local.cluster_id();
-    let mut response = PeerHelloResponse {
-        version,
-        cluster_id,
-        identity: local.identity,
-        nonce: rand::random(),
-        proof: None,
-    };
+    let mut response =
+        PeerHelloResponse { version, cluster_id, identity: local.identity, nonce: rand::random(), proof: None };
     response.proof = local.trust.prove(ProofSide::Reached, &hello, &response);
     socket.send(&PeerFrame::HelloResponse(response.clone())).await?;
     let proof = match socket.receive(PeerStage::Opening).await? {

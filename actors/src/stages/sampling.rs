@@ -33,14 +33,14 @@ impl RequestTraces {
 
     /// The span of a request, if it is traced. `number` is used once on its connection.
     pub fn place(&self, given: Option<TraceContext>, connection: ConnectionId, number: u64) -> Option<SpanPlace> {
-        let salt = self.seed ^ connection.0.rotate_left(32) ^ number;
         match given.filter(TraceContext::is_valid) {
             Some(parent) => {
                 let kept = match self.parent_based {
                     true => parent.is_sampled(),
                     false => parent.sampling_number() < self.kept_below,
                 };
-                let own = TraceContext { flags: parent.flags | TraceContext::SAMPLED, ..parent.child(salt) };
+                let own = parent.child(self.seed ^ connection.0.rotate_left(32)).child(number);
+                let own = TraceContext { flags: own.flags | TraceContext::SAMPLED, ..own };
                 kept.then_some(SpanPlace { parent, own })
             }
             None if self.kept_below == 0 => None,
@@ -90,7 +90,12 @@ mod tests {
     fn a_repeated_request_has_a_span_of_its_own() {
         let traces = RequestTraces::new(9, 0.0, true);
         let span = |connection, number| traces.place(Some(CLIENT), ConnectionId(connection), number).unwrap().own;
-        let spans = [span(1, 1), span(1, 2), span(2, 1), RequestTraces::new(10, 0.0, true).place(Some(CLIENT), ConnectionId(1), 1).unwrap().own];
+        let spans = [
+            span(1, 1),
+            span(1, 2),
+            span(2, 1),
+            RequestTraces::new(10, 0.0, true).place(Some(CLIENT), ConnectionId(1), 1).unwrap().own,
+        ];
         for (at, one) in spans.iter().enumerate() {
             assert_eq!(one.trace_id, CLIENT.trace_id);
             assert!(spans[..at].iter().all(|other| other.span_id != one.span_id));

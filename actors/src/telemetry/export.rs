@@ -225,7 +225,8 @@ impl Worker {
             let mut flush = None;
             let mut deadline = None;
             while batch.len() < batch_spans {
-                let left = deadline.map_or(delay, |deadline: Instant| deadline.saturating_duration_since(Instant::now()));
+                let left =
+                    deadline.map_or(delay, |deadline: Instant| deadline.saturating_duration_since(Instant::now()));
                 select! {
                     recv(items) -> item => match item {
                         Ok(item) => {
@@ -288,7 +289,9 @@ impl Worker {
         counter.fetch_add(count, Ordering::Relaxed);
         let was_down = std::mem::replace(&mut self.is_down, failure.is_some());
         match failure {
-            Some(reason) if !was_down => tracing::warn!(%reason, "the collector takes no traces: they are dropped until it does"),
+            Some(reason) if !was_down => {
+                tracing::warn!(%reason, "the collector takes no traces: they are dropped until it does")
+            }
             None if was_down => tracing::info!("the collector takes traces again"),
             _ => {}
         }

@@ -131,8 +131,12 @@ fn describe(stage: Stage, topic: Option<&str>, naming: &Naming) -> Description {
             inner("append", "ingestion", attributes)
         }
         Stage::Queue => inner("queue", "poller", Vec::new()),
-        Stage::Write { with_sync } => inner("write", "poller", vec![KeyValue::new("lance.disk.write_with_sync", with_sync)]),
-        Stage::Sync { with_write } => inner("sync", "poller", vec![KeyValue::new("lance.disk.write_with_sync", with_write)]),
+        Stage::Write { with_sync } => {
+            inner("write", "poller", vec![KeyValue::new("lance.disk.write_with_sync", with_sync)])
+        }
+        Stage::Sync { with_write } => {
+            inner("sync", "poller", vec![KeyValue::new("lance.disk.write_with_sync", with_write)])
+        }
         Stage::Replicate { to } => {
             let mut attributes = vec![number("lance.follower", to.0.into())];
             attributes.extend(naming.address(to).iter().flat_map(|address| server(address)));

@@ -147,10 +147,7 @@ fn below(base: &str, transport: Transport) -> String {
 }
 
 /// What is exported, if anything is; and which variables are passed over.
-pub fn plan(
-    options: &TraceOptions,
-    lookup: &dyn Fn(&str) -> Option<String>,
-) -> (Option<TracePlan>, Vec<PassedOver>) {
+pub fn plan(options: &TraceOptions, lookup: &dyn Fn(&str) -> Option<String>) -> (Option<TracePlan>, Vec<PassedOver>) {
     let mut environment = Environment { lookup, passed_over: Vec::new() };
     let plan = planned(options, &mut environment);
     (plan, environment.passed_over)
@@ -187,11 +184,7 @@ fn planned(options: &TraceOptions, environment: &mut Environment<'_>) -> Option<
     })
 }
 
-fn destination(
-    options: &TraceOptions,
-    environment: &mut Environment<'_>,
-    wanted: bool,
-) -> Option<(String, Transport)> {
+fn destination(options: &TraceOptions, environment: &mut Environment<'_>, wanted: bool) -> Option<(String, Transport)> {
     const KNOWN: &str = "\"grpc\" or \"http/protobuf\"";
     let by_environment = environment.read("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", KNOWN, transport);
     let by_environment = by_environment.or_else(|| environment.read("OTEL_EXPORTER_OTLP_PROTOCOL", KNOWN, transport));
@@ -202,7 +195,8 @@ fn destination(
     }
     const URL: &str = "a URL that starts with http:// or https://";
     // OpenTelemetry's default is HTTP, except where everybody knows the port.
-    let guess = |url: &str| if url.trim_end_matches('/').ends_with(GRPC_PORT) { Transport::Grpc } else { Transport::Http };
+    let guess =
+        |url: &str| if url.trim_end_matches('/').ends_with(GRPC_PORT) { Transport::Grpc } else { Transport::Http };
     if let Some(whole) = environment.read("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", URL, url) {
         let transport = chosen.unwrap_or_else(|| guess(&whole));
         return Some((whole, transport));
@@ -260,7 +254,9 @@ fn resource(options: &TraceOptions, environment: &mut Environment<'_>) -> Vec<(S
         pairs.map(|pair| pair.split_once('=').map(|(name, value)| own(name.trim(), value.trim()))).collect()
     });
     let given: Vec<(String, String)> = given.unwrap_or_default();
-    attributes.extend(given.into_iter().map(|(name, value)| (name, percent_decode_str(&value).decode_utf8_lossy().into_owned())));
+    attributes.extend(
+        given.into_iter().map(|(name, value)| (name, percent_decode_str(&value).decode_utf8_lossy().into_owned())),
+    );
     attributes.extend(environment.text("OTEL_SERVICE_NAME").map(|name| own("service.name", &name)));
     attributes
 }
@@ -270,7 +266,8 @@ mod tests {
     use super::*;
 
     fn with(options: &TraceOptions, variables: &[(&str, &str)]) -> (Option<TracePlan>, Vec<PassedOver>) {
-        let find = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        let find =
+            |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
         plan(options, &find)
     }
 
@@ -294,7 +291,9 @@ mod tests {
         assert_eq!(destination_of(&options(), &[("OTEL_SERVICE_NAME", "x"), (PROTOCOL, "grpc")]), None);
         let there = [(ENDPOINT, "http://c:1")];
         assert!(destination_of(&options(), &there).is_some());
-        for off in [("OTEL_SDK_DISABLED", "True"), ("OTEL_TRACES_EXPORTER", "none"), ("OTEL_TRACES_SAMPLER", "always_off")] {
+        for off in
+            [("OTEL_SDK_DISABLED", "True"), ("OTEL_TRACES_EXPORTER", "none"), ("OTEL_TRACES_SAMPLER", "always_off")]
+        {
             assert_eq!(destination_of(&options(), &[there[0], off]), None, "{off:?}");
         }
         assert!(destination_of(&options(), &[there[0], ("OTEL_SDK_DISABLED", "no")]).is_some());
@@ -311,7 +310,11 @@ mod tests {
             (vec![(ENDPOINT, "http://c:4317/")], "http://c:4317/", Transport::Grpc),
             (vec![(ENDPOINT, "http://c:9"), (TRACES_ENDPOINT, "http://t:1/x")], "http://t:1/x", Transport::Http),
             (
-                vec![(ENDPOINT, "http://c:9"), (PROTOCOL, "grpc"), ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")],
+                vec![
+                    (ENDPOINT, "http://c:9"),
+                    (PROTOCOL, "grpc"),
+                    ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf"),
+                ],
                 "http://c:9/v1/traces",
                 Transport::Http,
             ),

@@ -50,10 +50,10 @@ fn main() -> ExitCode {
         print!("{}", loaded.to_toml());
         return ExitCode::SUCCESS;
     }
-    let (traces, passed_over) = telemetry::plan(
-        &options::trace_options(&loaded.config, |key| loaded.origins.contains_key(key)),
-        &|name| std::env::var(name).ok(),
-    );
+    let (traces, passed_over) =
+        telemetry::plan(&options::trace_options(&loaded.config, |key| loaded.origins.contains_key(key)), &|name| {
+            std::env::var(name).ok()
+        });
     for variable in &passed_over {
         eprintln!("lance: warning: {variable}");
     }

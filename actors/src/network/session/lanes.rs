@@ -117,7 +117,8 @@ mod tests {
         assert_eq!(lanes.get_mut(second), Some(&mut "b"));
         assert_eq!(lanes.get_mut(control), Some(&mut "c"));
         assert_eq!(lanes.pop(INGEST_LANE), Some("a"));
-        assert_eq!((lanes.get_mut(first), lanes.front_id(INGEST_LANE)), (None, second));
+        assert_eq!(lanes.get_mut(first), None);
+        assert_eq!(lanes.front_id(INGEST_LANE), second);
         assert_eq!(lanes.get_mut(second), Some(&mut "b"));
         assert_eq!(lanes.len(), 2);
         let ids: Vec<u64> = lanes.iter_mut().map(|(id, _)| id.0).collect();

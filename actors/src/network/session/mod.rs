@@ -327,18 +327,17 @@ impl SessionCore {
     /// One frame of the client.
     fn on_frame(&mut self, frame: Frame, view: &ClusterView, now: Duration, effects: &mut Effects) {
         let kept = frame.clone();
-        let RequestFrame { correlation, partition, trace, request } =
-            match RequestFrame::decode(frame, self.features) {
-                Ok(request) => request,
-                Err(refused) => {
-                    let lane = match refused.error.answers {
-                        Answers::Ingest(_) => INGEST_LANE,
-                        Answers::Control(_) => self.control_lane(),
-                    };
-                    self.lanes.reserve(lane, ReplySlot::ready(refused.correlation, Response::Error(refused.error)));
-                    return;
-                }
-            };
+        let RequestFrame { correlation, partition, trace, request } = match RequestFrame::decode(frame, self.features) {
+            Ok(request) => request,
+            Err(refused) => {
+                let lane = match refused.error.answers {
+                    Answers::Ingest(_) => INGEST_LANE,
+                    Answers::Control(_) => self.control_lane(),
+                };
+                self.lanes.reserve(lane, ReplySlot::ready(refused.correlation, Response::Error(refused.error)));
+                return;
+            }
+        };
         if !view.is_known() && needs_metadata(&request) {
             return self.refuse_for_now(&request, correlation, kept.header.command());
         }
