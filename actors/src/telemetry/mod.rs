@@ -11,4 +11,4 @@ pub use export::ExportError;
 pub use facts::RequestFacts;
 pub use log::{LogLevel, LogLevelError, TelemetryError, TelemetryOptions, start};
 pub use plan::{PassedOver, TraceOptions, TracePlan, Transport, plan};
-pub use tracer::{Tracer, export_client, export_node, tracer};
+pub use tracer::{Tracer, enter_parent, export_client, export_node, tracer};

@@ -8,8 +8,12 @@ use crate::stages::{RequestTraces, StageSpan};
 use crate::view::ClusterView;
 use arc_swap::ArcSwap;
 use lance_messages::id::NodeId;
+use opentelemetry::propagation::TextMapPropagator as _;
 use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::{Context, ContextGuard};
+use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -98,4 +102,34 @@ pub fn export_client(plan: &TracePlan) -> Result<&'static Tracer, ExportError> {
     let tracer = Tracer::start(plan, sampler, false)?.install();
     opentelemetry::global::set_tracer_provider(tracer.provider.clone());
     Ok(tracer)
+}
+
+/// Until the guard is dropped, spans of this thread belong to the span that started the program, if it says which in
+/// `TRACEPARENT`.
+pub fn enter_parent(lookup: &dyn Fn(&str) -> Option<String>) -> Option<ContextGuard> {
+    let carried = ["traceparent", "tracestate"].map(|name| (name.to_owned(), lookup(&name.to_uppercase())));
+    let carried: HashMap<String, String> = carried.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    carried.contains_key("traceparent").then(|| {
+        let parent: Context = TraceContextPropagator::new().extract(&carried);
+        parent.attach()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use opentelemetry::trace::TraceContextExt as _;
+
+    #[test]
+    fn a_program_belongs_to_the_span_that_started_it() {
+        let current = || Context::map_current(|context| context.span().span_context().trace_id().to_string());
+        let given = |name: &str| {
+            (name == "TRACEPARENT").then(|| "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned())
+        };
+        let entered = enter_parent(&given);
+        assert_eq!(current(), "0af7651916cd43dd8448eb211c80319c");
+        drop(entered);
+        assert_eq!(current(), "00000000000000000000000000000000");
+        assert!(enter_parent(&|_| None).is_none());
+    }
 }

@@ -7,6 +7,7 @@ use crate::client::Client;
 use crate::connection::Connection;
 use crate::error::ClientError;
 use crate::metadata::unexpected;
+use crate::spans::ClientSpan;
 use bytes::Bytes;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{NodeId, TopicId, TopicPartition};
@@ -103,12 +104,33 @@ impl FetchTask {
                 partitions: FetchList::new(&asked),
             };
             let request = Request::FetchPartitions(fetch);
-            match self.connection.request_for(request, 0, None, "fetch", self.options.max_wait).await? {
+            match self.poll(request, 0, self.options.max_wait).await? {
                 Response::FetchPartitions(reply) => self.on_reply(reply).await?,
                 _ => return Err(unexpected(&self.connection, "fetch")),
             }
         }
         Ok(())
+    }
+
+    /// Asks for records, within a span where the application traces what it does.
+    async fn poll(&self, request: Request, partition: u16, patience: Duration) -> Result<Response, ClientError> {
+        let only = match &self.partitions[..] {
+            [only] => Some(only.partition),
+            _ => None,
+        };
+        let span = ClientSpan::poll(&self.topic, only, self.connection.address());
+        let trace = span.as_ref().map(ClientSpan::context);
+        let answer = self.connection.request_for(request, partition, trace, "fetch", patience).await;
+        if let Some(span) = span {
+            match &answer {
+                Ok(response) => {
+                    let (records, bytes) = found_in(response);
+                    span.finish(records, bytes);
+                }
+                Err(error) => span.fail(error),
+            }
+        }
+        answer
     }
 
     fn in_turn(&self) -> impl Iterator<Item = &PartitionState> {
@@ -228,7 +250,7 @@ impl FetchTask {
             (state.partition, state.splitter.fetch_offset())
         };
         let fetch = Fetch { topic: self.topic_id, offset, max_bytes: self.options.partition_max_bytes };
-        match self.connection.request_for(Request::Fetch(fetch), partition, None, "fetch", Duration::ZERO).await? {
+        match self.poll(Request::Fetch(fetch), partition, Duration::ZERO).await? {
             Response::Fetch { next_offset, data, .. } => {
                 let some = !data.is_empty();
                 if some {
@@ -239,5 +261,16 @@ impl FetchTask {
             Response::CatchingUp { .. } => Ok(false),
             _ => Err(unexpected(&self.connection, "fetch")),
         }
+    }
+}
+
+/// Records and bytes of an answer.
+fn found_in(response: &Response) -> (u64, u64) {
+    match response {
+        Response::FetchPartitions(reply) => reply.partitions.iter().fold((0, 0), |(records, bytes), (fetched, data)| {
+            (records + u64::from(fetched.record_count), bytes + data.len() as u64)
+        }),
+        Response::Fetch { record_count, data, .. } => (u64::from(*record_count), data.len() as u64),
+        _ => (0, 0),
     }
 }

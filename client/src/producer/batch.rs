@@ -3,12 +3,14 @@
 use super::delivery::{BatchOutcome, Outcome};
 use crate::error::ClientError;
 use crate::links::Link;
+use crate::spans::ClientSpan;
 use bytes::{BufMut, Bytes, BytesMut};
 use lance_messages::id::TopicId;
 use lance_messages::wire::Features;
 use lance_messages::wire::compression::{Codec, compression_prefix};
 use lance_messages::wire::hello::ProducerEpoch;
 use lance_messages::wire::produce::{AckOffsets, ProduceHeader};
+use lance_messages::wire::trace::crc_with_prefix;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
@@ -21,6 +23,8 @@ pub(super) struct OpenBatch {
     pub(super) opened: Instant,
     pub(super) outcome: watch::Sender<Outcome>,
     pub(super) permit: OwnedSemaphorePermit,
+    /// Where the application traces what it does.
+    pub(super) span: Option<ClientSpan>,
 }
 
 /// A batch that is complete.
@@ -38,6 +42,7 @@ pub(super) struct Batch {
     pub(super) sequence: Option<(Option<ProducerEpoch>, u32)>,
     /// How often it was sent.
     pub(super) attempts: u32,
+    pub(super) span: Option<ClientSpan>,
 }
 
 #[derive(Clone, Debug)]
@@ -58,6 +63,7 @@ impl OpenBatch {
             sealed: None,
             sequence: None,
             attempts: 0,
+            span: self.span,
         }
     }
 }
@@ -78,7 +84,7 @@ impl Batch {
             Some(sealed) if !sealed.compressed || codec.is_some() => sealed.clone(),
             _ => self.sealed.insert(seal_payload(&self.records, codec)?).clone(),
         };
-        let header = ProduceHeader {
+        let mut header = ProduceHeader {
             topic,
             partition,
             batch_id,
@@ -90,17 +96,33 @@ impl Batch {
             payload_crc: sealed.crc,
         };
         let crc = link.connection.features().unwrap_or_default().header_crc();
-        Ok((Bytes::copy_from_slice(&header.encode(crc)), sealed.payload))
+        let context = self.span.as_mut().filter(|_| link.connection.supports(Features::TRACE_CONTEXT)).map(|span| {
+            span.server(link.connection.address());
+            span.context().encode()
+        });
+        let Some(context) = context else {
+            return Ok((Bytes::copy_from_slice(&header.encode(crc)), sealed.payload));
+        };
+        header.payload_crc = crc_with_prefix(&context, sealed.crc, sealed.payload.len() as u64);
+        header.payload_len += context.len() as u32;
+        header.traced = true;
+        Ok((Bytes::from([&header.encode(crc)[..], &context].concat()), sealed.payload))
     }
 
     pub(super) fn succeed(self, offsets: Option<AckOffsets>) {
         let base_offset = offsets.map(|offsets| offsets.base_offset).filter(|&base| base != u64::MAX);
         let duplicate = offsets.is_some_and(|offsets| offsets.duplicate);
         let outcome = BatchOutcome { base_offset, records: self.count, duplicate };
+        if let Some(span) = self.span {
+            span.finish(self.count.into(), self.records.len() as u64);
+        }
         self.outcome.send_replace(Some(Ok(outcome)));
     }
 
     pub(super) fn fail(self, error: ClientError) {
+        if let Some(span) = self.span {
+            span.fail(&error);
+        }
         self.outcome.send_replace(Some(Err(error)));
     }
 }

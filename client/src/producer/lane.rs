@@ -4,6 +4,7 @@ use super::batch::{Batch, OpenBatch};
 use super::delivery::DeliveryFuture;
 use crate::error::ClientError;
 use crate::record::ProducerRecord;
+use crate::spans::ClientSpan;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -83,6 +84,7 @@ impl Lane {
                 record.encode(&mut open.records)?;
                 open.count += 1;
                 open.permit.merge(permit);
+                open.span.iter_mut().for_each(ClientSpan::join);
                 (before, open.outcome.subscribe())
             }
             None => {
@@ -90,7 +92,8 @@ impl Lane {
                 record.encode(&mut records)?;
                 let (outcome, waits) = watch::channel(None);
                 state.opened += 1;
-                state.open = Some(OpenBatch { records, count: 1, opened: Instant::now(), outcome, permit });
+                let span = ClientSpan::send(&self.topic, self.partition);
+                state.open = Some(OpenBatch { records, count: 1, opened: Instant::now(), outcome, permit, span });
                 (0, waits)
             }
         };
