@@ -15,6 +15,7 @@ pub mod options;
 pub mod partitioner;
 pub mod producer;
 pub mod record;
+mod spans;
 
 pub use admin::{Admin, NewTopic, TopicChange, TopicDescription};
 pub use client::Client;
