@@ -70,8 +70,16 @@ stream=$!
 calls=$!
 "$LNC" consume --topic load --group readers --offset earliest >/dev/null 2>"$work/group" &
 others+=($!)
-# Waiting at the end is no latency: somebody has to read what is there already.
-{ while [[ ! -e $work/stop ]]; do "$LNC" consume --topic calls --offset earliest -e >/dev/null || true; sleep 1; done; } 2>/dev/null &
+# Only fetches that ask not to wait have a latency.
+"$LNC" topic create read --partitions 1 >/dev/null
+seq 1 20000 | "$LNC" produce --topic read >/dev/null
+leader=$("$LNC" topic describe read | sed -n 's/^partition 0  leader \([0-9]*\),.*/\1/p')
+{
+  while [[ ! -e $work/stop ]]; do
+    "$LNC-bench" consume --server "127.0.0.1:220$leader" --topic read --fetch-bytes 4KiB --warm-up 0s --duration 200ms || true
+    sleep 1
+  done
+} >/dev/null 2>&1 &
 
 echo "queries of the dashboard, under load"
 python3 - docs/monitoring/lance-dashboard.json http://127.0.0.1:9899 <<'PYTHON'
