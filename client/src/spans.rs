@@ -25,10 +25,8 @@ fn begin(operation: &'static str, kind: &'static str, span_kind: SpanKind, topic
     let scope = InstrumentationScope::builder("lance-client").with_version(env!("CARGO_PKG_VERSION")).build();
     let tracer = global::tracer_with_scope(scope);
     let parent = Context::current();
-    let mut span = tracer
-        .span_builder(format!("{operation} {topic}"))
-        .with_kind(span_kind)
-        .start_with_context(&tracer, &parent);
+    let mut span =
+        tracer.span_builder(format!("{operation} {topic}")).with_kind(span_kind).start_with_context(&tracer, &parent);
     let made = span.span_context();
     // Nobody has set a provider up: there is nothing to tell anybody.
     if !made.is_valid() {

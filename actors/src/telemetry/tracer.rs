@@ -108,7 +108,8 @@ pub fn export_client(plan: &TracePlan) -> Result<&'static Tracer, ExportError> {
 /// `TRACEPARENT`.
 pub fn enter_parent(lookup: &dyn Fn(&str) -> Option<String>) -> Option<ContextGuard> {
     let carried = ["traceparent", "tracestate"].map(|name| (name.to_owned(), lookup(&name.to_uppercase())));
-    let carried: HashMap<String, String> = carried.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    let carried: HashMap<String, String> =
+        carried.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
     carried.contains_key("traceparent").then(|| {
         let parent: Context = TraceContextPropagator::new().extract(&carried);
         parent.attach()

@@ -267,9 +267,11 @@ impl FetchTask {
 /// Records and bytes of an answer.
 fn found_in(response: &Response) -> (u64, u64) {
     match response {
-        Response::FetchPartitions(reply) => reply.partitions.iter().fold((0, 0), |(records, bytes), (fetched, data)| {
-            (records + u64::from(fetched.record_count), bytes + data.len() as u64)
-        }),
+        Response::FetchPartitions(reply) => {
+            reply.partitions.iter().fold((0, 0), |(records, bytes), (fetched, data)| {
+                (records + u64::from(fetched.record_count), bytes + data.len() as u64)
+            })
+        }
         Response::Fetch { record_count, data, .. } => (u64::from(*record_count), data.len() as u64),
         _ => (0, 0),
     }

@@ -218,10 +218,7 @@ impl Collector {
 
     /// The variables that have a program export to it.
     pub fn variables(&self) -> [(&'static str, String); 2] {
-        [
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", self.endpoint()),
-            ("OTEL_EXPORTER_OTLP_PROTOCOL", self.protocol().to_owned()),
-        ]
+        [("OTEL_EXPORTER_OTLP_ENDPOINT", self.endpoint()), ("OTEL_EXPORTER_OTLP_PROTOCOL", self.protocol().to_owned())]
     }
 
     /// Everything received so far.
@@ -251,19 +248,21 @@ impl Collector {
     }
 
     /// Waits until the trace that `root` belongs to is whole.
-    pub fn await_trace(
-        &self,
-        root: &Received,
-        what: &str,
-        is_whole: impl Fn(&[Received]) -> bool,
-    ) -> Vec<Received> {
+    pub fn await_trace(&self, root: &Received, what: &str, is_whole: impl Fn(&[Received]) -> bool) -> Vec<Received> {
         let trace = || self.spans().into_iter().filter(|span| span.trace == root.trace).collect::<Vec<_>>();
         let whole = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             eventually(what, || Some(trace()).filter(|spans| is_whole(spans)))
         }));
         whole.unwrap_or_else(|panic| {
             for span in trace() {
-                eprintln!("{:?} {} {} below {:?} {:?}", span.process(), span.name, span.id, span.parent, span.attributes);
+                eprintln!(
+                    "{:?} {} {} below {:?} {:?}",
+                    span.process(),
+                    span.name,
+                    span.id,
+                    span.parent,
+                    span.attributes
+                );
             }
             std::panic::resume_unwind(panic)
         })

@@ -95,7 +95,8 @@ fn one_poll_is_one_trace_and_shows_waiting_reading_and_sending() {
     let collector = Collector::start(Speaks::Grpc);
     let server = server(&collector);
     lnc(&collector, &server.address(), &["produce", "--topic", "events", "--data", "click"]);
-    let printed = lnc(&collector, &server.address(), &["consume", "--topic", "events", "--offset", "earliest", "-c", "1"]);
+    let printed =
+        lnc(&collector, &server.address(), &["consume", "--topic", "events", "--offset", "earliest", "-c", "1"]);
     assert_eq!(printed, "click\n");
 
     let found = |span: &Received| span.name == "poll events" && span.attribute("messaging.batch.message_count") == "1";
@@ -128,7 +129,9 @@ fn one_poll_is_one_trace_and_shows_waiting_reading_and_sending() {
         let consumer = scope.spawn(|| lnc_with(&variables, &server.address(), &waits, b"").ok());
         for count in 1..=5 {
             // It polls at most half a second at a time: another poll tells that it is at it.
-            eventually("the consumer polls again", || (polls_of_waiter(&collector.spans()).len() >= count).then_some(()));
+            eventually("the consumer polls again", || {
+                (polls_of_waiter(&collector.spans()).len() >= count).then_some(())
+            });
             lnc(&collector, &server.address(), &["produce", "--topic", "events", "--data", "clack"]);
         }
         assert_eq!(consumer.join().unwrap(), "clack\n".repeat(5));
@@ -141,7 +144,8 @@ fn one_poll_is_one_trace_and_shows_waiting_reading_and_sending() {
         })
     });
     let spans = collector.await_trace(&woken, "its trace", |spans| named(spans, "send").len() == 1);
-    let (taken, wait, read) = (only(&spans, "receive events", "1"), only(&spans, "wait", "1"), only(&spans, "read", "1"));
+    let (taken, wait, read) =
+        (only(&spans, "receive events", "1"), only(&spans, "wait", "1"), only(&spans, "read", "1"));
     assert_eq!((&wait.parent, &taken.parent), (&taken.id, &woken.id));
     assert!(wait.end_ns <= read.end_ns);
 }
