@@ -6,6 +6,7 @@ pub mod clock;
 pub mod forward;
 pub mod group;
 pub mod ingestion;
+pub mod lease;
 pub mod log_tools;
 pub mod mailbox;
 pub mod metadata;

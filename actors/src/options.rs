@@ -2,6 +2,7 @@
 
 use crate::ingestion::core::IngestionOptions;
 use crate::metadata::calls::TopicLimits;
+use crate::network::quotas::Quotas;
 use crate::network::session::SessionLimits;
 use crate::peer::PeerTrust;
 use crate::supervision::RestartPolicy;
@@ -12,6 +13,7 @@ use lance_config::address::{Address, PortRule};
 use lance_config::model::{
     Config, IoBackend, LogFormat, OtlpProtocol, Placement, ReplicationMode as ConfiguredMode, SyncPolicy,
 };
+use lance_config::quota::ClientQuota;
 use lance_messages::id::NodeId;
 use lance_storage::disk::{BackendChoice, DiskOptions, QueueOptions};
 use std::time::Duration;
@@ -81,6 +83,13 @@ pub fn sync_interval(config: &Config) -> Option<Duration> {
         SyncPolicy::Always => None,
         SyncPolicy::Window { interval, .. } => Some(interval),
     }
+}
+
+/// How fast clients may be; the rules of the configuration were checked when it was read.
+pub fn quotas(config: &Config) -> Quotas {
+    let quotas = &config.quotas;
+    let clients = quotas.clients.iter().filter_map(|client| ClientQuota::parse(client)).collect();
+    Quotas::new(quotas.produce_bytes_per_second, quotas.fetch_bytes_per_second, clients)
 }
 
 /// What one connection may do.

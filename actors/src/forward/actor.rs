@@ -17,7 +17,7 @@ use lance_messages::error_code::ErrorCode;
 use lance_messages::id::ConnectionId;
 use lance_messages::mail::connection::{Replies, Reply, ShardRestarted};
 use lance_messages::mail::group::{CommitOffset, CommittedOffset};
-use lance_messages::mail::ingestion::{Fetch, Produce};
+use lance_messages::mail::ingestion::{Fetch, LookUpOffset, Produce};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -264,6 +264,15 @@ impl Handler<Fetch> for ForwardActor {
     fn handle(&mut self, message: Fetch, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
         self.with_core(ctx, |core, view, now_ms, effects| core.on_fetch(message, view, now_ms, effects));
+    }
+}
+
+impl Handler<LookUpOffset> for ForwardActor {
+    type Result = ();
+
+    fn handle(&mut self, message: LookUpOffset, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        self.with_core(ctx, |core, view, now_ms, effects| core.on_look_up(message, view, now_ms, effects));
     }
 }
 

@@ -4,8 +4,11 @@ pub mod args;
 pub mod cluster;
 pub mod cluster_args;
 pub mod consume;
+pub mod consume_group;
 pub mod failure;
 pub mod format;
+pub mod group;
+pub mod group_args;
 pub mod log;
 pub mod output;
 pub mod produce;
@@ -51,6 +54,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             Command::Produce(args) => produce::run(args, &cli.common).await,
             Command::Consume(args) => consume::run(args, &cli.common).await,
             Command::Topic(command) => topic::run(command, &cli.common).await,
+            Command::Group(command) => group::run(command, &cli.common).await,
             Command::Cluster(command) => cluster::run(command, &cli.common).await,
             Command::Log(_) | Command::Completions { .. } => Ok(()),
         }

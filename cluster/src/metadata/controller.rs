@@ -389,6 +389,7 @@ impl Controller {
             | MetadataEvent::ReplicaAdmitted { .. }
             | MetadataEvent::NodeAllowed { .. }
             | MetadataEvent::TopicModeSet { .. }
+            | MetadataEvent::TeesChanged { .. }
             | MetadataEvent::PartitionRecovered { .. } => {}
             MetadataEvent::StateReplaced => self.start_over(state, now_ms, batch),
         }

@@ -26,7 +26,9 @@ mod state_partitions;
 mod state_producers;
 mod state_quorum;
 pub mod state_replicas;
+mod state_tees;
 mod state_topics;
+pub mod tee;
 pub mod topic;
 
 pub use answer::{Applied, MetadataAnswer, MetadataEvent};
@@ -42,6 +44,7 @@ pub use raft_node::{ProposalFailure, RaftCore, RaftEffect};
 pub use raft_persist::{HardStateRecord, Persist, PersistedRaft, RaftConf, RaftEntry, RaftSnapshot};
 pub use refusal::{MetadataRefusal, PartitionRefusal};
 pub use state::MetadataState;
+pub use tee::{TeeAdvance, TeeCheckpoint, TeeClaim, TeeProducer, TeeProgress, TeeRefusal, TeeRule, TeeTarget};
 pub use topic::{
     NodeState, PartitionLeader, PartitionState, RecoveryAudit, Replica, ReplicaIncarnation, ReplicationMode,
     TopicConfig, TopicState,

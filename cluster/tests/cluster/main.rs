@@ -7,8 +7,6 @@ mod controller_cluster;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
-mod group_offsets;
-#[cfg(test)]
 mod metadata_cluster;
 #[cfg(test)]
 mod metadata_core;
@@ -28,3 +26,5 @@ mod state_properties;
 mod state_rules;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tees;

@@ -100,6 +100,8 @@ pub enum OffsetQuery {
     Timestamp(u64),
     /// The record with this number.
     Record(u64),
+    /// The first record that starts at or after this offset.
+    Offset(u64),
 }
 
 /// Looks an offset up.

@@ -3,7 +3,9 @@
 use super::flow::{FlowKey, Work};
 use super::{FETCH_BYTES, FORWARD_FEATURES, LINK_BYTES, LINK_REQUESTS};
 use bytes::{Bytes, BytesMut};
+use lance_messages::mail::ingestion::OffsetQuery;
 use lance_messages::wire::fetch::Fetch;
+use lance_messages::wire::lookup::{LookupOffset, LookupTarget};
 use lance_messages::wire::produce::ProduceHeader;
 use lance_messages::wire::request::{CommitOffset, Subscribe};
 use lance_messages::wire::trace::{TRACE_CONTEXT_LEN, crc_with_prefix};
@@ -96,7 +98,7 @@ impl Link {
         let sent = Sent { flow, item, id, end: self.queued_bytes, weight };
         match work {
             Work::Produce(..) => self.acks.push_back(sent),
-            Work::Fetch(_) | Work::Commit(..) | Work::Committed(..) => self.controls.push_back(sent),
+            Work::Fetch(_) | Work::LookUp(_) | Work::Commit(..) | Work::Committed(..) => self.controls.push_back(sent),
         }
         pieces
     }
@@ -153,6 +155,17 @@ fn encode(work: &Work, id: u64, max_payload_bytes: usize) -> [Bytes; 2] {
         Work::Fetch(fetch) => {
             let (topic, max_bytes) = (fetch.partition.topic, fetch.max_bytes.min(FETCH_BYTES));
             (Request::Fetch(Fetch { topic, offset: fetch.offset, max_bytes }), fetch.partition)
+        }
+        Work::LookUp(look_up) => {
+            let target = match look_up.query {
+                OffsetQuery::Earliest => LookupTarget::Earliest,
+                OffsetQuery::Latest => LookupTarget::Latest,
+                OffsetQuery::Timestamp(at) => LookupTarget::Timestamp(at),
+                OffsetQuery::Record(number) => LookupTarget::RecordNumber(number),
+                OffsetQuery::Offset(offset) => LookupTarget::Offset(offset),
+            };
+            let partition = look_up.partition;
+            (Request::LookupOffset(LookupOffset { partition, target }), partition)
         }
         Work::Commit(_, commit) => {
             let (topic, consumer_id) = (commit.partition.topic, commit.consumer_id);

@@ -171,7 +171,10 @@ impl IngestionCore {
         let answer = match look_up.query {
             OffsetQuery::Earliest => Answer::LookedUp(Ok((start.offset, start.record, 0))),
             OffsetQuery::Latest => Answer::LookedUp(Ok((high_watermark.offset, high_watermark.record, 0))),
-            OffsetQuery::Timestamp(_) | OffsetQuery::Record(_) => {
+            OffsetQuery::Offset(offset) if offset >= high_watermark.offset => {
+                Answer::LookedUp(Ok((high_watermark.offset, high_watermark.record, 0)))
+            }
+            OffsetQuery::Timestamp(_) | OffsetQuery::Record(_) | OffsetQuery::Offset(_) => {
                 Answer::LookUpSegments(SegmentRead::View(log.view()), look_up.query)
             }
         };

@@ -7,6 +7,7 @@ use crate::network::session::answers::CallFailure;
 use crate::network::session::{DEFAULT_TOPIC_REQUEST, MetadataCall};
 use actix::prelude::*;
 use lance_messages::error_code::ErrorCode;
+use lance_messages::mail::group::AskGroup;
 
 impl ConnectionActor {
     pub(super) fn ask_metadata(&mut self, request: u64, call: MetadataCall, ctx: &mut Context<Self>) {
@@ -20,6 +21,16 @@ impl ConnectionActor {
                 } else {
                     core.on_metadata(request, answer, view, now, effects);
                 }
+            });
+        }));
+    }
+
+    pub(super) fn ask_group(&mut self, request: u64, asked: AskGroup, ctx: &mut Context<Self>) {
+        let answer = actix::fut::wrap_future::<_, Self>(self.setup.group.send(asked));
+        ctx.spawn(answer.map(move |answer, actor, ctx| {
+            let answer = answer.unwrap_or(Err(ErrorCode::OutcomeUnknown));
+            actor.with_core_later(ctx, |core, view, now, effects| {
+                core.on_group_answer(request, answer, view, now, effects);
             });
         }));
     }

@@ -2,6 +2,7 @@
 
 mod asking;
 mod handlers;
+mod throttle;
 mod writing;
 
 use crate::clock::NodeClock;
@@ -14,6 +15,7 @@ use crate::metrics::Metrics;
 use crate::network::actor::{ConnectionClosed, NetworkActor};
 use crate::network::budget::{ByteBudget, FREE_FRAME_BYTES, Reservation};
 use crate::network::outbox::{ShardMessage, forward_message, push_produce, send, try_forward, try_send};
+use crate::network::quotas::{Meters, Quotas};
 use crate::network::readers::{ReadFailure, ReaderJob, ReaderPool};
 use crate::network::session::{MAX_PART_REPLIES, SessionCore, SessionEffect, SessionLimits};
 use crate::peer::{AcceptPeer, Inlet};
@@ -117,6 +119,8 @@ pub struct ConnectionSetup {
     pub frames: ByteBudget,
     /// Room for copies of recent batches, which shards make for all connections.
     pub copies: ByteBudget,
+    /// How fast clients may be.
+    pub quotas: Arc<Quotas>,
     /// The node's clock.
     pub clock: NodeClock,
     /// Figures.
@@ -151,6 +155,10 @@ pub struct ConnectionActor {
     frame_room: Option<Reservation>,
     /// A look for room is due.
     asks_for_room: bool,
+    /// What the client's quotas count, if it has any.
+    meters: Option<Arc<Meters>>,
+    /// Until when its quotas let it wait.
+    throttled_until: Duration,
     /// What spans say of the client, once one is traced.
     facts: Option<Arc<RequestFacts>>,
 }
@@ -167,6 +175,7 @@ impl ConnectionActor {
         let core = SessionCore::new(id, setup.limits);
         let last_frame = setup.clock.now().elapsed;
         let unrecognised = setup.peers.is_some();
+        let meters = setup.quotas.of("");
         Self {
             id,
             vitals,
@@ -189,6 +198,8 @@ impl ConnectionActor {
             drive: None,
             frame_room: None,
             asks_for_room: false,
+            meters,
+            throttled_until: Duration::ZERO,
             facts: None,
         }
     }
@@ -227,7 +238,10 @@ impl ConnectionActor {
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
             match effect {
-                SessionEffect::Produce(shard, request) => push_produce(&mut outgoing, self.id, shard, request),
+                SessionEffect::Produce(shard, request) => {
+                    self.charge_produce(request.records.len() as u64, ctx);
+                    push_produce(&mut outgoing, self.id, shard, request);
+                }
                 SessionEffect::Fetch(shard, fetch) => outgoing.push((shard, ShardMessage::Fetch(fetch))),
                 SessionEffect::CancelWait(shard, cancel) => outgoing.push((shard, ShardMessage::CancelWait(cancel))),
                 SessionEffect::LookUp(shard, look_up) => outgoing.push((shard, ShardMessage::LookUp(look_up))),
@@ -246,6 +260,8 @@ impl ConnectionActor {
                 let answer = self.setup.group.send(commit);
                 self.await_commit(request, answer, ctx);
             }
+            SessionEffect::Named(name) => self.meters = self.setup.quotas.of(&name),
+            SessionEffect::Group(request, asked) => self.ask_group(request, asked, ctx),
             SessionEffect::ForwardCommit(request, commit) => {
                 let answer = self.setup.forward.send(commit);
                 self.await_commit(request, answer, ctx);
@@ -272,6 +288,7 @@ impl ConnectionActor {
                     self.setup.metrics.fetch_latency.observe(took);
                 }
                 self.setup.metrics.fetched_bytes.add(bytes);
+                self.charge_fetch(bytes, ctx);
             }
             SessionEffect::Close(error) => {
                 tracing::debug!(connection = self.id.0, %error, "malformed frame: closing");

@@ -239,7 +239,7 @@ impl SessionCore {
 fn asked_partition(kind: &ControlKind, view: &ClusterView) -> Option<TopicPartition> {
     match kind {
         ControlKind::LookUp { partition, .. } => Some(*partition),
-        ControlKind::Subscribe { .. } | ControlKind::Commit { .. } => groups_partition(view),
+        ControlKind::Subscribe { .. } | ControlKind::Commit { .. } | ControlKind::Group => groups_partition(view),
         _ => None,
     }
 }
@@ -282,6 +282,7 @@ fn metadata_response(
         ControlKind::Subscribe { .. }
         | ControlKind::Commit { .. }
         | ControlKind::DescribeCluster
+        | ControlKind::Group
         | ControlKind::LookUp { .. }
         | ControlKind::Metadata(_) => Err((ErrorCode::Internal, None)),
     }
@@ -314,6 +315,11 @@ fn refusal_code(refusal: &MetadataRefusal) -> ErrorCode {
         | MetadataRefusal::NodeHoldsReplicas { .. }
         | MetadataRefusal::LastNode { .. }
         | MetadataRefusal::Partition { .. } => ErrorCode::InvalidRequest,
+        MetadataRefusal::TeeNotFound { .. }
+        | MetadataRefusal::TeeExists { .. }
+        | MetadataRefusal::TeeCycle { .. }
+        | MetadataRefusal::InvalidTee { .. } => ErrorCode::InvalidRequest,
+        MetadataRefusal::TooManyTees { .. } => ErrorCode::LimitReached,
         MetadataRefusal::NotEnoughNodes { .. } => ErrorCode::NotEnoughReplicas,
         MetadataRefusal::TooManyPartitions { .. } | MetadataRefusal::IdsExhausted { .. } => ErrorCode::LimitReached,
         MetadataRefusal::ProducerFenced { .. } => ErrorCode::FencedProducer,

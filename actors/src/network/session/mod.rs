@@ -5,6 +5,7 @@ pub mod answers;
 mod cluster;
 mod control;
 mod fetching;
+mod groups;
 pub mod lanes;
 pub mod output;
 pub mod replies;
@@ -24,7 +25,7 @@ use hashbrown::HashMap;
 use lance_messages::batch::{BatchFlags, ProducerSequence};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{ConnectionId, NodeId, TopicId, TopicPartition};
-use lance_messages::mail::group::{CommitOffset, CommittedOffset};
+use lance_messages::mail::group::{AskGroup, CommitOffset, CommittedOffset};
 use lance_messages::mail::ingestion::{CancelWait, Fetch, LookUpOffset, OffsetQuery, ProduceRequest};
 use lance_messages::record::{count_records, max_timestamp_ns};
 use lance_messages::wire::compression::{Compression, decompress_unnamed};
@@ -33,6 +34,7 @@ use lance_messages::wire::typed_error::{Answers, TypedError};
 use lance_messages::wire::{
     Features, Frame, FrameError, FrameLimits, Request, RequestFrame, Response, ResponseFrame, next_frame,
 };
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::control::MetadataCall;
@@ -49,7 +51,8 @@ pub const GRANTED_FEATURES: Features = Features(
         | Features::LOOKUP.0
         | Features::METADATA.0
         | Features::COMPRESSED_INGEST.0
-        | Features::CLUSTER.0,
+        | Features::CLUSTER.0
+        | Features::GROUPS.0,
 );
 
 /// Fetches of one connection that may be under way together; more are not read from the socket.
@@ -103,6 +106,10 @@ pub enum SessionEffect {
     Commit(u64, CommitOffset),
     /// Ask for a stored offset.
     Committed(u64, CommittedOffset),
+    /// The client said what it calls itself.
+    Named(Arc<str>),
+    /// Ask the coordinator of consumer groups.
+    Group(u64, AskGroup),
     /// Store an offset on the node that keeps them.
     ForwardCommit(u64, CommitOffset),
     /// Ask the node that keeps them for a stored offset.
@@ -146,6 +153,8 @@ pub struct SessionCore {
     id: ConnectionId,
     limits: SessionLimits,
     features: Option<Features>,
+    /// What the client calls itself, from its Hello on.
+    client_name: Arc<str>,
     producer: Option<ProducerEpoch>,
     lanes: Lanes<ReplySlot>,
     /// What is to be written.
@@ -161,9 +170,8 @@ pub struct SessionCore {
     draining: bool,
     pressed: bool,
     tight: bool,
+    throttled: bool,
     spans: OpenSpans,
-    /// What the client calls itself; kept where requests are traced.
-    client_name: Option<Box<str>>,
 }
 
 /// Whether a request can only be answered by who knows the topics.
@@ -192,6 +200,7 @@ impl SessionCore {
             id,
             limits,
             features: None,
+            client_name: Arc::from(""),
             producer: None,
             lanes: Lanes::default(),
             output: Output::default(),
@@ -204,8 +213,8 @@ impl SessionCore {
             draining: false,
             pressed: false,
             tight: false,
+            throttled: false,
             spans: OpenSpans::default(),
-            client_name: None,
         }
     }
 
@@ -216,12 +225,13 @@ impl SessionCore {
 
     /// What the client calls itself, where requests are traced.
     pub fn client_name(&self) -> Option<&str> {
-        self.client_name.as_deref()
+        (!self.client_name.is_empty()).then_some(&*self.client_name)
     }
 
     /// Whether more may be read from the socket: backpressure is not reading.
     pub fn wants_input(&self) -> bool {
         !self.closing
+            && !self.throttled
             && self.blocked.is_none()
             && self.in_flight_bytes < self.limits.max_in_flight_bytes
             && self.lanes.len() < self.limits.max_requests
@@ -233,6 +243,15 @@ impl SessionCore {
     /// Whether the node holds so much for slow readers that each is given one thing at a time.
     pub fn set_tight(&mut self, tight: bool) {
         self.tight = tight;
+    }
+
+    /// Whether the client has moved more than its quota and is not read from for a while. It hears of it, so that it
+    /// knows that the connection lives.
+    pub fn set_throttled(&mut self, throttled: bool) {
+        self.throttled = throttled;
+        if throttled {
+            self.send_backpressure();
+        }
     }
 
     /// Whether everything asked for was answered.
@@ -375,7 +394,7 @@ impl SessionCore {
                 }
                 self.on_produce(produce, partition, view, now, effects);
             }
-            Request::Hello(hello) => self.on_hello(&hello, correlation),
+            Request::Hello(hello) => self.on_hello(&hello, correlation, effects),
             other => self.on_control(other, correlation, partition, kept.header.command(), view, now, effects),
         }
     }

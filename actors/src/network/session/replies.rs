@@ -135,6 +135,8 @@ pub enum ControlKind {
         /// Its offset.
         offset: u64,
     },
+    /// A request about consumer groups.
+    Group,
     /// LookupOffset.
     LookUp {
         /// The partition.
@@ -183,6 +185,8 @@ pub fn weight(response: &Response) -> usize {
             metadata.topics.iter().map(|topic| 128 + topic.name.len() + 24 * topic.partitions.len()).sum()
         }
         Response::DescribeCluster(cluster) => cluster.weight(),
+        Response::DescribeGroups(body) => body.len(),
+        Response::GroupOffsets(found) => found.offsets.iter().map(|found| 64 + found.metadata.len()).sum(),
         _ => 0,
     }
 }
