@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod background;
+pub mod audit;
 pub mod clock;
 pub mod forward;
 pub mod group;
@@ -23,4 +24,5 @@ pub mod server;
 pub mod supervision;
 pub mod telemetry;
 pub mod threads;
+pub mod tls;
 pub mod view;

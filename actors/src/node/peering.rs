@@ -14,6 +14,7 @@ use crate::peer::{
 };
 use crate::supervision::ActorKind;
 use crate::threads::Thread;
+use crate::tls::TlsKeeper;
 use crate::view::ClusterView;
 use actix::prelude::*;
 use arc_swap::ArcSwap;
@@ -59,6 +60,7 @@ pub(super) async fn join(
     data_dir: &mut DataDir,
     (listener, address): (&TcpListener, SocketAddr),
     (data_threads, clock): (Vec<ArbiterHandle>, NodeClock),
+    tls: Option<Arc<TlsKeeper>>,
     on_problem: impl FnMut(String),
 ) -> Result<Peering, StartError> {
     let thread = Thread::start("links", None).map_err(StartError::Thread)?;
@@ -67,7 +69,7 @@ pub(super) async fn join(
         PeerIdentity { node: record.node_id, incarnation: record.incarnation, boot_number: record.boot_number };
     let (trust, sockets) = (options::peer_trust(config), SocketOptions::default());
     let local = LocalPeer::new(identity, advertised(config, address), record.cluster_id, trust, sockets);
-    let local = Arc::new(local);
+    let local = Arc::new(local.encrypted(tls));
     let setup =
         PeerAcceptorSetup { local: Arc::clone(&local), data_threads, clock, supervisor: starter.supervisor.clone() };
     let acceptor = starter

@@ -74,7 +74,7 @@ async fn rig(max_connections: usize, known: bool) -> Rig {
     let acceptor = start_acceptor(&starter, &links.handle(), setup).await;
     let own_view = if known { Arc::clone(&view) } else { Arc::default() };
     let (forward_setup, name) =
-        (ForwardSetup { index: 1, view: Arc::clone(&own_view), clock: NodeClock::start() }, "forward-door".to_owned());
+        (ForwardSetup { index: 1, view: Arc::clone(&own_view), clock: NodeClock::start(), credentials: Default::default() }, "forward-door".to_owned());
     let forward = starter
         .start(&links.handle(), name, ActorKind::Forward, FORWARD_MAILBOX, |vitals, policy, parent| {
             ForwardActor::new(vitals, policy, parent, forward_setup)
@@ -97,12 +97,14 @@ async fn rig(max_connections: usize, known: bool) -> Rig {
             copies: ByteBudget::default(),
             forward,
             quotas: Arc::default(),
+            auth: None,
             clock: NodeClock::start(),
             metrics: Arc::clone(&node.metrics),
             peers: Some(Inlet::of(&acceptor)),
         },
         threads: vec![clients.handle()],
         supervisor,
+        tls: None,
     };
     let network = starter
         .start(&clients.handle(), "door".into(), ActorKind::Network, NETWORK_MAILBOX, |vitals, policy, parent| {

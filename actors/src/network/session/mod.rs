@@ -1,6 +1,7 @@
 //! `SessionCore`: one connection's side of the protocol. Frames come in, requests to other actors and bytes for
 //! the socket go out; no socket, clock or thread inside.
 
+pub mod access;
 pub mod answers;
 mod cluster;
 mod control;
@@ -9,8 +10,11 @@ mod groups;
 pub mod lanes;
 pub mod output;
 pub mod replies;
+pub mod rights;
 pub mod routing;
+mod security;
 
+use self::access::{Access, AuditLine, AuthGate};
 use self::lanes::{CONTROL_LANE, INGEST_LANE, Lanes, RequestId};
 use self::output::Output;
 use self::replies::{ControlKind, ProduceSlot, ReplySlot};
@@ -49,7 +53,9 @@ pub const GRANTED_FEATURES: Features = Features(
         | Features::METADATA.0
         | Features::COMPRESSED_INGEST.0
         | Features::CLUSTER.0
-        | Features::GROUPS.0,
+        | Features::GROUPS.0
+        | Features::SECURITY.0
+        | Features::SCRAM.0,
 );
 
 /// Fetches of one connection that may be under way together; more are not read from the socket.
@@ -103,6 +109,8 @@ pub enum SessionEffect {
     Committed(u64, CommittedOffset),
     /// The client said what it calls itself.
     Named(Arc<str>),
+    /// Something for the audit log.
+    Audit(AuditLine),
     /// Ask the coordinator of consumer groups.
     Group(u64, AskGroup),
     /// Store an offset on the node that keeps them.
@@ -149,6 +157,7 @@ pub struct SessionCore {
     /// What the client calls itself, from its Hello on.
     client_name: Arc<str>,
     producer: Option<ProducerEpoch>,
+    access: Access,
     lanes: Lanes<ReplySlot>,
     /// What is to be written.
     pub output: Output,
@@ -174,6 +183,7 @@ fn needs_metadata(request: &Request) -> bool {
             | Request::Keepalive
             | Request::Hello(_)
             | Request::Authenticate { .. }
+            | Request::ScramStep(_)
             | Request::GetClusterStatus
     )
 }
@@ -194,6 +204,7 @@ impl SessionCore {
             features: None,
             client_name: Arc::from(""),
             producer: None,
+            access: Access::default(),
             lanes: Lanes::default(),
             output: Output::default(),
             in_flight_bytes: 0,
@@ -207,6 +218,12 @@ impl SessionCore {
             tight: false,
             throttled: false,
         }
+    }
+
+    /// The same session, held to what its client may do; `certificate` is the name in the client's certificate.
+    #[must_use]
+    pub fn guarded_by(self, gate: Option<Arc<AuthGate>>, certificate: Option<Arc<str>>) -> Self {
+        Self { access: Access::new(gate, certificate), ..self }
     }
 
     /// Whether the client said Hello: only then it is sent frames it did not ask for.
@@ -344,8 +361,13 @@ impl SessionCore {
                     return;
                 }
             };
-        if !view.is_known() && needs_metadata(&request) {
-            return self.refuse_for_now(&request, correlation, kept.header.command());
+        if !view.is_known() && (needs_metadata(&request) || self.access.needs_users(&request)) {
+            let starting = "The server is starting: try again";
+            return self.refuse(&request, correlation, kept.header.command(), ErrorCode::Unavailable, starting);
+        }
+        if let Err(code) = self.access.check(&request, view) {
+            self.audit_denial(&request, code, view, effects);
+            return self.refuse(&request, correlation, kept.header.command(), code, code.text());
         }
         match request {
             Request::Ignored => {}
@@ -368,14 +390,13 @@ impl SessionCore {
         }
     }
 
-    /// What exists is not known yet: clients hear that they may try again, and nothing that they would give up for.
-    fn refuse_for_now(&mut self, request: &Request, correlation: u64, command: u8) {
+    /// The request is not looked at.
+    fn refuse(&mut self, request: &Request, correlation: u64, command: u8, code: ErrorCode, message: &'static str) {
         let (lane, correlation, answers) = match request {
             Request::Produce(produce) => (INGEST_LANE, 0, Answers::Ingest(produce.batch_id)),
             _ => (self.control_lane(), correlation, Answers::Control(command)),
         };
-        let message = "The server is starting: try again";
-        let error = TypedError::with_message(ErrorCode::Unavailable, answers, message);
+        let error = TypedError::with_message(code, answers, message);
         self.lanes.reserve(lane, ReplySlot::ready(correlation, Response::Error(error)));
     }
 
