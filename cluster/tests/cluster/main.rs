@@ -27,4 +27,6 @@ mod state_rules;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod security;
+#[cfg(test)]
 mod tees;

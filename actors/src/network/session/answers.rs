@@ -108,7 +108,7 @@ impl SessionCore {
             self.finish_control(request, view, |_| Ok(Response::Metadata(visible)));
             return self.advance(effects, now);
         }
-        self.audit_outcome(request, &result, effects);
+        self.audit_outcome(request, || outcome_of(&result), effects);
         let mut bound = None;
         self.finish_control(request, view, |kind| match result {
             Ok(answer) => {
@@ -295,6 +295,15 @@ fn configured(view: &ClusterView, topic: TopicId) -> Option<TopicConfigured> {
         replication_factor: topic.config.replication_factor,
         mode: mode_code(topic.config.mode),
     })
+}
+
+/// What the audit log says of an answer.
+fn outcome_of(result: &Result<MetadataAnswer, CallFailure>) -> String {
+    match result {
+        Ok(_) => "done".to_owned(),
+        Err(CallFailure::Refused(refusal)) => refusal.to_string(),
+        Err(CallFailure::Failed(_, text)) => text.clone(),
+    }
 }
 
 /// The wire code of each refusal of the metadata.

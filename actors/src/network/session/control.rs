@@ -102,7 +102,8 @@ impl SessionCore {
             return self.note_action(request, action);
         }
         if let Some(asked) = group_request(&request) {
-            return self.on_group_request(asked, correlation, command, view, effects);
+            let action = admin_action(&request, view);
+            return self.on_group_request(asked, action, correlation, command, view, effects);
         }
         let response = match request {
             Request::Fetch(fetch) => return self.on_fetch(fetch, correlation, partition, view, now, effects),

@@ -1,11 +1,9 @@
 //! Authentication, users and rules, and what the audit log hears.
 
 use super::access::AuditLine;
-use super::answers::CallFailure;
 use super::rights::admin_action;
 use super::{Effects, SessionCore, SessionEffect};
 use crate::view::ClusterView;
-use lance_cluster::metadata::MetadataAnswer;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::wire::security::{SecurityReply, UserDescription};
 use lance_messages::wire::typed_error::{Answers, TypedError};
@@ -87,19 +85,11 @@ impl SessionCore {
         }
     }
 
-    pub(super) fn audit_outcome(
-        &mut self,
-        request: u64,
-        result: &Result<MetadataAnswer, CallFailure>,
-        effects: &mut Effects,
-    ) {
-        let Some(action) = self.access.actions.remove(&request) else { return };
-        let outcome = match result {
-            Ok(_) => "done".to_owned(),
-            Err(CallFailure::Refused(refusal)) => refusal.to_string(),
-            Err(CallFailure::Failed(_, text)) => text.clone(),
-        };
-        self.audit(action, outcome, effects);
+    /// Tells what became of an action that was noted.
+    pub(super) fn audit_outcome(&mut self, request: u64, outcome: impl FnOnce() -> String, effects: &mut Effects) {
+        if let Some(action) = self.access.actions.remove(&request) {
+            self.audit(action, outcome(), effects);
+        }
     }
 }
 
