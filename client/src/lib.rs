@@ -16,6 +16,7 @@ pub mod partitioner;
 pub mod producer;
 pub mod record;
 mod security;
+mod spans;
 
 pub use admin::{Admin, NewTopic, TopicChange, TopicDescription};
 pub use client::Client;

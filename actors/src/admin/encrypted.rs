@@ -21,11 +21,11 @@ pub struct EncryptedListener {
 }
 
 impl EncryptedListener {
-    /// Accepts on this thread for as long as the listener is kept. `asks_clients`: whether certificates are asked for.
+    /// Accepts on this thread's runtime for as long as the listener is kept. `asks_clients`: whether certificates are asked for.
     pub fn start(listener: TcpListener, tls: Arc<TlsKeeper>, asks_clients: bool) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let (arrived, arrivals) = mpsc::channel(MAX_HANDSHAKES);
-        actix_rt::spawn(accept_all(listener, tls, asks_clients, arrived));
+        tokio::spawn(accept_all(listener, tls, asks_clients, arrived));
         Ok(Self { arrivals, address })
     }
 }
@@ -66,7 +66,7 @@ async fn accept_all(
         match accepted {
             Ok((stream, from)) => {
                 let (tls, arrived) = (Arc::clone(&tls), arrived.clone());
-                actix_rt::spawn(async move {
+                tokio::spawn(async move {
                     match tls.shake(stream, asks_clients).await {
                         // Closed only when the interface ends.
                         Ok(stream) => drop(arrived.send((stream, from)).await),
@@ -77,7 +77,7 @@ async fn accept_all(
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept: trying again shortly");
-                actix_rt::time::sleep(ACCEPT_PAUSE).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }

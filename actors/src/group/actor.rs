@@ -174,6 +174,7 @@ impl GroupActor {
             max_bytes: LOAD_BYTES,
             max_wait: Duration::ZERO,
             compressed: false,
+            trace: None,
         };
         actix_rt::spawn(async move {
             let _ = shard.send(fetch).await;
@@ -216,6 +217,12 @@ impl GroupActor {
 
     /// Does what is due by time, or by topics that changed.
     fn tick(&mut self, ctx: &mut Context<Self>) {
+        if self.stage == Stage::Empty {
+            self.find_topic();
+            if self.partition.is_some_and(|partition| self.setup.view.load().leads(partition)) {
+                self.load(0);
+            }
+        }
         if self.stage != Stage::Ready || self.compaction.holds_commits() || !self.keeps_offsets() {
             return;
         }

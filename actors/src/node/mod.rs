@@ -6,6 +6,7 @@ pub mod side;
 
 use self::peering::Peering;
 use self::side::SideParts;
+use crate::admin::early::EarlyProbes;
 use crate::clock::NodeClock;
 use crate::forward::actor::{FORWARD_MAILBOX, ForwardActor, ForwardSetup};
 use crate::forward::socket::LinkCredentials;
@@ -189,16 +190,19 @@ pub async fn start(
     view: Arc<ArcSwap<ClusterView>>,
     side: SideParts,
 ) -> Result<Node, StartError> {
+    let admin_listener = listen(&config.admin.bind)?;
+    let tls = match TlsFiles::of(config) {
+        Some(files) => Some(Arc::new(TlsKeeper::open(files)?)),
+        None => None,
+    };
+    let probes = EarlyProbes::start(&admin_listener, Arc::clone(&side.health), tls.clone(), !config.auth.enabled);
+    let early = probes.map_err(StartError::Thread)?;
     let Foundations { disk, mut data_dir, flushed, marks, listener, address } = lay_foundations(config, disk)?;
     let starter = Starter::new(supervisor, options::restart_policy(config));
     let plan = options::thread_plan(config);
     let clock = NodeClock::start();
     let copies = ByteBudget::default();
     let lease = LeaseWatch::default();
-    let tls = match TlsFiles::of(config) {
-        Some(files) => Some(Arc::new(TlsKeeper::open(files)?)),
-        None => None,
-    };
     let wiring = Wiring {
         config,
         starter: &starter,
@@ -292,7 +296,8 @@ pub async fn start(
         data_dir,
         threads,
     };
-    side::start(config, &starter, &control.handle(), disk, clock, side, &mut node).await?;
+    side::start(config, &starter, &control.handle(), disk, clock, (side, admin_listener), &mut node).await?;
+    drop(early);
     node.threads.extend([control, durable].into_iter().chain(own_forward).chain(peering.map(Peering::into_thread)));
     Ok(node)
 }

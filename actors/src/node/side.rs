@@ -1,6 +1,6 @@
 //! The actors beside the data path: retention, scrubber, admin API.
 
-use super::{Node, StartError, Starter, listen};
+use super::{Node, StartError, Starter};
 use crate::admin::actor::{ADMIN_MAILBOX, AdminActor, AdminSetup};
 use crate::admin::health::Health;
 use crate::clock::NodeClock;
@@ -13,6 +13,7 @@ use crate::tls::TlsKeeper;
 use actix::prelude::*;
 use lance_config::model::Config;
 use lance_storage::disk::{Disk, FaultSwitch};
+use std::net::TcpListener;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -39,10 +40,9 @@ pub(super) async fn start(
     thread: &ArbiterHandle,
     disk: Arc<dyn Disk>,
     clock: NodeClock,
-    parts: SideParts,
+    (parts, listener): (SideParts, TcpListener),
     node: &mut Node,
 ) -> Result<(), StartError> {
-    let listener = listen(&config.admin.bind)?;
     node.admin_address =
         listener.local_addr().map_err(|source| StartError::Listen { address: config.admin.bind.clone(), source })?;
     let retention = RetentionSetup {

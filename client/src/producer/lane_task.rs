@@ -72,7 +72,7 @@ impl LaneTask {
     async fn turn(&mut self) -> bool {
         let mut wake = None;
         let mut closed = false;
-        while self.in_flight.len() < self.max_in_flight() {
+        while self.in_flight.len() < self.max_in_flight() && !self.must_settle() {
             let batch = match self.again.pop_front() {
                 Some(batch) => batch,
                 None => match self.lane.next(self.shared.options.linger) {
@@ -95,6 +95,11 @@ impl LaneTask {
         }
         self.wait(wake).await;
         true
+    }
+
+    /// Over another connection a batch would overtake those that were lost with this one.
+    fn must_settle(&self) -> bool {
+        !self.in_flight.is_empty() && self.link.as_ref().is_none_or(|link| link.connection.is_closed())
     }
 
     fn max_in_flight(&self) -> usize {
@@ -252,10 +257,11 @@ impl LaneTask {
         }
     }
 
-    async fn on_failure(&mut self, batch: Batch, error: ClientError) {
+    async fn on_failure(&mut self, mut batch: Batch, error: ClientError) {
         let deadline = batch.opened + self.shared.delivery_timeout();
         self.trouble = Some(error.clone());
         if error.is_retriable() && Instant::now() < deadline {
+            batch.span.iter_mut().for_each(|span| span.retry(&error));
             tracing::debug!(topic = &*self.lane.topic, partition = self.lane.partition, %error, "sending a batch again");
             self.take_back(&error);
             // A batch that could not even be sent is younger than those that were under way.

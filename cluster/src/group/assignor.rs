@@ -143,7 +143,7 @@ impl Board {
             self.give_out(*pool);
         }
         // Each move makes loads more equal, so that this ends.
-        while pools.iter().fold(false, |moved, pool| self.even_out(*pool) || moved) && pools.len() > 1 {}
+        while pools.iter().filter(|pool| self.even_out(**pool)).count() > 0 && pools.len() > 1 {}
     }
 
     /// What `of` names stays where it is, as far as it exists, is read and is nobody else's.

@@ -3,7 +3,7 @@
 use super::appends::{GroupAnswer, GroupEffect};
 use super::coordinator::Coordinator;
 use super::group::Group;
-use super::limits::{MAX_GROUP_NAME_BYTES, MAX_METADATA_BYTES};
+use super::limits::{MAX_COMMIT_OFFSETS, MAX_GROUP_NAME_BYTES, MAX_METADATA_BYTES};
 use super::offsets::{CommittedOffset, ConsumerKey, OffsetCommit, OffsetKey};
 use super::record::{NotedCommit, OffsetRecord};
 use lance_messages::error_code::ErrorCode;
@@ -63,6 +63,9 @@ impl Coordinator {
     fn commit_refusal(&mut self, commit: &GroupCommit) -> Option<ErrorCode> {
         if !(1..=MAX_GROUP_NAME_BYTES).contains(&commit.group.len()) {
             return Some(ErrorCode::InvalidRequest);
+        }
+        if commit.offsets.len() > MAX_COMMIT_OFFSETS {
+            return Some(ErrorCode::LimitReached);
         }
         let group = self.groups.get(commit.group.as_str());
         if !commit.member.is_empty() {

@@ -6,7 +6,7 @@
 use super::appends::{Appends, GroupAnswer, GroupEffect};
 use super::group::Group;
 use super::image::GroupsImage;
-use super::limits::GroupLimits;
+use super::limits::{GroupLimits, MAX_APPEND_RECORDS};
 use super::offsets::{GroupOffsets, Replayed};
 use super::record::{OffsetRecord, OffsetRecordError};
 use super::timers::Timers;
@@ -181,12 +181,15 @@ impl Coordinator {
         self.records.push(OffsetRecord::GroupGone { group: name.to_owned(), epoch: group.epoch });
     }
 
-    /// Appends what changed; 0 when nothing did.
+    /// Appends what changed; gives the last append, 0 when nothing changed.
     pub(super) fn append(&mut self, effects: &mut Vec<GroupEffect>) -> u64 {
-        match std::mem::take(&mut self.records) {
-            records if records.is_empty() => 0,
-            records => self.appends.begin(records, effects),
+        let mut last = 0;
+        let mut records = std::mem::take(&mut self.records);
+        while !records.is_empty() {
+            let rest = records.split_off(records.len().min(MAX_APPEND_RECORDS));
+            last = self.appends.begin(std::mem::replace(&mut records, rest), effects);
         }
+        last
     }
 
     /// Appends what changed in a group, and says what an answer about the group depends on.

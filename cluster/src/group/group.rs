@@ -17,8 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A target costs about this much for each member and partition, times a margin of 20: computing targets takes no more than
-/// a twentieth of the time, however often members come and go.
+/// Between one target and the next, for each member and partition: a hundred times what they cost. However often members
+/// come and go, computing targets takes about a hundredth of the time, and many that join at once share one.
 const TARGET_SPACING: Duration = Duration::from_micros(10);
 /// One group causes so many heartbeats a second at most.
 const HEARTBEATS_PER_SECOND: u64 = 2_000;

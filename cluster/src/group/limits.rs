@@ -18,6 +18,10 @@ pub const MAX_MEMBER_TOPICS: usize = 256;
 pub const MAX_REPLACED: usize = 8;
 /// Partitions of all topics that a group can read.
 pub const MAX_GROUP_PARTITIONS: usize = 500_000;
+/// Offsets of one commit.
+pub const MAX_COMMIT_OFFSETS: usize = 100_000;
+/// Records of one append: with a text each they stay below a mebibyte.
+pub const MAX_APPEND_RECORDS: usize = 200;
 /// No record of `__groups` is longer: a bitmap for each set of a member with every topic and name at its limit.
 pub const MAX_RECORD_BYTES: usize = 256 * 1024;
 

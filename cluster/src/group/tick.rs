@@ -7,6 +7,7 @@ use super::offsets::{ConsumerKey, OffsetKey};
 use super::record::OffsetRecord;
 use super::timers::TimerOwner;
 use super::topics::TopicCatalog;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ impl Coordinator {
             return;
         }
         self.look_at_topics(catalog, now);
+        let mut concerned = BTreeSet::new();
         while let Some(owner) = self.timers.pop(now) {
             let name = match owner {
                 TimerOwner::Member(group, id) => {
@@ -37,7 +39,14 @@ impl Coordinator {
                     group
                 }
             };
-            self.append_of(&name, effects);
+            concerned.insert(name);
+        }
+        // Together: a node that was cut off costs one append, not one for each member.
+        let append = self.append(effects);
+        for name in concerned.iter().filter(|_| append > 0) {
+            if let Some(group) = self.groups.get_mut(name) {
+                group.depends = group.depends.max(append);
+            }
         }
     }
 

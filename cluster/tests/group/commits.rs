@@ -1,7 +1,7 @@
 //! Who may commit what.
 
 use super::support::{Bench, GROUP, commit, parts};
-use lance_cluster::group::limits::MAX_METADATA_BYTES;
+use lance_cluster::group::limits::{MAX_APPEND_RECORDS, MAX_COMMIT_OFFSETS, MAX_METADATA_BYTES};
 use lance_cluster::group::{
     CommittedOffset, ConsumerKey, GroupAnswer, GroupEffect, GroupLimits, OffsetCommit, OffsetKey, OffsetRecord,
 };
@@ -94,6 +94,19 @@ fn a_text_is_kept_with_the_offset() {
 }
 
 #[test]
+fn a_large_commit_is_durable_when_all_of_it_is() {
+    let mut bench = Bench::new(1000);
+    bench.durable_at_once = false;
+    let offsets: Vec<_> = parts(0..1000).into_iter().map(|at| (at, 5)).collect();
+    let token = bench.send_commit(&commit("", 0, &offsets));
+    assert_eq!(bench.appends, 1000 / MAX_APPEND_RECORDS);
+    assert_eq!(bench.answer(token), None);
+    bench.settle();
+    assert!(matches!(bench.answer(token), Some(GroupAnswer::Commit(Ok(_)))));
+    assert_eq!(bench.describe().offsets.len(), 1000);
+}
+
+#[test]
 fn bad_commits_leave_nothing_behind() {
     let mut bench = Bench::with_limits(4, GroupLimits { groups: 1, offsets: 2, ..GroupLimits::default() });
     let at = parts(0..4);
@@ -109,6 +122,8 @@ fn bad_commits_leave_nothing_behind() {
     assert_eq!(codes(bench.commits(&commit("", 0, &[(at[0], 1), (at[1], 1)]))), [None, None]);
     let full = bench.commits(&commit("", 0, &[(at[2], 1), (at[1], 2)]));
     assert_eq!(codes(full), [Some(ErrorCode::LimitReached), None]);
+    let endless = vec![(at[0], 1); MAX_COMMIT_OFFSETS + 1];
+    assert_eq!(bench.commits(&commit("", 0, &endless)), Err(ErrorCode::LimitReached));
     let mut other = commit("", 0, &[(at[0], 1)]);
     other.group = "other".to_owned();
     assert_eq!(bench.commits(&other), Err(ErrorCode::LimitReached));

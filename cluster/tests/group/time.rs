@@ -100,4 +100,10 @@ fn many_that_join_at_once_cost_few_targets() {
     assert!(epoch < 60, "{epoch} targets in a tenth of a second");
     tick_until_idle(&mut bench, Duration::from_millis(100));
     assert!(bench.describe().epoch <= epoch + 1);
+    let appends = bench.appends;
+    bench.wait(SESSION);
+    assert_eq!(bench.describe().state, GroupState::Empty);
+    assert!(bench.appends - appends <= 6, "they go together");
+    bench.reload();
+    assert_eq!(bench.describe().state, GroupState::Empty);
 }

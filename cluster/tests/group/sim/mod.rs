@@ -6,11 +6,15 @@
 //! goes back; epochs only rise; once faults stop, everybody has what it is to have, evenly. Each rule, broken alone, is
 //! found out.
 
+mod checks;
 mod client;
+mod members;
 mod rng;
+mod stats;
 mod world;
 
-use world::{Stats, World};
+use stats::Stats;
+use world::World;
 
 /// A rule that is broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +72,7 @@ fn run(seed: u64, sabotage: Option<Sabotage>) -> Result<Stats, Violation> {
 }
 
 fn seeds() -> u64 {
-    if std::env::var_os("LANCE_LONG_TESTS").is_some() { 100_000 } else { 2_000 }
+    if std::env::var_os("LANCE_LONG_TESTS").is_some() { 20_000 } else { 2_000 }
 }
 
 #[test]

@@ -1,40 +1,19 @@
 //! The coordinator, its log, the network and the members, one event after the other.
 
-use super::client::{Client, GROUP};
+use super::client::Client;
 use super::rng::Rng;
+use super::stats::Stats;
 use super::{Sabotage, Violation};
 use crate::support::Catalog;
-use lance_cluster::group::{
-    ConsumerKey, Coordinator, GroupAnswer, GroupDescription, GroupEffect, GroupLimits, GroupState, OffsetKey,
-    TopicCatalog,
-};
+use lance_cluster::group::{Coordinator, GroupAnswer, GroupEffect, GroupLimits, TopicCatalog};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::TopicPartition;
-use lance_messages::wire::group::{
-    AssignmentStrategy, GroupAssignment, GroupCommit, GroupHeartbeat, JOIN_EPOCH, LEAVE_EPOCH, PAUSE_EPOCH,
-};
+use lance_messages::wire::group::{GroupAssignment, GroupCommit, GroupHeartbeat, JOIN_EPOCH};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// What happened, so that a run that proves nothing is noticed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    pub heartbeats: u64,
-    pub commits: u64,
-    pub refused_commits: u64,
-    pub crashes: u64,
-    pub failed_appends: u64,
-    pub lost_records: u64,
-    pub snapshots: u64,
-    pub lapses: u64,
-    pub fences: u64,
-    pub restarts: u64,
-    pub gained: u64,
-    pub topics: u64,
-}
-
 #[derive(Debug)]
-enum Event {
+pub enum Event {
     Heartbeat { client: usize, request: u64, heartbeat: GroupHeartbeat },
     Answer { client: usize, request: u64, result: Result<GroupAssignment, ErrorCode> },
     Commit(GroupCommit),
@@ -51,62 +30,28 @@ enum Asked {
 }
 
 pub struct World {
-    rng: Rng,
-    sabotage: Option<Sabotage>,
-    faulty: bool,
-    now: Duration,
+    pub rng: Rng,
+    pub sabotage: Option<Sabotage>,
+    pub faulty: bool,
+    pub now: Duration,
     events: BTreeMap<(Duration, u64), Event>,
     event_count: u64,
-    coordinator: Coordinator,
-    is_up: bool,
+    pub coordinator: Coordinator,
+    pub is_up: bool,
     log: Vec<Vec<u8>>,
     flying: VecDeque<(u64, Vec<Vec<u8>>)>,
     /// Appends up to this one are of earlier lives.
     decided: u64,
     last_append: u64,
     asked: BTreeMap<u64, Asked>,
-    tokens: u64,
+    pub tokens: u64,
     catalog: Catalog,
-    partitions: BTreeMap<String, (u32, u16)>,
+    pub partitions: BTreeMap<String, (u32, u16)>,
     next_topic: u32,
-    clients: Vec<Client>,
+    pub clients: Vec<Client>,
     /// The furthest that was ever seen committed, or acknowledged.
-    committed: BTreeMap<TopicPartition, u64>,
+    pub committed: BTreeMap<TopicPartition, u64>,
     pub stats: Stats,
-}
-
-impl Stats {
-    pub fn each(&self) -> [(&'static str, u64); 12] {
-        [
-            ("heartbeats", self.heartbeats),
-            ("commits", self.commits),
-            ("refused commits", self.refused_commits),
-            ("crashes", self.crashes),
-            ("failed appends", self.failed_appends),
-            ("lost records", self.lost_records),
-            ("snapshots", self.snapshots),
-            ("lapses", self.lapses),
-            ("fences", self.fences),
-            ("restarts", self.restarts),
-            ("gained", self.gained),
-            ("topics", self.topics),
-        ]
-    }
-
-    pub fn add(&mut self, other: &Stats) {
-        self.heartbeats += other.heartbeats;
-        self.commits += other.commits;
-        self.refused_commits += other.refused_commits;
-        self.crashes += other.crashes;
-        self.failed_appends += other.failed_appends;
-        self.lost_records += other.lost_records;
-        self.snapshots += other.snapshots;
-        self.lapses += other.lapses;
-        self.fences += other.fences;
-        self.restarts += other.restarts;
-        self.gained += other.gained;
-        self.topics += other.topics;
-    }
 }
 
 impl World {
@@ -148,7 +93,7 @@ impl World {
         world
     }
 
-    fn add_client(&mut self, number: usize, is_static: bool, topics: &[&str]) {
+    pub fn add_client(&mut self, number: usize, is_static: bool, topics: &[&str]) {
         let instance = is_static.then(|| format!("i{number}"));
         let topics = topics.iter().map(|topic| (*topic).to_owned()).collect();
         let client = Client::new(number, instance, topics, &mut self.rng, self.sabotage);
@@ -163,12 +108,12 @@ impl World {
         self.catalog.set(name, id, partitions);
     }
 
-    fn at(&mut self, after: Duration, event: Event) {
+    pub fn at(&mut self, after: Duration, event: Event) {
         self.event_count += 1;
         self.events.insert((self.now + after, self.event_count), event);
     }
 
-    fn violation(&self, what: impl std::fmt::Display) -> Violation {
+    pub fn violation(&self, what: impl std::fmt::Display) -> Violation {
         format!("at {:?}: {what}", self.now)
     }
 
@@ -178,92 +123,7 @@ impl World {
         self.run_until(end)
     }
 
-    /// Faults stop; once everything that was lost is noticed, each has what it is to have.
-    pub fn heal(&mut self) -> Result<(), Violation> {
-        self.faulty = false;
-        if !self.is_up {
-            self.at(Duration::ZERO, Event::Start);
-        }
-        for client in &mut self.clients {
-            // Some never come back.
-            let comes_back = self.rng.percent(70);
-            client.slowness = client.slowness.min(100);
-            client.topics = vec!["t".to_owned(), "u".to_owned()];
-            client.strategy = AssignmentStrategy::Sticky;
-            if let Some(until) = &mut client.down {
-                *until = comes_back.then_some(self.now);
-            }
-        }
-        // The last late heartbeat, then a session that nobody keeps.
-        self.run_until(self.now + Duration::from_secs(16))?;
-        self.check_settled().map(drop)
-    }
-
-    /// One joins, one leaves, the coordinator moves: nothing moves that need not.
-    pub fn calm(&mut self) -> Result<(), Violation> {
-        let before = self.check_settled()?;
-        let number = self.clients.len();
-        self.add_client(number, false, &["t", "u"]);
-        self.settle()?;
-        let joined = self.check_settled()?;
-        let running = self.clients.iter().filter(|client| client.is_running()).count();
-        let moved = |before: &BTreeMap<TopicPartition, usize>, after: &BTreeMap<TopicPartition, usize>| {
-            before.iter().filter(|(partition, owner)| after.get(partition) != Some(owner)).count()
-        };
-        if moved(&before, &joined) > joined.len().div_ceil(running) && running > 1 {
-            return Err(self.violation(format!("one joined of {running}: {before:?} became {joined:?}")));
-        }
-        self.crash();
-        self.settle()?;
-        let moved_by_restart = moved(&joined, &self.check_settled()?);
-        let leaving = self.clients.iter().position(Client::is_running).unwrap_or(number);
-        if running > 1 {
-            self.send(leaving, LEAVE_EPOCH);
-            self.clients[leaving].stop(None);
-            self.settle()?;
-        }
-        let own = joined.values().filter(|owner| running > 1 && **owner == leaving).count();
-        let moved_by_leaving = moved(&joined, &self.check_settled()?);
-        if moved_by_restart > 0 || moved_by_leaving > own {
-            return Err(self.violation(format!("{moved_by_restart} and {moved_by_leaving} of {own} moved")));
-        }
-        Ok(())
-    }
-
-    /// A few heartbeats of each.
-    fn settle(&mut self) -> Result<(), Violation> {
-        self.run_until(self.now + Duration::from_millis(2500))
-    }
-
-    fn describe(&self) -> Option<GroupDescription> {
-        self.coordinator.describe(GROUP, self.now)
-    }
-
-    /// Everybody has its share, knows it, and all is read; gives who reads what.
-    fn check_settled(&self) -> Result<BTreeMap<TopicPartition, usize>, Violation> {
-        let running: Vec<&Client> = self.clients.iter().filter(|client| client.is_running()).collect();
-        let Some(group) = self.describe().filter(|_| !running.is_empty()) else { return Ok(BTreeMap::new()) };
-        let mut owners = BTreeMap::new();
-        for client in &running {
-            let member = group.members.iter().find(|member| member.member == client.id);
-            let told: Option<Vec<TopicPartition>> = member.map(|member| member.assigned.iter().collect());
-            let held: Vec<TopicPartition> = client.held.keys().copied().collect();
-            if told.as_ref() != Some(&held) {
-                return Err(self.violation(format!("{} holds {held:?}, is to hold {told:?}", client.id)));
-            }
-            owners.extend(held.iter().map(|partition| (*partition, client.number)));
-        }
-        let all: usize = self.partitions.values().map(|(_, partitions)| usize::from(*partitions)).sum();
-        let loads = || running.iter().map(|client| client.held.len());
-        let is_even = loads().max().unwrap_or(0) <= loads().min().unwrap_or(0) + 1;
-        let is_settled = group.state == GroupState::Stable && group.members.len() == running.len();
-        if !is_settled || !is_even || owners.len() != all {
-            return Err(self.violation(format!("of {all} partitions {} are read, {group:#?}", owners.len())));
-        }
-        Ok(owners)
-    }
-
-    fn run_until(&mut self, end: Duration) -> Result<(), Violation> {
+    pub fn run_until(&mut self, end: Duration) -> Result<(), Violation> {
         while let Some(entry) = self.events.first_entry().filter(|entry| entry.key().0 <= end) {
             let ((now, _), event) = entry.remove_entry();
             self.now = now;
@@ -294,6 +154,7 @@ impl World {
             }
             Event::Start => self.start(),
             Event::Chaos => {
+                self.check_coordinator()?;
                 if self.faulty {
                     self.chaos();
                     let wait = self.rng.millis(50, 1000);
@@ -304,7 +165,7 @@ impl World {
         }
     }
 
-    fn delay(&mut self) -> Duration {
+    pub fn delay(&mut self) -> Duration {
         match self.rng.below(100) {
             _ if !self.faulty => self.rng.millis(1, 20),
             0..80 => self.rng.millis(1, 30),
@@ -442,22 +303,8 @@ impl World {
         self.perform(effects)
     }
 
-    fn check_commits(&mut self) -> Result<(), Violation> {
-        for (partition, furthest) in &mut self.committed {
-            let key = OffsetKey { partition: *partition, consumer: ConsumerKey::Group(GROUP.to_owned()) };
-            let committed = self.coordinator.offsets().committed(&key).map_or(0, |at| at.offset);
-            if committed < *furthest {
-                return Err(format!("at {:?}: {partition} was committed to {furthest}, now {committed}", self.now));
-            }
-        }
-        for (key, at) in self.coordinator.offsets().iter() {
-            self.committed.insert(key.partition, at.offset);
-        }
-        Ok(())
-    }
-
     /// The coordinator ends; of what was being appended a part is there.
-    fn crash(&mut self) {
+    pub fn crash(&mut self) {
         self.stats.crashes += 1;
         self.is_up = false;
         self.decided = self.last_append;
@@ -528,128 +375,9 @@ impl World {
         }
     }
 
-    fn check_owners(&self, number: usize, new: &[TopicPartition]) -> Result<(), Violation> {
-        for partition in new.iter().filter(|partition| self.clients[number].believes(**partition, self.now)) {
-            let other =
-                self.clients.iter().find(|other| other.number != number && other.believes(*partition, self.now));
-            if let Some(other) = other {
-                let (one, other) = (&self.clients[number].id, &other.id);
-                return Err(self.violation(format!("{partition} is {one}'s and {other}'s")));
-            }
-        }
-        Ok(())
-    }
-
-    fn start_over(&mut self, number: usize) {
+    pub fn start_over(&mut self, number: usize) {
         let new_id = self.rng.percent(50);
         self.clients[number].start_over(self.now, new_id);
-    }
-
-    /// A member does what it has to do now.
-    fn wake(&mut self, number: usize) {
-        let mut wait = self.rng.millis(20, 80);
-        if self.faulty && self.rng.per_mille(3) {
-            // It stands still; when it goes on, it looks at the clock first.
-            wait = self.rng.millis(500, 6000);
-        }
-        self.at(wait, Event::Wake(number));
-        let now = self.now;
-        match self.clients[number].down {
-            Some(Some(until)) if until <= now => {
-                let again = self.sabotage == Some(Sabotage::IdsAreUsedAgain);
-                self.clients[number].down = None;
-                self.clients[number].start_over(now, !again);
-                self.stats.restarts += 1;
-            }
-            Some(_) => return,
-            None => {}
-        }
-        let client = &mut self.clients[number];
-        if client.epoch > JOIN_EPOCH && client.is_lapsed(now) {
-            self.stats.lapses += 1;
-            self.start_over(number);
-        }
-        if self.faulty && self.rng.per_mille(6) {
-            self.trouble(number);
-            return;
-        }
-        self.learn_positions(number);
-        if self.rng.percent(30) {
-            self.commit(number);
-        }
-        let client = &mut self.clients[number];
-        client.give_up(now);
-        if client.outstanding.is_some_and(|(_, sent)| sent + client.session / 3 <= now) {
-            client.outstanding = None;
-        }
-        if client.outstanding.is_none() && client.next_beat <= now {
-            let epoch = client.epoch;
-            let request = self.send(number, epoch);
-            self.clients[number].outstanding = Some((request, now));
-        }
-    }
-
-    fn learn_positions(&mut self, number: usize) {
-        if !self.is_up || self.rng.percent(30) {
-            return;
-        }
-        for (partition, holding) in self.clients[number].held.iter_mut().filter(|(_, at)| at.position.is_none()) {
-            let key = OffsetKey { partition: *partition, consumer: ConsumerKey::Group(GROUP.to_owned()) };
-            holding.position = Some(self.coordinator.offsets().committed(&key).map_or(0, |at| at.offset));
-        }
-    }
-
-    fn commit(&mut self, number: usize) {
-        if self.clients[number].is_lapsed(self.now) {
-            return;
-        }
-        let Some(commit) = self.clients[number].commit(&mut self.rng) else { return };
-        let delay = self.delay();
-        let client = &mut self.clients[number];
-        client.commits_arrive = client.commits_arrive.max(self.now + delay);
-        let wait = client.commits_arrive - self.now;
-        self.at(wait, Event::Commit(commit));
-    }
-
-    /// Sends a heartbeat, which may be lost, late or doubled.
-    fn send(&mut self, number: usize, epoch: i32) -> u64 {
-        self.tokens += 1;
-        let (client, request) = (number, self.tokens);
-        let heartbeat = self.clients[number].heartbeat(epoch);
-        for copy in 0..2 {
-            let arrives =
-                if copy == 0 { !self.faulty || !self.rng.percent(5) } else { self.faulty && self.rng.percent(10) };
-            if arrives {
-                let delay = self.delay();
-                self.at(delay, Event::Heartbeat { client, request, heartbeat: heartbeat.clone() });
-            }
-        }
-        request
-    }
-
-    fn trouble(&mut self, number: usize) {
-        let until = self.now + self.rng.millis(0, 5000);
-        let is_static = self.clients[number].instance.is_some();
-        match self.rng.below(5) {
-            0 => self.clients[number].stop(Some(until)),
-            1 => {
-                self.send(number, LEAVE_EPOCH);
-                self.clients[number].stop(Some(until));
-            }
-            2 if is_static => {
-                self.send(number, PAUSE_EPOCH);
-                self.clients[number].stop(Some(until));
-            }
-            3 => {
-                let topics: &[&str] = [&["t", "u"][..], &["t"], &["u"], &["u", "none"]][self.rng.below(4) as usize];
-                self.clients[number].topics = topics.iter().map(|topic| (*topic).to_owned()).collect();
-            }
-            _ => {
-                let strategies =
-                    [AssignmentStrategy::Sticky, AssignmentStrategy::Range, AssignmentStrategy::RoundRobin];
-                self.clients[number].strategy = strategies[self.rng.below(3) as usize];
-            }
-        }
     }
 
     fn chaos(&mut self) {
