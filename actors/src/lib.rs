@@ -1,8 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 pub mod admin;
-pub mod background;
 pub mod audit;
+pub mod background;
 pub mod clock;
 pub mod forward;
 pub mod group;

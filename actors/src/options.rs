@@ -7,14 +7,13 @@ use crate::network::session::SessionLimits;
 use crate::network::session::access::{self, AuthGate};
 use crate::peer::PeerTrust;
 use crate::supervision::RestartPolicy;
-use bytes::Bytes;
 use crate::telemetry::{TelemetryOptions, TraceOptions, Transport, tracer};
+use bytes::Bytes;
 use lance_cluster::metadata::{ReplicationMode, TopicConfig};
 use lance_cluster::replica::{EvictionOptions, FlowOptions};
 use lance_config::address::{Address, PortRule};
 use lance_config::model::{
-    Config, IoBackend, LogFormat, OtlpProtocol, Placement, ReplicationMode as ConfiguredMode, Secret,
-    SyncPolicy,
+    Config, IoBackend, LogFormat, OtlpProtocol, Placement, ReplicationMode as ConfiguredMode, Secret, SyncPolicy,
 };
 use lance_config::quota::ClientQuota;
 use lance_messages::id::NodeId;

@@ -26,11 +26,11 @@ pub use group::{
     AssignedPartition, GroupConsumer, GroupDescription, GroupOptions, GroupPartition, MemberDescription,
     NamedPartition, RebalanceListener,
 };
+pub use lance_messages::id::{NodeId, TopicId, TopicPartition};
 /// Passwords, for tools that set them.
 pub use lance_messages::scram;
 /// Users and rules.
 pub use lance_messages::security as rules;
-pub use lance_messages::id::{NodeId, TopicId, TopicPartition};
 /// The frames, for tools that speak them by themselves.
 pub use lance_messages::wire;
 pub use lance_messages::wire::compression::Codec;

@@ -288,7 +288,10 @@ impl Check {
             self.warn("auth.enabled", "credentials are set and auth is off: anybody may do everything".to_owned());
         }
         if auth_on && !tls_on && !loopback {
-            self.warn("tls.enabled", "auth is on and TLS is off: tokens and records cross the network readable".to_owned());
+            self.warn(
+                "tls.enabled",
+                "auth is on and TLS is off: tokens and records cross the network readable".to_owned(),
+            );
         }
     }
 

@@ -209,7 +209,9 @@ impl Rule {
                 (min..=max).contains(&number).then_some(Parsed::Number(number))
             }
             Self::Peers => texts(value, |text| Address::parse(text, PortRule::Fixed).is_some()),
-            Self::Names => texts(value, |text| (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())),
+            Self::Names => {
+                texts(value, |text| (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()))
+            }
             Self::Quotas => texts(value, |text| ClientQuota::parse(text).is_some()),
             Self::Cpus => cpus(value),
             Self::Sync => sync_policy(value),

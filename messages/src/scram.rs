@@ -191,7 +191,12 @@ impl ScramServer {
         let verifier = found.unwrap_or_else(|| {
             let mut salt = [0; SALT_BYTES];
             salt.copy_from_slice(&hmac(decoy, &[user.as_bytes()])[..SALT_BYTES]);
-            ScramVerifier { iterations: DEFAULT_ITERATIONS, salt, stored_key: [0; HASH_BYTES], server_key: [0; HASH_BYTES] }
+            ScramVerifier {
+                iterations: DEFAULT_ITERATIONS,
+                salt,
+                stored_key: [0; HASH_BYTES],
+                server_key: [0; HASH_BYTES],
+            }
         });
         let nonce = format!("{client_nonce}{nonce}");
         let first = format!("r={nonce},s={},i={}", BASE64.encode(verifier.salt), verifier.iterations);
@@ -267,7 +272,9 @@ mod tests {
     #[test]
     fn a_server_that_asks_for_few_rounds_gets_no_proof() {
         let client = ScramClient::new("user", "pencil", "abcdefgh").unwrap();
-        for first in ["r=abcdefghX,s=AAAA,i=1", "r=abcdefgh,s=AAAA,i=4096", "r=other,s=AAAA,i=4096", "r=abcdefghX,s=A,i=x"] {
+        for first in
+            ["r=abcdefghX,s=AAAA,i=1", "r=abcdefgh,s=AAAA,i=4096", "r=other,s=AAAA,i=4096", "r=abcdefghX,s=A,i=x"]
+        {
             assert!(client.last(first).is_err(), "{first}");
         }
     }

@@ -131,7 +131,8 @@ impl ForwardActor {
         for effect in self.effects.drain(..) {
             match effect {
                 ForwardEffect::Open { link, address } => {
-                    self.links.insert(link, socket::start(link, address, self.setup.credentials.clone(), ctx.address()));
+                    self.links
+                        .insert(link, socket::start(link, address, self.setup.credentials.clone(), ctx.address()));
                 }
                 ForwardEffect::Send { link, pieces } => {
                     // The queue has room for all that the core lets be unanswered. A link that cannot take a frame is

@@ -233,7 +233,9 @@ pub async fn start(
                 health.set_reason(&problem);
             };
             let (listening, serving) = ((&listener, address), (data_threads, clock));
-            let joined = peering::join(config, &starter, &disk, &mut data_dir, listening, serving, tls.clone(), on_problem).await?;
+            let joined =
+                peering::join(config, &starter, &disk, &mut data_dir, listening, serving, tls.clone(), on_problem)
+                    .await?;
             Some(joined)
         }
     };

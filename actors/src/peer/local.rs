@@ -1,9 +1,9 @@
 //! What this node says of itself to every peer, and how it sets up their sockets.
 
 use super::proof::PeerTrust;
+use crate::tls::TlsKeeper;
 use lance_messages::peer::{LinkKind, PeerIdentity};
 use lance_messages::wire::peer::{NONCE_BYTES, OLDEST_PEER_VERSION, PEER_VERSION, PeerHello, PeerPurpose};
-use crate::tls::TlsKeeper;
 use socket2::{SockRef, TcpKeepalive};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

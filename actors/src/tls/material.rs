@@ -81,7 +81,8 @@ impl TlsFiles {
     /// Reads them.
     pub fn read(&self) -> Result<TlsMaterial, TlsFilesError> {
         let chain = certificates("tls.cert_file", &self.cert)?;
-        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|source| file_error("tls.key_file", &self.key, source))?;
+        let key =
+            PrivateKeyDer::from_pem_file(&self.key).map_err(|source| file_error("tls.key_file", &self.key, source))?;
         let authorities = self.ca.as_deref().map(|path| certificates("tls.ca_file", path)).transpose()?;
         Ok(TlsMaterial { chain, key, authorities })
     }

@@ -32,13 +32,8 @@ pub fn connect(connector: TlsConnector, address: &str) -> Result<TcpStream, Fail
                 Ok((mut encrypted, mut plain)) => {
                     _ = tell.send(Ok(()));
                     // How it ends is seen on the socket.
-                    _ = tokio::io::copy_bidirectional_with_sizes(
-                        &mut encrypted,
-                        &mut plain,
-                        CARRY_BYTES,
-                        CARRY_BYTES,
-                    )
-                    .await;
+                    _ = tokio::io::copy_bidirectional_with_sizes(&mut encrypted, &mut plain, CARRY_BYTES, CARRY_BYTES)
+                        .await;
                 }
                 Err(error) => _ = tell.send(Err(error)),
             }

@@ -1,9 +1,9 @@
 //! The arguments of `lnc`.
 
-use super::secret_args::{AclCommand, UserCommand};
 use super::cluster_args::ClusterCommands;
 use super::group_args::GroupCommand;
 use super::log::LogCommand;
+use super::secret_args::{AclCommand, UserCommand};
 use super::topic_args::TopicCommand;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lance_client::AssignmentStrategy;

@@ -64,8 +64,6 @@ impl TcpConnector {
 
 impl Connector for TcpConnector {
     fn connect<'a>(&'a self, address: &'a str) -> Connecting<'a> {
-        Box::pin(async move {
-            Ok(Box::new(Self::stream(address).await?) as Box<dyn Transport>)
-        })
+        Box::pin(async move { Ok(Box::new(Self::stream(address).await?) as Box<dyn Transport>) })
     }
 }

@@ -118,7 +118,9 @@ fn explained(error: io::Error) -> io::Error {
         return io::Error::new(error.kind(), format!("the TLS handshake failed: {error}"));
     };
     let text = match cause {
-        rustls::Error::InvalidMessage(_) => "the server does not speak TLS at this address: connect without it".to_owned(),
+        rustls::Error::InvalidMessage(_) => {
+            "the server does not speak TLS at this address: connect without it".to_owned()
+        }
         rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
             "the server's certificate is not signed by the authority that is trusted".to_owned()
         }

@@ -7,8 +7,8 @@ use lance_cluster::metadata::{
     EpochOpening, LeaderChoice, MetadataCommand, MetadataState, PartitionRecovery, ReplicaIncarnation, ReplicationMode,
     TeeAdvance, TeeCheckpoint, TeeClaim, TopicConfig,
 };
-use lance_messages::security::{AclRule, Credentials, Operation, ResourceKind, ScramVerifier};
 use lance_messages::id::{LeaderEpoch, NodeId, ProducerId, TeeId, TopicId, TopicPartition};
+use lance_messages::security::{AclRule, Credentials, Operation, ResourceKind, ScramVerifier};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -19,6 +19,8 @@ mod raft_three;
 #[cfg(test)]
 mod relocations;
 #[cfg(test)]
+mod security;
+#[cfg(test)]
 mod state_cluster;
 #[cfg(test)]
 mod state_properties;
@@ -26,7 +28,5 @@ mod state_properties;
 mod state_rules;
 #[cfg(test)]
 mod support;
-#[cfg(test)]
-mod security;
 #[cfg(test)]
 mod tees;

@@ -89,10 +89,7 @@ fn certificates_of_others_and_of_the_past_are_refused_on_both_sides() {
 fn a_certificate_says_who_a_client_is() {
     let certificates = Certificates::new();
     let own = certificates.issue("lance");
-    let spec = ServerSpec::new()
-        .set("auth.enabled=true")
-        .set("auth.superusers=root")
-        .set("topics.auto_create=false");
+    let spec = ServerSpec::new().set("auth.enabled=true").set("auth.superusers=root").set("topics.auto_create=false");
     let server = encrypted(spec, &own, &certificates, "optional").start();
     let (root, al) = (certificates.issue("root"), certificates.issue("al"));
     let as_root = |arguments: &[&str]| over_tls(&server, &certificates, Some(&root), arguments);
@@ -181,7 +178,17 @@ fn the_load_program_speaks_tls() {
     let server = encrypted(ServerSpec::new(), &own, &certificates, "none").start();
     let (address, ca) = (server.address(), certificates.ca());
     let arguments = [
-        "produce", "--server", &address, "--tls-ca", shown(&ca), "--duration", "1s", "--warm-up", "0s", "--output", "json",
+        "produce",
+        "--server",
+        &address,
+        "--tls-ca",
+        shown(&ca),
+        "--duration",
+        "1s",
+        "--warm-up",
+        "0s",
+        "--output",
+        "json",
     ];
     let report = lance_integration::harness::process::run("lnc-bench", &arguments, &[]).ok();
     assert!(report.contains("records"), "{report}");

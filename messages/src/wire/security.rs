@@ -139,7 +139,11 @@ impl SecurityReply {
                 let mut users = Vec::new();
                 for _ in 0..reader.u32()? {
                     let name = reader.text()?;
-                    users.push(UserDescription { name, has_token: flag(&mut reader)?, has_password: flag(&mut reader)? });
+                    users.push(UserDescription {
+                        name,
+                        has_token: flag(&mut reader)?,
+                        has_password: flag(&mut reader)?,
+                    });
                 }
                 Some(Self::Users(users))
             }

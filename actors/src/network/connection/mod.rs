@@ -5,6 +5,7 @@ mod handlers;
 mod throttle;
 mod writing;
 
+use crate::audit::audit;
 use crate::clock::NodeClock;
 use crate::forward::actor::ForwardActor;
 use crate::group::actor::GroupActor;
@@ -17,7 +18,6 @@ use crate::network::budget::{ByteBudget, FREE_FRAME_BYTES, Reservation};
 use crate::network::outbox::{ShardMessage, forward_message, push_produce, send, try_forward, try_send};
 use crate::network::quotas::{Meters, Quotas};
 use crate::network::readers::{ReadFailure, ReaderJob, ReaderPool};
-use crate::audit::audit;
 use crate::network::session::access::AuthGate;
 use crate::network::session::{MAX_PART_REPLIES, SessionCore, SessionEffect, SessionLimits};
 use crate::peer::{AcceptPeer, Inlet};

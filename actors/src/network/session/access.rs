@@ -214,7 +214,9 @@ impl Access {
         connection: u64,
         security: &Security,
     ) -> Result<(String, bool), ScramError> {
-        let Some(gate) = &self.gate else { return Err(ScramError::Malformed { what: "this server authenticates nobody" }) };
+        let Some(gate) = &self.gate else {
+            return Err(ScramError::Malformed { what: "this server authenticates nobody" });
+        };
         let stepped = match self.login.take() {
             Some((login, version)) => login.finish(message).map(|(user, answer)| {
                 self.identity = Some(Identity::User { name: Arc::from(user), version });

@@ -1,10 +1,10 @@
 //! Control requests: what can be answered from the view is answered at once, the rest goes to its actor.
 
 use super::groups::group_request;
-use super::rights::admin_action;
-use super::security::{list_rules, list_users};
 use super::replies::{ControlKind, ReplySlot, weight};
+use super::rights::admin_action;
 use super::routing::{Route, groups_partition, not_leader};
+use super::security::{list_rules, list_users};
 use super::{Effects, GRANTED_FEATURES, SessionCore, SessionEffect, shard_of};
 use crate::view::{ClusterView, INTERNAL_PREFIX, TopicView};
 use bytes::Bytes;

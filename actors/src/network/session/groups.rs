@@ -50,7 +50,11 @@ impl SessionCore {
         now: Duration,
         effects: &mut Effects,
     ) {
-        self.audit_outcome(request, || answer.as_ref().map_or_else(|code| code.text().to_owned(), |_| "done".to_owned()), effects);
+        self.audit_outcome(
+            request,
+            || answer.as_ref().map_or_else(|code| code.text().to_owned(), |_| "done".to_owned()),
+            effects,
+        );
         self.finish_control(request, view, |_| answer.map_err(|code| (code, None)));
         self.advance(effects, now);
     }

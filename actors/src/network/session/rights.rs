@@ -188,12 +188,15 @@ mod tests {
 
     /// Every command, with the rules that it takes; those without any need somebody, and nothing else.
     fn table() -> Vec<(Request, Vec<AclRule>)> {
-        let on_topic = |operation| vec![rule(ResourceKind::Topic, "orders", operation)];
-        let on_group = |operation| vec![rule(ResourceKind::Group, "g", operation)];
-        let on_cluster = |operation| vec![rule(ResourceKind::Cluster, "", operation)];
-        let reads_in_group = || [on_group(Operation::Read), on_topic(Operation::Read)].concat();
-        let (name, group) = (|| "orders".to_owned(), || "g".to_owned());
-        let partition = TopicPartition::new(TOPIC, 0);
+        [of_records_and_topics(), of_reading(), of_groups_and_the_cluster()].concat()
+    }
+
+    fn on_topic(operation: Operation) -> Vec<AclRule> {
+        vec![rule(ResourceKind::Topic, "orders", operation)]
+    }
+
+    fn of_records_and_topics() -> Vec<(Request, Vec<AclRule>)> {
+        let name = || "orders".to_owned();
         let produce = |topic| {
             Request::Produce(Produce {
                 topic,
@@ -214,9 +217,6 @@ mod tests {
             max_bytes: None,
         };
         let alter = AlterTopic { topic: TOPIC, partitions: None, max_age_secs: None, max_bytes: None };
-        let fetch = FetchPartition { partition, offset: 0, max_bytes: 1 };
-        let offset = GroupOffset { partition, offset: 1, metadata: String::new() };
-        let consumer_id = 1;
         let default_topic = |operation| rule(ResourceKind::Topic, DEFAULT_TOPIC_NAME, operation);
         vec![
             (produce(TOPIC), on_topic(Operation::Write)),
@@ -232,7 +232,14 @@ mod tests {
             (Request::GetTopic { topic: TOPIC }, on_topic(Operation::Describe)),
             (Request::SetRetention { topic: TOPIC, max_age_secs: 0, max_bytes: 0 }, on_topic(Operation::Alter)),
             (Request::AlterTopic(alter), on_topic(Operation::Alter)),
-            (Request::GetClusterStatus, on_cluster(Operation::Describe)),
+        ]
+    }
+
+    fn of_reading() -> Vec<(Request, Vec<AclRule>)> {
+        let (partition, consumer_id) = (TopicPartition::new(TOPIC, 0), 1);
+        let fetch = FetchPartition { partition, offset: 0, max_bytes: 1 };
+        let name = || "orders".to_owned();
+        vec![
             (Request::Fetch(Fetch { topic: TOPIC, offset: 0, max_bytes: 1 }), on_topic(Operation::Read)),
             (
                 Request::FetchPartitions(FetchPartitions {
@@ -258,6 +265,17 @@ mod tests {
                 Request::Metadata(MetadataRequest { topics: vec![name()], create_missing: false }),
                 on_topic(Operation::Describe),
             ),
+        ]
+    }
+
+    fn of_groups_and_the_cluster() -> Vec<(Request, Vec<AclRule>)> {
+        let on_group = |operation| vec![rule(ResourceKind::Group, "g", operation)];
+        let on_cluster = |operation| vec![rule(ResourceKind::Cluster, "", operation)];
+        let reads_in_group = || [on_group(Operation::Read), on_topic(Operation::Read)].concat();
+        let (name, group) = (|| "orders".to_owned(), || "g".to_owned());
+        let offset = GroupOffset { partition: TopicPartition::new(TOPIC, 0), offset: 1, metadata: String::new() };
+        vec![
+            (Request::GetClusterStatus, on_cluster(Operation::Describe)),
             (Request::DescribeCluster, on_cluster(Operation::Describe)),
             (
                 Request::ClusterCommand(ClusterCommand::Drain { node: NodeId(1), on: true }),

@@ -35,11 +35,8 @@ impl SessionCore {
             }
             Err(error) => {
                 self.after_attempt("authenticate by password", &error.to_string(), effects);
-                let error = TypedError::with_message(
-                    ErrorCode::InvalidToken,
-                    Answers::Control(command),
-                    error.to_string(),
-                );
+                let error =
+                    TypedError::with_message(ErrorCode::InvalidToken, Answers::Control(command), error.to_string());
                 Response::Error(error)
             }
         }
