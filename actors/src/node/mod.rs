@@ -9,6 +9,7 @@ use self::side::SideParts;
 use crate::admin::early::EarlyProbes;
 use crate::clock::NodeClock;
 use crate::forward::actor::{FORWARD_MAILBOX, ForwardActor, ForwardSetup};
+use crate::forward::socket::LinkCredentials;
 use crate::group::actor::{GROUP_MAILBOX, GroupActor, GroupSetup};
 use crate::ingestion::actor::{INGESTION_MAILBOX, IngestionActor, IngestionSetup, ServeReplication};
 use crate::ingestion::opener::LogOpener;
@@ -20,6 +21,7 @@ use crate::network::actor::{NETWORK_MAILBOX, NetworkActor, NetworkSetup};
 use crate::network::budget::ByteBudget;
 use crate::network::connection::ConnectionSetup;
 use crate::network::readers::ReaderPool;
+use crate::network::session::access::AuthGate;
 use crate::options::{self, ThreadPlan};
 use crate::peer::FormationError;
 use crate::poller::actor::{POLLER_MAILBOX, PollerActor, PollerSetup, ServeIngestion};
@@ -27,6 +29,7 @@ use crate::replication::actor::{REPLICATION_MAILBOX, ReplicationActor, Replicati
 use crate::supervision::shell::{Escalated, InjectPanic, Shell};
 use crate::supervision::{ActorKind, ActorStarted, NodeSupervisor, RestartPolicy, Vitals};
 use crate::threads::Thread;
+use crate::tls::{TlsFiles, TlsFilesError, TlsKeeper};
 use crate::view::ClusterView;
 use actix::prelude::*;
 use arc_swap::ArcSwap;
@@ -66,6 +69,9 @@ pub enum StartError {
     /// The cluster.
     #[error("cannot join a cluster: {0}")]
     Formation(#[from] FormationError),
+    /// The files of `[tls]`.
+    #[error("cannot serve TLS: {0}")]
+    Tls(#[from] TlsFilesError),
     /// An actor did not take part.
     #[error("the {0} actor did not start")]
     Actor(&'static str),
@@ -185,18 +191,38 @@ pub async fn start(
     side: SideParts,
 ) -> Result<Node, StartError> {
     let admin_listener = listen(&config.admin.bind)?;
-    let early = EarlyProbes::start(&admin_listener, Arc::clone(&side.health)).map_err(StartError::Thread)?;
+    let tls = match TlsFiles::of(config) {
+        Some(files) => Some(Arc::new(TlsKeeper::open(files)?)),
+        None => None,
+    };
+    let probes = EarlyProbes::start(&admin_listener, Arc::clone(&side.health), tls.clone(), !config.auth.enabled);
+    let early = probes.map_err(StartError::Thread)?;
     let Foundations { disk, mut data_dir, flushed, marks, listener, address } = lay_foundations(config, disk)?;
     let starter = Starter::new(supervisor, options::restart_policy(config));
     let plan = options::thread_plan(config);
     let clock = NodeClock::start();
     let copies = ByteBudget::default();
     let lease = LeaseWatch::default();
-    let wiring =
-        Wiring { config, starter: &starter, disk: &disk, metrics: &metrics, view: &view, clock, copies, lease };
+    let wiring = Wiring {
+        config,
+        starter: &starter,
+        disk: &disk,
+        metrics: &metrics,
+        view: &view,
+        clock,
+        copies,
+        lease,
+        tls: tls.clone(),
+        auth: options::auth_gate(config).map(Arc::new),
+    };
     let (shards, mut threads) = wiring.start_shards(&plan, &data_dir, flushed, marks).await?;
     let control = Thread::start("control", None).map_err(StartError::Thread)?;
     let durable = Thread::start("metadata", None).map_err(StartError::Thread)?;
+    if let Some(tls) = tls.clone() {
+        control.handle().spawn_fn(move || {
+            actix_rt::spawn(tls.follow());
+        });
+    }
     let peering = match config.replication.peers.is_empty() {
         true => None,
         false => {
@@ -207,7 +233,9 @@ pub async fn start(
                 health.set_reason(&problem);
             };
             let (listening, serving) = ((&listener, address), (data_threads, clock));
-            let joined = peering::join(config, &starter, &disk, &mut data_dir, listening, serving, on_problem).await?;
+            let joined =
+                peering::join(config, &starter, &disk, &mut data_dir, listening, serving, tls.clone(), on_problem)
+                    .await?;
             Some(joined)
         }
     };
@@ -254,6 +282,7 @@ pub async fn start(
         })
         .await;
     threads.extend(network_threads);
+    let side = SideParts { tls, auth: wiring.auth.clone(), ..side };
     let mut node = Node {
         address,
         admin_address: address,
@@ -285,6 +314,8 @@ struct Wiring<'a> {
     clock: NodeClock,
     copies: ByteBudget,
     lease: LeaseWatch,
+    tls: Option<Arc<TlsKeeper>>,
+    auth: Option<Arc<AuthGate>>,
 }
 
 impl Wiring<'_> {
@@ -413,7 +444,8 @@ impl Wiring<'_> {
 
     /// The forwarder moves data: in a cluster it shares no thread with what must not wait for that.
     async fn start_forward(&self, thread: &Thread, index: u16) -> Mailbox<ForwardActor> {
-        let setup = ForwardSetup { index, view: Arc::clone(self.view), clock: self.clock };
+        let credentials = LinkCredentials { tls: self.tls.clone(), token: options::node_token(self.config) };
+        let setup = ForwardSetup { index, view: Arc::clone(self.view), clock: self.clock, credentials };
         let (name, kind) = ("forward".to_owned(), ActorKind::Forward);
         self.starter
             .start(&thread.handle(), name, kind, FORWARD_MAILBOX, |vitals, policy, parent| {
@@ -452,12 +484,14 @@ impl Wiring<'_> {
                 frames: ByteBudget::default(),
                 copies: self.copies.clone(),
                 quotas: Arc::new(options::quotas(self.config)),
+                auth: self.auth.clone(),
                 clock: self.clock,
                 metrics: Arc::clone(self.metrics),
                 peers: None,
             },
             threads,
             supervisor: self.starter.supervisor.clone(),
+            tls: self.tls.clone(),
         })
     }
 }

@@ -268,16 +268,8 @@ fn without_imports(code: &str) -> String {
 }
 
 /// Keys of features that this version lacks: the checks refuse or warn of them, or they mean nothing on a single node.
-const KEYS_WITHOUT_EFFECT: &[&str] = &[
-    "tls.",
-    "auth.",
-    "eviction.",
-    "cluster.",
-    "telemetry.otlp_",
-    "telemetry.sample_",
-    "numa.",
-    "network.nic_pci_addr",
-];
+const KEYS_WITHOUT_EFFECT: &[&str] =
+    &["eviction.", "cluster.", "telemetry.otlp_", "telemetry.sample_", "numa.", "network.nic_pci_addr"];
 
 #[test]
 fn every_configuration_key_reaches_the_node() {
