@@ -20,6 +20,7 @@ pub mod replication;
 pub mod retention;
 pub mod scrub;
 pub mod server;
+pub mod stages;
 pub mod supervision;
 pub mod telemetry;
 pub mod threads;

@@ -15,11 +15,12 @@ pub mod options;
 pub mod partitioner;
 pub mod producer;
 pub mod record;
+mod spans;
 
 pub use admin::{Admin, NewTopic, TopicChange, TopicDescription};
 pub use client::Client;
 pub use consumer::{ConsumedChunk, ConsumedRecord, Consumer, ConsumerOptions, OutOfRange, Position, StartOffset};
-pub use error::ClientError;
+pub use error::{ClientError, TrySendError};
 pub use group::{
     AssignedPartition, GroupConsumer, GroupDescription, GroupOptions, GroupPartition, MemberDescription,
     NamedPartition, RebalanceListener,
@@ -31,5 +32,6 @@ pub use lance_messages::wire::compression::Codec;
 pub use lance_messages::wire::group::AssignmentStrategy;
 pub use lance_messages::wire::topics::TopicMode;
 pub use options::ClientOptions;
-pub use producer::{Acks, Delivery, DeliveryFuture, Producer, ProducerOptions};
+pub use partitioner::Partitioner;
+pub use producer::{Acks, Delivery, DeliveryFuture, Producer, ProducerOptions, ProducerStats};
 pub use record::{Header, ProducerRecord};

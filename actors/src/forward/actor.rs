@@ -161,11 +161,12 @@ impl ForwardActor {
 
     fn send_replies(&mut self) {
         let shard = self.setup.index;
+        let known_at = self.setup.clock.now().elapsed;
         for (connection, replies) in self.outgoing.drain() {
             let Some(reply_to) = self.connections.get(&connection) else {
                 continue;
             };
-            let replies = Replies { shard, replies, pressed: false };
+            let replies = Replies { shard, replies, pressed: false, known_at };
             if let Err(SendError::Full(message)) = reply_to.replies.try_send(replies) {
                 let replies = reply_to.replies.clone();
                 actix_rt::spawn(async move {

@@ -16,6 +16,7 @@ pub mod session;
 pub mod stdin;
 pub mod topic;
 pub mod topic_args;
+pub mod traces;
 pub mod units;
 
 use args::{Cli, Command};
@@ -27,6 +28,7 @@ use std::process::ExitCode;
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     init_log();
+    let _traces = traces::begin("lnc");
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

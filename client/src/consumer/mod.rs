@@ -156,7 +156,7 @@ impl Consumer {
         });
         if self.placement.is_none() && !begins.is_empty() {
             let task = placement::run(self.client.clone(), Arc::clone(&self.hub), self.options);
-            self.placement = Some(tokio::spawn(task));
+            self.placement = Some(self.client.runtime().spawn(task));
         }
     }
 

@@ -45,6 +45,16 @@ pub trait OffsetStore: Send + Sync {
     fn store<'a>(&'a self, positions: &'a [Position]) -> StoreFuture<'a, ()>;
 }
 
+impl<T: OffsetStore + ?Sized> OffsetStore for Box<T> {
+    fn load<'a>(&'a self, topic: &'a str, partition: u16) -> StoreFuture<'a, Option<u64>> {
+        (**self).load(topic, partition)
+    }
+
+    fn store<'a>(&'a self, positions: &'a [Position]) -> StoreFuture<'a, ()> {
+        (**self).store(positions)
+    }
+}
+
 impl<T: OffsetStore + ?Sized> OffsetStore for Arc<T> {
     fn load<'a>(&'a self, topic: &'a str, partition: u16) -> StoreFuture<'a, Option<u64>> {
         (**self).load(topic, partition)

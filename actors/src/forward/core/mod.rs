@@ -40,7 +40,8 @@ pub const FORWARD_FEATURES: Features = Features(
         | Features::HEADER_CRC.0
         | Features::TYPED_ERRORS.0
         | Features::ACK_OFFSETS.0
-        | Features::LOOKUP.0,
+        | Features::LOOKUP.0
+        | Features::TRACE_CONTEXT.0,
 );
 
 /// Links to one node: a partition that answers late holds back only those that share its link.

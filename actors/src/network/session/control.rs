@@ -42,6 +42,9 @@ pub enum MetadataCall {
     InitProducer(Option<ProducerEpoch>),
 }
 
+/// As much of what a client calls itself is kept for its spans.
+const MAX_NAME_CHARS: usize = 64;
+
 impl SessionCore {
     pub(super) fn on_hello(&mut self, hello: &Hello, correlation: u64, effects: &mut Effects) {
         let granted = Features(hello.features.0 & GRANTED_FEATURES.0);
@@ -61,7 +64,7 @@ impl SessionCore {
         }
         lance_messages::wire::ResponseFrame { correlation, response: Response::Hello(response) }
             .encode(&mut self.output.tail, None);
-        self.client_name = Arc::from(hello.client_name.as_str());
+        self.client_name = hello.client_name.chars().take(MAX_NAME_CHARS).collect::<String>().into();
         effects.push(SessionEffect::Named(Arc::clone(&self.client_name)));
         self.features = Some(granted);
     }

@@ -10,12 +10,15 @@ pub mod lanes;
 pub mod output;
 pub mod replies;
 pub mod routing;
+mod spans;
 
 use self::lanes::{CONTROL_LANE, INGEST_LANE, Lanes, RequestId};
 use self::output::Output;
 use self::replies::{ControlKind, ProduceSlot, ReplySlot};
 use self::routing::{Route, not_leader};
+use self::spans::OpenSpans;
 use crate::network::readers::SegmentRead;
+use crate::stages::{RequestTraces, StageSpan};
 use crate::view::ClusterView;
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
@@ -80,6 +83,8 @@ pub struct SessionLimits {
     pub shards: u16,
     /// This node.
     pub node: NodeId,
+    /// Which requests are traced; `None`: none is.
+    pub traces: Option<RequestTraces>,
 }
 
 /// What a session wants done.
@@ -137,6 +142,8 @@ pub enum SessionEffect {
     FetchDone(Option<Duration>, u64),
     /// Close the connection once everything is written.
     Close(FrameError),
+    /// A stage of a traced request is over.
+    StageOver(Box<StageSpan>),
 }
 
 type Effects = Vec<SessionEffect>;
@@ -164,6 +171,7 @@ pub struct SessionCore {
     pressed: bool,
     tight: bool,
     throttled: bool,
+    spans: OpenSpans,
 }
 
 /// Whether a request can only be answered by who knows the topics.
@@ -206,12 +214,18 @@ impl SessionCore {
             pressed: false,
             tight: false,
             throttled: false,
+            spans: OpenSpans::default(),
         }
     }
 
     /// Whether the client said Hello: only then it is sent frames it did not ask for.
     pub fn said_hello(&self) -> bool {
         self.features.is_some()
+    }
+
+    /// What the client calls itself, where requests are traced.
+    pub fn client_name(&self) -> Option<&str> {
+        (!self.client_name.is_empty()).then_some(&*self.client_name)
     }
 
     /// Whether more may be read from the socket: backpressure is not reading.
@@ -332,21 +346,38 @@ impl SessionCore {
     /// One frame of the client.
     fn on_frame(&mut self, frame: Frame, view: &ClusterView, now: Duration, effects: &mut Effects) {
         let kept = frame.clone();
-        let RequestFrame { correlation, partition, trace: _, request } =
-            match RequestFrame::decode(frame, self.features) {
-                Ok(request) => request,
-                Err(refused) => {
-                    let lane = match refused.error.answers {
-                        Answers::Ingest(_) => INGEST_LANE,
-                        Answers::Control(_) => self.control_lane(),
-                    };
-                    self.lanes.reserve(lane, ReplySlot::ready(refused.correlation, Response::Error(refused.error)));
-                    return;
-                }
-            };
+        let RequestFrame { correlation, partition, trace, request } = match RequestFrame::decode(frame, self.features) {
+            Ok(request) => request,
+            Err(refused) => {
+                let lane = match refused.error.answers {
+                    Answers::Ingest(_) => INGEST_LANE,
+                    Answers::Control(_) => self.control_lane(),
+                };
+                self.lanes.reserve(lane, ReplySlot::ready(refused.correlation, Response::Error(refused.error)));
+                return;
+            }
+        };
         if !view.is_known() && needs_metadata(&request) {
             return self.refuse_for_now(&request, correlation, kept.header.command());
         }
+        if self.limits.traces.is_none() {
+            return self.on_request(request, (correlation, partition), kept, view, now, effects);
+        }
+        let lane = if matches!(request, Request::Produce(_)) { INGEST_LANE } else { self.control_lane() };
+        self.open_span(&request, (partition, trace), lane, now);
+        self.on_request(request, (correlation, partition), kept, view, now, effects);
+        self.keep_span(lane);
+    }
+
+    fn on_request(
+        &mut self,
+        request: Request,
+        (correlation, partition): (u64, u16),
+        kept: Frame,
+        view: &ClusterView,
+        now: Duration,
+        effects: &mut Effects,
+    ) {
         match request {
             Request::Ignored => {}
             Request::Keepalive => {
@@ -436,6 +467,7 @@ impl SessionCore {
         }
         let slot = ProduceSlot { batch_id, partition, shard, bytes, since: now };
         let request = self.lanes.reserve(INGEST_LANE, ReplySlot::Produce(slot));
+        let trace = self.spans.produce_trace(request);
         self.in_flight_bytes += bytes;
         let timestamp_ns =
             if produce.timestamp != 0 { produce.timestamp } else { max_timestamp_ns(&records).unwrap_or(0) };
@@ -449,6 +481,7 @@ impl SessionCore {
             flags,
             timestamp_ns,
             producer,
+            trace,
         };
         effects.push(SessionEffect::Produce(shard, request));
     }
@@ -503,8 +536,11 @@ impl SessionCore {
                 if !ready {
                     break;
                 }
-                if let Some(slot) = self.lanes.pop(lane) {
-                    self.write_reply(slot, now, effects);
+                let request = self.lanes.front_id(lane);
+                match self.lanes.pop(lane) {
+                    Some(slot) if self.traces_nothing() => self.write_reply(slot, now, effects),
+                    Some(slot) => self.write_traced_reply(request, slot, now, effects),
+                    None => {}
                 }
             }
         }
