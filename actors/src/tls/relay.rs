@@ -82,8 +82,7 @@ impl TlsKeeper {
             }
             acceptor.accept(stream).await.map_err(TlsRefusal::Handshake)
         };
-        let shaken = actix_rt::time::timeout(HANDSHAKE_TIMEOUT, shaken).await.map_err(|_| TlsRefusal::TimedOut)?;
-        shaken
+        actix_rt::time::timeout(HANDSHAKE_TIMEOUT, shaken).await.map_err(|_| TlsRefusal::TimedOut)?
     }
 
     /// Begins TLS on a connection to another node; its certificate must be for the host of `address`.

@@ -51,7 +51,8 @@ async fn rig(max_connections: usize, known: bool) -> Rig {
     let disk: Arc<dyn Disk> = open_disk(options::disk_options(&config)).unwrap();
     let supervisor = NodeSupervisor::start(policy(), |escalated| panic!("{}", escalated.reason));
     let (drain, _) = mpsc::channel(1);
-    let side = SideParts { health: Arc::new(Health::new()), drain, faults: None, log_level: None, tls: None, auth: None };
+    let side =
+        SideParts { health: Arc::new(Health::new()), drain, faults: None, log_level: None, tls: None, auth: None };
     let view = Arc::new(ArcSwap::from_pointee(ClusterView::default()));
     let node = node::start(&config, Arc::clone(&disk), supervisor.clone(), Arc::default(), Arc::clone(&view), side)
         .await
