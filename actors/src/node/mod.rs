@@ -402,6 +402,7 @@ impl Wiring<'_> {
             eviction: options::eviction_options(self.config),
             eviction_window: self.config.eviction.window,
             clock: self.clock,
+            metrics: Arc::clone(self.metrics),
         };
         let (name, kind) = ("replication".to_owned(), ActorKind::Replication);
         let replication = self

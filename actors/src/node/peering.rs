@@ -53,6 +53,7 @@ pub(super) fn advertised(config: &Config, address: SocketAddr) -> String {
 }
 
 /// Finds or makes the cluster; ends once this node is part of one.
+#[allow(clippy::too_many_arguments, reason = "the parts of a node that exist by then")]
 pub(super) async fn join(
     config: &Config,
     starter: &Starter,
