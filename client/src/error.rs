@@ -240,6 +240,7 @@ impl ClientError {
             Self::OffsetStore { .. } => "OffsetStore",
             Self::BufferFull { .. } => "BufferFull",
             Self::TopicNotReady { .. } => "TopicNotReady",
+            Self::Runtime { .. } => "Runtime",
             Self::Closed { .. } => "Closed",
         }
     }
