@@ -279,8 +279,9 @@ pub async fn start(
         data_dir,
         threads,
     };
-    side::start(config, &starter, &control.handle(), disk, clock, (side, admin_listener), &mut node).await?;
+    // Nobody else accepts on the admin address from here on.
     drop(early);
+    side::start(config, &starter, &control.handle(), disk, clock, (side, admin_listener), &mut node).await?;
     node.threads.extend([control, durable].into_iter().chain(own_forward).chain(peering.map(Peering::into_thread)));
     Ok(node)
 }
