@@ -232,9 +232,9 @@ pub async fn start(
                 tracing::warn!(%problem, "no cluster yet");
                 health.set_reason(&problem);
             };
-            let (listening, serving) = ((&listener, address), (data_threads, clock));
+            let (listening, serving) = ((&listener, address), (data_threads, clock, tls.clone()));
             let joined =
-                peering::join(config, &starter, &disk, &mut data_dir, listening, serving, tls.clone(), on_problem)
+                peering::join(config, &starter, &disk, &mut data_dir, listening, serving, on_problem)
                     .await?;
             Some(joined)
         }
