@@ -71,7 +71,7 @@ pub struct CloseConnections;
 /// A TLS handshake has ended, on this connection thread.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Shaken(usize, Result<Arrival, TlsRefusal>);
+pub struct Shaken(usize, Result<Arrival, TlsRefusal>);
 
 /// A connection before its actor runs.
 struct Caught {

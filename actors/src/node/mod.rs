@@ -6,6 +6,7 @@ pub mod side;
 
 use self::peering::Peering;
 use self::side::SideParts;
+use crate::admin::Health;
 use crate::admin::early::EarlyProbes;
 use crate::clock::NodeClock;
 use crate::forward::actor::{FORWARD_MAILBOX, ForwardActor, ForwardSetup};
@@ -223,22 +224,8 @@ pub async fn start(
             actix_rt::spawn(tls.follow());
         });
     }
-    let peering = match config.replication.peers.is_empty() {
-        true => None,
-        false => {
-            let health = Arc::clone(&side.health);
-            let data_threads = threads.iter().map(Thread::handle).collect();
-            let on_problem = move |problem: String| {
-                tracing::warn!(%problem, "no cluster yet");
-                health.set_reason(&problem);
-            };
-            let (listening, serving) = ((&listener, address), (data_threads, clock, tls.clone()));
-            let joined =
-                peering::join(config, &starter, &disk, &mut data_dir, listening, serving, on_problem)
-                    .await?;
-            Some(joined)
-        }
-    };
+    let data_threads = threads.iter().map(Thread::handle).collect();
+    let peering = wiring.join_cluster(&mut data_dir, (&listener, address), data_threads, &side.health).await?;
     let (metadata, replication) =
         wiring.start_metadata(&durable, &data_dir, address, &shards, peering.as_ref()).await?;
     let own_forward = match config.replication.peers.is_empty() {
@@ -261,13 +248,7 @@ pub async fn start(
     };
     metadata.addr().send(serve).await.map_err(|_| StartError::Actor("metadata"))?;
 
-    let network_threads: Vec<Thread> = if plan.own_network_threads {
-        let starts =
-            (0..plan.shards).map(|n| Thread::start(&format!("network-{n}"), plan.cpu(threads.len() + usize::from(n))));
-        starts.collect::<Result<_, _>>().map_err(StartError::Thread)?
-    } else {
-        Vec::new()
-    };
+    let network_threads = network_threads(&plan, threads.len())?;
     let serving = if network_threads.is_empty() { &threads } else { &network_threads };
     let first = serving.first().map_or_else(|| control.handle(), Thread::handle);
     let serving = serving.iter().map(Thread::handle).collect();
@@ -304,6 +285,15 @@ pub async fn start(
     Ok(node)
 }
 
+/// Threads for connections alone, where the plan has any; so many threads have CPUs of their own already.
+fn network_threads(plan: &ThreadPlan, taken: usize) -> Result<Vec<Thread>, StartError> {
+    if !plan.own_network_threads {
+        return Ok(Vec::new());
+    }
+    let start = |n: u16| Thread::start(&format!("network-{n}"), plan.cpu(taken + usize::from(n)));
+    (0..plan.shards).map(start).collect::<Result<_, _>>().map_err(StartError::Thread)
+}
+
 /// What the actors of the data path and of the metadata are made from.
 struct Wiring<'a> {
     config: &'a Config,
@@ -319,6 +309,27 @@ struct Wiring<'a> {
 }
 
 impl Wiring<'_> {
+    /// Finds or makes the cluster, where there are peers.
+    async fn join_cluster(
+        &self,
+        data_dir: &mut DataDir,
+        listening: (&TcpListener, SocketAddr),
+        data_threads: Vec<ArbiterHandle>,
+        health: &Arc<Health>,
+    ) -> Result<Option<Peering>, StartError> {
+        if self.config.replication.peers.is_empty() {
+            return Ok(None);
+        }
+        let health = Arc::clone(health);
+        let on_problem = move |problem: String| {
+            tracing::warn!(%problem, "no cluster yet");
+            health.set_reason(&problem);
+        };
+        let (serving, tls) = ((data_threads, self.clock), self.tls.clone());
+        let (config, starter, disk) = (self.config, self.starter, self.disk);
+        peering::join(config, starter, disk, data_dir, listening, serving, tls, on_problem).await.map(Some)
+    }
+
     /// One ingestion actor and its poller for each shard, on a thread of their own.
     async fn start_shards(
         &self,

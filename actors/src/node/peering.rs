@@ -60,7 +60,8 @@ pub(super) async fn join(
     disk: &Arc<dyn Disk>,
     data_dir: &mut DataDir,
     (listener, address): (&TcpListener, SocketAddr),
-    (data_threads, clock, tls): (Vec<ArbiterHandle>, NodeClock, Option<Arc<TlsKeeper>>),
+    (data_threads, clock): (Vec<ArbiterHandle>, NodeClock),
+    tls: Option<Arc<TlsKeeper>>,
     on_problem: impl FnMut(String),
 ) -> Result<Peering, StartError> {
     let thread = Thread::start("links", None).map_err(StartError::Thread)?;

@@ -123,38 +123,15 @@ impl SessionCore {
             Request::ScramStep(message) => self.on_scram_step(&message, command, view, effects),
             Request::Security(SecurityRequest::ListUsers) => list_users(view),
             Request::Security(SecurityRequest::ListRules) => list_rules(view),
-            Request::Subscribe(subscribe) if !has_partition(view, TopicPartition::new(subscribe.topic, partition)) => {
-                refuse(ErrorCode::UnknownTopic)
+            asked @ (Request::Subscribe(_)
+            | Request::Unsubscribe { .. }
+            | Request::CommitOffset(_)
+            | Request::LookupOffset(_)) => {
+                match self.on_place_request(asked, correlation, partition, command, view, effects) {
+                    Some(response) => response,
+                    None => return,
+                }
             }
-            Request::Subscribe(subscribe) if subscribe.start_offset != 0 => {
-                Response::SubscribeAck { consumer_id: subscribe.consumer_id, offset: subscribe.start_offset }
-            }
-            Request::Subscribe(subscribe) => {
-                let asked = CommittedOffset {
-                    partition: TopicPartition::new(subscribe.topic, partition),
-                    consumer_id: subscribe.consumer_id,
-                };
-                return self.on_subscribe(asked, correlation, command, view, effects);
-            }
-            Request::Unsubscribe { consumer_id, .. } => Response::Ack { batch_id: consumer_id, offsets: None },
-            Request::CommitOffset(commit) if !has_partition(view, TopicPartition::new(commit.topic, partition)) => {
-                refuse(ErrorCode::UnknownTopic)
-            }
-            Request::CommitOffset(commit) => {
-                let commit = CommitOffset {
-                    partition: TopicPartition::new(commit.topic, partition),
-                    consumer_id: commit.consumer_id,
-                    offset: commit.offset,
-                };
-                return self.on_commit(commit, correlation, command, view, effects);
-            }
-            Request::LookupOffset(look_up) if !has_partition(view, look_up.partition) => {
-                refuse(ErrorCode::UnknownTopic)
-            }
-            Request::LookupOffset(look_up) if self.route(look_up.partition, view) != Route::Here => {
-                Response::Error(not_leader(view, Some(look_up.partition), Answers::Control(command)))
-            }
-            Request::LookupOffset(look_up) => return self.on_look_up(look_up, correlation, command, effects),
             Request::Metadata(wanted) => {
                 if let Some(create) = self.next_missing(&wanted, view) {
                     self.ask(correlation, command, ControlKind::Metadata(wanted), create, effects);
@@ -183,6 +160,59 @@ impl SessionCore {
         };
         self.waiting_bytes += weight(&response);
         self.lanes.reserve(self.control_lane(), ReplySlot::ready(correlation, response));
+    }
+
+    /// Where a consumer is, or where something is in a log; `None` when another actor answers.
+    fn on_place_request(
+        &mut self,
+        request: Request,
+        correlation: u64,
+        partition: u16,
+        command: u8,
+        view: &ClusterView,
+        effects: &mut Effects,
+    ) -> Option<Response> {
+        let refuse = |code| Response::Error(TypedError::new(code, Answers::Control(command)));
+        Some(match request {
+            Request::Subscribe(subscribe) if !has_partition(view, TopicPartition::new(subscribe.topic, partition)) => {
+                refuse(ErrorCode::UnknownTopic)
+            }
+            Request::Subscribe(subscribe) if subscribe.start_offset != 0 => {
+                Response::SubscribeAck { consumer_id: subscribe.consumer_id, offset: subscribe.start_offset }
+            }
+            Request::Subscribe(subscribe) => {
+                let asked = CommittedOffset {
+                    partition: TopicPartition::new(subscribe.topic, partition),
+                    consumer_id: subscribe.consumer_id,
+                };
+                self.on_subscribe(asked, correlation, command, view, effects);
+                return None;
+            }
+            Request::Unsubscribe { consumer_id, .. } => Response::Ack { batch_id: consumer_id, offsets: None },
+            Request::CommitOffset(commit) if !has_partition(view, TopicPartition::new(commit.topic, partition)) => {
+                refuse(ErrorCode::UnknownTopic)
+            }
+            Request::CommitOffset(commit) => {
+                let commit = CommitOffset {
+                    partition: TopicPartition::new(commit.topic, partition),
+                    consumer_id: commit.consumer_id,
+                    offset: commit.offset,
+                };
+                self.on_commit(commit, correlation, command, view, effects);
+                return None;
+            }
+            Request::LookupOffset(look_up) if !has_partition(view, look_up.partition) => {
+                refuse(ErrorCode::UnknownTopic)
+            }
+            Request::LookupOffset(look_up) if self.route(look_up.partition, view) != Route::Here => {
+                Response::Error(not_leader(view, Some(look_up.partition), Answers::Control(command)))
+            }
+            Request::LookupOffset(look_up) => {
+                self.on_look_up(look_up, correlation, command, effects);
+                return None;
+            }
+            _ => return None,
+        })
     }
 
     /// The topics that the client may see.
