@@ -192,10 +192,7 @@ pub async fn start(
     side: SideParts,
 ) -> Result<Node, StartError> {
     let admin_listener = listen(&config.admin.bind)?;
-    let tls = match TlsFiles::of(config) {
-        Some(files) => Some(Arc::new(TlsKeeper::open(files)?)),
-        None => None,
-    };
+    let tls = TlsFiles::of(config).map(TlsKeeper::open).transpose()?.map(Arc::new);
     let probes = EarlyProbes::start(&admin_listener, Arc::clone(&side.health), tls.clone(), !config.auth.enabled);
     let early = probes.map_err(StartError::Thread)?;
     let Foundations { disk, mut data_dir, flushed, marks, listener, address } = lay_foundations(config, disk)?;
