@@ -42,6 +42,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// `[shutdown]`: the graceful drain.
     pub shutdown: ShutdownConfig,
+    /// `[tee]`: how topics go on to other ones.
+    pub tee: TeeConfig,
     /// `[eviction]`: when a slow follower leaves the quorum, and when it returns.
     pub eviction: EvictionConfig,
     /// `[shards]`: threads, and which work shares one.
@@ -275,6 +277,21 @@ impl Default for StorageConfig {
             disk_min_free_bytes: 128 * MIB,
             reserve_bytes: 64 * MIB,
         }
+    }
+}
+
+/// `[tee]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TeeConfig {
+    /// Carries out the rules by which topics go on to other ones, for the partitions that this node leads.
+    pub enabled: bool,
+    /// Memory of one rule for what was read and not acked by its target.
+    pub buffer_bytes: u64,
+}
+
+impl Default for TeeConfig {
+    fn default() -> Self {
+        Self { enabled: true, buffer_bytes: 16 * MIB }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::metrics::Metrics;
 use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell, fail};
 use crate::supervision::{ActorState, Escalated, NodeSupervisor, RestartPolicy, Vitals};
+use crate::tee::actor::TeeActor;
 use crate::telemetry::LogLevel;
 use crate::view::ClusterView;
 use actix::prelude::*;
@@ -47,6 +48,8 @@ pub struct AdminSetup {
     pub log_level: Option<LogLevel>,
     /// Lists consumer groups.
     pub groups: ListGroups,
+    /// Forwards topics.
+    pub tee: Mailbox<TeeActor>,
 }
 
 /// The shell of the admin interface.

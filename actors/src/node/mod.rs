@@ -24,6 +24,7 @@ use crate::poller::actor::{POLLER_MAILBOX, PollerActor, PollerSetup, ServeIngest
 use crate::replication::actor::{REPLICATION_MAILBOX, ReplicationActor, ReplicationSetup};
 use crate::supervision::shell::{Escalated, InjectPanic, Shell};
 use crate::supervision::{ActorKind, ActorStarted, NodeSupervisor, RestartPolicy, Vitals};
+use crate::tee::actor::{TEE_MAILBOX, TeeActor, TeeSetup};
 use crate::threads::Thread;
 use crate::view::ClusterView;
 use actix::prelude::*;
@@ -89,6 +90,8 @@ pub struct Node {
     pub metadata: Mailbox<MetadataActor>,
     /// The group actor.
     pub group: Mailbox<GroupActor>,
+    /// The tee actor.
+    pub tee: Mailbox<TeeActor>,
     /// Figures.
     pub metrics: Arc<Metrics>,
     /// The committed metadata.
@@ -213,6 +216,8 @@ pub async fn start(
         false => Some(Thread::start("forward", None).map_err(StartError::Thread)?),
     };
     let forward = wiring.start_forward(own_forward.as_ref().unwrap_or(&control), plan.shards).await;
+    let own_tee = Thread::start("tee", None).map_err(StartError::Thread)?;
+    let tee = wiring.start_tee(&own_tee, &metadata, &shards).await;
     let keeper = match (&peering, threads.first()) {
         (Some(peering), Some(first)) => {
             Some(peering.open_links(&starter, &first.handle(), (&shards, &metadata), &view).await?)
@@ -237,7 +242,7 @@ pub async fn start(
     let serving = if network_threads.is_empty() { &threads } else { &network_threads };
     let first = serving.first().map_or_else(|| control.handle(), Thread::handle);
     let serving = serving.iter().map(Thread::handle).collect();
-    let mut network_setup = wiring.network_setup(listener, serving, &shards, forward, &metadata, &group)?;
+    let mut network_setup = wiring.network_setup(listener, serving, &shards, forward, &metadata, (&group, &tee))?;
     network_setup.connection.peers = peering.as_ref().map(Peering::door);
     if let (Some(peering), Some(keeper)) = (&peering, keeper) {
         peering.serve(&shards, &metadata, keeper).await?;
@@ -258,13 +263,15 @@ pub async fn start(
         replication,
         metadata,
         group,
+        tee,
         metrics,
         view,
         data_dir,
         threads,
     };
     side::start(config, &starter, &control.handle(), disk, clock, side, &mut node).await?;
-    node.threads.extend([control, durable].into_iter().chain(own_forward).chain(peering.map(Peering::into_thread)));
+    node.threads
+        .extend([control, durable, own_tee].into_iter().chain(own_forward).chain(peering.map(Peering::into_thread)));
     Ok(node)
 }
 
@@ -343,6 +350,7 @@ impl Wiring<'_> {
             rack: self.config.node.rack.clone().unwrap_or_default(),
             genesis,
             is_voter: peering.is_none_or(|peering| peering.formed.is_voter),
+            cluster: record.cluster_id,
         };
         let handle = thread.handle();
         let metadata = self
@@ -398,6 +406,29 @@ impl Wiring<'_> {
             .await
     }
 
+    /// It moves data to where it may take its time: on a thread of its own nobody else waits for that.
+    async fn start_tee(
+        &self,
+        thread: &Thread,
+        metadata: &Mailbox<MetadataActor>,
+        shards: &[Mailbox<IngestionActor>],
+    ) -> Mailbox<TeeActor> {
+        let setup = TeeSetup {
+            enabled: self.config.tee.enabled,
+            buffer_bytes: usize::try_from(self.config.tee.buffer_bytes).unwrap_or(usize::MAX),
+            metadata: metadata.clone(),
+            shards: shards.to_vec(),
+            view: Arc::clone(self.view),
+            disk: Arc::clone(self.disk),
+            clock: self.clock,
+        };
+        self.starter
+            .start(&thread.handle(), "tee".into(), ActorKind::Tee, TEE_MAILBOX, |vitals, policy, parent| {
+                TeeActor::new(vitals, policy, parent, setup)
+            })
+            .await
+    }
+
     /// The forwarder moves data: in a cluster it shares no thread with what must not wait for that.
     async fn start_forward(&self, thread: &Thread, index: u16) -> Mailbox<ForwardActor> {
         let setup = ForwardSetup { index, view: Arc::clone(self.view), clock: self.clock };
@@ -416,7 +447,7 @@ impl Wiring<'_> {
         shards: &[Mailbox<IngestionActor>],
         forward: Mailbox<ForwardActor>,
         metadata: &Mailbox<MetadataActor>,
-        group: &Mailbox<GroupActor>,
+        (group, tee): (&Mailbox<GroupActor>, &Mailbox<TeeActor>),
     ) -> Result<NetworkSetup, StartError> {
         let Config { storage, limits, network, .. } = self.config;
         let (reader_threads, open_files) = (storage.reader_threads as usize, storage.open_files as usize);
@@ -435,6 +466,7 @@ impl Wiring<'_> {
                 forward,
                 metadata: metadata.clone(),
                 group: group.clone(),
+                tee: tee.clone(),
                 readers,
                 frames: ByteBudget::default(),
                 copies: self.copies.clone(),

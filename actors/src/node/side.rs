@@ -85,6 +85,7 @@ pub(super) async fn start(
         faults: parts.faults,
         log_level: parts.log_level,
         groups: crate::admin::groups::list_offsets(node.group.clone()),
+        tee: node.tee.clone(),
     };
     starter
         .start(thread, "admin".into(), ActorKind::Admin, ADMIN_MAILBOX, |vitals, policy, parent| {

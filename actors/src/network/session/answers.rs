@@ -16,6 +16,7 @@ use lance_messages::wire::hello::ProducerEpoch;
 use lance_messages::wire::json::{DeletedBody, RetentionBody, to_json};
 use lance_messages::wire::lookup::LookupOffsetResponse;
 use lance_messages::wire::produce::{AckOffsets, put_ack};
+use lance_messages::wire::tee::TeeReply;
 use lance_messages::wire::topics::TopicConfigured;
 use lance_messages::wire::typed_error::{Answers, TypedError};
 use lance_messages::wire::{Response, ResponseFrame};
@@ -123,6 +124,23 @@ impl SessionCore {
         if bound.is_some() {
             self.producer = bound;
         }
+        self.advance(effects, now);
+    }
+
+    /// The tee actor's answer.
+    pub fn on_tee(
+        &mut self,
+        request: u64,
+        result: Result<TeeReply, CallFailure>,
+        view: &ClusterView,
+        now: Duration,
+        effects: &mut Effects,
+    ) {
+        self.finish_control(request, view, |_| match result {
+            Ok(reply) => Ok(Response::TopicTee(reply)),
+            Err(CallFailure::Refused(refusal)) => Err((refusal_code(&refusal), Some(refusal.to_string()))),
+            Err(CallFailure::Failed(code, text)) => Err((code, Some(text))),
+        });
         self.advance(effects, now);
     }
 
@@ -278,6 +296,7 @@ fn metadata_response(
         | ControlKind::Commit { .. }
         | ControlKind::DescribeCluster
         | ControlKind::LookUp { .. }
+        | ControlKind::TopicTee
         | ControlKind::Metadata(_) => Err((ErrorCode::Internal, None)),
     }
 }
@@ -311,6 +330,11 @@ fn refusal_code(refusal: &MetadataRefusal) -> ErrorCode {
         | MetadataRefusal::Partition { .. } => ErrorCode::InvalidRequest,
         MetadataRefusal::NotEnoughNodes { .. } => ErrorCode::NotEnoughReplicas,
         MetadataRefusal::TooManyPartitions { .. } | MetadataRefusal::IdsExhausted { .. } => ErrorCode::LimitReached,
+        MetadataRefusal::TeeNotFound { .. }
+        | MetadataRefusal::TeeExists { .. }
+        | MetadataRefusal::TeeCycle { .. }
+        | MetadataRefusal::InvalidTee { .. } => ErrorCode::InvalidRequest,
+        MetadataRefusal::TooManyTees { .. } => ErrorCode::LimitReached,
         MetadataRefusal::ProducerFenced { .. } => ErrorCode::FencedProducer,
         MetadataRefusal::ProducerUnknown { .. } => ErrorCode::UnknownProducer,
         MetadataRefusal::RolledBack { .. }

@@ -84,6 +84,10 @@ impl SessionCore {
             let request = self.reserve_control(correlation, command, kind);
             return effects.push(SessionEffect::Describe(request));
         }
+        if let Request::TopicTee(asked) = request {
+            let request = self.reserve_control(correlation, command, ControlKind::TopicTee);
+            return effects.push(SessionEffect::Tee(request, asked));
+        }
         if let Some((kind, call)) = metadata_call(&request) {
             return self.ask(correlation, command, kind, call, effects);
         }
@@ -147,6 +151,7 @@ impl SessionCore {
             | Request::SetRetention { .. }
             | Request::DescribeCluster
             | Request::ClusterCommand(_)
+            | Request::TopicTee(_)
             | Request::InitProducer(_) => return,
         };
         self.waiting_bytes += weight(&response);

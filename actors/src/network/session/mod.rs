@@ -26,6 +26,7 @@ use lance_messages::mail::ingestion::{CancelWait, Fetch, LookUpOffset, OffsetQue
 use lance_messages::record::{count_records, max_timestamp_ns};
 use lance_messages::wire::compression::{Compression, decompress_unnamed};
 use lance_messages::wire::hello::ProducerEpoch;
+use lance_messages::wire::tee::TeeRequest;
 use lance_messages::wire::typed_error::{Answers, TypedError};
 use lance_messages::wire::{
     Features, Frame, FrameError, FrameLimits, Request, RequestFrame, Response, ResponseFrame, next_frame,
@@ -46,7 +47,8 @@ pub const GRANTED_FEATURES: Features = Features(
         | Features::LOOKUP.0
         | Features::METADATA.0
         | Features::COMPRESSED_INGEST.0
-        | Features::CLUSTER.0,
+        | Features::CLUSTER.0
+        | Features::TEE.0,
 );
 
 /// Fetches of one connection that may be under way together; more are not read from the socket.
@@ -94,6 +96,8 @@ pub enum SessionEffect {
     Metadata(u64, MetadataCall),
     /// Ask every shard how its partitions stand.
     Describe(u64),
+    /// Ask the tee actor.
+    Tee(u64, TeeRequest),
     /// Store an offset.
     Commit(u64, CommitOffset),
     /// Ask for a stored offset.
