@@ -282,7 +282,6 @@ impl TeeActor {
         let (first_flow, first_link) = self.numbers;
         self.core = Some(TeeCore::new(TeeOptions {
             buffer_bytes: self.setup.buffer_bytes,
-            cluster: self.setup.view.load().cluster,
             seed: self.seed,
             first_flow,
             first_link,

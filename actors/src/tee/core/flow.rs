@@ -51,9 +51,7 @@ pub struct SourceBounds {
 /// Where a flow writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TargetPlace {
-    /// The cluster.
-    pub cluster: u64,
-    /// The topic there.
+    /// The topic.
     pub topic: TopicId,
     /// The partition of it.
     pub partition: u16,
@@ -215,12 +213,12 @@ impl Flow {
 
     /// Goes on from what is durable.
     pub(super) fn resume(&mut self, checkpoint: TeeCheckpoint) {
-        let TeeCheckpoint { position, offset, record, cluster, topic, partition, producer, sequence } = checkpoint;
+        let TeeCheckpoint { position, offset, record, topic, partition, producer, sequence } = checkpoint;
         self.durable = Some(checkpoint);
         self.go_to(LogPlace { position, offset, record });
         self.front_sequence = sequence;
         self.producer = producer;
-        self.target = Some(TargetPlace { cluster, topic, partition });
+        self.target = producer.map(|_| TargetPlace { topic, partition });
         self.unstored = false;
     }
 
@@ -306,20 +304,14 @@ impl Flow {
         (freed, acked)
     }
 
-    /// The place up to which everything is acked, as it is to be stored; `None` before there is a producer.
-    pub(super) fn checkpoint(&self) -> Option<TeeCheckpoint> {
-        let (target, producer) = (self.target?, self.producer?);
+    /// The place up to which everything is acked, as it is to be stored.
+    pub(super) fn checkpoint(&self) -> TeeCheckpoint {
         let LogPlace { position, offset, record } = self.front;
-        Some(TeeCheckpoint {
-            position,
-            offset,
-            record,
-            cluster: target.cluster,
-            topic: target.topic,
-            partition: target.partition,
-            producer: Some(producer),
-            sequence: self.front_sequence,
-        })
+        let writing = self.producer.zip(self.target);
+        let producer = writing.map(|(producer, _)| producer);
+        let (topic, partition) = writing.map_or((TopicId(0), 0), |(_, target)| (target.topic, target.partition));
+        let sequence = self.front_sequence;
+        TeeCheckpoint { position, offset, record, topic, partition, producer, sequence }
     }
 
     /// Whether there is more committed than was read.

@@ -54,8 +54,6 @@ const IDLE_TICK_MS: u64 = 100;
 pub struct TeeOptions {
     /// Memory of one rule for what was read and not acked; one batch in each of a few reads may go beyond.
     pub buffer_bytes: usize,
-    /// The cluster of this node.
-    pub cluster: u64,
     /// Random, made once a process.
     pub seed: u64,
     /// Numbers of flows and links that no earlier core of this process has used.

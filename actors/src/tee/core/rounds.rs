@@ -43,10 +43,8 @@ impl TeeCore {
             if flow.stage != Stage::Running || !due || advances.len() >= ROUND {
                 continue;
             }
-            let Some(checkpoint) = flow.checkpoint().filter(|checkpoint| Some(*checkpoint) != flow.durable) else {
-                continue;
-            };
-            if flow.durable.is_none_or(|durable| durable.producer != checkpoint.producer) && !flow.unstored {
+            let checkpoint = flow.checkpoint();
+            if Some(checkpoint) == flow.durable {
                 continue;
             }
             flow.acked_since = 0;

@@ -43,13 +43,15 @@ impl TeeCore {
             return self.begin_surveys(now_ms, effects);
         };
         let partitions = found.leaders.len().clamp(1, usize::from(u16::MAX)) as u16;
-        let place = flow.target.unwrap_or(TargetPlace {
-            cluster: found.cluster,
-            topic: found.topic,
-            partition: number % partitions,
-        });
-        if (place.cluster, place.topic) != (found.cluster, found.topic) || place.partition >= partitions {
-            return self.restart(id, true, "the target topic is another one than before", effects);
+        let place = flow.target.unwrap_or(TargetPlace { topic: found.topic, partition: number % partitions });
+        if place.topic > found.topic {
+            // What is known of the target is older than what was forwarded there.
+            rule.survey.found = None;
+            let reason = "the target does not know the topic yet that was forwarded to".to_owned();
+            return self.fail(id, reason, false, now_ms, effects);
+        }
+        if place.topic < found.topic || place.partition >= partitions {
+            return self.restart(id, true, "the target topic was made anew", effects);
         }
         flow.target = Some(place);
         match found.leaders.get(usize::from(place.partition)).cloned().flatten() {

@@ -55,16 +55,17 @@ impl TeeCore {
 
     /// The outcome of a look at a target.
     pub fn on_survey(&mut self, tee: TeeId, outcome: Result<TargetFound, String>, now_ms: u64, effects: &mut Effects) {
-        let (own_cluster, seed) = (self.options.cluster, self.options.seed);
+        let seed = self.options.seed;
         let Some(rule) = self.rules.get_mut(&tee) else { return };
         rule.survey.asked = false;
         let meant = rule.rule.target.cluster;
-        let outcome = outcome.and_then(|found| match found.cluster == own_cluster && meant != own_cluster {
-            // Nobody looked for circles through this cluster when the rule was added.
-            true => {
-                Err("the target's address now leads to this cluster itself: remove the rule and add it anew".to_owned())
-            }
-            false => Ok(found),
+        // Nobody looked for circles through another cluster, and what was forwarded is not there.
+        let outcome = outcome.and_then(|found| match found.cluster == meant {
+            true => Ok(found),
+            false => Err(format!(
+                "cluster {:016x} is there, and not {meant:016x}, which was when the rule was added: remove it and add it anew",
+                found.cluster
+            )),
         });
         match outcome {
             Ok(found) => {
