@@ -14,12 +14,13 @@ pub mod options;
 pub mod partitioner;
 pub mod producer;
 pub mod record;
+mod tee;
 
 pub use admin::{Admin, NewTopic, TopicChange, TopicDescription};
 pub use client::Client;
 pub use consumer::{ConsumedChunk, ConsumedRecord, Consumer, ConsumerOptions, StartOffset};
 pub use error::ClientError;
-pub use lance_messages::id::{NodeId, TopicId, TopicPartition};
+pub use lance_messages::id::{NodeId, TeeId, TopicId, TopicPartition};
 /// The frames, for tools that speak them by themselves.
 pub use lance_messages::wire;
 pub use lance_messages::wire::compression::Codec;
@@ -27,3 +28,4 @@ pub use lance_messages::wire::topics::TopicMode;
 pub use options::ClientOptions;
 pub use producer::{Acks, Delivery, DeliveryFuture, Producer, ProducerOptions};
 pub use record::ProducerRecord;
+pub use tee::NewTee;

@@ -11,6 +11,7 @@ pub mod output;
 pub mod produce;
 pub mod session;
 pub mod stdin;
+pub mod tee;
 pub mod topic;
 pub mod topic_args;
 pub mod units;

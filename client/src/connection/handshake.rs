@@ -26,6 +26,7 @@ pub fn wanted_features() -> Features {
         | Features::METADATA
         | Features::COMPRESSED_INGEST
         | Features::CLUSTER
+        | Features::TEE
 }
 
 /// A socket ready for requests.
