@@ -12,6 +12,10 @@ use std::time::Duration;
 /// How long one address may take for everything it is asked.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often a topic that was just made is looked at until it is led, and the pause between two looks.
+const LEADER_LOOKS: usize = 20;
+const LEADER_PAUSE: Duration = Duration::from_millis(25);
+
 /// Finds out what is at a target; a topic that is not there is made, with so many partitions.
 pub async fn survey(
     addresses: &[String],
@@ -54,6 +58,14 @@ async fn look(address: &str, topic: &str, partitions: u16, hello: &LinkHello) ->
     if known(&metadata, topic).is_none() {
         create(&mut socket, topic, partitions).await?;
         metadata = describe(&mut socket, topic).await?;
+        // A new topic has leaders in a moment.
+        for _ in 0..LEADER_LOOKS {
+            if known(&metadata, topic).is_some_and(is_led) {
+                break;
+            }
+            actix_rt::time::sleep(LEADER_PAUSE).await;
+            metadata = describe(&mut socket, topic).await?;
+        }
     }
     let refused = || LinkError::Refused {
         asked: "Metadata",
@@ -69,6 +81,10 @@ async fn look(address: &str, topic: &str, partitions: u16, hello: &LinkHello) ->
 
 fn known<'a>(metadata: &'a MetadataResponse, topic: &str) -> Option<&'a TopicMetadata> {
     metadata.topics.iter().find(|found| found.name == topic && found.error.is_none())
+}
+
+fn is_led(topic: &TopicMetadata) -> bool {
+    topic.partitions.iter().all(|partition| partition.leader.is_some())
 }
 
 async fn describe(socket: &mut LinkSocket, topic: &str) -> Result<MetadataResponse, LinkError> {
