@@ -1,7 +1,7 @@
 //! The node's clock: the one place that reads time for cores.
 
 use crate::ingestion::core::Now;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Reads both clocks; cheap to copy.
 #[derive(Clone, Copy, Debug)]
@@ -13,6 +13,11 @@ impl NodeClock {
     /// A clock whose elapsed time starts now.
     pub fn start() -> Self {
         Self { origin: Instant::now() }
+    }
+
+    /// A moment as time since the clock was started.
+    pub fn elapsed_at(&self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.origin)
     }
 
     /// The time.

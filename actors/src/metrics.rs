@@ -1,5 +1,6 @@
 //! Figures that actors write and the admin API reads: atomics only, so that nobody waits for a scrape.
 
+use arc_swap::ArcSwap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -58,6 +59,32 @@ impl Figure {
     }
 }
 
+/// The consumer groups that a node coordinates.
+#[derive(Clone, Debug, Default)]
+pub struct GroupsShown {
+    /// Name, members, whether partitions are moving, and epoch of each.
+    pub groups: Vec<(String, u64, bool, i32)>,
+    /// How far each is behind.
+    pub lags: Vec<GroupLag>,
+}
+
+/// How far a group is behind in a partition.
+#[derive(Clone, Debug)]
+pub struct GroupLag {
+    /// The group.
+    pub group: String,
+    /// Name of the topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: u16,
+    /// Records that are not committed as read.
+    pub records: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Age of the first of them.
+    pub seconds: f64,
+}
+
 /// Every figure of a node that is not an actor's vital sign.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -93,6 +120,8 @@ pub struct Metrics {
     pub connection_failures: Figure,
     /// Connections refused because of the limit.
     pub connections_refused: Figure,
+    /// Nanoseconds that quotas let clients wait.
+    pub throttled_ns: Figure,
     /// Frames that were malformed.
     pub bad_frames: Figure,
     /// Requests answered with an error.
@@ -111,6 +140,8 @@ pub struct Metrics {
     pub damaged_batches: Figure,
     /// Records of `__groups` that could not be read when offsets were last loaded.
     pub undecodable_group_records: Figure,
+    /// The consumer groups coordinated here, replaced as a whole.
+    pub groups: ArcSwap<GroupsShown>,
     /// Closed segments re-read by the scrubber.
     pub scrubbed_bytes: Figure,
     /// Bytes removed by retention.

@@ -1,9 +1,10 @@
 //! The entry: options, a control connection, what is known about topics.
 
 use crate::admin::Admin;
-use crate::connection::Connection;
-use crate::consumer::{Consumer, ConsumerOptions};
+use crate::connection::{Connection, Throttled};
+use crate::consumer::{Consumer, ConsumerOptions, StartOffset, resolve};
 use crate::error::ClientError;
+use crate::group::{GroupConsumer, GroupOptions};
 use crate::metadata::{Found, Metadata, TopicInfo};
 use crate::options::{Backoff, ClientOptions};
 use crate::producer::{Producer, ProducerOptions};
@@ -13,6 +14,7 @@ use lance_messages::wire::Features;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -26,7 +28,19 @@ const DOUBTS_OF_A_SERVER: usize = 4;
 /// Redirects that are followed one after another without a pause.
 pub(crate) const MAX_REDIRECTS: u32 = 3;
 
-/// A client of one cluster. Clones share everything.
+/// A client of one cluster. Clones share everything. It belongs to the runtime in which it was connected.
+///
+/// ```no_run
+/// use lance_client::{Client, ClientOptions};
+///
+/// # async fn example() -> Result<(), lance_client::ClientError> {
+/// let client = Client::connect(ClientOptions::new("127.0.0.1:1992")?).await?;
+/// for topic in client.admin().list_topics().await? {
+///     println!("{} has {} partitions", topic.name, topic.partitions.len());
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -35,6 +49,7 @@ pub struct Client {
 #[derive(Debug)]
 struct Inner {
     options: ClientOptions,
+    runtime: Handle,
     control: Mutex<Option<Connection>>,
     metadata: RwLock<Metadata>,
     /// Which of the known servers is tried first: another one after each that was of no help.
@@ -49,6 +64,7 @@ impl Client {
         let client = Client {
             inner: Arc::new(Inner {
                 options,
+                runtime: Handle::current(),
                 control: Mutex::new(None),
                 metadata: RwLock::new(Metadata::default()),
                 first_server: AtomicUsize::new(0),
@@ -74,6 +90,21 @@ impl Client {
         Consumer::new(self.clone(), options)
     }
 
+    /// A consumer that shares topics with the other members of its group.
+    pub fn group_consumer(&self, options: GroupOptions) -> GroupConsumer {
+        GroupConsumer::new(self.clone(), options)
+    }
+
+    /// The offset a start stands for.
+    pub(crate) async fn resolve_offset(
+        &self,
+        topic: &str,
+        partition: u16,
+        start: StartOffset,
+    ) -> Result<u64, ClientError> {
+        resolve(self, topic, partition, start).await
+    }
+
     /// Management of topics.
     pub fn admin(&self) -> Admin {
         Admin::new(self.clone())
@@ -88,6 +119,11 @@ impl Client {
         let connection = self.open_any().await?;
         *control = Some(connection.clone());
         Ok(connection)
+    }
+
+    /// Whether the server that questions go to grants a feature.
+    pub async fn supports(&self, feature: Features) -> Result<bool, ClientError> {
+        Ok(self.control().await?.supports(feature))
     }
 
     /// The servers given, and those learned of.
@@ -227,7 +263,7 @@ impl Client {
             }
         }
         let (client, name) = (self.clone(), topic.to_owned());
-        tokio::spawn(async move {
+        self.runtime().spawn(async move {
             if let Err(error) = client.refresh_topic(&name, false).await {
                 tracing::debug!(topic = name, %error, "metadata could not be refreshed");
             }
@@ -281,8 +317,22 @@ impl Client {
 
     /// Connects to a node; a leader that nobody reaches is one no more.
     pub(crate) async fn open(&self, address: &str) -> Result<Connection, ClientError> {
-        let opened = Connection::open(address, &self.inner.options).await;
+        self.open_counted(address, Arc::default()).await
+    }
+
+    /// As [`Client::open`], with a count of how the server slows it down.
+    pub(crate) async fn open_counted(
+        &self,
+        address: &str,
+        throttled: Arc<Throttled>,
+    ) -> Result<Connection, ClientError> {
+        let opened = Connection::open_counted(address, &self.inner.options, throttled).await;
         opened.inspect_err(|_| self.unredirect(address))
+    }
+
+    /// Where its tasks run, also when something is asked of it elsewhere.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.inner.runtime
     }
 
     fn known_topic(&self, name: &str) -> Option<Arc<TopicInfo>> {

@@ -1,5 +1,6 @@
 //! What can go wrong, in the words of the caller.
 
+use crate::record::ProducerRecord;
 use lance_messages::error_code::{ErrorCode, RETRIABLE_PREFIX_1_0};
 use lance_messages::wire::typed_error::TypedError;
 use lance_messages::wire::{FrameError, ResponseError};
@@ -8,7 +9,15 @@ use std::time::Duration;
 use thiserror::Error;
 
 /// Why an operation failed. Cheap to clone: one failure can concern many records.
+///
+/// ```
+/// use lance_client::{ClientError, ClientOptions};
+///
+/// let error = ClientOptions::new("no address").unwrap_err();
+/// assert!(matches!(error, ClientError::InvalidAddress { .. }) && !error.is_retriable());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum ClientError {
     /// An address that is none.
     #[error("'{given}' is no server address: expected HOST:PORT[,HOST:PORT…]")]
@@ -96,6 +105,18 @@ pub enum ClientError {
         /// Its size.
         bytes: usize,
     },
+    /// A header name that a record cannot carry.
+    #[error("header name of {bytes} bytes is over the limit of 65535")]
+    HeaderNameTooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// More headers than a record can carry.
+    #[error("{count} headers are over the limit of 65535")]
+    TooManyHeaders {
+        /// How many there are.
+        count: usize,
+    },
     /// The topic is not there and was not to be created.
     #[error("topic '{topic}' does not exist")]
     UnknownTopic {
@@ -112,6 +133,36 @@ pub enum ClientError {
         /// How many it has.
         count: usize,
     },
+    /// The partition does not have the offset that was to be read: retention removed what was there, or nothing was yet.
+    #[error("partition {partition} of topic '{topic}' has offsets {earliest} to {latest}, not {offset}")]
+    OffsetOutOfRange {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u16,
+        /// As asked for.
+        offset: u64,
+        /// Offset of its oldest record.
+        earliest: u64,
+        /// Where its next record will be.
+        latest: u64,
+    },
+    /// The consumer does not read the partition.
+    #[error("partition {partition} of topic '{topic}' is not assigned to this consumer")]
+    NotAssigned {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u16,
+    },
+    /// The store of committed offsets failed.
+    #[error("{store}: {reason}")]
+    OffsetStore {
+        /// Which one: a file's path, or a name.
+        store: String,
+        /// What happened.
+        reason: String,
+    },
     /// The partition has no leader at the moment.
     #[error("partition {partition} of topic '{topic}' has no leader")]
     NoLeader {
@@ -126,6 +177,18 @@ pub enum ClientError {
         /// What the codec says.
         reason: String,
     },
+    /// The producer holds as many bytes as it may.
+    #[error("the producer's buffer of {buffer_bytes} bytes is full")]
+    BufferFull {
+        /// Its size.
+        buffer_bytes: usize,
+    },
+    /// The producer has not asked about the topic yet.
+    #[error("nothing is known of topic '{topic}' yet")]
+    TopicNotReady {
+        /// The topic.
+        topic: String,
+    },
     /// The producer or consumer was closed.
     #[error("{what} is closed")]
     Closed {
@@ -139,9 +202,39 @@ impl ClientError {
     pub fn is_retriable(&self) -> bool {
         match self {
             Self::Connect { .. } | Self::ConnectionLost { .. } | Self::TimedOut { .. } | Self::NoLeader { .. } => true,
+            Self::BufferFull { .. } | Self::TopicNotReady { .. } => true,
             Self::Server { code: Some(code), .. } => code.is_retriable(),
             Self::Server { code: None, message, .. } => is_retriable_1_0(message),
             _ => false,
+        }
+    }
+
+    /// A word for the kind of failure.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::InvalidAddress { .. } => "InvalidAddress",
+            Self::Connect { .. } => "Connect",
+            Self::ConnectionLost { .. } => "ConnectionLost",
+            Self::TimedOut { .. } => "TimedOut",
+            Self::Server { .. } => "Server",
+            Self::Frame { .. } => "Frame",
+            Self::Response { .. } => "Response",
+            Self::UnexpectedReply { .. } => "UnexpectedReply",
+            Self::Unsupported { .. } => "Unsupported",
+            Self::RecordTooLarge { .. } => "RecordTooLarge",
+            Self::KeyTooLarge { .. } => "KeyTooLarge",
+            Self::UnknownTopic { .. } => "UnknownTopic",
+            Self::UnknownPartition { .. } => "UnknownPartition",
+            Self::NoLeader { .. } => "NoLeader",
+            Self::Compression { .. } => "Compression",
+            Self::HeaderNameTooLarge { .. } => "HeaderNameTooLarge",
+            Self::TooManyHeaders { .. } => "TooManyHeaders",
+            Self::OffsetOutOfRange { .. } => "OffsetOutOfRange",
+            Self::NotAssigned { .. } => "NotAssigned",
+            Self::OffsetStore { .. } => "OffsetStore",
+            Self::BufferFull { .. } => "BufferFull",
+            Self::TopicNotReady { .. } => "TopicNotReady",
+            Self::Closed { .. } => "Closed",
         }
     }
 
@@ -171,6 +264,18 @@ impl ClientError {
         }
     }
 
+    /// An error for stores of offsets to return.
+    ///
+    /// ```
+    /// use lance_client::ClientError;
+    ///
+    /// let error = ClientError::offset_store("table offsets", "connection refused");
+    /// assert_eq!(error.to_string(), "table offsets: connection refused");
+    /// ```
+    pub fn offset_store(store: impl ToString, reason: impl ToString) -> Self {
+        Self::OffsetStore { store: store.to_string(), reason: reason.to_string() }
+    }
+
     pub(crate) fn connect(address: &str, error: &io::Error) -> Self {
         Self::Connect { address: address.to_owned(), reason: error.to_string() }
     }
@@ -181,6 +286,37 @@ impl ClientError {
 
     pub(crate) fn from_code(code: ErrorCode) -> Self {
         Self::Server { code: Some(code), message: code.text().to_owned(), detail: String::new() }
+    }
+}
+
+/// A record that was not taken, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{error}")]
+pub struct TrySendError {
+    pub(crate) record: Box<ProducerRecord>,
+    pub(crate) error: ClientError,
+}
+
+impl TrySendError {
+    /// Whether too many bytes are under way: later there will be room.
+    pub fn is_full(&self) -> bool {
+        matches!(self.error, ClientError::BufferFull { .. })
+    }
+
+    /// The reason.
+    pub fn error(&self) -> &ClientError {
+        &self.error
+    }
+
+    /// The record.
+    pub fn into_record(self) -> ProducerRecord {
+        *self.record
+    }
+}
+
+impl From<TrySendError> for ClientError {
+    fn from(refused: TrySendError) -> Self {
+        refused.error
     }
 }
 

@@ -1,12 +1,13 @@
 //! The connections of one producer or consumer: one to each node it needs.
 
 use crate::client::Client;
-use crate::connection::Connection;
+use crate::connection::{Connection, Throttled};
 use crate::error::ClientError;
 use crate::metadata::unexpected;
 use lance_messages::wire::hello::{InitProducer, ProducerEpoch};
 use lance_messages::wire::{Features, Request, Response};
 use std::collections::HashMap;
+use std::sync::Arc;
 use tokio::sync::Mutex;
 
 /// A connection, and the producer bound to it.
@@ -21,6 +22,8 @@ pub(crate) struct Links {
     client: Client,
     /// Whether a producer is bound to each connection that can have one.
     idempotent: bool,
+    /// How servers slow its connections down.
+    throttled: Arc<Throttled>,
     state: Mutex<State>,
 }
 
@@ -34,7 +37,12 @@ struct State {
 
 impl Links {
     pub(crate) fn new(client: Client, idempotent: bool) -> Self {
-        Self { client, idempotent, state: Mutex::new(State::default()) }
+        Self::counted(client, idempotent, Arc::default())
+    }
+
+    /// As [`Links::new`], with a count of how servers slow them down.
+    pub(crate) fn counted(client: Client, idempotent: bool, throttled: Arc<Throttled>) -> Self {
+        Self { client, idempotent, throttled, state: Mutex::new(State::default()) }
     }
 
     /// The connection to the leader of a partition, opened when needed.
@@ -58,7 +66,7 @@ impl Links {
         if let Some(link) = state.by_address.get(&key).filter(|link| !link.connection.is_closed()) {
             return Ok(link.clone());
         }
-        let connection = self.client.open(address).await?;
+        let connection = self.client.open_counted(address, Arc::clone(&self.throttled)).await?;
         let producer = if self.idempotent && connection.supports(Features::IDEMPOTENT) {
             Some(bind(&connection, wanted).await?)
         } else {

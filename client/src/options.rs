@@ -1,10 +1,25 @@
 //! What a client needs to know before it connects.
 
 use crate::address::ServerList;
+use crate::connection::{Connector, TcpConnector};
 use crate::error::ClientError;
+use std::sync::Arc;
 use std::time::Duration;
 
+/// Where a server started without any configuration is.
+const DEFAULT_SERVER: &str = "127.0.0.1:1992";
+
 /// How to reach the servers.
+///
+/// ```
+/// use lance_client::ClientOptions;
+/// use std::time::Duration;
+///
+/// let mut options = ClientOptions::new("lance-1:1992,lance-2:1992,lance-3:1992")?;
+/// options.client_name = "billing".to_owned();
+/// options.delivery_timeout = Duration::from_secs(120);
+/// # Ok::<(), lance_client::ClientError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
     /// Where to connect first; the rest is learned from them.
@@ -21,6 +36,10 @@ pub struct ClientOptions {
     pub retry_backoff: Duration,
     /// Longest time to keep trying what can be tried again, over any number of servers.
     pub delivery_timeout: Duration,
+    /// How old what is known about a topic may get before a producer asks again, to learn of new partitions.
+    pub metadata_max_age: Duration,
+    /// Opens connections; plain TCP unless told otherwise.
+    pub connector: Arc<dyn Connector>,
 }
 
 impl ClientOptions {
@@ -34,7 +53,23 @@ impl ClientOptions {
             request_timeout: Duration::from_secs(30),
             retry_backoff: Duration::from_millis(20),
             delivery_timeout: Duration::from_secs(30),
+            metadata_max_age: Duration::from_secs(300),
+            connector: Arc::new(TcpConnector),
         })
+    }
+
+    /// The defaults, with the servers of the environment variable `LNC_SERVER` (else `127.0.0.1:1992`) and the token of
+    /// `LNC_TOKEN`, as the command line tools take them.
+    ///
+    /// ```
+    /// let options = lance_client::ClientOptions::from_env()?;
+    /// assert_eq!(options.servers.to_string(), "127.0.0.1:1992");
+    /// # Ok::<(), lance_client::ClientError>(())
+    /// ```
+    pub fn from_env() -> Result<Self, ClientError> {
+        let servers = std::env::var("LNC_SERVER").unwrap_or_else(|_| DEFAULT_SERVER.to_owned());
+        let token = std::env::var("LNC_TOKEN").ok();
+        Ok(Self { token, ..Self::new(&servers)? })
     }
 }
 

@@ -267,9 +267,5 @@ impl Check {
             };
             self.warn("admin.fault_injection", format!("{reach} can break this node on purpose"));
         }
-        if self.config.telemetry.otlp_endpoint.is_some() {
-            let message = "exporting traces is not available in this version: none are sent".to_owned();
-            self.warn("telemetry.otlp_endpoint", message);
-        }
     }
 }

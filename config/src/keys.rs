@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::effective::value_text;
 use crate::field::Field;
 use crate::model::{Config, IoBackend, LogFormat, OtlpProtocol, Placement, ReplicationMode};
+use crate::quota::MAX_QUOTA;
 use crate::rule::{Parsed, Rule, Unit};
 
 /// One key of the configuration.
@@ -206,6 +207,12 @@ pub static KEYS: &[Key] = &[
     key!("limits.max_fetch_wait_ms", limits.max_fetch_wait, millis(0, HOUR_MS), "Longest time a fetch may wait for data."),
     key!("limits.idle_timeout_ms", limits.idle_timeout, millis(0, 24 * HOUR_MS),
         "Silence after which a connection that said Hello is closed; 0 never closes one."),
+
+    key!("quotas.produce_bytes_per_second", quotas.produce_bytes_per_second, size(0, MAX_QUOTA),
+        "Bytes a second the clients of one name may produce at this node; faster ones are slowed down. 0 = unlimited."),
+    key!("quotas.fetch_bytes_per_second", quotas.fetch_bytes_per_second, size(0, MAX_QUOTA),
+        "Bytes a second the clients of one name may fetch from this node; faster ones are slowed down. 0 = unlimited."),
+    key!("quotas.clients", quotas.clients, Rule::Quotas, "Clients with quotas of their own, by the name in their Hello."),
 
     key!("shutdown.drain_timeout_ms", shutdown.drain_timeout, millis(0, HOUR_MS), "Time a graceful drain may take."),
 

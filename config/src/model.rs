@@ -40,6 +40,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// `[limits]`: a bound on everything a client can ask for.
     pub limits: LimitsConfig,
+    /// `[quotas]`: how fast clients may be.
+    pub quotas: QuotasConfig,
     /// `[shutdown]`: the graceful drain.
     pub shutdown: ShutdownConfig,
     /// `[tee]`: how topics go on to other ones.
@@ -426,6 +428,17 @@ impl Default for LimitsConfig {
             idle_timeout: Duration::from_secs(600),
         }
     }
+}
+
+/// `[quotas]`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct QuotasConfig {
+    /// Bytes a second the clients of one name may produce at this node; 0 = unlimited.
+    pub produce_bytes_per_second: u64,
+    /// Bytes a second the clients of one name may fetch from this node; 0 = unlimited.
+    pub fetch_bytes_per_second: u64,
+    /// Clients with quotas of their own, `NAME=PRODUCE/FETCH`; see [`crate::quota::ClientQuota`].
+    pub clients: Vec<String>,
 }
 
 /// `[shutdown]`.

@@ -106,6 +106,18 @@ error_codes! {
     Internal = 30, false, "Internal error";
     /// A limit on numbers (topics, partitions, connections) is reached.
     LimitReached = 31, false, "Limit reached";
+    /// The group has no such member: it left, was silent for too long, or never joined. It has to join again.
+    UnknownMember = 32, false, "Unknown group member";
+    /// The epoch is not the member's: a heartbeat tells the current one.
+    StaleMemberEpoch = 33, false, "The group member's epoch is not the current one";
+    /// Another member has taken the static member's name.
+    FencedInstance = 34, false, "Another group member has taken this instance name";
+    /// The group has members.
+    GroupNotEmpty = 35, false, "The group has members";
+    /// The group does not exist.
+    GroupNotFound = 36, false, "Group not found";
+    /// The partition is not the member's.
+    PartitionNotOwned = 37, false, "The partition is not assigned to this group member";
 }
 
 impl ErrorCode {

@@ -6,8 +6,11 @@
 //! | 10 key-value | `[key length u16][key][data]` |
 //! | 11 timestamped | `[timestamp ns u64][data]` |
 //! | 12 key and timestamp | `[timestamp ns u64][key length u16][key][data]` |
+//! | 13 headers | `[timestamp ns u64][key length u32][key][count u16]`, each header `[name length u16][name][length u32][value]`, `[data]` |
 //! | 80..=FE | the user's own |
 //! | FF null | nothing: the record has no data |
+//!
+//! In type 13 a timestamp of u64::MAX and a key length of u32::MAX stand for none. Names of headers are UTF-8 and may repeat.
 //!
 //! Nothing here trusts a length: every accessor answers `None` or an error instead of reading past the end.
 
@@ -15,6 +18,10 @@ use thiserror::Error;
 
 /// Bytes before the value of every TLV: type and length.
 pub const TLV_HEADER_BYTES: usize = 5;
+/// Timestamp of a record with headers that has none.
+const NO_TIMESTAMP: u64 = u64::MAX;
+/// Key length of a record with headers that has no key.
+const NO_KEY: u32 = u32::MAX;
 
 /// What the value of a record holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +42,8 @@ pub enum RecordType {
     Timestamped,
     /// A timestamp, a key and data.
     KeyTimestamped,
+    /// Headers and data, with or without a timestamp and a key.
+    WithHeaders,
     /// A type of the user's own, 0x80..=0xFE.
     User(u8),
     /// No data at all.
@@ -76,6 +85,7 @@ impl RecordType {
             0x10 => Self::KeyValue,
             0x11 => Self::Timestamped,
             0x12 => Self::KeyTimestamped,
+            0x13 => Self::WithHeaders,
             0x80..=0xFE => Self::User(byte),
             0xFF => Self::Null,
             _ => return None,
@@ -93,6 +103,7 @@ impl RecordType {
             Self::KeyValue => 0x10,
             Self::Timestamped => 0x11,
             Self::KeyTimestamped => 0x12,
+            Self::WithHeaders => 0x13,
             Self::User(byte) => byte,
             Self::Null => 0xFF,
         }
@@ -143,9 +154,43 @@ pub struct RecordParts<'a> {
     pub key: Option<&'a [u8]>,
     /// The timestamp in ns since the Unix epoch, for the types that carry one.
     pub timestamp_ns: Option<u64>,
+    /// The headers; empty for the types that carry none.
+    pub headers: RecordHeaders<'a>,
     /// The data; `None` for a null record.
     pub data: Option<&'a [u8]>,
 }
+
+/// The headers of one record, in the order they were written; borrows them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecordHeaders<'a> {
+    left: u16,
+    bytes: &'a [u8],
+}
+
+impl RecordHeaders<'_> {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.left == 0
+    }
+}
+
+impl<'a> Iterator for RecordHeaders<'a> {
+    type Item = (&'a str, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        let (name, rest) = split_sized::<2>(self.bytes)?;
+        let (value, rest) = split_sized::<4>(rest)?;
+        self.bytes = rest;
+        Some((std::str::from_utf8(name).ok()?, value))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (usize::from(self.left), Some(usize::from(self.left)))
+    }
+}
+
+impl ExactSizeIterator for RecordHeaders<'_> {}
 
 impl<'a> Record<'a> {
     /// Bytes of the record in a payload, its TLV header included.
@@ -155,7 +200,8 @@ impl<'a> Record<'a> {
 
     /// Takes the value apart; `None` when it is shorter than its type asks for.
     pub fn parts(&self) -> Option<RecordParts<'a>> {
-        let mut parts = RecordParts { key: None, timestamp_ns: None, data: Some(self.value) };
+        let headers = RecordHeaders::default();
+        let mut parts = RecordParts { key: None, timestamp_ns: None, headers, data: Some(self.value) };
         match self.kind {
             RecordType::KeyValue => split_key(self.value, &mut parts)?,
             RecordType::Timestamped => parts.data = Some(split_timestamp(self.value, &mut parts)?),
@@ -163,6 +209,7 @@ impl<'a> Record<'a> {
                 let rest = split_timestamp(self.value, &mut parts)?;
                 split_key(rest, &mut parts)?;
             }
+            RecordType::WithHeaders => split_headers(self.value, &mut parts)?,
             RecordType::Null => parts.data = None,
             _ => {}
         }
@@ -192,10 +239,41 @@ fn split_timestamp<'a>(value: &'a [u8], parts: &mut RecordParts<'a>) -> Option<&
 }
 
 fn split_key<'a>(value: &'a [u8], parts: &mut RecordParts<'a>) -> Option<()> {
-    let (length, rest) = value.split_first_chunk::<2>()?;
-    let (key, data) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+    let (key, data) = split_sized::<2>(value)?;
     parts.key = Some(key);
     parts.data = Some(data);
+    Some(())
+}
+
+/// The bytes behind their length of `N` bytes, and what follows them.
+fn split_sized<const N: usize>(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<N>()?;
+    let mut wide = [0; 8];
+    wide[..N].copy_from_slice(length);
+    rest.split_at_checked(usize::try_from(u64::from_le_bytes(wide)).ok()?)
+}
+
+fn split_headers<'a>(value: &'a [u8], parts: &mut RecordParts<'a>) -> Option<()> {
+    let rest = split_timestamp(value, parts)?;
+    parts.timestamp_ns = parts.timestamp_ns.filter(|&time| time != NO_TIMESTAMP);
+    let (key_length, after_length) = rest.split_first_chunk::<4>()?;
+    let rest = match u32::from_le_bytes(*key_length) {
+        NO_KEY => after_length,
+        _ => {
+            let (key, rest) = split_sized::<4>(rest)?;
+            parts.key = Some(key);
+            rest
+        }
+    };
+    let (count, rest) = rest.split_first_chunk::<2>()?;
+    let mut headers = RecordHeaders { left: u16::from_le_bytes(*count), bytes: rest };
+    parts.headers = headers;
+    while !headers.is_empty() {
+        headers.next()?;
+    }
+    parts.data = Some(headers.bytes);
+    // What follows is the data and none of the headers' business: equal headers are equal whatever comes after them.
+    parts.headers.bytes = &rest[..rest.len() - headers.bytes.len()];
     Some(())
 }
 
@@ -262,6 +340,18 @@ pub enum EncodeRecordError {
         /// Bytes of the key.
         bytes: usize,
     },
+    /// Names of headers have a length of two bytes.
+    #[error("a header name of {bytes} bytes is over the 65,535 a record can carry")]
+    HeaderNameTooLong {
+        /// Bytes of the name.
+        bytes: usize,
+    },
+    /// Headers have a count of two bytes.
+    #[error("{count} headers are over the 65,535 a record can carry")]
+    TooManyHeaders {
+        /// How many there are.
+        count: usize,
+    },
     /// Values have a length of four bytes.
     #[error("a record value of {bytes} bytes is over the 4,294,967,295 a record can carry")]
     ValueTooLong {
@@ -297,6 +387,52 @@ pub fn put_data(
     }
 }
 
+/// Appends one record of raw data with headers; one without headers is what [`put_data`] writes.
+pub fn put_data_with_headers<'h>(
+    out: &mut Vec<u8>,
+    key: Option<&[u8]>,
+    timestamp_ns: Option<u64>,
+    headers: impl ExactSizeIterator<Item = (&'h str, &'h [u8])> + Clone,
+    data: &[u8],
+) -> Result<(), EncodeRecordError> {
+    if headers.len() == 0 {
+        return put_data(out, key, timestamp_ns, data);
+    }
+    let count = u16::try_from(headers.len());
+    let count = count.map_err(|_| EncodeRecordError::TooManyHeaders { count: headers.len() })?;
+    if let Some((name, _)) = headers.clone().find(|(name, _)| name.len() > usize::from(u16::MAX)) {
+        return Err(EncodeRecordError::HeaderNameTooLong { bytes: name.len() });
+    }
+    let bytes = headers_value_bytes(key, headers.clone(), data);
+    // Below the limit every length inside fits its four bytes, and that of a key is not the one that stands for none.
+    let length = u32::try_from(bytes).map_err(|_| EncodeRecordError::ValueTooLong { bytes })?;
+    out.reserve(TLV_HEADER_BYTES + bytes);
+    out.push(RecordType::WithHeaders.to_byte());
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&timestamp_ns.unwrap_or(NO_TIMESTAMP).to_le_bytes());
+    out.extend_from_slice(&key.map_or(NO_KEY, |key| key.len() as u32).to_le_bytes());
+    out.extend_from_slice(key.unwrap_or_default());
+    out.extend_from_slice(&count.to_le_bytes());
+    for (name, value) in headers {
+        out.extend_from_slice(&(name.len() as u16).to_le_bytes());
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(&(value.len() as u32).to_le_bytes());
+        out.extend_from_slice(value);
+    }
+    out.extend_from_slice(data);
+    Ok(())
+}
+
+/// Bytes of the value of a record with headers, its TLV header not included.
+pub fn headers_value_bytes<'h>(
+    key: Option<&[u8]>,
+    headers: impl Iterator<Item = (&'h str, &'h [u8])>,
+    data: &[u8],
+) -> usize {
+    let headers: usize = headers.map(|(name, value)| 2 + name.len() + 4 + value.len()).sum();
+    8 + 4 + key.map_or(0, <[u8]>::len) + 2 + headers + data.len()
+}
+
 fn put_parts(out: &mut Vec<u8>, kind: RecordType, parts: &[&[u8]]) -> Result<(), EncodeRecordError> {
     let bytes: usize = parts.iter().map(|part| part.len()).sum();
     let length = u32::try_from(bytes).map_err(|_| EncodeRecordError::ValueTooLong { bytes })?;
@@ -319,6 +455,8 @@ mod tests {
         put_data(&mut out, Some(b"k"), None, b"v").unwrap();
         put_data(&mut out, None, Some(0x0102), b"t").unwrap();
         put_data(&mut out, Some(b"k"), Some(1), b"v").unwrap();
+        put_data_with_headers(&mut out, Some(b"k"), Some(1), [("n", &b"w"[..]), ("", b"")].into_iter(), b"v").unwrap();
+        put_data_with_headers(&mut out, None, None, [("n", &b"w"[..])].into_iter(), b"").unwrap();
         put_record(&mut out, RecordType::Json, b"{}").unwrap();
         put_record(&mut out, RecordType::User(0x80), b"").unwrap();
         put_record(&mut out, RecordType::Null, b"").unwrap();
@@ -327,12 +465,14 @@ mod tests {
             b"\x10\x04\0\0\0\x01\0kv",
             b"\x11\x09\0\0\0\x02\x01\0\0\0\0\0\0t",
             b"\x12\x0c\0\0\0\x01\0\0\0\0\0\0\0\x01\0kv",
+            b"\x13\x1e\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0\0k\x02\0\x01\0n\x01\0\0\0w\0\0\0\0\0\0v",
+            b"\x13\x16\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\0\x01\0n\x01\0\0\0w",
             b"\x02\x02\0\0\0{}",
             b"\x80\0\0\0\0",
             b"\xff\0\0\0\0",
         ];
         assert_eq!(out, golden.concat());
-        assert_eq!(count_records(&out), Some(7));
+        assert_eq!(count_records(&out), Some(9));
     }
 
     #[test]
@@ -344,7 +484,10 @@ mod tests {
         assert_eq!(all[0].key(), Some(&b"key"[..]));
         assert_eq!(all[0].timestamp_ns(), Some(77));
         assert_eq!(all[0].data(), Some(&b"data"[..]));
-        assert_eq!(all[1].parts(), Some(RecordParts { key: None, timestamp_ns: None, data: None }));
+        assert_eq!(
+            all[1].parts(),
+            Some(RecordParts { key: None, timestamp_ns: None, headers: RecordHeaders::default(), data: None })
+        );
         assert_eq!(max_timestamp_ns(&out), Some(77));
     }
 
@@ -354,6 +497,42 @@ mod tests {
         assert_eq!(record.parts(), None);
         let short = Record { kind: RecordType::KeyTimestamped, value: &[1, 2, 3] };
         assert_eq!(short.timestamp_ns(), None);
+    }
+
+    #[test]
+    fn headers_that_are_cut_or_no_text_have_no_parts() {
+        let mut out = Vec::new();
+        put_data_with_headers(&mut out, Some(b"k"), None, [("name", &b"value"[..])].into_iter(), b"").unwrap();
+        let value = &out[TLV_HEADER_BYTES..];
+        let parts = |value| Record { kind: RecordType::WithHeaders, value }.parts();
+        assert_eq!(parts(value).map(|parts| parts.headers.collect()), Some(vec![("name", &b"value"[..])]));
+        for length in 0..value.len() {
+            assert_eq!(parts(&value[..length]), None, "{length} bytes");
+        }
+        let mut no_text = value.to_vec();
+        let name = value.windows(4).position(|window| window == b"name").unwrap();
+        no_text[name] = 0xFF;
+        assert_eq!(parts(&no_text), None);
+    }
+
+    #[test]
+    fn a_record_without_headers_is_written_as_before() {
+        let (mut with, mut without) = (Vec::new(), Vec::new());
+        put_data_with_headers(&mut with, Some(b"k"), Some(7), [].into_iter(), b"data").unwrap();
+        put_data(&mut without, Some(b"k"), Some(7), b"data").unwrap();
+        assert_eq!(with, without);
+    }
+
+    #[test]
+    fn headers_that_a_record_cannot_carry_are_refused() {
+        let mut out = Vec::new();
+        let name = "n".repeat(65_536);
+        let refused = put_data_with_headers(&mut out, None, None, [(&name[..], &b""[..])].into_iter(), b"");
+        assert_eq!(refused, Err(EncodeRecordError::HeaderNameTooLong { bytes: 65_536 }));
+        let many = vec![("n", &b""[..]); 65_536];
+        let refused = put_data_with_headers(&mut out, None, None, many.into_iter(), b"");
+        assert_eq!(refused, Err(EncodeRecordError::TooManyHeaders { count: 65_536 }));
+        assert!(out.is_empty());
     }
 
     #[test]
@@ -389,21 +568,37 @@ mod tests {
             if let Ok(all) = &parsed {
                 all.iter().for_each(|record| { record.parts(); });
             }
+            let record = Record { kind: RecordType::WithHeaders, value: &bytes };
+            if let Some(parts) = record.parts() {
+                let count = parts.headers.len();
+                let (key, data) = (parts.key.map(<[u8]>::len), parts.data.unwrap().len());
+                prop_assert_eq!(parts.headers.count(), count);
+                prop_assert!(key.unwrap_or_default() + data <= bytes.len());
+            }
             prop_assert_eq!(parsed.ok().map(|all| all.len() as u32), count_records(&bytes));
         }
 
         #[test]
         fn written_records_come_back(
             parts in prop::collection::vec(
-                (prop::option::of(prop::collection::vec(any::<u8>(), 0..20)), prop::option::of(any::<u64>()),
+                (prop::option::of(prop::collection::vec(any::<u8>(), 0..20)), prop::option::of(0..u64::MAX),
+                 prop::collection::vec((".{0,5}", prop::collection::vec(any::<u8>(), 0..9)), 0..4),
                  prop::collection::vec(any::<u8>(), 0..50)), 0..20)
         ) {
             let mut out = Vec::new();
-            for (key, time, data) in &parts {
-                put_data(&mut out, key.as_deref(), *time, data).unwrap();
+            for (key, time, headers, data) in &parts {
+                let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+                let before = out.len();
+                put_data_with_headers(&mut out, key.as_deref(), *time, headers.clone(), data).unwrap();
+                if headers.len() > 0 {
+                    let value = headers_value_bytes(key.as_deref(), headers, data);
+                    prop_assert_eq!(out.len() - before, TLV_HEADER_BYTES + value);
+                }
             }
+            let owned = |(name, value): (&str, &[u8])| (name.to_owned(), value.to_vec());
             let back: Vec<_> = records(&out).map(|record| record.unwrap().parts().unwrap())
-                .map(|part| (part.key.map(<[u8]>::to_vec), part.timestamp_ns, part.data.unwrap().to_vec())).collect();
+                .map(|part| (part.key.map(<[u8]>::to_vec), part.timestamp_ns, part.headers.map(owned).collect::<Vec<_>>(),
+                    part.data.unwrap().to_vec())).collect();
             prop_assert_eq!(back, parts);
         }
     }

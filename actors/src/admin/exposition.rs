@@ -2,7 +2,7 @@
 
 use super::cluster_figures::ClusterFigures;
 use super::tee_figures::TeeFigures;
-use crate::metrics::{LATENCY_BOUNDS, LatencyHistogram, Metrics};
+use crate::metrics::{GroupLag, LATENCY_BOUNDS, LatencyHistogram, Metrics};
 use crate::supervision::{ActorKind, Vitals};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -52,6 +52,7 @@ impl Collector for Scrape {
         self.gauges(&mut encoder)?;
         self.cluster.encode(&mut encoder)?;
         self.tee.encode(&mut encoder)?;
+        self.groups(&mut encoder)?;
         self.actors(&mut encoder)?;
         let backend = [("backend", self.backend.as_str())];
         let mut family =
@@ -121,6 +122,9 @@ impl Scrape {
             let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(figure.get()).encode(family)?;
         }
+        let help = "Seconds that quotas let clients wait, all together";
+        let family = encoder.encode_descriptor("throttled_seconds", help, None, MetricType::Counter)?;
+        ConstCounter::new(metrics.throttled_ns.get() as f64 / 1e9).encode(family)?;
         Ok(())
     }
 
@@ -163,6 +167,41 @@ impl Scrape {
         for (name, help, value) in gauges {
             let family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             gauge(value).encode(family)?;
+        }
+        Ok(())
+    }
+
+    fn groups(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let shown = self.metrics.groups.load();
+        let help = "Members of a consumer group";
+        let mut family = encoder.encode_descriptor("group_members", help, None, MetricType::Gauge)?;
+        for (group, members, ..) in &shown.groups {
+            sample(&mut family, &[("group", group.as_str())], *members)?;
+        }
+        let help = "1 while partitions of a consumer group are on their way from one member to another";
+        let mut family = encoder.encode_descriptor("group_reconciling", help, None, MetricType::Gauge)?;
+        for (group, _, reconciling, _) in &shown.groups {
+            sample(&mut family, &[("group", group.as_str())], u64::from(*reconciling))?;
+        }
+        let help = "Epoch of a consumer group, which counts its changes";
+        let mut family = encoder.encode_descriptor("group_epoch", help, None, MetricType::Gauge)?;
+        for (group, _, _, epoch) in &shown.groups {
+            sample(&mut family, &[("group", group.as_str())], u64::try_from(*epoch).unwrap_or(0))?;
+        }
+        let lags = |lag: &GroupLag| [lag.records as f64, lag.bytes as f64, lag.seconds];
+        let families = [
+            ("group_lag_records", "Records of a partition that a consumer group has not committed as read"),
+            ("group_lag_bytes", "Bytes of a partition that a consumer group has not committed as read"),
+            ("group_lag_seconds", "Age of the first record that a consumer group has not committed as read"),
+        ];
+        for (index, (name, help)) in families.into_iter().enumerate() {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for lag in &shown.lags {
+                let partition = lag.partition.to_string();
+                let labels =
+                    [("group", lag.group.as_str()), ("topic", lag.topic.as_str()), ("partition", partition.as_str())];
+                ConstGauge::new(lags(lag)[index]).encode(family.encode_family(&labels)?)?;
+            }
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 pub mod actor;
 pub mod cluster_figures;
+pub mod early;
 pub mod error;
 pub mod exposition;
 pub mod groups;

@@ -17,7 +17,7 @@ use lance_messages::error_code::ErrorCode;
 use lance_messages::id::ConnectionId;
 use lance_messages::mail::connection::{Replies, Reply, ShardRestarted};
 use lance_messages::mail::group::{CommitOffset, CommittedOffset};
-use lance_messages::mail::ingestion::{Fetch, Produce};
+use lance_messages::mail::ingestion::{Fetch, LookUpOffset, Produce};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,11 +134,12 @@ impl ForwardActor {
 
     fn send_replies(&mut self) {
         let shard = self.setup.index;
+        let known_at = self.setup.clock.now().elapsed;
         for (connection, replies) in self.outgoing.drain() {
             let Some(reply_to) = self.connections.get(&connection) else {
                 continue;
             };
-            let replies = Replies { shard, replies, pressed: false };
+            let replies = Replies { shard, replies, pressed: false, known_at };
             if let Err(SendError::Full(message)) = reply_to.replies.try_send(replies) {
                 let replies = reply_to.replies.clone();
                 actix_rt::spawn(async move {
@@ -241,6 +242,15 @@ impl Handler<Fetch> for ForwardActor {
     fn handle(&mut self, message: Fetch, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
         self.with_core(ctx, |core, view, now_ms, effects| core.on_fetch(message, view, now_ms, effects));
+    }
+}
+
+impl Handler<LookUpOffset> for ForwardActor {
+    type Result = ();
+
+    fn handle(&mut self, message: LookUpOffset, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        self.with_core(ctx, |core, view, now_ms, effects| core.on_look_up(message, view, now_ms, effects));
     }
 }
 

@@ -8,6 +8,7 @@ use crate::clock::NodeClock;
 use crate::ingestion::actor::IngestionActor;
 use crate::ingestion::replica::LeaderRole;
 use crate::ingestion::replica_handlers::MoveLeadership;
+use crate::lease::LeaseWatch;
 use crate::mailbox::Mailbox;
 use crate::network::session::answers::CallFailure;
 use crate::network::session::{MetadataCall, shard_of};
@@ -121,6 +122,8 @@ pub struct MetadataSetup {
     pub topic_limits: TopicLimits,
     /// What connections read.
     pub view: Arc<ArcSwap<ClusterView>>,
+    /// Told until when nobody can have taken this node's place.
+    pub lease: LeaseWatch,
     /// The node's clock.
     pub clock: NodeClock,
     /// What must not fail together with this node; empty when that is not known.

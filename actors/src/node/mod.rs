@@ -6,11 +6,13 @@ pub mod side;
 
 use self::peering::Peering;
 use self::side::SideParts;
+use crate::admin::early::EarlyProbes;
 use crate::clock::NodeClock;
 use crate::forward::actor::{FORWARD_MAILBOX, ForwardActor, ForwardSetup};
 use crate::group::actor::{GROUP_MAILBOX, GroupActor, GroupSetup};
 use crate::ingestion::actor::{INGESTION_MAILBOX, IngestionActor, IngestionSetup, ServeReplication};
 use crate::ingestion::opener::LogOpener;
+use crate::lease::LeaseWatch;
 use crate::mailbox::Mailbox;
 use crate::metadata::actor::{METADATA_MAILBOX, MetadataActor, MetadataSetup, ServeMetadata};
 use crate::metrics::Metrics;
@@ -185,12 +187,16 @@ pub async fn start(
     view: Arc<ArcSwap<ClusterView>>,
     side: SideParts,
 ) -> Result<Node, StartError> {
+    let admin_listener = listen(&config.admin.bind)?;
+    let early = EarlyProbes::start(&admin_listener, Arc::clone(&side.health)).map_err(StartError::Thread)?;
     let Foundations { disk, mut data_dir, flushed, marks, listener, address } = lay_foundations(config, disk)?;
     let starter = Starter::new(supervisor, options::restart_policy(config));
     let plan = options::thread_plan(config);
     let clock = NodeClock::start();
     let copies = ByteBudget::default();
-    let wiring = Wiring { config, starter: &starter, disk: &disk, metrics: &metrics, view: &view, clock, copies };
+    let lease = LeaseWatch::default();
+    let wiring =
+        Wiring { config, starter: &starter, disk: &disk, metrics: &metrics, view: &view, clock, copies, lease };
     let (shards, mut threads) = wiring.start_shards(&plan, &data_dir, flushed, marks).await?;
     let control = Thread::start("control", None).map_err(StartError::Thread)?;
     let durable = Thread::start("metadata", None).map_err(StartError::Thread)?;
@@ -210,7 +216,6 @@ pub async fn start(
     };
     let (metadata, replication) =
         wiring.start_metadata(&durable, &data_dir, address, &shards, peering.as_ref()).await?;
-    let group = wiring.start_group(&control, &metadata, &shards).await;
     let own_forward = match config.replication.peers.is_empty() {
         true => None,
         false => Some(Thread::start("forward", None).map_err(StartError::Thread)?),
@@ -218,6 +223,7 @@ pub async fn start(
     let forward = wiring.start_forward(own_forward.as_ref().unwrap_or(&control), plan.shards).await;
     let own_tee = Thread::start("tee", None).map_err(StartError::Thread)?;
     let tee = wiring.start_tee(&own_tee, &metadata, &shards).await;
+    let group = wiring.start_group(&control, &metadata, &shards, &forward).await;
     let keeper = match (&peering, threads.first()) {
         (Some(peering), Some(first)) => {
             Some(peering.open_links(&starter, &first.handle(), (&shards, &metadata), &view).await?)
@@ -269,7 +275,8 @@ pub async fn start(
         data_dir,
         threads,
     };
-    side::start(config, &starter, &control.handle(), disk, clock, side, &mut node).await?;
+    side::start(config, &starter, &control.handle(), disk, clock, (side, admin_listener), &mut node).await?;
+    drop(early);
     node.threads
         .extend([control, durable, own_tee].into_iter().chain(own_forward).chain(peering.map(Peering::into_thread)));
     Ok(node)
@@ -284,6 +291,7 @@ struct Wiring<'a> {
     view: &'a Arc<ArcSwap<ClusterView>>,
     clock: NodeClock,
     copies: ByteBudget,
+    lease: LeaseWatch,
 }
 
 impl Wiring<'_> {
@@ -346,6 +354,7 @@ impl Wiring<'_> {
             topic_defaults: options::topic_defaults(self.config),
             topic_limits: options::topic_limits(self.config),
             view: Arc::clone(self.view),
+            lease: self.lease.clone(),
             clock: self.clock,
             rack: self.config.node.rack.clone().unwrap_or_default(),
             genesis,
@@ -390,11 +399,14 @@ impl Wiring<'_> {
         thread: &Thread,
         metadata: &Mailbox<MetadataActor>,
         shards: &[Mailbox<IngestionActor>],
+        forward: &Mailbox<ForwardActor>,
     ) -> Mailbox<GroupActor> {
         let setup = GroupSetup {
             metadata: metadata.clone(),
             shards: shards.to_vec(),
+            forward: forward.clone(),
             view: Arc::clone(self.view),
+            lease: self.lease.clone(),
             disk: Arc::clone(self.disk),
             clock: self.clock,
             metrics: Arc::clone(self.metrics),
@@ -470,6 +482,7 @@ impl Wiring<'_> {
                 readers,
                 frames: ByteBudget::default(),
                 copies: self.copies.clone(),
+                quotas: Arc::new(options::quotas(self.config)),
                 clock: self.clock,
                 metrics: Arc::clone(self.metrics),
                 peers: None,

@@ -1,6 +1,6 @@
 //! The actors beside the data path: retention, scrubber, admin API.
 
-use super::{Node, StartError, Starter, listen};
+use super::{Node, StartError, Starter};
 use crate::admin::actor::{ADMIN_MAILBOX, AdminActor, AdminSetup};
 use crate::admin::health::Health;
 use crate::clock::NodeClock;
@@ -11,6 +11,7 @@ use crate::telemetry::LogLevel;
 use actix::prelude::*;
 use lance_config::model::Config;
 use lance_storage::disk::{Disk, FaultSwitch};
+use std::net::TcpListener;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -33,10 +34,9 @@ pub(super) async fn start(
     thread: &ArbiterHandle,
     disk: Arc<dyn Disk>,
     clock: NodeClock,
-    parts: SideParts,
+    (parts, listener): (SideParts, TcpListener),
     node: &mut Node,
 ) -> Result<(), StartError> {
-    let listener = listen(&config.admin.bind)?;
     node.admin_address =
         listener.local_addr().map_err(|source| StartError::Listen { address: config.admin.bind.clone(), source })?;
     let retention = RetentionSetup {
@@ -84,8 +84,8 @@ pub(super) async fn start(
         drain: parts.drain,
         faults: parts.faults,
         log_level: parts.log_level,
-        groups: crate::admin::groups::list_offsets(node.group.clone()),
         tee: node.tee.clone(),
+        groups: crate::admin::groups::list_groups(node.group.clone()),
     };
     starter
         .start(thread, "admin".into(), ActorKind::Admin, ADMIN_MAILBOX, |vitals, policy, parent| {

@@ -2,7 +2,7 @@
 
 use super::proof::PeerTrust;
 use lance_messages::peer::{LinkKind, PeerIdentity};
-use lance_messages::wire::peer::{NONCE_BYTES, PEER_VERSION, PeerHello, PeerPurpose};
+use lance_messages::wire::peer::{NONCE_BYTES, OLDEST_PEER_VERSION, PEER_VERSION, PeerHello, PeerPurpose};
 use socket2::{SockRef, TcpKeepalive};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -67,7 +67,7 @@ impl LocalPeer {
     /// The first frame of a connection.
     pub fn hello(&self, purpose: PeerPurpose, nonce: [u8; NONCE_BYTES]) -> PeerHello {
         PeerHello {
-            min_version: PEER_VERSION,
+            min_version: OLDEST_PEER_VERSION,
             max_version: PEER_VERSION,
             purpose,
             cluster_id: self.cluster_id(),

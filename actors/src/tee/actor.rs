@@ -191,6 +191,7 @@ impl TeeActor {
             max_bytes: 1,
             max_wait: WAIT,
             compressed: false,
+            trace: None,
         };
         let Some(shard) = self.shard(partition).cloned() else { return };
         spawn_guarded(ctx, async move { shard.send(fetch).await }, |_, _, _| {});

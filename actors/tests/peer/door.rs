@@ -97,6 +97,7 @@ async fn rig(max_connections: usize, known: bool) -> Rig {
             frames: ByteBudget::default(),
             copies: ByteBudget::default(),
             forward,
+            quotas: Arc::default(),
             clock: NodeClock::start(),
             metrics: Arc::clone(&node.metrics),
             peers: Some(Inlet::of(&acceptor)),

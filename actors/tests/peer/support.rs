@@ -262,5 +262,6 @@ pub fn append(shard: u16, bytes: usize) -> ReplicaRequest {
         high_watermark: 0,
         log_start: 0,
         batches: vec![ReplicaBatch { raw_header, header, records }],
+        traced: Vec::new(),
     })
 }

@@ -7,8 +7,11 @@ use lance_config::LoadRequest;
 use lance_config::model::Config;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 const USAGE: u8 = 2;
+/// How long the collector may take for what is left at the end; one that does not answer is not waited for.
+const LAST_TRACES: Duration = Duration::from_secs(1);
 
 /// The LANCE log-streaming broker. Without options it serves a single node on 127.0.0.1:1992, data in ./lance-data.
 #[derive(Debug, Parser)]
@@ -47,6 +50,20 @@ fn main() -> ExitCode {
         print!("{}", loaded.to_toml());
         return ExitCode::SUCCESS;
     }
+    let (traces, passed_over) =
+        telemetry::plan(&options::trace_options(&loaded.config, |key| loaded.origins.contains_key(key)), &|name| {
+            std::env::var(name).ok()
+        });
+    for variable in &passed_over {
+        eprintln!("lance: warning: {variable}");
+    }
+    let tracer = match traces.as_ref().map(telemetry::export_node).transpose() {
+        Ok(tracer) => tracer,
+        Err(error) => {
+            eprintln!("lance: {error}");
+            return ExitCode::from(USAGE);
+        }
+    };
     let config = loaded.config;
     let log_level = match telemetry::start(&options::telemetry_options(&config)) {
         Ok(log_level) => log_level,
@@ -56,6 +73,9 @@ fn main() -> ExitCode {
         }
     };
     let code = server::run(&config, Some(log_level), |node| welcome(&config, node));
+    if let Some(tracer) = tracer {
+        tracer.finish(LAST_TRACES);
+    }
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 

@@ -1,9 +1,11 @@
 //! The arguments of `lnc`.
 
 use super::cluster_args::ClusterCommands;
+use super::group_args::GroupCommand;
 use super::log::LogCommand;
 use super::topic_args::TopicCommand;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use lance_client::AssignmentStrategy;
 use std::path::PathBuf;
 
 /// Produce, consume and manage topics and clusters of LANCE servers.
@@ -72,6 +74,9 @@ pub enum Command {
     /// Create, list, describe, alter and delete topics.
     #[command(subcommand)]
     Topic(TopicCommand),
+    /// List, describe, reset and delete consumer groups.
+    #[command(subcommand)]
+    Group(GroupCommand),
     /// Show and steer the cluster.
     #[command(subcommand)]
     Cluster(ClusterCommands),
@@ -92,7 +97,8 @@ pub enum Command {
 Examples:
   lnc produce --topic events --data '{\"event\": \"click\"}'
   tail -F access.log | lnc produce --topic access --compression zstd
-  printf 'user1:login\\nuser2:logout\\n' | lnc produce --topic audit --key-delimiter :")]
+  printf 'user1:login\\nuser2:logout\\n' | lnc produce --topic audit --key-delimiter :
+  lnc produce --topic events --data hello --header source=shell --header try=1")]
 pub struct ProduceArgs {
     /// Topic; created when missing, unless the server forbids that.
     #[arg(short, long)]
@@ -112,6 +118,9 @@ pub struct ProduceArgs {
     /// Splits each record into key and value at its first occurrence.
     #[arg(long, value_name = "TEXT")]
     pub key_delimiter: Option<String>,
+    /// Header of every record; may be given several times.
+    #[arg(short = 'H', long = "header", value_name = "NAME=VALUE", value_parser = super::units::parse_header)]
+    pub headers: Vec<(String, String)>,
     /// Partition of every record; else the key decides, or records spread.
     #[arg(short, long, value_name = "N")]
     pub partition: Option<u16>,
@@ -145,15 +154,38 @@ pub enum Acks {
     None,
 }
 
+/// How a consumer group spreads partitions over its members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GroupStrategy {
+    /// Balanced, and nothing moves that need not.
+    Sticky,
+    /// Consecutive partitions of each topic.
+    Range,
+    /// One after another.
+    RoundRobin,
+}
+
+impl From<GroupStrategy> for AssignmentStrategy {
+    fn from(strategy: GroupStrategy) -> Self {
+        match strategy {
+            GroupStrategy::Sticky => Self::Sticky,
+            GroupStrategy::Range => Self::Range,
+            GroupStrategy::RoundRobin => Self::RoundRobin,
+        }
+    }
+}
+
 /// Arguments of `lnc consume`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   lnc consume --topic events --offset earliest
   lnc consume --topic events --exit-at-end --format '%p %o %k %v\\n'
+  lnc consume --topic events --group billing
   lnc consume --topic events --offset @2026-01-31T12:00:00Z --count 10 --output json
 
-Format: %t topic, %p partition, %o offset, %T timestamp (ns), %k key, %v value, %% a percent sign;
+Format: %t topic, %p partition, %o offset, %T timestamp (ns), %k key, %v value, %h headers as
+name=value,name=value, %% a percent sign;
 \\n, \\t, \\0, \\xHH and \\\\ as usual.")]
 pub struct ConsumeArgs {
     /// Topic; created when missing, unless the server forbids that.
@@ -171,9 +203,19 @@ pub struct ConsumeArgs {
     /// Stop after this many records.
     #[arg(short, long, value_name = "N")]
     pub count: Option<u64>,
-    /// Resume where this group was, and commit every second; --offset applies where nothing is committed.
+    /// Share the topic with the other members of this group; resume where it was, and commit every second. --offset
+    /// applies where nothing is committed.
     #[arg(short, long, value_name = "NAME")]
     pub group: Option<String>,
+    /// A name that stays the same when this command is started anew: its partitions wait for it.
+    #[arg(long, value_name = "NAME", requires = "group")]
+    pub group_instance: Option<String>,
+    /// How the group spreads partitions.
+    #[arg(long, value_enum, default_value = "sticky", requires = "group")]
+    pub group_strategy: GroupStrategy,
+    /// How long this member may be silent before its partitions go to others.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration, requires = "group")]
+    pub session_timeout: std::time::Duration,
     /// How a record is printed.
     #[arg(short, long, default_value = "%v\\n")]
     pub format: String,

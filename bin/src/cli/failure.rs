@@ -34,6 +34,11 @@ impl Failure {
         self
     }
 
+    /// What went wrong.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Prints it on stderr.
     pub fn report(&self, program: &str) {
         eprintln!("{program}: {}", self.message);

@@ -1,7 +1,7 @@
 //! How `lnc consume` prints a record: a format, or JSON.
 
 use super::units::unescape;
-use lance_client::ConsumedRecord;
+use lance_client::{ConsumedRecord, Header};
 use serde_json::{Map, Value};
 use std::io::{self, Write};
 
@@ -20,6 +20,7 @@ enum Piece {
     Timestamp,
     Key,
     Value,
+    Headers,
 }
 
 impl RecordFormat {
@@ -39,8 +40,9 @@ impl RecordFormat {
                 Some('T') => Piece::Timestamp,
                 Some('k') => Piece::Key,
                 Some('v') => Piece::Value,
+                Some('h') => Piece::Headers,
                 Some('%') => Piece::Bytes(b"%".to_vec()),
-                Some(other) => return Err(format!("unknown '%{other}' in format: %t %p %o %T %k %v %% are known")),
+                Some(other) => return Err(format!("unknown '%{other}' in format: %t %p %o %T %k %v %h %% are known")),
                 None => return Err("format ends with a single '%': write %% for a percent sign".to_owned()),
             });
             rest = after.as_str();
@@ -62,13 +64,23 @@ impl RecordFormat {
                 Piece::Timestamp => write!(out, "{}", record.timestamp_ns.unwrap_or(0))?,
                 Piece::Key => out.write_all(record.key.as_deref().unwrap_or_default())?,
                 Piece::Value => out.write_all(record.value.as_deref().unwrap_or_default())?,
+                Piece::Headers => write_headers(out, &record.headers)?,
             }
         }
         Ok(())
     }
 }
 
-/// A record as a JSON object; bytes that are no UTF-8 go into `key_base64` and `value_base64`.
+fn write_headers(out: &mut impl Write, headers: &[Header]) -> io::Result<()> {
+    for (at, header) in headers.iter().enumerate() {
+        let comma = if at > 0 { "," } else { "" };
+        write!(out, "{comma}{}=", header.name)?;
+        out.write_all(&header.value)?;
+    }
+    Ok(())
+}
+
+/// A record as a JSON object; `headers` is there when it has some. Bytes that are no UTF-8 go into `key_base64` and `value_base64`.
 pub fn record_json(topic: &str, partition: u16, record: &ConsumedRecord) -> Value {
     let mut object = Map::new();
     object.insert("topic".to_owned(), topic.into());
@@ -77,6 +89,16 @@ pub fn record_json(topic: &str, partition: u16, record: &ConsumedRecord) -> Valu
     object.insert("timestamp".to_owned(), record.timestamp_ns.into());
     insert_bytes(&mut object, "key", record.key.as_deref());
     insert_bytes(&mut object, "value", record.value.as_deref());
+    if !record.headers.is_empty() {
+        object.insert("headers".to_owned(), record.headers.iter().map(header_json).collect());
+    }
+    Value::Object(object)
+}
+
+fn header_json(header: &Header) -> Value {
+    let mut object = Map::new();
+    object.insert("name".to_owned(), header.name.as_str().into());
+    insert_bytes(&mut object, "value", Some(&header.value));
     Value::Object(object)
 }
 
@@ -117,6 +139,7 @@ mod tests {
             key: Some(Bytes::from_static(b"k")),
             value: Some(Bytes::from_static(value)),
             timestamp_ns: Some(5),
+            ..ConsumedRecord::default()
         }
     }
 
@@ -141,6 +164,21 @@ mod tests {
         let bytes = record_json("t", 0, &record(b"\xFF\x00"));
         assert_eq!(bytes["value_base64"], "/wA=");
         assert!(bytes.get("value").is_none());
+    }
+
+    #[test]
+    fn headers_are_printed_in_order_and_are_in_json_only_where_there_are_some() {
+        let headers = vec![Header::new("a", "1"), Header::new("b", &b"\xFF"[..]), Header::new("a", "")];
+        let with = ConsumedRecord { headers, ..record(b"v") };
+        let mut out = Vec::new();
+        RecordFormat::parse("%v %h").unwrap().write(&mut out, "t", 0, &with).unwrap();
+        assert_eq!(out, b"v a=1,b=\xFF,a=");
+        assert_eq!(
+            record_json("t", 0, &with)["headers"].to_string(),
+            r#"[{"name":"a","value":"1"},{"name":"b","value_base64":"/w=="},{"name":"a","value":""}]"#
+        );
+        assert!(record_json("t", 0, &record(b"v")).get("headers").is_none());
+        assert_eq!(printed("<%h>"), "<>");
     }
 
     #[test]

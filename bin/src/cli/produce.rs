@@ -7,7 +7,7 @@ use super::session;
 use super::stdin::read_records;
 use super::units::{show_bytes, unescape};
 use bytes::Bytes;
-use lance_client::{Codec, Delivery, DeliveryFuture, Producer, ProducerOptions, ProducerRecord};
+use lance_client::{Codec, Delivery, DeliveryFuture, Header, Producer, ProducerOptions, ProducerRecord};
 use serde_json::json;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -86,8 +86,9 @@ async fn send_one(
         Some(delimiter) => split_key(bytes, delimiter)?,
         None => (args.key.clone().map(Bytes::from), bytes),
     };
-    let record =
-        ProducerRecord { topic: args.topic.clone(), partition: args.partition, key, value, timestamp_ns: None };
+    let headers = args.headers.iter().map(|(name, value)| Header::new(name.clone(), value.clone())).collect();
+    let topic = args.topic.as_str().into();
+    let record = ProducerRecord { topic, partition: args.partition, key, value, timestamp_ns: None, headers };
     let sent = producer.send(record).await;
     let delivery = sent.map_err(|error| Failure::of(format!("cannot produce to topic '{}'", args.topic), &error))?;
     Ok(reports.send((delivery, length)).await.is_ok())

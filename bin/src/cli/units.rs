@@ -119,6 +119,14 @@ pub fn show_bytes(bytes: u64) -> String {
     }
 }
 
+/// Reads `NAME=VALUE`; the value may hold more equals signs.
+pub fn parse_header(given: &str) -> Result<(String, String), String> {
+    match given.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,5 +168,12 @@ mod tests {
         assert_eq!(show_bytes(512), "512 B");
         assert_eq!(show_bytes(10 << 30), "10 GiB");
         assert_eq!(show_bytes(1536), "1.5 KiB");
+    }
+
+    #[test]
+    fn headers_have_a_name_and_any_value() {
+        assert_eq!(parse_header("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
+        assert_eq!(parse_header("a="), Ok(("a".to_owned(), String::new())));
+        assert!(parse_header("=b").is_err() && parse_header("a").is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! Connecting, Hello with the fallback to 1.0, and the token.
 
+use super::connector::Transport;
 use crate::error::{ClientError, from_text};
 use crate::options::ClientOptions;
 use bytes::{Bytes, BytesMut};
@@ -8,10 +9,7 @@ use lance_messages::wire::hello::{Hello, MINOR_VERSION};
 use lance_messages::wire::{
     Features, Frame, FrameLimits, MAX_PAYLOAD_BYTES, Request, RequestFrame, Response, ResponseFrame, next_frame,
 };
-use socket2::SockRef;
-use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 /// What this library can use.
 pub fn wanted_features() -> Features {
@@ -27,12 +25,12 @@ pub fn wanted_features() -> Features {
         | Features::COMPRESSED_INGEST
         | Features::CLUSTER
         | Features::TEE
+        | Features::GROUPS
 }
 
-/// A socket ready for requests.
-#[derive(Debug)]
+/// A connection ready for requests.
 pub(super) struct Greeted {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Box<dyn Transport>,
     /// Bytes that came after the last reply of the handshake.
     pub(super) input: BytesMut,
     pub(super) features: Option<Features>,
@@ -41,11 +39,9 @@ pub(super) struct Greeted {
 }
 
 pub(super) async fn greet(address: &str, options: &ClientOptions) -> Result<Greeted, ClientError> {
-    let stream = TcpStream::connect(address).await.map_err(|error| ClientError::connect(address, &error))?;
-    let prepared = prepare(&stream);
-    prepared.map_err(|error| ClientError::connect(address, &error))?;
+    let connected = options.connector.connect(address).await;
     let mut greeted = Greeted {
-        stream,
+        stream: connected.map_err(|error| ClientError::connect(address, &error))?,
         input: BytesMut::with_capacity(64 * 1024),
         features: None,
         max_payload_bytes: MAX_PAYLOAD_BYTES,
@@ -57,12 +53,6 @@ pub(super) async fn greet(address: &str, options: &ClientOptions) -> Result<Gree
         authenticate(&mut greeted, address, token).await?;
     }
     Ok(greeted)
-}
-
-fn prepare(stream: &TcpStream) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
-    let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(30));
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
 async fn hello(greeted: &mut Greeted, address: &str, options: &ClientOptions) -> Result<(), ClientError> {
@@ -98,7 +88,11 @@ async fn authenticate(greeted: &mut Greeted, address: &str, token: &str) -> Resu
 async fn exchange(greeted: &mut Greeted, address: &str, request: Request) -> Result<Response, ClientError> {
     let mut frame = BytesMut::new();
     RequestFrame { correlation: 0, partition: 0, trace: None, request }.encode(&mut frame, greeted.features);
-    let sent = greeted.stream.write_all(&frame).await;
+    let sent = async {
+        greeted.stream.write_all(&frame).await?;
+        greeted.stream.flush().await
+    };
+    let sent = sent.await;
     sent.map_err(|error| ClientError::connect(address, &error))?;
     loop {
         let frame = receive(greeted, address).await?;

@@ -1,8 +1,10 @@
 //! One connection: a handle to the task that owns the socket.
 
+mod connector;
 mod driver;
 mod handshake;
 mod outgoing;
+mod pace;
 mod pending;
 
 use crate::error::ClientError;
@@ -16,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
+pub use connector::{Connecting, Connector, TcpConnector, Transport};
 pub use handshake::wanted_features;
 
 /// Requests waiting for the connection's task.
@@ -38,6 +41,15 @@ struct Shared {
     work: mpsc::Sender<Work>,
 }
 
+/// How servers have slowed connections down.
+#[derive(Debug, Default)]
+pub(crate) struct Throttled {
+    /// Backpressure frames.
+    pub(crate) count: AtomicU64,
+    /// Nanoseconds that frames have waited because of them.
+    pub(crate) ns: AtomicU64,
+}
+
 /// The outcome of an ingest frame, still under way.
 #[derive(Debug)]
 pub struct PendingAck {
@@ -48,6 +60,15 @@ pub struct PendingAck {
 impl Connection {
     /// Connects, greets and authenticates.
     pub async fn open(address: &str, options: &ClientOptions) -> Result<Connection, ClientError> {
+        Self::open_counted(address, options, Arc::default()).await
+    }
+
+    /// As [`Connection::open`]; `throttled` counts how the server slows it down.
+    pub(crate) async fn open_counted(
+        address: &str,
+        options: &ClientOptions,
+        throttled: Arc<Throttled>,
+    ) -> Result<Connection, ClientError> {
         let opened = tokio::time::timeout(options.connect_timeout, handshake::greet(address, options)).await;
         let greeted = opened.map_err(|_| ClientError::Connect {
             address: address.to_owned(),
@@ -62,7 +83,7 @@ impl Connection {
             next_correlation: AtomicU64::new(1),
             work,
         };
-        tokio::spawn(Driver::new(address.to_owned(), greeted, queue).run());
+        tokio::spawn(Driver::new(address.to_owned(), greeted, queue, throttled).run());
         Ok(Connection { shared: Arc::new(shared) })
     }
 

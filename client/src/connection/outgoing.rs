@@ -13,6 +13,8 @@ const PIECES: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
     pieces: VecDeque<Bytes>,
+    /// Something was written that may wait in a buffer of the transport.
+    unflushed: bool,
 }
 
 impl Outgoing {
@@ -23,11 +25,22 @@ impl Outgoing {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
+        self.pieces.is_empty() && !self.unflushed
     }
 
     /// Writes some of what waits; dropping the future loses nothing.
     pub(super) async fn write_some(&mut self, socket: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+        if !self.pieces.is_empty() {
+            self.write_pieces(socket).await?;
+        }
+        if self.pieces.is_empty() {
+            socket.flush().await?;
+            self.unflushed = false;
+        }
+        Ok(())
+    }
+
+    async fn write_pieces(&mut self, socket: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
         let mut slices = [IoSlice::new(&[]); PIECES];
         let count = self.pieces.len().min(PIECES);
         for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
@@ -37,6 +50,7 @@ impl Outgoing {
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
+        self.unflushed = true;
         while let Some(front) = self.pieces.front_mut() {
             let taken = written.min(front.len());
             front.advance(taken);

@@ -1,114 +1,171 @@
-//! Spreads one topic's partitions over their leaders, again whenever leadership moves.
+//! Gives each partition to the reader of its leader's node, again whenever leadership moves.
 
-use super::fetch_task::{self, PartitionState, Stopped};
-use super::{ConsumedChunk, ConsumerOptions};
+use super::ConsumerOptions;
+use super::board::{Key, ReaderId};
+use super::hub::Hub;
+use super::reader::Reader;
 use crate::client::{Client, MAX_REDIRECTS};
 use crate::error::ClientError;
 use crate::options::Backoff;
-use std::collections::HashMap;
+use lance_messages::id::TopicId;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-pub(super) type ChunkSender = mpsc::Sender<Result<ConsumedChunk, ClientError>>;
+/// Partitions that a reader cannot read any more.
+#[derive(Debug)]
+pub(super) struct Lost {
+    pub(super) keys: Vec<Key>,
+    /// Whether the node named another that leads: that one can be asked at once.
+    pub(super) redirected: bool,
+    /// Whether the node had answered before.
+    pub(super) answered: bool,
+    pub(super) error: ClientError,
+}
 
-/// Reads partitions until the consumer is gone or nothing is left to read.
-pub(super) async fn run(
+/// What went wrong with a partition since it was read last.
+#[derive(Debug)]
+struct Trouble {
+    backoff: Backoff,
+    redirects: u32,
+    not_before: Instant,
+}
+
+struct Placement {
     client: Client,
+    hub: Arc<Hub>,
     options: ConsumerOptions,
-    topic: Arc<str>,
-    begins: Vec<(u16, u64)>,
-    chunks: ChunkSender,
-) {
-    let mut homeless: Vec<PartitionState> =
-        begins.into_iter().map(|(partition, offset)| PartitionState::new(partition, offset)).collect();
-    let mut readers = JoinSet::new();
-    let mut backoff = Backoff::new(client.options().retry_backoff);
-    let mut redirects = 0;
+    readers: HashMap<String, ReaderId>,
+    running: JoinSet<()>,
+    troubles: HashMap<Key, Trouble>,
+    lost: mpsc::UnboundedSender<Lost>,
+}
+
+/// Runs until it is aborted, which ends the readers too.
+pub(super) async fn run(client: Client, hub: Arc<Hub>, options: ConsumerOptions) {
+    // A reader reports what it loses once, and ends or goes on without it: the queue holds no more than what is assigned.
+    let (lost, mut reports) = mpsc::unbounded_channel();
+    let (readers, running, troubles) = (HashMap::new(), JoinSet::new(), HashMap::new());
+    let mut changes = hub.changes();
+    let mut placement = Placement { client, hub, options, readers, running, troubles, lost };
     loop {
-        if !homeless.is_empty() {
-            match place(&client, &topic, &mut homeless).await {
-                Ok(groups) => {
-                    for (address, partitions) in groups {
-                        let reader =
-                            read(client.clone(), options, Arc::clone(&topic), address, partitions, chunks.clone());
-                        readers.spawn(reader);
-                    }
-                }
-                Err(error) if error.is_retriable() => {
-                    tracing::debug!(topic = &*topic, %error, "no leader to read from")
-                }
-                Err(error) => {
-                    _ = chunks.send(Err(error)).await;
-                    return;
-                }
+        changes.borrow_and_update();
+        let again = placement.place_all().await;
+        tokio::select! {
+            _ = changes.changed() => {}
+            Some(report) = reports.recv() => placement.on_lost(report).await,
+            Some(_) = placement.running.join_next() => {}
+            () = sleep_until(again) => {}
+        }
+    }
+}
+
+impl Placement {
+    /// Places what can be placed; gives when to try the rest again.
+    async fn place_all(&mut self) -> Option<Instant> {
+        let homeless = self.hub.board().homeless();
+        if homeless.is_empty() {
+            return None;
+        }
+        self.troubles.retain(|key, _| self.hub.board().position(key).is_some());
+        let now = Instant::now();
+        let mut by_topic: HashMap<Arc<str>, Vec<Key>> = HashMap::new();
+        for key in homeless {
+            if self.troubles.get(&key).is_none_or(|trouble| trouble.not_before <= now) {
+                by_topic.entry(Arc::clone(&key.topic)).or_default().push(key);
             }
         }
-        if !homeless.is_empty() {
-            tokio::time::sleep(backoff.next_wait()).await;
-            client.doubt_topic(&topic).await;
-            continue;
+        for (topic, keys) in by_topic {
+            self.place_topic(&topic, keys).await;
         }
-        let Some(stopped) = readers.join_next().await else {
-            return;
+        let homeless = self.hub.board().homeless();
+        homeless.iter().map(|key| self.troubles.get(key).map_or(now, |trouble| trouble.not_before)).min()
+    }
+
+    async fn place_topic(&mut self, topic: &str, keys: Vec<Key>) {
+        let info = match self.client.topic(topic, false).await {
+            Ok(info) => info,
+            Err(error) => return self.on_unplaced(topic, keys, &error).await,
         };
-        match stopped {
-            Ok(Stopped { partitions, progressed, redirected, error }) => {
-                tracing::debug!(topic = &*topic, ?error, "reading stopped");
-                if progressed {
-                    backoff.reset();
-                    redirects = 0;
-                }
-                if chunks.is_closed() {
-                    return;
-                }
-                homeless.extend(partitions);
-                if redirected && redirects < MAX_REDIRECTS {
-                    redirects += 1;
-                    continue;
-                }
-                tokio::time::sleep(backoff.next_wait()).await;
-                client.doubt_topic(&topic).await;
+        let mut without_leader = Vec::new();
+        for key in keys {
+            match self.client.leader_address(&info, key.partition) {
+                Ok(address) => self.place(&key, address, info.id),
+                Err(error) if error.is_retriable() => without_leader.push((key, error)),
+                Err(error) => self.hub.fail_partition(&key, error),
             }
-            Err(_) => return,
+        }
+        if let Some((_, error)) = without_leader.first().cloned() {
+            let keys = without_leader.into_iter().map(|(key, _)| key).collect();
+            self.on_unplaced(topic, keys, &error).await;
+        }
+    }
+
+    fn place(&mut self, key: &Key, address: String, topic: TopicId) {
+        if let Some(&reader) = self.readers.get(&address)
+            && self.hub.place(key, reader, topic)
+        {
+            return;
+        }
+        let id = self.hub.change(|board| board.add_reader());
+        self.hub.place(key, id, topic);
+        let (client, hub, lost) = (self.client.clone(), Arc::clone(&self.hub), self.lost.clone());
+        let reader = Reader::new(id, client, hub, self.options, address.clone(), lost);
+        self.readers.insert(address, id);
+        self.running.spawn(reader.run());
+    }
+
+    /// No leader is known.
+    async fn on_unplaced(&mut self, topic: &str, keys: Vec<Key>, error: &ClientError) {
+        tracing::debug!(topic, %error, "no leader to read from");
+        for key in keys {
+            if error.is_retriable() {
+                self.wait(key);
+            } else {
+                self.hub.fail_partition(&key, error.clone());
+            }
+        }
+        self.client.doubt_topic(topic).await;
+    }
+
+    fn trouble(&mut self, key: Key) -> &mut Trouble {
+        let backoff = self.client.options().retry_backoff;
+        let new = || Trouble { backoff: Backoff::new(backoff), redirects: 0, not_before: Instant::now() };
+        self.troubles.entry(key).or_insert_with(new)
+    }
+
+    fn wait(&mut self, key: Key) {
+        let trouble = self.trouble(key);
+        trouble.not_before = Instant::now() + trouble.backoff.next_wait();
+    }
+
+    async fn on_lost(&mut self, lost: Lost) {
+        let Lost { keys, redirected, answered, error } = lost;
+        let mut doubted = HashSet::new();
+        for key in keys {
+            tracing::debug!(topic = &*key.topic, partition = key.partition, %error, "reading stopped");
+            if answered {
+                self.troubles.remove(&key);
+            }
+            let trouble = self.trouble(key.clone());
+            if redirected && trouble.redirects < MAX_REDIRECTS {
+                trouble.redirects += 1;
+                continue;
+            }
+            doubted.insert(Arc::clone(&key.topic));
+            self.wait(key);
+        }
+        for topic in doubted {
+            self.client.doubt_topic(&topic).await;
         }
     }
 }
 
-/// Takes the partitions that have a leader out of `homeless`, by its address.
-async fn place(
-    client: &Client,
-    topic: &str,
-    homeless: &mut Vec<PartitionState>,
-) -> Result<HashMap<String, Vec<PartitionState>>, ClientError> {
-    let info = client.topic(topic, false).await?;
-    let mut groups: HashMap<String, Vec<PartitionState>> = HashMap::new();
-    for state in std::mem::take(homeless) {
-        match client.leader_address(&info, state.partition) {
-            Ok(address) => groups.entry(address).or_default().push(state),
-            Err(error) if error.is_retriable() => homeless.push(state),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(groups)
-}
-
-async fn read(
-    client: Client,
-    options: ConsumerOptions,
-    topic: Arc<str>,
-    address: String,
-    partitions: Vec<PartitionState>,
-    chunks: ChunkSender,
-) -> Stopped {
-    let connected = async {
-        let info = client.topic(&topic, false).await?;
-        Ok((info.id, client.open(&address).await?))
-    };
-    match connected.await {
-        Ok((id, connection)) => {
-            fetch_task::run(client.clone(), connection, options, topic, id, partitions, chunks).await
-        }
-        Err(error) => Stopped { partitions, progressed: false, redirected: false, error },
+async fn sleep_until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
     }
 }

@@ -1,6 +1,7 @@
 //! From a stream of bytes to records, over the cuts between answers.
 
 use super::ConsumedRecord;
+use crate::record::Header;
 use bytes::{Bytes, BytesMut};
 use lance_messages::record::{Record, RecordError, records};
 use lance_messages::wire::MAX_PAYLOAD_BYTES;
@@ -53,21 +54,20 @@ impl Splitter {
         while let Some(parsed) = iterator.next() {
             match parsed {
                 Ok(record) => {
-                    out.push(consumed(&data, &record, self.offset + start as u64, timestamp));
-                    start = iterator.consumed_bytes();
+                    let end = iterator.consumed_bytes();
+                    let (offset, next_offset) = (self.offset + start as u64, self.offset + end as u64);
+                    out.push(ConsumedRecord { offset, next_offset, ..consumed(&data, &record, timestamp) });
+                    start = end;
                 }
                 Err(RecordError::Truncated { needed, .. }) if needed <= u64::from(MAX_PAYLOAD_BYTES) => {
                     self.carry.extend_from_slice(&data[start..]);
                     break;
                 }
                 Err(_) => {
-                    let offset = self.offset + start as u64;
-                    out.push(ConsumedRecord {
-                        offset,
-                        key: None,
-                        value: Some(data.slice(start..)),
-                        timestamp_ns: timestamp,
-                    });
+                    let (offset, next_offset) = (self.offset + start as u64, self.offset + data.len() as u64);
+                    let value = Some(data.slice(start..));
+                    let foreign = ConsumedRecord { offset, next_offset, value, ..ConsumedRecord::default() };
+                    out.push(ConsumedRecord { timestamp_ns: timestamp, ..foreign });
                     start = data.len();
                     break;
                 }
@@ -77,35 +77,36 @@ impl Splitter {
     }
 }
 
-/// A record whose value does not hold what its type says is handed out as it is.
-fn consumed(data: &Bytes, record: &Record<'_>, offset: u64, timestamp: Option<u64>) -> ConsumedRecord {
+/// A record without its place; one whose value does not hold what its type says is handed out as it is.
+fn consumed(data: &Bytes, record: &Record<'_>, timestamp: Option<u64>) -> ConsumedRecord {
     let Some(parts) = record.parts() else {
-        return ConsumedRecord {
-            offset,
-            key: None,
-            value: Some(data.slice_ref(record.value)),
-            timestamp_ns: timestamp,
-        };
+        let value = Some(data.slice_ref(record.value));
+        return ConsumedRecord { value, timestamp_ns: timestamp, ..ConsumedRecord::default() };
     };
+    let header = |(name, value): (&str, &[u8])| Header { name: name.to_owned(), value: data.slice_ref(value) };
     ConsumedRecord {
-        offset,
         key: parts.key.map(|key| data.slice_ref(key)),
         value: parts.data.map(|value| data.slice_ref(value)),
         timestamp_ns: parts.timestamp_ns.or(timestamp),
+        headers: parts.headers.map(header).collect(),
+        ..ConsumedRecord::default()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lance_messages::record::put_data;
+    use lance_messages::record::{put_data, put_data_with_headers};
 
     fn stream() -> (Vec<u8>, Vec<u64>) {
         let (mut bytes, mut offsets) = (Vec::new(), Vec::new());
         for at in 0..20u8 {
             offsets.push(bytes.len() as u64);
             let key = (at % 2 == 0).then(|| vec![at; 3]);
-            put_data(&mut bytes, key.as_deref(), (at % 3 == 0).then_some(77), &vec![at; usize::from(at)]).unwrap();
+            let value = [at];
+            let headers = [("name", &value[..])].into_iter().take(usize::from(at % 5 == 0));
+            let time = (at % 3 == 0).then_some(77);
+            put_data_with_headers(&mut bytes, key.as_deref(), time, headers, &vec![at; usize::from(at)]).unwrap();
         }
         (bytes, offsets)
     }
@@ -125,6 +126,9 @@ mod tests {
                 assert_eq!(record.value.as_deref(), Some(&vec![at; usize::from(at)][..]));
                 assert_eq!(record.key.is_some(), at % 2 == 0);
                 assert_eq!(record.timestamp_ns, Some(if at % 3 == 0 { 77 } else { 5 }));
+                assert_eq!(record.header("name").map(|value| &value[..]), (at % 5 == 0).then_some(&[at][..]));
+                let next = offsets.get(usize::from(at) + 1).copied().unwrap_or(bytes.len() as u64);
+                assert_eq!(record.next_offset, next);
             }
         }
     }
@@ -139,7 +143,7 @@ mod tests {
         splitter.feed(100, Bytes::from(data), None, &mut out);
         assert_eq!(out[0].value.as_deref(), Some(&b"mine"[..]));
         assert_eq!((out[1].offset, out[1].value.as_deref()), (109, Some(&b"{\"not\":\"ours\"}"[..])));
-        assert_eq!(splitter.fetch_offset(), 123);
+        assert_eq!((splitter.fetch_offset(), out[1].next_offset), (123, 123));
     }
 
     #[test]

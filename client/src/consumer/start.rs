@@ -4,12 +4,13 @@ use crate::client::Client;
 use crate::connection::Connection;
 use crate::error::ClientError;
 use crate::metadata::{TopicInfo, unexpected};
+use crate::record::unix_ns;
 use lance_messages::id::TopicPartition;
 use lance_messages::wire::fetch::{END_OFFSET, Fetch};
 use lance_messages::wire::lookup::{LookupOffset, LookupTarget};
 use lance_messages::wire::{Features, Request, Response};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Where to begin reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +25,22 @@ pub enum StartOffset {
     Timestamp(u64),
 }
 
+impl StartOffset {
+    /// At the first batch with a timestamp at or after `time`.
+    ///
+    /// ```
+    /// use lance_client::StartOffset;
+    /// use std::time::{Duration, UNIX_EPOCH};
+    ///
+    /// assert_eq!(StartOffset::at_time(UNIX_EPOCH + Duration::from_secs(1)), StartOffset::Timestamp(1_000_000_000));
+    /// ```
+    pub fn at_time(time: SystemTime) -> Self {
+        Self::Timestamp(unix_ns(time))
+    }
+}
+
 /// The offset a start stands for.
-pub(super) async fn resolve(
+pub(crate) async fn resolve(
     client: &Client,
     topic: &str,
     partition: u16,
@@ -71,6 +86,8 @@ async fn resolve_1_0(
                 _ => Err(unexpected(connection, "fetch")),
             }
         }
-        LookupTarget::Timestamp(_) | LookupTarget::RecordNumber(_) => Err(unsupported("look-up by time")),
+        LookupTarget::Timestamp(_) | LookupTarget::RecordNumber(_) | LookupTarget::Offset(_) => {
+            Err(unsupported("look-up by time"))
+        }
     }
 }

@@ -1,14 +1,18 @@
 //! One partition's queue of batches, between those who send and the task that delivers.
 
 use super::batch::{Batch, OpenBatch};
-use super::delivery::DeliveryFuture;
+use super::delivery::{Callback, DeliveryFuture, Place, Teller};
 use crate::error::ClientError;
 use crate::record::ProducerRecord;
+use crate::spans::ClientSpan;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
+
+/// Room of a partition's first batch.
+const FIRST_BATCH_BYTES: usize = 4096;
 
 /// The way of one partition's records.
 #[derive(Debug)]
@@ -30,6 +34,8 @@ struct State {
     opened: u64,
     /// Batches up to this one leave without lingering.
     flush_through: u64,
+    /// Bytes of the last batch: the next one will need about as many.
+    usual_bytes: usize,
     closed: bool,
 }
 
@@ -47,57 +53,66 @@ pub(super) enum Next {
 }
 
 impl Lane {
-    pub(super) fn new(topic: String, partition: u16) -> Self {
-        Self {
-            topic: Arc::from(topic),
-            partition,
-            state: Mutex::new(State::default()),
-            work: Notify::new(),
-            done: watch::Sender::new(0),
-        }
+    pub(super) fn new(topic: Arc<str>, partition: u16) -> Self {
+        Self { topic, partition, state: Mutex::new(State::default()), work: Notify::new(), done: watch::Sender::new(0) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a record to the open batch.
+    /// Adds a record of `bytes` to the open batch.
     pub(super) fn push(
         &self,
         record: &ProducerRecord,
+        bytes: usize,
         permit: OwnedSemaphorePermit,
         batch_bytes: usize,
+        callback: Option<Callback>,
     ) -> Result<DeliveryFuture, ClientError> {
         let mut guard = self.state();
         let state = &mut *guard;
         if state.closed {
             return Err(ClientError::Closed { what: "producer" });
         }
-        let bytes = record.encoded_len();
-        if let Some(full) = state.open.take_if(|open| open.records.len() + bytes > batch_bytes) {
-            state.sealed.push_back(full.seal());
+        let full = state.open.as_ref().is_some_and(|open| open.records.len() + bytes > batch_bytes);
+        if full {
+            state.seal();
         }
-        let (bytes_before, outcome) = match &mut state.open {
+        // Only then is there something new for the task: a batch that grows is taken when its time has come.
+        let is_new = state.open.is_none();
+        let open = match &mut state.open {
             Some(open) => {
-                let before = open.records.len();
                 record.encode(&mut open.records)?;
-                open.count += 1;
                 open.permit.merge(permit);
-                (before, open.outcome.subscribe())
+                open.span.iter_mut().for_each(|span| span.join());
+                open
             }
             None => {
-                let mut records = Vec::with_capacity(bytes.max(4096));
+                let mut records =
+                    Vec::with_capacity(state.usual_bytes.max(FIRST_BATCH_BYTES).min(batch_bytes).max(bytes));
                 record.encode(&mut records)?;
-                let (outcome, waits) = watch::channel(None);
                 state.opened += 1;
-                state.open = Some(OpenBatch { records, count: 1, opened: Instant::now(), outcome, permit });
-                (0, waits)
+                let (opened, teller) = (Instant::now(), Teller::default());
+                let span = ClientSpan::send(&self.topic, self.partition).map(Box::new);
+                state.open.insert(OpenBatch { records, count: 0, opened, teller, permit, span })
             }
         };
+        open.count += 1;
+        let place = Place { partition: self.partition, bytes_before: (open.records.len() - bytes) as u64 };
+        if let Some(callback) = callback {
+            open.teller.call(place, callback);
+        }
+        let slot = open.teller.slot();
+        let is_full = open.records.len() >= batch_bytes;
+        if is_full {
+            state.seal();
+        }
         drop(guard);
-        self.work.notify_one();
-        let topic = Arc::clone(&self.topic);
-        Ok(DeliveryFuture { topic, partition: self.partition, bytes_before: bytes_before as u64, outcome })
+        if is_new || is_full {
+            self.work.notify_one();
+        }
+        Ok(DeliveryFuture::new(Arc::clone(&self.topic), place, slot))
     }
 
     /// What to do next, when another batch may leave.
@@ -107,18 +122,26 @@ impl Lane {
             return Next::Batch(batch);
         }
         let hurry = state.closed || state.flush_through >= state.opened;
-        match state.open.take() {
+        match &state.open {
             Some(open) => {
                 let leaves = open.opened + linger;
-                if hurry || leaves <= Instant::now() {
-                    return Next::Batch(open.seal());
+                if !hurry && !linger.is_zero() && leaves > Instant::now() {
+                    return Next::At(leaves);
                 }
-                state.open = Some(open);
-                Next::At(leaves)
+                state.seal();
+                state.sealed.pop_front().map_or(Next::Nothing, Next::Batch)
             }
             None if state.closed => Next::Closed,
             None => Next::Nothing,
         }
+    }
+
+    /// What is there leaves without lingering.
+    pub(super) fn hurry(&self) {
+        let mut state = self.state();
+        state.flush_through = state.opened;
+        drop(state);
+        self.work.notify_one();
     }
 
     /// A batch was delivered or failed.
@@ -142,5 +165,14 @@ impl Lane {
     pub(super) fn close(&self) {
         self.state().closed = true;
         self.work.notify_one();
+    }
+}
+
+impl State {
+    fn seal(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.usual_bytes = open.records.len();
+            self.sealed.push_back(open.seal());
+        }
     }
 }

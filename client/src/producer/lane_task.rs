@@ -9,7 +9,6 @@ use crate::error::ClientError;
 use crate::links::Link;
 use crate::options::Backoff;
 use lance_messages::error_code::ErrorCode;
-use lance_messages::id::TopicId;
 use lance_messages::wire::hello::ProducerEpoch;
 use lance_messages::wire::produce::AckOffsets;
 use std::collections::VecDeque;
@@ -17,6 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// Batches of one producer that the server recognises when they come again.
+const RECOGNISED: usize = 5;
 /// Time without an answer after which metadata is asked whether the leader still is one.
 const DOUBT_AFTER: Duration = Duration::from_secs(3);
 
@@ -43,6 +44,8 @@ struct LaneTask {
     backoff: Backoff,
     /// Redirects followed since the last success.
     redirects: u32,
+    /// What went wrong since the last success.
+    trouble: Option<ClientError>,
 }
 
 /// Runs until the lane is closed and empty.
@@ -59,6 +62,7 @@ pub(super) async fn run(lane: Arc<Lane>, shared: Arc<Shared>, number: u32) {
         next_sequence: 0,
         backoff,
         redirects: 0,
+        trouble: None,
     };
     while task.turn().await {}
 }
@@ -68,7 +72,7 @@ impl LaneTask {
     async fn turn(&mut self) -> bool {
         let mut wake = None;
         let mut closed = false;
-        while self.in_flight.len() < self.shared.options.max_in_flight.max(1) {
+        while self.in_flight.len() < self.max_in_flight() && !self.must_settle() {
             let batch = match self.again.pop_front() {
                 Some(batch) => batch,
                 None => match self.lane.next(self.shared.options.linger) {
@@ -93,9 +97,19 @@ impl LaneTask {
         true
     }
 
+    /// Over another connection a batch would overtake those that were lost with this one.
+    fn must_settle(&self) -> bool {
+        !self.in_flight.is_empty() && self.link.as_ref().is_none_or(|link| link.connection.is_closed())
+    }
+
+    fn max_in_flight(&self) -> usize {
+        let most = if self.shared.options.idempotent { RECOGNISED } else { usize::MAX };
+        self.shared.options.max_in_flight.clamp(1, most)
+    }
+
     async fn wait(&mut self, wake: Option<Instant>) {
         let lane = Arc::clone(&self.lane);
-        let delivery_timeout = self.shared.client.options().delivery_timeout;
+        let delivery_timeout = self.shared.delivery_timeout();
         let outcome = match self.in_flight.front_mut() {
             Some(front) => tokio::select! {
                 outcome = front.ack.wait() => outcome,
@@ -141,6 +155,13 @@ impl LaneTask {
     }
 
     async fn send(&mut self, mut batch: Batch) {
+        let timeout = self.shared.delivery_timeout();
+        if Instant::now() >= batch.opened + timeout {
+            // Others took the time it had.
+            let late = ClientError::TimedOut { what: "produce", after: timeout };
+            let error = self.trouble.clone().unwrap_or(late);
+            return self.expire(batch, error).await;
+        }
         let link = match self.link().await {
             Ok(link) => link,
             Err(error) => return self.on_no_link(batch, error).await,
@@ -150,20 +171,40 @@ impl LaneTask {
                 let doubted_at = Instant::now() + DOUBT_AFTER;
                 self.in_flight.push_back(InFlight { batch, ack, doubted_at });
             }
-            Ok(None) => {
-                batch.succeed(None);
-                self.lane.batch_done();
-            }
+            Ok(None) => self.succeed(batch, None),
             Err(error) => self.on_failure(batch, error).await,
         }
     }
 
+    /// A batch that was never sent fails without consequences for others.
+    async fn expire(&mut self, batch: Batch, error: ClientError) {
+        if batch.attempts == 0 && batch.sequence.is_none() {
+            self.fail(batch, error);
+        } else {
+            self.give_up(batch, error).await;
+        }
+    }
+
+    fn succeed(&self, batch: Batch, offsets: Option<AckOffsets>) {
+        let duplicate = offsets.is_some_and(|offsets| offsets.duplicate);
+        self.shared.counters.on_delivered(batch.count, batch.plain_bytes, duplicate);
+        batch.succeed(offsets);
+        self.lane.batch_done();
+    }
+
+    fn fail(&self, batch: Batch, error: ClientError) {
+        self.shared.counters.on_failed(batch.count);
+        batch.fail(error);
+        self.lane.batch_done();
+    }
+
     /// `None`: nothing is waited for.
     async fn try_send(&mut self, batch: &mut Batch, link: &Link) -> Result<Option<PendingAck>, ClientError> {
-        let topic = self.topic_id().await?;
+        let topic = self.shared.client.topic(&self.lane.topic, false).await?.id;
         let batch_id = self.batch_id(batch, link);
         let codec = self.shared.options.compression;
         let (header, payload) = batch.frame(topic, self.lane.partition, batch_id, codec, link)?;
+        self.shared.counters.on_sent(payload.len() as u64, batch.attempts > 1);
         let ack = link.connection.produce(batch_id, header, payload).await?;
         Ok((self.shared.options.acks == Acks::All).then_some(ack))
     }
@@ -184,10 +225,6 @@ impl LaneTask {
     fn adopt(&mut self, producer: Option<ProducerEpoch>) {
         self.producer = producer;
         self.next_sequence = 0;
-    }
-
-    async fn topic_id(&self) -> Result<TopicId, ClientError> {
-        Ok(self.shared.client.topic(&self.lane.topic, false).await?.id)
     }
 
     /// The low half is the sequence, kept when the batch is sent again by the same producer.
@@ -213,16 +250,18 @@ impl LaneTask {
             Ok(offsets) => {
                 self.backoff.reset();
                 self.redirects = 0;
-                batch.succeed(offsets);
-                self.lane.batch_done();
+                self.trouble = None;
+                self.succeed(batch, offsets);
             }
             Err(error) => self.on_failure(batch, error).await,
         }
     }
 
-    async fn on_failure(&mut self, batch: Batch, error: ClientError) {
-        let deadline = batch.opened + self.shared.client.options().delivery_timeout;
+    async fn on_failure(&mut self, mut batch: Batch, error: ClientError) {
+        let deadline = batch.opened + self.shared.delivery_timeout();
+        self.trouble = Some(error.clone());
         if error.is_retriable() && Instant::now() < deadline {
+            batch.span.iter_mut().for_each(|span| span.retry(&error));
             tracing::debug!(topic = &*self.lane.topic, partition = self.lane.partition, %error, "sending a batch again");
             self.take_back(&error);
             // A batch that could not even be sent is younger than those that were under way.
@@ -268,8 +307,7 @@ impl LaneTask {
     fn fail_sent(&mut self, error: &ClientError) {
         for batch in std::mem::take(&mut self.again) {
             if batch.attempts > 0 {
-                batch.fail(error.clone());
-                self.lane.batch_done();
+                self.fail(batch, error.clone());
             } else {
                 self.again.push_back(batch);
             }
@@ -313,8 +351,7 @@ impl LaneTask {
                 }
             }
         }
-        batch.fail(error);
-        self.lane.batch_done();
+        self.fail(batch, error);
     }
 }
 

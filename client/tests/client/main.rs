@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod cluster;
+mod consuming;
 mod faults;
+mod producing;
 mod round_trip;
 mod support;

@@ -30,11 +30,15 @@ pub enum Fault {
     /// The connection ends before it is stored.
     Drop,
     Refuse(ErrorCode),
+    /// Stored, after the server has said Backpressure.
+    Pressure,
 }
 
 #[derive(Default)]
 pub struct Partition {
     pub stream: Vec<u8>,
+    /// Offset of the oldest byte that is served.
+    pub log_start: usize,
     /// Last sequences and their base offsets by producer and epoch.
     sequences: HashMap<(u64, u16), VecDeque<(u32, u64)>>,
     pub batches: usize,
@@ -59,6 +63,10 @@ pub struct State {
     pub redirects: usize,
     /// Identities that producers bound, in order.
     pub bound: Vec<(u64, u16)>,
+    /// Bytes of records that came in, as they came.
+    pub received_bytes: usize,
+    /// Bytes of records that went out.
+    pub served_bytes: usize,
 }
 
 pub struct Toy {
@@ -73,6 +81,8 @@ pub struct Toy {
     features: Option<Features>,
     appended: Notify,
     auto_create: u16,
+    /// Ingest is not answered as long as this holds.
+    pub stalled: watch::Sender<bool>,
 }
 
 pub fn all_features() -> Features {
@@ -102,9 +112,9 @@ impl Toy {
             state.nodes.push(address.clone());
             state.leader = (1, 1);
         }
-        let (believes, running) = (Mutex::default(), watch::Sender::new(true));
-        let toy =
-            Arc::new(Toy { state, address, id, believes, running, features, appended: Notify::new(), auto_create });
+        let (believes, running, stalled) = (Mutex::default(), watch::Sender::new(true), watch::Sender::new(false));
+        let appended = Notify::new();
+        let toy = Arc::new(Toy { state, address, id, believes, running, features, appended, auto_create, stalled });
         let server = Arc::clone(&toy);
         tokio::spawn(async move {
             let mut running = server.running.subscribe();
@@ -208,7 +218,13 @@ impl Toy {
         let response = match frame.request {
             Request::Ignored => return Ok(()),
             Request::Keepalive => Response::Keepalive,
-            Request::Produce(produce) => self.produce(&produce, frame.partition, *producer)?,
+            Request::Produce(produce) => {
+                _ = self.stalled.subscribe().wait_for(|stalled| !stalled).await;
+                if matches!(self.state.lock().unwrap().faults.front(), Some(Fault::Pressure)) {
+                    ResponseFrame { correlation: 0, response: Response::Backpressure }.encode(out, features);
+                }
+                self.produce(&produce, frame.partition, *producer)?
+            }
             Request::Hello(hello) => match self.features {
                 None => Response::ErrorText("Invalid client command".into()),
                 Some(offered) => {
@@ -257,8 +273,9 @@ impl Toy {
         match fault {
             Fault::Drop => return Err(()),
             Fault::Refuse(code) => return refuse(code),
-            Fault::None | Fault::StoreAndDrop | Fault::StoreAndRefuse(_) => {}
+            Fault::None | Fault::Pressure | Fault::StoreAndDrop | Fault::StoreAndRefuse(_) => {}
         }
+        state.received_bytes += produce.records.len();
         let Some(target) = find(&mut state, produce.topic, partition) else {
             return refuse(ErrorCode::UnknownTopic);
         };
@@ -316,6 +333,7 @@ impl Toy {
     fn read(&self, fetch: &FetchPartitions) -> Vec<(FetchedPartition, Bytes)> {
         let mut state = self.state.lock().unwrap();
         let mut answers = Vec::new();
+        let mut room = fetch.max_bytes as usize;
         let (leader, leader_epoch) = self.leader(&state);
         for asked in fetch.partitions.iter() {
             let found = find(&mut state, asked.partition.topic, asked.partition.partition);
@@ -325,9 +343,14 @@ impl Toy {
                 error = Some(ErrorCode::NotLeader);
             }
             let found = found.filter(|_| !elsewhere);
+            let log_start = found.as_ref().map_or(0, |partition| partition.log_start);
             let stream = found.map(|partition| &partition.stream[..]).unwrap_or_default();
-            let start = (asked.offset as usize).min(stream.len());
-            let end = (start + asked.max_bytes as usize).min(stream.len());
+            if error.is_none() && asked.offset > stream.len() as u64 {
+                error = Some(ErrorCode::OffsetOutOfRange);
+            }
+            let start = (asked.offset as usize).clamp(log_start, stream.len());
+            let end = (start + room.min(asked.max_bytes as usize)).min(stream.len());
+            room -= end - start;
             let fetched = FetchedPartition {
                 partition: asked.partition,
                 error,
@@ -335,7 +358,7 @@ impl Toy {
                 encoding: DataEncoding::Plain,
                 leader: if elsewhere { leader } else { 0 },
                 high_watermark: stream.len() as u64,
-                log_start: 0,
+                log_start: log_start as u64,
                 next_offset: end as u64,
                 timestamp: 99,
                 record_count: 0,
@@ -346,7 +369,9 @@ impl Toy {
                 true => Bytes::from(vec![b'x'; end - start]),
                 false => Bytes::copy_from_slice(&stream[start..end]),
             };
+            let sent = data.len();
             answers.push((fetched, data));
+            state.served_bytes += sent;
             state.redirects += usize::from(elsewhere);
         }
         answers
@@ -392,8 +417,9 @@ impl Toy {
                 Response::CommitAck { consumer_id: commit.consumer_id, offset: commit.offset }
             }
             Request::LookupOffset(lookup) => {
-                let end = find(&mut state, lookup.partition.topic, lookup.partition.partition).unwrap().stream.len();
-                let offset = if lookup.target == LookupTarget::Latest { end as u64 } else { 0 };
+                let found = find(&mut state, lookup.partition.topic, lookup.partition.partition).unwrap();
+                let latest = lookup.target == LookupTarget::Latest;
+                let offset = if latest { found.stream.len() as u64 } else { found.log_start as u64 };
                 Response::LookupOffset(LookupOffsetResponse { offset, record_number: 0, timestamp: 0 })
             }
             Request::Metadata(asked) => self.metadata(&mut state, &asked),

@@ -7,8 +7,6 @@ mod controller_cluster;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
-mod group_offsets;
-#[cfg(test)]
 mod metadata_cluster;
 #[cfg(test)]
 mod metadata_core;

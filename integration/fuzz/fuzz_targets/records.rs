@@ -3,7 +3,9 @@
 
 use lance_messages::batch::{BatchHeader, BatchSeed, Codec, ControlBatch};
 use lance_messages::id::{TopicId, TopicPartition};
-use lance_messages::record::{count_records, max_timestamp_ns, records};
+use lance_messages::record::{
+    Record, RecordType, TLV_HEADER_BYTES, count_records, max_timestamp_ns, put_data_with_headers, records,
+};
 use lance_messages::wire::compression::decompress_unnamed;
 use libfuzzer_sys::fuzz_target;
 
@@ -17,6 +19,16 @@ fuzz_target!(|data: &[u8]| {
     }
     for record in records(data).flatten() {
         let _ = (record.key(), record.data(), record.timestamp_ns());
+    }
+    // Headers straight from the input: behind a TLV header few inputs get that far.
+    let record = Record { kind: RecordType::WithHeaders, value: data };
+    if let Some(parts) = record.parts() {
+        let mut again = Vec::new();
+        let written = put_data_with_headers(&mut again, parts.key, parts.timestamp_ns, parts.headers, parts.data.unwrap());
+        assert!(written.is_ok());
+        if !parts.headers.is_empty() {
+            assert_eq!(again[TLV_HEADER_BYTES..], *data);
+        }
     }
     let _ = max_timestamp_ns(data);
     let seed = BatchSeed::new(TopicPartition::new(TopicId(7), 3));

@@ -10,6 +10,7 @@
 )]
 
 pub mod cluster;
+pub mod collector;
 pub mod contents;
 pub mod http;
 pub mod load;
@@ -24,6 +25,7 @@ pub mod server;
 pub mod three_nodes;
 
 pub use cluster::Cluster;
+pub use collector::Collector;
 pub use contents::TopicView;
 pub use load::Load;
 pub use raw::{Frame, Raw};

@@ -32,6 +32,11 @@ impl Command {
     pub const ALTER_TOPIC: Command = Command(0x46);
     pub const DESCRIBE_CLUSTER: Command = Command(0x47);
     pub const CLUSTER_COMMAND: Command = Command(0x48);
+    pub const GROUP_HEARTBEAT: Command = Command(0x49);
+    pub const GROUP_COMMIT: Command = Command(0x4A);
+    pub const GROUP_OFFSETS: Command = Command(0x4B);
+    pub const DESCRIBE_GROUPS: Command = Command(0x4C);
+    pub const DELETE_GROUP: Command = Command(0x4D);
     pub const TOPIC_TEE: Command = Command(0x58);
     pub const TOPIC_RESPONSE: Command = Command(0x80);
     pub const CLUSTER_STATUS_RESPONSE: Command = Command(0x81);
@@ -44,6 +49,11 @@ impl Command {
     pub const ALTER_TOPIC_RESPONSE: Command = Command(0xC6);
     pub const DESCRIBE_CLUSTER_RESPONSE: Command = Command(0xC7);
     pub const CLUSTER_COMMAND_RESPONSE: Command = Command(0xC8);
+    pub const GROUP_HEARTBEAT_RESPONSE: Command = Command(0xC9);
+    pub const GROUP_COMMIT_RESPONSE: Command = Command(0xCA);
+    pub const GROUP_OFFSETS_RESPONSE: Command = Command(0xCB);
+    pub const DESCRIBE_GROUPS_RESPONSE: Command = Command(0xCC);
+    pub const DELETE_GROUP_RESPONSE: Command = Command(0xCD);
     pub const TOPIC_TEE_RESPONSE: Command = Command(0xD8);
     pub const ERROR_RESPONSE: Command = Command(0xFF);
 }

@@ -30,7 +30,7 @@ impl Features {
     pub const COMPRESSED_FETCH: Features = Features(1 << 8);
     /// Metadata, CreateTopicWithConfig and AlterTopic.
     pub const METADATA: Features = Features(1 << 9);
-    /// Reserved: consumer groups.
+    /// Consumer groups: GroupHeartbeat, GroupCommit, GroupOffsets, DescribeGroups, DeleteGroup.
     pub const GROUPS: Features = Features(1 << 10);
     /// Reserved: delete records.
     pub const DELETE_RECORDS: Features = Features(1 << 11);

@@ -9,6 +9,7 @@ pub mod command;
 pub mod compression;
 pub mod features;
 pub mod fetch;
+pub mod group;
 pub mod header;
 pub mod hello;
 pub mod json;

@@ -36,6 +36,10 @@ impl<'a> PayloadReader<'a> {
         self.array().map(u32::from_le_bytes)
     }
 
+    pub(super) fn i32(&mut self) -> Option<i32> {
+        self.array().map(i32::from_le_bytes)
+    }
+
     pub(super) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
     }

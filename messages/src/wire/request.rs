@@ -19,6 +19,7 @@ use super::command::Command;
 use super::compression::{COMPRESSION_PREFIX_LEN, Codec, Compression};
 use super::features::Features;
 use super::fetch::{Fetch, FetchPartitions};
+use super::group::{DescribeGroups, GroupCommit, GroupHeartbeat, GroupOffsetsWanted};
 use super::header::{Flags, FrameKind};
 use super::hello::{Hello, InitProducer};
 use super::lookup::LookupOffset;
@@ -94,6 +95,13 @@ pub enum Request {
     AlterTopic(AlterTopic),
     DescribeCluster,
     ClusterCommand(ClusterCommand),
+    GroupHeartbeat(GroupHeartbeat),
+    GroupCommit(GroupCommit),
+    GroupOffsets(GroupOffsetsWanted),
+    DescribeGroups(DescribeGroups),
+    DeleteGroup {
+        group: String,
+    },
     TopicTee(TeeRequest),
 }
 
@@ -248,6 +256,11 @@ fn decode_extension(command: Command, payload: &Bytes, granted: Features) -> Res
         Command::DESCRIBE_CLUSTER | Command::CLUSTER_COMMAND => Features::CLUSTER,
         Command::TOPIC_TEE => Features::TEE,
         Command::METADATA | Command::CREATE_TOPIC_WITH_CONFIG | Command::ALTER_TOPIC => Features::METADATA,
+        Command::GROUP_HEARTBEAT
+        | Command::GROUP_COMMIT
+        | Command::GROUP_OFFSETS
+        | Command::DESCRIBE_GROUPS
+        | Command::DELETE_GROUP => Features::GROUPS,
         _ => return Err((ErrorCode::InvalidCommand, ErrorCode::InvalidCommand.text())),
     };
     if !granted.contains(needed) {
@@ -269,10 +282,25 @@ fn decode_extension(command: Command, payload: &Bytes, granted: Features) -> Res
         Command::CLUSTER_COMMAND => {
             (ClusterCommand::decode(payload).map(Request::ClusterCommand), text::INVALID_CLUSTER_COMMAND)
         }
+        Command::GROUP_HEARTBEAT
+        | Command::GROUP_COMMIT
+        | Command::GROUP_OFFSETS
+        | Command::DESCRIBE_GROUPS
+        | Command::DELETE_GROUP => (decode_group(command, payload), text::INVALID_GROUP_REQUEST),
         Command::TOPIC_TEE => (TeeRequest::decode(payload).map(Request::TopicTee), text::INVALID_TOPIC_TEE),
         _ => (AlterTopic::decode(payload).map(Request::AlterTopic), text::INVALID_ALTER_TOPIC),
     };
     request.ok_or((ErrorCode::InvalidRequest, text))
+}
+
+fn decode_group(command: Command, payload: &[u8]) -> Option<Request> {
+    match command {
+        Command::GROUP_HEARTBEAT => GroupHeartbeat::decode(payload).map(Request::GroupHeartbeat),
+        Command::GROUP_COMMIT => GroupCommit::decode(payload).map(Request::GroupCommit),
+        Command::GROUP_OFFSETS => GroupOffsetsWanted::decode(payload).map(Request::GroupOffsets),
+        Command::DESCRIBE_GROUPS => DescribeGroups::decode(payload).map(Request::DescribeGroups),
+        _ => PayloadReader::new(payload).text().map(|group| Request::DeleteGroup { group }),
+    }
 }
 
 fn topic_name(payload: &[u8]) -> Result<String, Refusal> {

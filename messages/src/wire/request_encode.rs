@@ -168,6 +168,32 @@ fn encode_consumer_or_extension(request: &Request, out: &mut BytesMut) -> Comman
             metadata.encode(out);
             Command::METADATA
         }
+        other => encode_group(other, out),
+    }
+}
+
+fn encode_group(request: &Request, out: &mut BytesMut) -> Command {
+    match request {
+        Request::GroupHeartbeat(heartbeat) => {
+            heartbeat.encode(out);
+            Command::GROUP_HEARTBEAT
+        }
+        Request::GroupCommit(commit) => {
+            commit.encode(out);
+            Command::GROUP_COMMIT
+        }
+        Request::GroupOffsets(wanted) => {
+            wanted.encode(out);
+            Command::GROUP_OFFSETS
+        }
+        Request::DescribeGroups(describe) => {
+            describe.encode(out);
+            Command::DESCRIBE_GROUPS
+        }
+        Request::DeleteGroup { group } => {
+            put_text(out, group);
+            Command::DELETE_GROUP
+        }
         _ => Command::LIST_TOPICS,
     }
 }

@@ -16,6 +16,7 @@ use super::codec::Frame;
 use super::command::Command;
 use super::features::Features;
 use super::fetch::{FETCH_RESPONSE_PREFIX_LEN, FetchPartitionsResponse};
+use super::group::{GroupAssignment, GroupCommitted, GroupOffsetsFound};
 use super::header::FrameKind;
 use super::hello::{HelloResponse, ProducerEpoch};
 use super::lookup::LookupOffsetResponse;
@@ -81,6 +82,12 @@ pub enum Response {
     AlterTopic(TopicConfigured),
     DescribeCluster(ClusterDescription),
     ClusterCommand(ClusterCommandDone),
+    GroupHeartbeat(GroupAssignment),
+    GroupCommit(GroupCommitted),
+    GroupOffsets(GroupOffsetsFound),
+    /// JSON.
+    DescribeGroups(Bytes),
+    DeleteGroup,
     TopicTee(TeeReply),
 }
 
@@ -146,7 +153,7 @@ impl ResponseFrame {
 }
 
 fn is_reply(command: Command) -> bool {
-    matches!(command.0, 0x09 | 0x11 | 0x12 | 0x23 | 0x24 | 0x80 | 0x81 | 0xC0..=0xC8 | 0xD8 | 0xFF)
+    matches!(command.0, 0x09 | 0x11 | 0x12 | 0x23 | 0x24 | 0x80 | 0x81 | 0xC0..=0xCD | 0xD8 | 0xFF)
 }
 
 /// `None`: the payload does not decode.
@@ -181,6 +188,11 @@ fn decode_reply(command: Command, payload: &Bytes, granted: Features) -> Option<
         Command::ALTER_TOPIC_RESPONSE => Response::AlterTopic(TopicConfigured::decode(payload)?),
         Command::DESCRIBE_CLUSTER_RESPONSE => Response::DescribeCluster(ClusterDescription::decode(payload)?),
         Command::CLUSTER_COMMAND_RESPONSE => Response::ClusterCommand(ClusterCommandDone::decode(payload)?),
+        Command::GROUP_HEARTBEAT_RESPONSE => Response::GroupHeartbeat(GroupAssignment::decode(payload)?),
+        Command::GROUP_COMMIT_RESPONSE => Response::GroupCommit(GroupCommitted::decode(payload)?),
+        Command::GROUP_OFFSETS_RESPONSE => Response::GroupOffsets(GroupOffsetsFound::decode(payload)?),
+        Command::DESCRIBE_GROUPS_RESPONSE => Response::DescribeGroups(payload.clone()),
+        Command::DELETE_GROUP_RESPONSE => Response::DeleteGroup,
         Command::TOPIC_TEE_RESPONSE => Response::TopicTee(TeeReply::decode(payload)?),
         Command::ERROR_RESPONSE if granted.contains(Features::TYPED_ERRORS) => {
             Response::Error(TypedError::decode(payload)?)

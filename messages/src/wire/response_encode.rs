@@ -113,6 +113,23 @@ fn encode_extension(response: &Response, out: &mut BytesMut, granted: Features) 
             done.encode(out);
             Command::CLUSTER_COMMAND_RESPONSE
         }
+        Response::GroupHeartbeat(assignment) => {
+            assignment.encode(out);
+            Command::GROUP_HEARTBEAT_RESPONSE
+        }
+        Response::GroupCommit(committed) => {
+            committed.encode(out);
+            Command::GROUP_COMMIT_RESPONSE
+        }
+        Response::GroupOffsets(found) => {
+            found.encode(out);
+            Command::GROUP_OFFSETS_RESPONSE
+        }
+        Response::DescribeGroups(json) => {
+            out.put_slice(json);
+            Command::DESCRIBE_GROUPS_RESPONSE
+        }
+        Response::DeleteGroup => Command::DELETE_GROUP_RESPONSE,
         Response::TopicTee(reply) => {
             reply.encode(out);
             Command::TOPIC_TEE_RESPONSE

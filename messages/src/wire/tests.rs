@@ -5,6 +5,7 @@ use super::codec::{Frame, FrameLimits, next_frame};
 use super::compression::{Codec, Compression};
 use super::features::Features;
 use super::fetch::*;
+use super::group::*;
 use super::header::{Flags, HEADER_LEN, Header, HeaderCrc};
 use super::hello::*;
 use super::lookup::*;
@@ -265,6 +266,85 @@ fn the_description_of_a_cluster_is_golden() {
         (Response::ClusterCommand(ClusterCommandDone { partition_count: 2 }), 0xC8, vec![2, 0, 0, 0]),
     ];
     for (response, command, golden) in replies {
+        let mut out = BytesMut::new();
+        let frame = ResponseFrame { correlation: 41, response };
+        frame.encode(&mut out, Some(EVERY_FEATURE));
+        assert_eq!(parse(out.clone(), Some(EVERY_FEATURE)).header.batch_id, command);
+        assert_eq!(&out[HEADER_LEN..], &golden[..]);
+        assert_eq!(answered(&frame, Some(EVERY_FEATURE)), frame);
+    }
+}
+
+#[test]
+fn group_requests_are_golden() {
+    let read = TopicPartition::new(TopicId(7), 2);
+    let heartbeat = GroupHeartbeat {
+        group: "g".into(),
+        member: "m".into(),
+        epoch: PAUSE_EPOCH,
+        instance: Some("i".into()),
+        rack: "r".into(),
+        session_timeout_ms: 10_000,
+        rebalance_timeout_ms: 60_000,
+        strategy: AssignmentStrategy::Range,
+        topics: vec!["t".into()],
+        owned: vec![read],
+    };
+    let beat = [
+        &[1, 0, b'g', 1, 0, b'm', 0xFE, 0xFF, 0xFF, 0xFF, 1, 0, b'i', 1, 0, b'r'][..],
+        &[0x10, 0x27, 0, 0, 0x60, 0xEA, 0, 0, 1, 0, 1, 0, 1, 0, b't', 1, 0, 0, 0, 7, 0, 0, 0, 2, 0],
+    ]
+    .concat();
+    let committed = GroupOffset { partition: read, offset: 5, metadata: "x".into() };
+    let commit = GroupCommit { group: "g".into(), member: "m".into(), epoch: 3, offsets: vec![committed] };
+    let commit_bytes = [
+        &[1, 0, b'g', 1, 0, b'm', 3, 0, 0, 0, 1, 0, 0, 0, 7, 0, 0, 0, 2, 0][..],
+        &[5, 0, 0, 0, 0, 0, 0, 0, 1, 0, b'x'],
+    ]
+    .concat();
+    let wanted = GroupOffsetsWanted { group: "g".into(), partitions: vec![read] };
+    let describe = DescribeGroups { groups: vec!["g".into()] };
+    let cases = [
+        (Request::GroupHeartbeat(heartbeat), 0x49, beat),
+        (Request::GroupCommit(commit), 0x4A, commit_bytes),
+        (Request::GroupOffsets(wanted), 0x4B, vec![1, 0, b'g', 1, 0, 0, 0, 7, 0, 0, 0, 2, 0]),
+        (Request::DescribeGroups(describe), 0x4C, vec![1, 0, 1, 0, b'g']),
+        (Request::DeleteGroup { group: "g".into() }, 0x4D, vec![1, 0, b'g']),
+    ];
+    for (request, command, golden) in cases {
+        let mut out = BytesMut::new();
+        plain_request(request.clone()).encode(&mut out, Some(EVERY_FEATURE));
+        assert_eq!(&out[HEADER_LEN..], &golden[..], "{request:?}");
+        assert_eq!(parse(out, Some(EVERY_FEATURE)).header.batch_id, u64::from(command));
+        let decoded = RequestFrame::decode(control(command, &golden), Some(EVERY_FEATURE)).unwrap();
+        assert_eq!(decoded.request, request);
+        for cut in 0..golden.len() {
+            assert_eq!(refusal(command, &golden[..cut], Some(EVERY_FEATURE)), "Invalid group payload", "{request:?}");
+        }
+        assert_eq!(refusal(command, &golden, Some(Features::NONE)), "Invalid client command");
+    }
+}
+
+#[test]
+fn group_replies_are_golden() {
+    let read = TopicPartition::new(TopicId(7), 2);
+    let topic = AssignedTopic { id: TopicId(7), name: "t".into(), partitions: vec![2, 3] };
+    let assignment = GroupAssignment { epoch: 4, heartbeat_interval_ms: 300, topics: vec![topic] };
+    let assigned = [&[4, 0, 0, 0, 0x2C, 1, 0, 0, 1, 0, 7, 0, 0, 0, 1, 0, b't'][..], &[2, 0, 2, 0, 3, 0]].concat();
+    let refused = (TopicPartition::new(TopicId(7), 3), Some(ErrorCode::PartitionNotOwned));
+    let results = GroupCommitted { results: vec![(read, None), refused] };
+    let done = vec![2, 0, 0, 0, 7, 0, 0, 0, 2, 0, 0, 0, 7, 0, 0, 0, 3, 0, 37, 0];
+    let found = FoundOffset { partition: read, offset: 5, committed_at_ms: 6, metadata: "x".into() };
+    let offsets =
+        [&[1, 0, 0, 0, 7, 0, 0, 0, 2, 0, 5, 0, 0, 0, 0, 0, 0, 0][..], &[6, 0, 0, 0, 0, 0, 0, 0, 1, 0, b'x']].concat();
+    let cases = [
+        (Response::GroupHeartbeat(assignment), 0xC9, assigned),
+        (Response::GroupCommit(results), 0xCA, done),
+        (Response::GroupOffsets(GroupOffsetsFound { offsets: vec![found] }), 0xCB, offsets),
+        (Response::DescribeGroups(Bytes::from_static(b"{}")), 0xCC, b"{}".to_vec()),
+        (Response::DeleteGroup, 0xCD, Vec::new()),
+    ];
+    for (response, command, golden) in cases {
         let mut out = BytesMut::new();
         let frame = ResponseFrame { correlation: 41, response };
         frame.encode(&mut out, Some(EVERY_FEATURE));

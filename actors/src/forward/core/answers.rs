@@ -153,6 +153,10 @@ fn success(work: &Work, response: Response, data_crc: u32) -> Option<ForwardEffe
         (Work::Fetch(fetch), Response::CatchingUp { end_offset }) => {
             Some(fetched(fetch, end_offset, FetchedData::BeyondEnd))
         }
+        (Work::LookUp(look_up), Response::LookupOffset(found)) => {
+            let answer = Answer::LookedUp(Ok((found.offset, found.record_number, found.timestamp)));
+            Some(ForwardEffect::Reply(look_up.connection, Reply { request: look_up.request, answer }))
+        }
         (Work::Commit(ticket, _), Response::CommitAck { .. }) => Some(ForwardEffect::Committed(*ticket, Ok(()))),
         (Work::Committed(ticket, _), Response::SubscribeAck { offset, .. }) => {
             Some(ForwardEffect::CommittedOffset(*ticket, Ok(Some(offset))))

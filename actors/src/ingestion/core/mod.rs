@@ -8,6 +8,7 @@ pub mod moving;
 mod reading;
 mod refusals;
 mod replacing;
+mod stages;
 
 use self::refusals::{fail_all, refuse_pending, stop};
 use super::gather::Gather;
@@ -15,6 +16,8 @@ use super::partition::{Leadership, Partition};
 use super::replica::Fenced;
 use crate::network::budget::ByteBudget;
 use crate::network::readers::SegmentRead;
+use crate::stages::StageSpan;
+use crate::stages::batches::StepTimes;
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
 use lance_cluster::replica::{CatchUpPace, FlowOptions, FollowerMeter, LatencyWindow};
@@ -105,6 +108,8 @@ pub enum IngestionEffect {
     NotTaken(TopicPartition, String),
     /// The target of a planned move holds everything in this epoch.
     MoveReady(TopicPartition, LeaderEpoch, NodeId),
+    /// A stage of a traced request is over.
+    StageOver(Box<StageSpan>),
 }
 
 /// How a core is set up.
@@ -196,6 +201,8 @@ pub struct IngestionCore {
     pace: CatchUpPace,
     /// A batch whose time to commit is measured; one at a time.
     timed: Option<Timed>,
+    /// When the step that is completed next did what.
+    step_times: StepTimes,
 }
 
 /// A batch that was appended to the partition in `slot`.
@@ -243,7 +250,13 @@ impl IngestionCore {
             starved: VecDeque::new(),
             pace: CatchUpPace::default(),
             timed: None,
+            step_times: StepTimes::default(),
         }
+    }
+
+    /// Tells when the step did what that is handed to [`Self::on_disk_done`] next.
+    pub fn set_step_times(&mut self, times: StepTimes) {
+        self.step_times = times;
     }
 
     /// Copies to readers are made within this budget, together with those of others.
@@ -326,6 +339,7 @@ impl IngestionCore {
         let offline = log.offline().map(ToString::to_string);
         let latched = log.latched().map(ToString::to_string);
         partition.log = Some(log);
+        partition.traced.clear();
         if let Some(reason) = offline.or(latched) {
             stop(partition, reason, None, effects);
         }

@@ -8,6 +8,7 @@ use crate::network::session::{DEFAULT_TOPIC_REQUEST, MetadataCall};
 use crate::tee::TeeCall;
 use actix::prelude::*;
 use lance_messages::error_code::ErrorCode;
+use lance_messages::mail::group::AskGroup;
 use lance_messages::wire::tee::TeeRequest;
 
 impl ConnectionActor {
@@ -36,6 +37,16 @@ impl ConnectionActor {
             };
             let answer = answer.unwrap_or_else(unknown);
             actor.with_core_later(ctx, |core, view, now, effects| core.on_tee(request, answer, view, now, effects));
+        }));
+    }
+
+    pub(super) fn ask_group(&mut self, request: u64, asked: AskGroup, ctx: &mut Context<Self>) {
+        let answer = actix::fut::wrap_future::<_, Self>(self.setup.group.send(asked));
+        ctx.spawn(answer.map(move |answer, actor, ctx| {
+            let answer = answer.unwrap_or(Err(ErrorCode::OutcomeUnknown));
+            actor.with_core_later(ctx, |core, view, now, effects| {
+                core.on_group_answer(request, answer, view, now, effects);
+            });
         }));
     }
 

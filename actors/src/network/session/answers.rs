@@ -10,7 +10,7 @@ use crate::view::ClusterView;
 use lance_cluster::metadata::answer::{MetadataAnswer, MetadataRefusal};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{TopicId, TopicPartition};
-use lance_messages::mail::connection::{Answer, Reply};
+use lance_messages::mail::connection::{Answer, Replies, Reply};
 use lance_messages::mail::group::{CommitOffset, CommittedOffset};
 use lance_messages::wire::hello::ProducerEpoch;
 use lance_messages::wire::json::{DeletedBody, RetentionBody, to_json};
@@ -35,15 +35,18 @@ impl SessionCore {
     /// Answers of a shard.
     pub fn on_replies(
         &mut self,
-        replies: Vec<Reply<SegmentRead>>,
-        pressed: bool,
+        replies: Replies<SegmentRead>,
         view: &ClusterView,
         now: Duration,
         effects: &mut Effects,
     ) {
+        let Replies { replies, pressed, known_at, .. } = replies;
         for Reply { request, answer } in replies {
             match answer {
                 Answer::Produced(result) => {
+                    if !self.traces_nothing() {
+                        self.spans.on_answer(request, known_at);
+                    }
                     let Some(&mut ReplySlot::Produce(produce)) = self.slot_mut(request) else { continue };
                     let answered = match result {
                         Err(ErrorCode::NotLeader) => self.refused_produce(produce, view),
@@ -55,7 +58,9 @@ impl SessionCore {
                     self.in_flight_bytes = self.in_flight_bytes.saturating_sub(produce.bytes);
                     self.forget_forwarded(&produce);
                 }
-                Answer::Fetched { part, result, .. } => self.on_fetched(request, part, result, view, effects),
+                Answer::Fetched { part, result, .. } => {
+                    self.on_fetched(request, part, result, (view, now), effects);
+                }
                 Answer::LookedUp(result) => self.on_looked_up(request, result, view),
                 Answer::LookUpSegments(read, query) => {
                     effects.push(SessionEffect::PlanLookUp { request, read, query });
@@ -252,7 +257,7 @@ impl SessionCore {
 fn asked_partition(kind: &ControlKind, view: &ClusterView) -> Option<TopicPartition> {
     match kind {
         ControlKind::LookUp { partition, .. } => Some(*partition),
-        ControlKind::Subscribe { .. } | ControlKind::Commit { .. } => groups_partition(view),
+        ControlKind::Subscribe { .. } | ControlKind::Commit { .. } | ControlKind::Group => groups_partition(view),
         _ => None,
     }
 }
@@ -295,6 +300,7 @@ fn metadata_response(
         ControlKind::Subscribe { .. }
         | ControlKind::Commit { .. }
         | ControlKind::DescribeCluster
+        | ControlKind::Group
         | ControlKind::LookUp { .. }
         | ControlKind::TopicTee
         | ControlKind::Metadata(_) => Err((ErrorCode::Internal, None)),

@@ -1,5 +1,6 @@
 //! Control requests: what can be answered from the view is answered at once, the rest goes to its actor.
 
+use super::groups::group_request;
 use super::replies::{ControlKind, ReplySlot, weight};
 use super::routing::{Route, groups_partition, not_leader};
 use super::{Effects, GRANTED_FEATURES, SessionCore, SessionEffect, shard_of};
@@ -21,6 +22,7 @@ use lance_messages::wire::topics::{
 use lance_messages::wire::typed_error::{Answers, TypedError};
 use lance_messages::wire::{Features, Request, Response};
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What a session asks of the metadata actor.
@@ -40,8 +42,11 @@ pub enum MetadataCall {
     InitProducer(Option<ProducerEpoch>),
 }
 
+/// As much of what a client calls itself is kept for its spans.
+const MAX_NAME_CHARS: usize = 64;
+
 impl SessionCore {
-    pub(super) fn on_hello(&mut self, hello: &Hello, correlation: u64) {
+    pub(super) fn on_hello(&mut self, hello: &Hello, correlation: u64, effects: &mut Effects) {
         let granted = Features(hello.features.0 & GRANTED_FEATURES.0);
         let response = HelloResponse {
             minor_version: MINOR_VERSION,
@@ -59,6 +64,8 @@ impl SessionCore {
         }
         lance_messages::wire::ResponseFrame { correlation, response: Response::Hello(response) }
             .encode(&mut self.output.tail, None);
+        self.client_name = hello.client_name.chars().take(MAX_NAME_CHARS).collect::<String>().into();
+        effects.push(SessionEffect::Named(Arc::clone(&self.client_name)));
         self.features = Some(granted);
     }
 
@@ -90,6 +97,9 @@ impl SessionCore {
         }
         if let Some((kind, call)) = metadata_call(&request) {
             return self.ask(correlation, command, kind, call, effects);
+        }
+        if let Some(asked) = group_request(&request) {
+            return self.on_group_request(asked, correlation, command, view, effects);
         }
         let response = match request {
             Request::Fetch(fetch) => return self.on_fetch(fetch, correlation, partition, view, now, effects),
@@ -151,6 +161,11 @@ impl SessionCore {
             | Request::SetRetention { .. }
             | Request::DescribeCluster
             | Request::ClusterCommand(_)
+            | Request::GroupHeartbeat(_)
+            | Request::GroupCommit(_)
+            | Request::GroupOffsets(_)
+            | Request::DescribeGroups(_)
+            | Request::DeleteGroup { .. }
             | Request::TopicTee(_)
             | Request::InitProducer(_) => return,
         };
@@ -174,7 +189,7 @@ impl SessionCore {
     }
 
     /// Keeps a place for the reply to a control request that another actor answers.
-    fn reserve_control(&mut self, correlation: u64, command: u8, kind: ControlKind) -> u64 {
+    pub(super) fn reserve_control(&mut self, correlation: u64, command: u8, kind: ControlKind) -> u64 {
         self.lanes.reserve(self.control_lane(), ReplySlot::Control { correlation, command, kind }).0
     }
 
@@ -219,7 +234,7 @@ impl SessionCore {
         });
     }
 
-    fn redirect_offsets(&mut self, correlation: u64, command: u8, view: &ClusterView) {
+    pub(super) fn redirect_offsets(&mut self, correlation: u64, command: u8, view: &ClusterView) {
         let error = not_leader(view, groups_partition(view), Answers::Control(command));
         self.lanes.reserve(self.control_lane(), ReplySlot::ready(correlation, Response::Error(error)));
     }
@@ -239,6 +254,7 @@ impl SessionCore {
             LookupTarget::Latest => OffsetQuery::Latest,
             LookupTarget::Timestamp(at) => OffsetQuery::Timestamp(at),
             LookupTarget::RecordNumber(number) => OffsetQuery::Record(number),
+            LookupTarget::Offset(offset) => OffsetQuery::Offset(offset),
         };
         let look_up = LookUpOffset { connection: self.id, request, partition: look_up.partition, query };
         effects.push(SessionEffect::LookUp(shard, look_up));

@@ -138,6 +138,8 @@ pub enum ControlKind {
         /// Its offset.
         offset: u64,
     },
+    /// A request about consumer groups.
+    Group,
     /// LookupOffset.
     LookUp {
         /// The partition.
@@ -189,6 +191,8 @@ pub fn weight(response: &Response) -> usize {
         Response::TopicTee(TeeReply::List(list)) => {
             list.rules.iter().map(|rule| 256 + rule.topic_name.len() + 64 * rule.partitions.len()).sum()
         }
+        Response::DescribeGroups(body) => body.len(),
+        Response::GroupOffsets(found) => found.offsets.iter().map(|found| 64 + found.metadata.len()).sum(),
         _ => 0,
     }
 }

@@ -1,7 +1,9 @@
-//! Committed offsets: how far a consumer is.
+//! Committed offsets on the server.
 
+use super::{OffsetStore, StoreFuture};
 use crate::client::{Client, MAX_REDIRECTS};
 use crate::connection::Connection;
+use crate::consumer::Position;
 use crate::error::ClientError;
 use crate::links::Links;
 use crate::metadata::unexpected;
@@ -13,7 +15,22 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-/// Reads and writes the committed offsets of one consumer.
+/// The committed offsets of one consumer, kept by the server: durable, and found from everywhere.
+///
+/// Whoever commits under an id last has the last word; for several processes under one name there are groups.
+///
+/// ```no_run
+/// use lance_client::offsets::CommittedOffsets;
+/// use lance_client::{Client, ClientOptions, ConsumerOptions, StartOffset};
+///
+/// # async fn example() -> Result<(), lance_client::ClientError> {
+/// let client = Client::connect(ClientOptions::new("127.0.0.1:1992")?).await?;
+/// let store = CommittedOffsets::new(client.clone(), CommittedOffsets::id_of_name("billing"));
+/// let mut consumer = client.consumer(ConsumerOptions::default()).with_offset_store(store);
+/// consumer.assign_committed("orders", None, StartOffset::Earliest).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct CommittedOffsets {
     client: Client,
@@ -94,6 +111,22 @@ impl CommittedOffsets {
             self.client.doubt_topic(topic).await;
             tokio::time::sleep(backoff.next_wait()).await;
         }
+    }
+}
+
+impl OffsetStore for CommittedOffsets {
+    fn load<'a>(&'a self, topic: &'a str, partition: u16) -> StoreFuture<'a, Option<u64>> {
+        // The protocol has one answer for "nothing" and "at the beginning".
+        Box::pin(async move { Ok(Some(self.fetch(topic, partition).await?).filter(|&offset| offset != 0)) })
+    }
+
+    fn store<'a>(&'a self, positions: &'a [Position]) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            for position in positions {
+                self.commit(&position.topic, position.partition, position.offset).await?;
+            }
+            Ok(())
+        })
     }
 }
 
