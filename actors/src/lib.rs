@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod admin;
+pub mod audit;
 pub mod background;
 pub mod clock;
 pub mod forward;
@@ -26,4 +27,5 @@ pub mod supervision;
 pub mod tee;
 pub mod telemetry;
 pub mod threads;
+pub mod tls;
 pub mod view;

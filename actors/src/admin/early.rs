@@ -1,8 +1,10 @@
 //! Probes while a node starts: recovery takes its time, and a cluster forms only once every node is there. Whoever
 //! watches the process has to tell that from one that hangs.
 
+use super::encrypted::EncryptedListener;
 use super::error::ApiError;
 use super::health::Health;
+use crate::tls::TlsKeeper;
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::json;
@@ -19,7 +21,13 @@ pub struct EarlyProbes {
 
 impl EarlyProbes {
     /// Serves on this listener, from a thread of its own; the listener stays usable for who serves after.
-    pub fn start(listener: &TcpListener, health: Arc<Health>) -> io::Result<Self> {
+    /// With TLS it asks for certificates if `asks_clients`, as the interface itself will.
+    pub fn start(
+        listener: &TcpListener,
+        health: Arc<Health>,
+        tls: Option<Arc<TlsKeeper>>,
+        asks_clients: bool,
+    ) -> io::Result<Self> {
         let listener = listener.try_clone()?;
         listener.set_nonblocking(true)?;
         let (end, ended) = oneshot::channel::<()>();
@@ -31,7 +39,14 @@ impl EarlyProbes {
                     Err(error) => return tracing::warn!(%error, "no probes are answered while the node starts"),
                 };
                 let until = async move { _ = ended.await };
-                if let Err(error) = axum::serve(listener, router(health)).with_graceful_shutdown(until).await {
+                let served = match tls {
+                    None => axum::serve(listener, router(health)).with_graceful_shutdown(until).await,
+                    Some(tls) => match EncryptedListener::start(listener, tls, asks_clients) {
+                        Ok(listener) => axum::serve(listener, router(health)).with_graceful_shutdown(until).await,
+                        Err(error) => Err(error),
+                    },
+                };
+                if let Err(error) = served {
                     tracing::warn!(%error, "no probes are answered while the node starts");
                 }
             });

@@ -4,7 +4,7 @@ use super::core::{FORWARD_FEATURES, ForwardCore, ForwardEffect};
 use crate::clock::NodeClock;
 use crate::ingestion::actor::{RegisterConnection, ReplyTo, UnregisterConnection};
 use crate::network::readers::SegmentRead;
-use crate::outbound::socket::{self, LinkHandle, LinkHello, LinkOwner};
+use crate::outbound::socket::{self, LinkCredentials, LinkHandle, LinkHello, LinkOwner};
 use crate::outbound::{LinkAnswered, LinkEnded, LinkId, LinkUp};
 use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell, guarded};
@@ -36,6 +36,8 @@ pub struct ForwardSetup {
     pub view: Arc<ArcSwap<ClusterView>>,
     /// The node's clock.
     pub clock: NodeClock,
+    /// What other nodes demand.
+    pub credentials: LinkCredentials,
 }
 
 /// The shell of the forwarder.
@@ -102,7 +104,8 @@ impl ForwardActor {
             match effect {
                 ForwardEffect::Open { link, address } => {
                     let hello = LinkHello { client_name: FORWARD_CLIENT_NAME.to_owned(), features: FORWARD_FEATURES };
-                    self.links.insert(link, socket::start(link, address, hello, owner(ctx)));
+                    let credentials = self.setup.credentials.clone();
+                    self.links.insert(link, socket::start(link, address, hello, credentials, owner(ctx)));
                 }
                 ForwardEffect::Send { link, pieces } => {
                     // The queue has room for all that the core lets be unanswered. A link that cannot take a frame is

@@ -256,7 +256,7 @@ impl IngestionActor {
                 }
                 IngestionEffect::StageOver(stage) => {
                     if let Some(tracer) = tracer() {
-                        tracer.record(stage, self.setup.clock.now(), None);
+                        tracer.record(stage, self.setup.clock.stamp(), None);
                     }
                 }
             }

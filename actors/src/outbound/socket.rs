@@ -1,6 +1,7 @@
 //! The socket of one link: says Hello, writes what it is given, hands answers to the owner of the link.
 
 use super::{LinkAnswer, LinkAnswered, LinkEnded, LinkId, LinkUp};
+use crate::tls::{TlsKeeper, TlsRefusal};
 use actix::prelude::*;
 use bytes::{Buf, Bytes, BytesMut};
 use lance_messages::error_code::ErrorCode;
@@ -12,6 +13,7 @@ use lance_messages::wire::{
 use socket2::{SockRef, TcpKeepalive};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -79,6 +81,12 @@ pub enum LinkError {
         /// Those granted.
         granted: u64,
     },
+    /// It does not know this node.
+    #[error("the other node does not take this node's token")]
+    Unauthenticated,
+    /// No encryption came about.
+    #[error(transparent)]
+    Tls(#[from] TlsRefusal),
     /// It speaks another protocol, or an older one.
     #[error("the other node answered {asked} with something else")]
     NoAnswer {
@@ -105,6 +113,15 @@ pub struct LinkHandle {
     pub open: oneshot::Sender<()>,
 }
 
+/// What other nodes demand of a link.
+#[derive(Clone, Default)]
+pub struct LinkCredentials {
+    /// Encryption.
+    pub tls: Option<Arc<TlsKeeper>>,
+    /// The token they know this node by.
+    pub token: Option<Bytes>,
+}
+
 /// A connection to another node that has said Hello.
 pub struct LinkSocket {
     stream: TcpStream,
@@ -115,11 +132,18 @@ pub struct LinkSocket {
 }
 
 /// Starts a link on the current thread; its owner hears of everything that becomes of it.
-pub fn start(link: LinkId, address: String, hello: LinkHello, owner: LinkOwner) -> LinkHandle {
+pub fn start(
+    link: LinkId,
+    address: String,
+    hello: LinkHello,
+    credentials: LinkCredentials,
+    owner: LinkOwner,
+) -> LinkHandle {
     let (queue, work) = mpsc::channel(LINK_QUEUE);
     let (open, ended) = oneshot::channel();
     actix_rt::spawn(async move {
-        let (written, reason) = match run(link, &address, &hello, &owner, work, ended).await {
+        let connected = connect(&address, &hello, &credentials);
+        let (written, reason) = match run(link, connected, &owner, work, ended).await {
             (written, Ok(())) => (written, String::new()),
             (written, Err(error)) => {
                 tracing::debug!(name = %hello.client_name, link, address, %error, "a link ended");
@@ -135,13 +159,12 @@ pub fn start(link: LinkId, address: String, hello: LinkHello, owner: LinkOwner) 
 /// Runs until the link ends; bytes written, and why it ended by itself.
 async fn run(
     link: LinkId,
-    address: &str,
-    hello: &LinkHello,
+    connected: impl Future<Output = Result<(LinkSocket, HelloResponse), LinkError>>,
     owner: &LinkOwner,
     work: mpsc::Receiver<[Bytes; 2]>,
     ended: oneshot::Receiver<()>,
 ) -> (u64, Result<(), LinkError>) {
-    let (mut socket, hello) = match connect(address, hello).await {
+    let (mut socket, hello) = match connected.await {
         Ok(connected) => connected,
         Err(error) => return (0, Err(error)),
     };
@@ -153,15 +176,27 @@ async fn run(
     (socket.written, outcome)
 }
 
-/// Connects and says Hello.
-pub async fn connect(address: &str, hello: &LinkHello) -> Result<(LinkSocket, HelloResponse), LinkError> {
-    let connected = tokio::time::timeout(CONNECT_TIMEOUT, greet(address, hello)).await;
+/// Connects, says Hello, and who this node is.
+pub async fn connect(
+    address: &str,
+    hello: &LinkHello,
+    credentials: &LinkCredentials,
+) -> Result<(LinkSocket, HelloResponse), LinkError> {
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, greet(address, hello, credentials)).await;
     connected.unwrap_or(Err(LinkError::Timeout))
 }
 
-async fn greet(address: &str, hello: &LinkHello) -> Result<(LinkSocket, HelloResponse), LinkError> {
+async fn greet(
+    address: &str,
+    hello: &LinkHello,
+    credentials: &LinkCredentials,
+) -> Result<(LinkSocket, HelloResponse), LinkError> {
     let stream = TcpStream::connect(address).await.map_err(LinkError::Connect)?;
     prepare(&stream).map_err(LinkError::Connect)?;
+    let stream = match &credentials.tls {
+        None => stream,
+        Some(tls) => tls.connect(address, stream).await?,
+    };
     let LinkHello { client_name, features } = hello.clone();
     let mut socket = LinkSocket { stream, features, input: BytesMut::new(), outgoing: VecDeque::new(), written: 0 };
     let hello = Hello { minor_version: MINOR_VERSION, features, client_name };
@@ -170,7 +205,12 @@ async fn greet(address: &str, hello: &LinkHello) -> Result<(LinkSocket, HelloRes
     socket.stream.write_all(&frame).await.map_err(LinkError::Broken)?;
     let reply = ResponseFrame::decode(socket.receive(HeaderCrc::Prefix).await?, None)?;
     match reply.response {
-        Response::Hello(granted) if granted.features.contains(features) => Ok((socket, granted)),
+        Response::Hello(granted) if granted.features.contains(features) => {
+            if let Some(token) = &credentials.token {
+                socket.authenticate(token.clone()).await?;
+            }
+            Ok((socket, granted))
+        }
         Response::Hello(granted) => Err(LinkError::Features { wanted: features.0, granted: granted.features.0 }),
         _ => Err(LinkError::NoAnswer { asked: "Hello" }),
     }
@@ -199,6 +239,13 @@ impl LinkSocket {
                 }
                 response => return Ok(response),
             }
+        }
+    }
+
+    async fn authenticate(&mut self, token: Bytes) -> Result<(), LinkError> {
+        match self.ask(Request::Authenticate { token }, "to authenticate").await? {
+            Response::Authenticate { ok: true, .. } => Ok(()),
+            _ => Err(LinkError::Unauthenticated),
         }
     }
 

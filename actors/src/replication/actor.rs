@@ -11,6 +11,7 @@ use crate::ingestion::replica_handlers::{
 };
 use crate::mailbox::Mailbox;
 use crate::metadata::actor::{EpochsRequested, Led, MetadataActor, MoveReady, Promised};
+use crate::metrics::Metrics;
 use crate::network::session::shard_of;
 use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell, fail, guarded};
@@ -98,6 +99,8 @@ pub struct ReplicationSetup {
     pub eviction_window: Duration,
     /// The node's clock.
     pub clock: NodeClock,
+    /// Where decisions are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The shell of the replication core.

@@ -2,7 +2,7 @@
 
 use super::core::flow::FlowId;
 use super::core::{TEE_FEATURES, TeeCore, TeeEffect, TeeNote, TeeOptions};
-use super::target;
+use super::target::{self, Caller};
 use crate::background::spawn_guarded;
 use crate::clock::NodeClock;
 use crate::ingestion::actor::{IngestionActor, RegisterConnection, ReplyTo};
@@ -10,7 +10,7 @@ use crate::mailbox::Mailbox;
 use crate::metadata::actor::{MetadataActor, ProposeChange};
 use crate::network::session::shard_of;
 use crate::outbound::LinkId;
-use crate::outbound::socket::{self, LinkHandle, LinkHello, LinkOwner};
+use crate::outbound::socket::{self, LinkCredentials, LinkHandle, LinkHello, LinkOwner};
 use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell, guarded};
 use crate::supervision::{ActorState, Escalated, RestartPolicy, Vitals};
@@ -49,6 +49,8 @@ pub struct TeeSetup {
     pub disk: Arc<dyn Disk>,
     /// The node's clock.
     pub clock: NodeClock,
+    /// What targets demand.
+    pub credentials: LinkCredentials,
 }
 
 /// The shell of the tee core.
@@ -117,14 +119,15 @@ impl TeeActor {
                     });
                 }
                 TeeEffect::Survey { tee, addresses, topic, partitions } => {
-                    let hello = self.hello();
-                    let surveyed = async move { target::survey(&addresses, &topic, partitions, &hello).await };
+                    let caller = self.caller();
+                    let surveyed = async move { target::survey(&addresses, &topic, partitions, &caller).await };
                     spawn_guarded(ctx, surveyed, move |found, actor, ctx| {
                         actor.with_core(ctx, |core, now_ms, effects| core.on_survey(tee, found, now_ms, effects));
                     });
                 }
                 TeeEffect::Open { link, address } => {
-                    self.links.insert(link, socket::start(link, address, self.hello(), owner(ctx)));
+                    let Caller { hello, credentials } = self.caller();
+                    self.links.insert(link, socket::start(link, address, hello, credentials, owner(ctx)));
                 }
                 TeeEffect::Send { link, pieces } => {
                     // The queue has room for all that the core lets be unanswered. A link that cannot take a frame is
@@ -143,9 +146,10 @@ impl TeeActor {
     }
 
     /// What this node says of itself to targets: whose records these are stands in their logs.
-    pub(super) fn hello(&self) -> LinkHello {
+    pub(super) fn caller(&self) -> Caller {
         let cluster = self.setup.view.load().cluster;
-        LinkHello { client_name: format!("lance-tee/{cluster:016x}"), features: TEE_FEATURES }
+        let hello = LinkHello { client_name: format!("lance-tee/{cluster:016x}"), features: TEE_FEATURES };
+        Caller { hello, credentials: self.setup.credentials.clone() }
     }
 
     fn claim(&self, claims: Vec<(FlowId, TeeClaim)>, ctx: &mut Context<Self>) {

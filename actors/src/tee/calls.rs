@@ -3,11 +3,10 @@
 use super::actor::TeeActor;
 use super::core::status::FlowStatus;
 use super::core::walk::{LoopWalk, WalkStep};
-use super::target;
+use super::target::{self, Caller};
 use crate::mailbox::Mailbox;
 use crate::metadata::actor::{MetadataActor, ProposeChange};
 use crate::network::session::answers::CallFailure;
-use crate::outbound::socket::LinkHello;
 use crate::view::ClusterView;
 use actix::prelude::*;
 use hashbrown::HashMap;
@@ -62,8 +61,8 @@ impl Handler<TeeCall> for TeeActor {
                 Err(CallFailure::Failed(ErrorCode::Unsupported, text))
             }),
             TeeRequest::Add(wanted) => {
-                let (hello, now_ns) = (self.hello(), self.setup.clock.now().wall_ns);
-                Box::pin(async move { add(&view, &metadata, wanted, &hello, now_ns).await })
+                let (caller, now_ns) = (self.caller(), self.setup.clock.now().wall_ns);
+                Box::pin(async move { add(&view, &metadata, wanted, &caller, now_ns).await })
             }
         }
     }
@@ -90,13 +89,13 @@ async fn add(
     view: &ClusterView,
     metadata: &Mailbox<MetadataActor>,
     wanted: AddTee,
-    hello: &LinkHello,
+    caller: &Caller,
     now_ns: u64,
 ) -> Result<TeeReply, CallFailure> {
     let topic = wanted.topic;
     let not_found = CallFailure::Refused(MetadataRefusal::TopicNotFound { topic });
     let name = &view.topics.get(&topic).ok_or(not_found)?.name;
-    let cluster = follow(view, name, &wanted, hello).await?;
+    let cluster = follow(view, name, &wanted, caller).await?;
     let AddTee { target, bytes_per_second, from, .. } = wanted;
     let from_ns = match from {
         TeeFrom::Earliest => 0,
@@ -112,11 +111,11 @@ async fn add(
 }
 
 /// Follows the rules from the target on; gives its cluster, unless records would come back.
-async fn follow(view: &ClusterView, name: &str, wanted: &AddTee, hello: &LinkHello) -> Result<u64, CallFailure> {
+async fn follow(view: &ClusterView, name: &str, wanted: &AddTee, caller: &Caller) -> Result<u64, CallFailure> {
     let mut walk = LoopWalk::new(view.cluster, name, wanted.target.clone());
     loop {
         match walk.step() {
-            WalkStep::Ask(at) => match target::rules(&at.addresses, hello).await {
+            WalkStep::Ask(at) => match target::rules(&at.addresses, caller).await {
                 Ok(rules) => walk.on_rules(&rules),
                 Err(reason) if walk.target_cluster().is_none() => {
                     let text = format!("the target cannot be asked for its rules: {reason}");

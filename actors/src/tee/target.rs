@@ -1,7 +1,7 @@
 //! One-off questions to targets: which cluster is there, who leads the partitions of the topic, which rules it has.
 
 use super::core::TargetFound;
-use crate::outbound::socket::{LinkError, LinkHello, LinkSocket, connect};
+use crate::outbound::socket::{LinkCredentials, LinkError, LinkHello, LinkSocket, connect};
 use hashbrown::HashMap;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::wire::tee::{TeeList, TeeReply, TeeRequest};
@@ -12,6 +12,14 @@ use std::time::Duration;
 /// How long one address may take for everything it is asked.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// As whom targets are called.
+pub struct Caller {
+    /// What this node says of itself.
+    pub hello: LinkHello,
+    /// What it proves that with.
+    pub credentials: LinkCredentials,
+}
+
 /// How often a topic that was just made is looked at until it is led, and the pause between two looks.
 const LEADER_LOOKS: usize = 20;
 const LEADER_PAUSE: Duration = Duration::from_millis(25);
@@ -21,14 +29,17 @@ pub async fn survey(
     addresses: &[String],
     topic: &str,
     partitions: u16,
-    hello: &LinkHello,
+    caller: &Caller,
 ) -> Result<TargetFound, String> {
-    ask_one_of(addresses, async |address| look(address, topic, partitions, hello).await).await
+    ask_one_of(addresses, async |address| look(address, topic, partitions, caller).await).await
 }
 
 /// The rules of the cluster at these addresses.
-pub async fn rules(addresses: &[String], hello: &LinkHello) -> Result<TeeList, String> {
-    ask_one_of(addresses, async |address| list(&mut connect(address, hello).await?.0).await).await
+pub async fn rules(addresses: &[String], caller: &Caller) -> Result<TeeList, String> {
+    ask_one_of(addresses, async |address| {
+        list(&mut connect(address, &caller.hello, &caller.credentials).await?.0).await
+    })
+    .await
 }
 
 /// The answer of the first address that gives one, or what each of them failed of.
@@ -51,8 +62,8 @@ async fn list(socket: &mut LinkSocket) -> Result<TeeList, LinkError> {
     }
 }
 
-async fn look(address: &str, topic: &str, partitions: u16, hello: &LinkHello) -> Result<TargetFound, LinkError> {
-    let (mut socket, _) = connect(address, hello).await?;
+async fn look(address: &str, topic: &str, partitions: u16, caller: &Caller) -> Result<TargetFound, LinkError> {
+    let (mut socket, _) = connect(address, &caller.hello, &caller.credentials).await?;
     let cluster = list(&mut socket).await?.cluster;
     let mut metadata = describe(&mut socket, topic).await?;
     if known(&metadata, topic).is_none() {

@@ -1,7 +1,7 @@
 //! The thread that makes spans of what others tell and sends them to the collector. Whoever tells never waits: a full queue
 //! drops, and counts what it drops.
 
-use super::facts::{Naming, RequestFacts, span_data};
+use super::facts::{Naming, RequestFacts, WallClock, span_data};
 use super::plan::{TracePlan, Transport};
 use crate::ingestion::core::Now;
 use crate::stages::StageSpan;
@@ -175,7 +175,8 @@ pub(super) fn start(plan: &TracePlan, naming: Arc<Naming>, retry: bool) -> Resul
     let counts = Arc::new(SpanCounts::default());
     let (batch_spans, delay) = (plan.batch_spans, plan.delay);
     let timeout = plan.timeout + TIMEOUT_ROOM;
-    let worker = Worker { runtime, exporter, timeout, naming, counts: Arc::clone(&counts), is_down: false };
+    let (clock, shared) = (WallClock::default(), Arc::clone(&counts));
+    let worker = Worker { runtime, exporter, timeout, naming, clock, counts: shared, is_down: false };
     let work = move || worker.run(&waiting, &asked, batch_spans, delay);
     std::thread::Builder::new().name("telemetry".to_owned()).spawn(work)?;
     Ok(SpanSink { items, flushes, counts })
@@ -214,6 +215,7 @@ struct Worker {
     exporter: OtlpExporter,
     timeout: Duration,
     naming: Arc<Naming>,
+    clock: WallClock,
     counts: Arc<SpanCounts>,
     is_down: bool,
 }
@@ -265,9 +267,12 @@ impl Worker {
         }
     }
 
-    fn span(&self, item: Item) -> SpanData {
+    fn span(&mut self, item: Item) -> SpanData {
         match item {
-            Item::Stage(stage, now, facts) => span_data(&stage, now, facts.as_deref(), &self.naming),
+            Item::Stage(stage, now, facts) => {
+                self.clock.set(now);
+                span_data(&stage, now.elapsed, facts.as_deref(), &self.naming, &self.clock)
+            }
             Item::Span(span) => *span,
         }
     }

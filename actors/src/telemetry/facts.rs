@@ -83,10 +83,28 @@ pub fn server(address: &str) -> Vec<KeyValue> {
     }
 }
 
-/// The time of `at`, by the clock that `now` was read from.
-fn wall(at: Duration, now: Now) -> SystemTime {
-    let ago = u64::try_from(now.elapsed.saturating_sub(at).as_nanos()).unwrap_or(u64::MAX);
-    UNIX_EPOCH + Duration::from_nanos(now.wall_ns.saturating_sub(ago))
+/// From the time since the process started to that of the world. Both clocks are read with every stage, a little apart: they
+/// are laid over each other anew only where one of them was changed, so that stages stay in order.
+#[derive(Debug, Default)]
+pub(super) struct WallClock {
+    /// Nanoseconds since the Unix epoch at which the process started.
+    origin_ns: Option<u64>,
+}
+
+impl WallClock {
+    /// Two readings may be this far apart.
+    const TOLERANCE_NS: u64 = 20_000;
+
+    pub(super) fn set(&mut self, now: Now) {
+        let origin_ns = now.wall_ns.saturating_sub(u64::try_from(now.elapsed.as_nanos()).unwrap_or(u64::MAX));
+        if self.origin_ns.is_none_or(|known| known.abs_diff(origin_ns) > Self::TOLERANCE_NS) {
+            self.origin_ns = Some(origin_ns);
+        }
+    }
+
+    fn time(&self, elapsed: Duration) -> SystemTime {
+        UNIX_EPOCH + Duration::from_nanos(self.origin_ns.unwrap_or(0)) + elapsed
+    }
 }
 
 struct Description {
@@ -170,8 +188,14 @@ fn status(error: Option<StageError>) -> (Status, Option<KeyValue>) {
     (Status::error(sentence.to_owned()), Some(text("error.type", kind)))
 }
 
-/// The span of a stage, as it was told of at `now`.
-pub(super) fn span_data(stage: &StageSpan, now: Now, facts: Option<&RequestFacts>, naming: &Naming) -> SpanData {
+/// The span of a stage that was told of at `now`.
+pub(super) fn span_data(
+    stage: &StageSpan,
+    now: Duration,
+    facts: Option<&RequestFacts>,
+    naming: &Naming,
+    clock: &WallClock,
+) -> SpanData {
     let topic = stage.partition.map(|partition| naming.topic(partition));
     let Description { name, kind, actor, mut attributes } = describe(stage.stage, topic.as_deref(), naming);
     attributes.extend([text("messaging.system", "lance"), text("lance.actor", actor)]);
@@ -198,8 +222,8 @@ pub(super) fn span_data(stage: &StageSpan, now: Now, facts: Option<&RequestFacts
         parent_span_is_remote: kind == SpanKind::Server,
         span_kind: kind,
         name,
-        start_time: wall(stage.started, now),
-        end_time: wall(stage.ended.unwrap_or(now.elapsed).max(stage.started), now),
+        start_time: clock.time(stage.started),
+        end_time: clock.time(stage.ended.unwrap_or(now).max(stage.started)),
         attributes,
         dropped_attributes_count: 0,
         events: Default::default(),
@@ -227,14 +251,22 @@ mod tests {
         let stage = Stage::Publish { records: 5, bytes: 100 };
         let mut told = StageSpan::until_now(PARENT, stage, PARTITION, Duration::from_millis(700));
         told.span_id = Some([9; 8]);
-        let now = Now { wall_ns: 5_000_000_000, elapsed: Duration::from_millis(1000) };
+        let now = Duration::from_millis(1000);
+        let mut clock = WallClock::default();
+        clock.set(Now { wall_ns: 5_000_000_000, elapsed: now });
+        // Read a little apart, which changes nothing.
+        clock.set(Now { wall_ns: 6_000_001_000, elapsed: now * 2 });
         let facts = RequestFacts { peer: Some(([10, 0, 0, 1], 99).into()), client: Some("app".to_owned()) };
-        let span = span_data(&told, now, Some(&facts), &Naming::default());
+        let span = span_data(&told, now, Some(&facts), &Naming::default(), &clock);
         assert_eq!(span.name, "publish 7", "a topic without a name is its number");
         assert_eq!((span.span_kind.clone(), span.parent_span_id), (SpanKind::Server, SpanId::from_bytes([2; 8])));
         assert_eq!(span.span_context.span_id(), SpanId::from_bytes([9; 8]));
         assert_eq!(span.start_time, UNIX_EPOCH + Duration::from_millis(4700));
         assert_eq!(span.end_time, UNIX_EPOCH + Duration::from_millis(5000));
+        // Somebody set the clock.
+        clock.set(Now { wall_ns: 9_000_000_000, elapsed: now });
+        let span = span_data(&told, now, None, &Naming::default(), &clock);
+        assert_eq!(span.end_time, UNIX_EPOCH + Duration::from_millis(9000));
         for (name, value) in [
             ("messaging.system", "lance"),
             ("messaging.operation.name", "publish"),
@@ -256,7 +288,7 @@ mod tests {
             error: Some(StageError::Refused(ErrorCode::NotLeader)),
             ..StageSpan::until_now(PARENT, Stage::Quorum, PARTITION, Duration::ZERO)
         };
-        let span = span_data(&told, Now::default(), None, &Naming::default());
+        let span = span_data(&told, Duration::ZERO, None, &Naming::default(), &WallClock::default());
         assert_eq!(attribute(&span, "error.type").as_deref(), Some("NotLeader"));
         assert!(matches!(span.status, Status::Error { .. }));
         assert!(span.span_context.is_valid() && span.span_context.is_sampled());

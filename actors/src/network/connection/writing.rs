@@ -85,7 +85,7 @@ impl ConnectionActor {
             let client = self.core.client_name().map(str::to_owned);
             Arc::new(RequestFacts { peer: self.stream.peer_addr().ok(), client })
         });
-        tracer.record(stage, self.setup.clock.now(), Some(Arc::clone(facts)));
+        tracer.record(stage, self.setup.clock.stamp(), Some(Arc::clone(facts)));
     }
 
     /// The connection is over, and with it what was traced of it.

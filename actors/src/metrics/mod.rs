@@ -1,5 +1,9 @@
 //! Figures that actors write and the admin API reads: atomics only, so that nobody waits for a scrape.
 
+mod followers;
+
+pub use followers::{FollowerDecision, FollowerFigures, JudgedFollower};
+
 use arc_swap::ArcSwap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -150,6 +154,8 @@ pub struct Metrics {
     pub disk_free_bytes: Figure,
     /// Bytes of the data directory's disk.
     pub disk_total_bytes: Figure,
+    /// Followers of what is led here.
+    pub followers: FollowerFigures,
 }
 
 impl Metrics {
