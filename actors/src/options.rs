@@ -169,6 +169,11 @@ pub fn node_token(config: &Config) -> Option<Bytes> {
     Some(Bytes::from(access::node_token(secret.expose().as_bytes())))
 }
 
+/// What this node authenticates with to the targets of tee rules: never with what nodes of its own cluster share.
+pub fn tee_token(config: &Config) -> Option<Bytes> {
+    config.tee.token.as_ref().map(|token| Bytes::from(token.expose().to_owned()))
+}
+
 /// What makes this node trust a peer: the secret, else that both are on this machine.
 pub fn peer_trust(config: &Config) -> PeerTrust {
     let bind = Address::parse(&config.network.bind, PortRule::AnyFree);

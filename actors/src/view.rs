@@ -1,10 +1,11 @@
 //! `ClusterView`: the committed metadata as connections read it, replaced as a whole when it changes.
 
 use hashbrown::{HashMap, HashSet};
-use lance_cluster::metadata::Security;
 use lance_cluster::metadata::state::MetadataState;
 use lance_cluster::metadata::topic::{PartitionState, ReplicationMode, TopicConfig};
-use lance_messages::id::{LeaderEpoch, NodeId, TopicId, TopicPartition};
+use lance_cluster::metadata::{Security, TeeRule};
+use lance_messages::id::{LeaderEpoch, NodeId, TeeId, TopicId, TopicPartition};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Topics whose names start like this belong to the broker.
@@ -77,6 +78,10 @@ pub struct ClusterView {
     pub term: u64,
     /// Index of the last applied command.
     pub applied: u64,
+    /// The cluster; 0 until it is shown by who knows.
+    pub cluster: u64,
+    /// The rules by which topics go on to others.
+    pub tees: BTreeMap<TeeId, TeeRule>,
     /// Users and rules.
     pub security: Arc<Security>,
     /// Ids from this one on were never given to a topic.
@@ -98,6 +103,7 @@ impl ClusterView {
                 view.racks.insert(id, known.rack.clone());
             }
         }
+        view.tees = state.tees().map(|(tee, rule)| (tee, rule.clone())).collect();
         view.nodes = state.nodes().map(|(id, node)| (id, node.address.clone())).collect();
         view.allowed = state.allowed_nodes().map(|(id, address)| (id, address.to_owned())).collect();
         view.removed = state.removed_nodes().collect();

@@ -18,6 +18,7 @@ pub mod producer;
 pub mod record;
 mod security;
 mod spans;
+mod tee;
 
 pub use admin::{Admin, NewTopic, TopicChange, TopicDescription};
 pub use client::Client;
@@ -27,7 +28,7 @@ pub use group::{
     AssignedPartition, GroupConsumer, GroupDescription, GroupOptions, GroupPartition, MemberDescription,
     NamedPartition, RebalanceListener,
 };
-pub use lance_messages::id::{NodeId, TopicId, TopicPartition};
+pub use lance_messages::id::{NodeId, TeeId, TopicId, TopicPartition};
 /// Passwords, for tools that set them.
 pub use lance_messages::scram;
 /// Users and rules.
@@ -41,3 +42,4 @@ pub use options::{ClientOptions, Login};
 pub use partitioner::Partitioner;
 pub use producer::{Acks, Delivery, DeliveryFuture, Producer, ProducerOptions, ProducerStats};
 pub use record::{Header, ProducerRecord};
+pub use tee::NewTee;

@@ -222,6 +222,13 @@ pub static KEYS: &[Key] = &[
 
     key!("shutdown.drain_timeout_ms", shutdown.drain_timeout, millis(0, HOUR_MS), "Time a graceful drain may take."),
 
+    key!("tee.enabled", tee.enabled, Rule::Bool,
+        "Carries out the rules by which topics go on to other ones, for the partitions that this node leads."),
+    key!("tee.buffer_bytes", tee.buffer_bytes, size(MIB, 16 * GIB),
+        "Memory of one rule for what was read and not yet acked by its target."),
+    key!("tee.token", tee.token, Rule::Secret,
+        "The token that this node authenticates with to the targets of rules. Best set by environment."),
+
     key!("eviction.enabled", eviction.enabled, Rule::Bool, "Judges followers at all."),
     key!("eviction.window_ms", eviction.window, millis(100, 60_000), "Length of a window of measurement."),
     key!("eviction.slow_windows", eviction.slow_windows, integer(1, 1000), "Slow windows in a row that evict."),

@@ -44,6 +44,8 @@ pub struct Config {
     pub quotas: QuotasConfig,
     /// `[shutdown]`: the graceful drain.
     pub shutdown: ShutdownConfig,
+    /// `[tee]`: how topics go on to other ones.
+    pub tee: TeeConfig,
     /// `[eviction]`: when a slow follower leaves the quorum, and when it returns.
     pub eviction: EvictionConfig,
     /// `[shards]`: threads, and which work shares one.
@@ -277,6 +279,23 @@ impl Default for StorageConfig {
             disk_min_free_bytes: 128 * MIB,
             reserve_bytes: 64 * MIB,
         }
+    }
+}
+
+/// `[tee]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TeeConfig {
+    /// Carries out the rules by which topics go on to other ones, for the partitions that this node leads.
+    pub enabled: bool,
+    /// Memory of one rule for what was read and not acked by its target.
+    pub buffer_bytes: u64,
+    /// The token that this node authenticates with to targets.
+    pub token: Option<Secret>,
+}
+
+impl Default for TeeConfig {
+    fn default() -> Self {
+        Self { enabled: true, buffer_bytes: 16 * MIB, token: None }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::network::session::access::AuthGate;
 use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell, fail};
 use crate::supervision::{ActorState, Escalated, NodeSupervisor, RestartPolicy, Vitals};
+use crate::tee::actor::TeeActor;
 use crate::telemetry::LogLevel;
 use crate::tls::TlsKeeper;
 use crate::view::ClusterView;
@@ -50,6 +51,8 @@ pub struct AdminSetup {
     pub log_level: Option<LogLevel>,
     /// Lists consumer groups.
     pub groups: ListGroups,
+    /// Forwards topics.
+    pub tee: Mailbox<TeeActor>,
     /// Encrypts it.
     pub tls: Option<Arc<TlsKeeper>>,
     /// What tokens are held against.

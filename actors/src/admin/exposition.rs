@@ -1,6 +1,7 @@
 //! The node's figures as OpenMetrics text: names begin with `lance_`, units are seconds and bytes.
 
 use super::cluster_figures::ClusterFigures;
+use super::tee_figures::TeeFigures;
 use crate::metrics::{GroupLag, LATENCY_BOUNDS, LatencyHistogram, Metrics};
 use crate::supervision::{ActorKind, Vitals};
 use prometheus_client::collector::Collector;
@@ -29,6 +30,8 @@ pub struct Scrape {
     pub is_ready: bool,
     /// Of the cluster, as this node knows it.
     pub cluster: ClusterFigures,
+    /// Of the partitions that this node forwards.
+    pub tee: TeeFigures,
 }
 
 /// The text of a scrape.
@@ -48,6 +51,7 @@ impl Collector for Scrape {
         self.counters(&mut encoder)?;
         self.gauges(&mut encoder)?;
         self.cluster.encode(&mut encoder)?;
+        self.tee.encode(&mut encoder)?;
         self.groups(&mut encoder)?;
         self.actors(&mut encoder)?;
         let backend = [("backend", self.backend.as_str())];
@@ -287,7 +291,18 @@ mod tests {
         let connections = (1..=3).map(|n| Vitals::new(format!("connection-{n}"), ActorKind::Connection, 100));
         let vitals = [ingestion].into_iter().chain(connections).collect();
         let cluster = ClusterFigures { lag_bytes: [(NodeId(2), 17)].into(), ..ClusterFigures::default() };
-        render(Scrape { metrics, vitals, backend: "io_uring".to_owned(), is_ready: true, cluster }).unwrap()
+        let tee = TeeFigures(vec![crate::tee::core::status::FlowStatus {
+            tee: lance_messages::id::TeeId(3),
+            topic: "events".to_owned(),
+            partition: lance_messages::id::TopicPartition::new(lance_messages::id::TopicId(1), 2),
+            state: lance_messages::wire::tee::TeeState::Waiting,
+            lag_records: 4,
+            lag_bytes: 500,
+            lag_ms: 1500,
+            counts: crate::tee::core::status::TeeCounts { duplicates: 6, ..Default::default() },
+            error: String::new(),
+        }]);
+        render(Scrape { metrics, vitals, backend: "io_uring".to_owned(), is_ready: true, cluster, tee }).unwrap()
     }
 
     #[test]
@@ -301,6 +316,9 @@ mod tests {
             "lance_actor_restarts_total{actor=\"connections\",kind=\"connection\"} 2",
             "lance_produced_bytes_total 1024",
             "lance_replication_lag_bytes{follower=\"2\"} 17",
+            "lance_tee_lag_bytes{tee=\"3\",topic=\"events\",partition=\"2\"} 500",
+            "lance_tee_lag_seconds{tee=\"3\",topic=\"events\",partition=\"2\"} 1.5",
+            "lance_tee_duplicates_total{tee=\"3\",topic=\"events\",partition=\"2\"} 6",
             "lance_partition_leaders 0",
             "lance_leader_changes_total 0",
             "lance_sync_latency_seconds_bucket{le=\"0.0001\"} 1",

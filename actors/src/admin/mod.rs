@@ -11,6 +11,7 @@ pub mod guard;
 pub mod health;
 pub mod listing;
 pub mod router;
+pub mod tee_figures;
 
 pub use actor::{ADMIN_MAILBOX, AdminActor, AdminSetup};
 pub use groups::ListGroups;

@@ -132,6 +132,8 @@ pub struct MetadataSetup {
     pub genesis: Vec<GenesisNode>,
     /// See `genesis`.
     pub is_voter: bool,
+    /// The cluster.
+    pub cluster: u64,
 }
 
 pub(super) type Answered = Result<MetadataAnswer, CallFailure>;
@@ -422,6 +424,7 @@ impl MetadataActor {
         let mut view = ClusterView::new(core.state(), self.setup.node, core.leader_node(), core.raft().term());
         view.alive = self.alive.iter().copied().collect();
         view.leader_changes = self.leader_changes;
+        view.cluster = self.setup.cluster;
         let shards = self.shards.len() as u16;
         let before = self.setup.view.load();
         let mut deleted: Vec<TopicId> = before.partitions().map(|partition| partition.topic).collect();

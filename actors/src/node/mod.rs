@@ -1,6 +1,7 @@
 //! A node: every actor, started sink first and wired together.
 
 mod links;
+mod own_threads;
 mod peering;
 pub mod side;
 
@@ -10,7 +11,6 @@ use crate::admin::Health;
 use crate::admin::early::EarlyProbes;
 use crate::clock::NodeClock;
 use crate::forward::actor::{FORWARD_MAILBOX, ForwardActor, ForwardSetup};
-use crate::forward::socket::LinkCredentials;
 use crate::group::actor::{GROUP_MAILBOX, GroupActor, GroupSetup};
 use crate::ingestion::actor::{INGESTION_MAILBOX, IngestionActor, IngestionSetup, ServeReplication};
 use crate::ingestion::opener::LogOpener;
@@ -24,11 +24,13 @@ use crate::network::connection::ConnectionSetup;
 use crate::network::readers::ReaderPool;
 use crate::network::session::access::AuthGate;
 use crate::options::{self, ThreadPlan};
+use crate::outbound::socket::LinkCredentials;
 use crate::peer::FormationError;
 use crate::poller::actor::{POLLER_MAILBOX, PollerActor, PollerSetup, ServeIngestion};
 use crate::replication::actor::{REPLICATION_MAILBOX, ReplicationActor, ReplicationSetup};
 use crate::supervision::shell::{Escalated, InjectPanic, Shell};
 use crate::supervision::{ActorKind, ActorStarted, NodeSupervisor, RestartPolicy, Vitals};
+use crate::tee::actor::{TEE_MAILBOX, TeeActor, TeeSetup};
 use crate::threads::Thread;
 use crate::tls::{TlsFiles, TlsFilesError, TlsKeeper};
 use crate::view::ClusterView;
@@ -98,6 +100,8 @@ pub struct Node {
     pub metadata: Mailbox<MetadataActor>,
     /// The group actor.
     pub group: Mailbox<GroupActor>,
+    /// The tee actor.
+    pub tee: Mailbox<TeeActor>,
     /// Figures.
     pub metrics: Arc<Metrics>,
     /// The committed metadata.
@@ -216,20 +220,15 @@ pub async fn start(
     let (shards, mut threads) = wiring.start_shards(&plan, &data_dir, flushed, marks).await?;
     let control = Thread::start("control", None).map_err(StartError::Thread)?;
     let durable = Thread::start("metadata", None).map_err(StartError::Thread)?;
-    if let Some(tls) = tls.clone() {
-        control.handle().spawn_fn(move || {
-            actix_rt::spawn(tls.follow());
-        });
-    }
+    own_threads::follow_certificates(&control, tls.clone());
     let data_threads = threads.iter().map(Thread::handle).collect();
     let peering = wiring.join_cluster(&mut data_dir, (&listener, address), data_threads, &side.health).await?;
     let (metadata, replication) =
         wiring.start_metadata(&durable, &data_dir, address, &shards, peering.as_ref()).await?;
-    let own_forward = match config.replication.peers.is_empty() {
-        true => None,
-        false => Some(Thread::start("forward", None).map_err(StartError::Thread)?),
-    };
+    let own_forward = own_threads::forward_thread(config)?;
     let forward = wiring.start_forward(own_forward.as_ref().unwrap_or(&control), plan.shards).await;
+    let own_tee = Thread::start("tee", None).map_err(StartError::Thread)?;
+    let tee = wiring.start_tee(&own_tee, &metadata, &shards).await;
     let group = wiring.start_group(&control, &metadata, &shards, &forward).await;
     let keeper = match (&peering, threads.first()) {
         (Some(peering), Some(first)) => {
@@ -237,19 +236,16 @@ pub async fn start(
         }
         _ => None,
     };
-    let serve = ServeMetadata {
-        replication: replication.clone(),
-        shards: shards.clone(),
-        links: keeper.as_ref().map(|keeper| keeper.control.clone()).unwrap_or_default(),
-        data_links: keeper.as_ref().map(|keeper| keeper.data.clone()).unwrap_or_default(),
-    };
+    let (links, data_links) =
+        keeper.as_ref().map(|keeper| (keeper.control.clone(), keeper.data.clone())).unwrap_or_default();
+    let serve = ServeMetadata { replication: replication.clone(), shards: shards.clone(), links, data_links };
     metadata.addr().send(serve).await.map_err(|_| StartError::Actor("metadata"))?;
 
-    let network_threads = network_threads(&plan, threads.len())?;
+    let network_threads = own_threads::network_threads(&plan, threads.len())?;
     let serving = if network_threads.is_empty() { &threads } else { &network_threads };
     let first = serving.first().map_or_else(|| control.handle(), Thread::handle);
     let serving = serving.iter().map(Thread::handle).collect();
-    let mut network_setup = wiring.network_setup(listener, serving, &shards, forward, &metadata, &group)?;
+    let mut network_setup = wiring.network_setup(listener, serving, &shards, forward, &metadata, (&group, &tee))?;
     network_setup.connection.peers = peering.as_ref().map(Peering::door);
     if let (Some(peering), Some(keeper)) = (&peering, keeper) {
         peering.serve(&shards, &metadata, keeper).await?;
@@ -271,6 +267,7 @@ pub async fn start(
         replication,
         metadata,
         group,
+        tee,
         metrics,
         view,
         data_dir,
@@ -279,17 +276,9 @@ pub async fn start(
     // Nobody else accepts on the admin address from here on.
     drop(early);
     side::start(config, &starter, &control.handle(), disk, clock, (side, admin_listener), &mut node).await?;
-    node.threads.extend([control, durable].into_iter().chain(own_forward).chain(peering.map(Peering::into_thread)));
+    node.threads
+        .extend([control, durable, own_tee].into_iter().chain(own_forward).chain(peering.map(Peering::into_thread)));
     Ok(node)
-}
-
-/// Threads for connections alone, where the plan has any; so many threads have CPUs of their own already.
-fn network_threads(plan: &ThreadPlan, taken: usize) -> Result<Vec<Thread>, StartError> {
-    if !plan.own_network_threads {
-        return Ok(Vec::new());
-    }
-    let start = |n: u16| Thread::start(&format!("network-{n}"), plan.cpu(taken + usize::from(n)));
-    (0..plan.shards).map(start).collect::<Result<_, _>>().map_err(StartError::Thread)
 }
 
 /// What the actors of the data path and of the metadata are made from.
@@ -392,6 +381,7 @@ impl Wiring<'_> {
             rack: self.config.node.rack.clone().unwrap_or_default(),
             genesis,
             is_voter: peering.is_none_or(|peering| peering.formed.is_voter),
+            cluster: record.cluster_id,
         };
         let handle = thread.handle();
         let metadata = self
@@ -451,6 +441,30 @@ impl Wiring<'_> {
             .await
     }
 
+    /// It moves data to where it may take its time: on a thread of its own nobody else waits for that.
+    async fn start_tee(
+        &self,
+        thread: &Thread,
+        metadata: &Mailbox<MetadataActor>,
+        shards: &[Mailbox<IngestionActor>],
+    ) -> Mailbox<TeeActor> {
+        let setup = TeeSetup {
+            enabled: self.config.tee.enabled,
+            buffer_bytes: usize::try_from(self.config.tee.buffer_bytes).unwrap_or(usize::MAX),
+            metadata: metadata.clone(),
+            shards: shards.to_vec(),
+            view: Arc::clone(self.view),
+            disk: Arc::clone(self.disk),
+            clock: self.clock,
+            credentials: LinkCredentials { tls: self.tls.clone(), token: options::tee_token(self.config) },
+        };
+        self.starter
+            .start(&thread.handle(), "tee".into(), ActorKind::Tee, TEE_MAILBOX, |vitals, policy, parent| {
+                TeeActor::new(vitals, policy, parent, setup)
+            })
+            .await
+    }
+
     /// The forwarder moves data: in a cluster it shares no thread with what must not wait for that.
     async fn start_forward(&self, thread: &Thread, index: u16) -> Mailbox<ForwardActor> {
         let credentials = LinkCredentials { tls: self.tls.clone(), token: options::node_token(self.config) };
@@ -470,7 +484,7 @@ impl Wiring<'_> {
         shards: &[Mailbox<IngestionActor>],
         forward: Mailbox<ForwardActor>,
         metadata: &Mailbox<MetadataActor>,
-        group: &Mailbox<GroupActor>,
+        (group, tee): (&Mailbox<GroupActor>, &Mailbox<TeeActor>),
     ) -> Result<NetworkSetup, StartError> {
         let Config { storage, limits, network, .. } = self.config;
         let (reader_threads, open_files) = (storage.reader_threads as usize, storage.open_files as usize);
@@ -489,6 +503,7 @@ impl Wiring<'_> {
                 forward,
                 metadata: metadata.clone(),
                 group: group.clone(),
+                tee: tee.clone(),
                 readers,
                 frames: ByteBudget::default(),
                 copies: self.copies.clone(),

@@ -90,6 +90,7 @@ pub(super) async fn start(
         drain: parts.drain,
         faults: parts.faults,
         log_level: parts.log_level,
+        tee: node.tee.clone(),
         groups: crate::admin::groups::list_groups(node.group.clone()),
         tls: parts.tls,
         auth: parts.auth,

@@ -100,6 +100,7 @@ async fn rig(max_connections: usize, known: bool) -> Rig {
             shards: node.shards.clone(),
             metadata: node.metadata.clone(),
             group: node.group.clone(),
+            tee: node.tee.clone(),
             readers: ReaderPool::start(1, disk, 4).unwrap(),
             frames: ByteBudget::default(),
             copies: ByteBudget::default(),

@@ -16,6 +16,7 @@ pub mod secret_args;
 pub mod secrets;
 pub mod session;
 pub mod stdin;
+pub mod tee;
 pub mod topic;
 pub mod topic_args;
 pub mod traces;

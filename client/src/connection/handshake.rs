@@ -26,6 +26,7 @@ pub fn wanted_features() -> Features {
         | Features::METADATA
         | Features::COMPRESSED_INGEST
         | Features::CLUSTER
+        | Features::TEE
         | Features::GROUPS
         | Features::SECURITY
         | Features::SCRAM

@@ -23,7 +23,7 @@ pub struct TeeTarget {
     pub addresses: Vec<String>,
     /// The topic there.
     pub topic: String,
-    /// The cluster that was there when the rule was added.
+    /// The cluster that was there when the rule was added, and no other one is written to.
     pub cluster: u64,
 }
 
@@ -51,13 +51,12 @@ pub struct TeeCheckpoint {
     pub offset: u64,
     /// Number of its first record.
     pub record: u64,
-    /// The target's cluster.
-    pub cluster: u64,
-    /// The id of the target topic there: one made anew has another.
+    /// The id of the target topic: one made anew has another, and a greater one.
     pub topic: TopicId,
     /// The target partition.
     pub partition: u16,
-    /// Who writes there, by an id of the target's cluster; `None`: a new producer has to be taken.
+    /// Who writes there, by an id of the target's cluster; `None`: a new producer has to be taken, and what is said of the
+    /// target means nothing.
     pub producer: Option<TeeProducer>,
     /// The number of the next batch among those of this producer; its low 32 bits are the sequence.
     pub sequence: u64,

@@ -120,7 +120,7 @@ fn tee_commands() -> Vec<(MetadataCommand, &'static str)> {
         (MetadataCommand::ClaimTees { claims: vec![claim] }, "04 18 01 05 02 06"),
         (
             MetadataCommand::AdvanceTees { advances: vec![advance, no_producer] },
-            "04 19 02 05 02 09 05 06 07 4e 03 02 01 08 01 0b 05 02 09 05 06 07 4e 03 02 00 0b",
+            "04 19 02 05 02 09 05 06 07 03 02 01 08 01 0b 05 02 09 05 06 07 03 02 00 0b",
         ),
     ]
 }
@@ -247,7 +247,7 @@ fn golden_bytes_of_what_a_snapshot_of_rules_adds() {
         assert!(state.apply(index, command).answer.is_ok(), "{command:?}");
     }
     let bytes = hex(&state.encode_snapshot().unwrap());
-    let golden = "02 01 01 01 01 03613a31 0178 4e fa 09 05 01 01 00 01 01 05 06 07 4e 03 02 01 08 01 0b 00 00 00";
+    let golden = "02 01 01 01 01 03613a31 0178 4e fa 09 05 01 01 00 01 01 05 06 07 03 02 01 08 01 0b 00 00 00";
     let golden: String = golden.chars().filter(|byte| *byte != ' ').collect();
     assert!(bytes.starts_with("0607") && bytes.ends_with(&golden), "{bytes}");
     assert_eq!(MetadataState::decode_snapshot(&state.encode_snapshot().unwrap()).unwrap(), state);

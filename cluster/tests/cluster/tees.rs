@@ -30,7 +30,6 @@ pub fn checkpoint(position: u64) -> TeeCheckpoint {
         position,
         offset: 6,
         record: 7,
-        cluster: ELSEWHERE,
         topic: TopicId(3),
         partition: 2,
         producer: Some(TeeProducer { id: ProducerId(8), epoch: 1 }),

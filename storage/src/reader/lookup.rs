@@ -25,6 +25,8 @@ pub enum Lookup {
 /// Where it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
+    /// Log position of its batch.
+    pub position: u64,
     /// Offset of the batch, or of the very record that was looked for.
     pub offset: u64,
     /// Number of the record at that offset.
@@ -94,6 +96,7 @@ impl Reader {
                         _ => start_of_record(&plain_bytes(source, &header, &mut cursor)?, layout_of(&header), skip),
                     };
                     return Ok(Some(Found {
+                        position: header.position,
                         offset: header.base_offset + inside as u64,
                         record: header.base_record + skip,
                         sort_key: header.sort_key,
@@ -106,14 +109,15 @@ impl Reader {
                         _ => record_from(&plain_bytes(source, &header, &mut cursor)?, layout_of(&header), inside),
                     };
                     return Ok(Some(Found {
+                        position: header.position,
                         offset: header.base_offset + inside as u64,
                         record: (header.base_record.saturating_add(skip)).min(header.end_record()),
                         sort_key: header.sort_key,
                     }));
                 }
                 Lookup::SortKey(sort_key) if header.sort_key >= sort_key => {
-                    let (offset, record) = (header.base_offset, header.base_record);
-                    return Ok(Some(Found { offset, record, sort_key: header.sort_key }));
+                    let (position, offset, record) = (header.position, header.base_offset, header.base_record);
+                    return Ok(Some(Found { position, offset, record, sort_key: header.sort_key }));
                 }
                 _ => {}
             }

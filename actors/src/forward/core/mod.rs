@@ -22,10 +22,11 @@ use lance_messages::mail::ingestion::{Fetch, LookUpOffset, ProduceRequest};
 use lance_messages::wire::Features;
 use std::collections::BTreeMap;
 
+pub use crate::outbound::LinkId;
+pub use crate::outbound::socket::LINK_REQUESTS;
+
 /// How long a request is kept while its leader is unknown, away, moving or full, ms.
 pub const PATIENCE_MS: u64 = 5_000;
-/// Requests that a link may carry unanswered.
-pub const LINK_REQUESTS: usize = 1_024;
 /// Bytes of requests, and of the answers they may bring, that a link may carry unanswered; one request always may.
 pub const LINK_BYTES: usize = 16 * 1024 * 1024;
 /// Requests that may be held in all.
@@ -58,9 +59,6 @@ const IDLE_MS: u64 = 30_000;
 /// How soon time matters again, with requests that wait, and with links alone.
 const BUSY_TICK_MS: u64 = 20;
 const IDLE_TICK_MS: u64 = 1_000;
-
-/// Number of a link; never used twice by one process.
-pub type LinkId = u64;
 
 /// What a forwarder wants done.
 #[derive(Debug)]

@@ -397,6 +397,16 @@ impl IngestionCore {
         self.partition_mut(id)?.log.as_mut()
     }
 
+    /// A partition of the shard.
+    pub fn partition(&self, id: TopicPartition) -> Option<&Partition> {
+        self.partitions.get(*self.index.get(&id)? as usize)?.as_ref()
+    }
+
+    /// The ring of recent batches.
+    pub fn tail_ring(&self) -> &TailRing {
+        &self.tail
+    }
+
     fn partition_mut(&mut self, id: TopicPartition) -> Option<&mut Partition> {
         let slot = self.index.get(&id).copied()?;
         self.partitions.get_mut(slot as usize)?.as_mut()

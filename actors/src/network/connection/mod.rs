@@ -22,6 +22,7 @@ use crate::network::session::access::AuthGate;
 use crate::network::session::{MAX_PART_REPLIES, SessionCore, SessionEffect, SessionLimits};
 use crate::peer::{AcceptPeer, Inlet};
 use crate::supervision::{ActorState, Vitals};
+use crate::tee::actor::TeeActor;
 use crate::telemetry::RequestFacts;
 use crate::view::ClusterView;
 use actix::fut::ActorFuture;
@@ -115,6 +116,8 @@ pub struct ConnectionSetup {
     pub metadata: Mailbox<MetadataActor>,
     /// The group actor.
     pub group: Mailbox<GroupActor>,
+    /// The tee actor.
+    pub tee: Mailbox<TeeActor>,
     /// Reader threads.
     pub readers: ReaderPool,
     /// Room for large frames.
@@ -261,6 +264,7 @@ impl ConnectionActor {
         match effect {
             SessionEffect::Metadata(request, call) => self.ask_metadata(request, call, ctx),
             SessionEffect::Describe(request) => self.describe(request, ctx),
+            SessionEffect::Tee(request, asked) => self.ask_tee(request, asked, ctx),
             SessionEffect::Commit(request, commit) => {
                 let answer = self.setup.group.send(commit);
                 self.await_commit(request, answer, ctx);

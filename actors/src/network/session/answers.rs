@@ -17,6 +17,7 @@ use lance_messages::wire::json::{DeletedBody, RetentionBody, to_json};
 use lance_messages::wire::lookup::LookupOffsetResponse;
 use lance_messages::wire::produce::{AckOffsets, put_ack};
 use lance_messages::wire::security::SecurityReply;
+use lance_messages::wire::tee::TeeReply;
 use lance_messages::wire::topics::TopicConfigured;
 use lance_messages::wire::typed_error::{Answers, TypedError};
 use lance_messages::wire::{Response, ResponseFrame};
@@ -131,6 +132,23 @@ impl SessionCore {
         if bound.is_some() {
             self.producer = bound;
         }
+        self.advance(effects, now);
+    }
+
+    /// The tee actor's answer.
+    pub fn on_tee(
+        &mut self,
+        request: u64,
+        result: Result<TeeReply, CallFailure>,
+        view: &ClusterView,
+        now: Duration,
+        effects: &mut Effects,
+    ) {
+        self.finish_control(request, view, |_| match result {
+            Ok(reply) => Ok(Response::TopicTee(reply)),
+            Err(CallFailure::Refused(refusal)) => Err((refusal_code(&refusal), Some(refusal.to_string()))),
+            Err(CallFailure::Failed(code, text)) => Err((code, Some(text))),
+        });
         self.advance(effects, now);
     }
 
@@ -288,6 +306,7 @@ fn metadata_response(
         | ControlKind::DescribeCluster
         | ControlKind::Group
         | ControlKind::LookUp { .. }
+        | ControlKind::TopicTee
         | ControlKind::Metadata(_) => Err((ErrorCode::Internal, None)),
     }
 }
@@ -328,6 +347,8 @@ fn refusal_code(refusal: &MetadataRefusal) -> ErrorCode {
         | MetadataRefusal::NodeHoldsReplicas { .. }
         | MetadataRefusal::LastNode { .. }
         | MetadataRefusal::Partition { .. } => ErrorCode::InvalidRequest,
+        MetadataRefusal::NotEnoughNodes { .. } => ErrorCode::NotEnoughReplicas,
+        MetadataRefusal::TooManyPartitions { .. } | MetadataRefusal::IdsExhausted { .. } => ErrorCode::LimitReached,
         MetadataRefusal::TeeNotFound { .. }
         | MetadataRefusal::TeeExists { .. }
         | MetadataRefusal::TeeCycle { .. }
@@ -337,8 +358,6 @@ fn refusal_code(refusal: &MetadataRefusal) -> ErrorCode {
         | MetadataRefusal::RuleNotFound
         | MetadataRefusal::InvalidSecurity { .. } => ErrorCode::InvalidRequest,
         MetadataRefusal::TooManyOf { .. } | MetadataRefusal::TooManyTees { .. } => ErrorCode::LimitReached,
-        MetadataRefusal::NotEnoughNodes { .. } => ErrorCode::NotEnoughReplicas,
-        MetadataRefusal::TooManyPartitions { .. } | MetadataRefusal::IdsExhausted { .. } => ErrorCode::LimitReached,
         MetadataRefusal::ProducerFenced { .. } => ErrorCode::FencedProducer,
         MetadataRefusal::ProducerUnknown { .. } => ErrorCode::UnknownProducer,
         MetadataRefusal::RolledBack { .. }

@@ -99,6 +99,10 @@ impl SessionCore {
             self.note_action(request, action);
             return effects.push(SessionEffect::Describe(request));
         }
+        if let Request::TopicTee(asked) = request {
+            let request = self.reserve_control(correlation, command, ControlKind::TopicTee);
+            return effects.push(SessionEffect::Tee(request, asked));
+        }
         if let Some((kind, call)) = metadata_call(&request) {
             let action = admin_action(&request, view);
             let request = self.ask(correlation, command, kind, call, effects);

@@ -34,6 +34,7 @@ use lance_messages::mail::ingestion::{CancelWait, Fetch, LookUpOffset, OffsetQue
 use lance_messages::record::{count_records, max_timestamp_ns};
 use lance_messages::wire::compression::{Compression, decompress_unnamed};
 use lance_messages::wire::hello::ProducerEpoch;
+use lance_messages::wire::tee::TeeRequest;
 use lance_messages::wire::typed_error::{Answers, TypedError};
 use lance_messages::wire::{
     Features, Frame, FrameError, FrameLimits, Request, RequestFrame, Response, ResponseFrame, next_frame,
@@ -57,6 +58,7 @@ pub const GRANTED_FEATURES: Features = Features(
         | Features::COMPRESSED_INGEST.0
         | Features::CLUSTER.0
         | Features::GROUPS.0
+        | Features::TEE.0
         | Features::SECURITY.0
         | Features::SCRAM.0,
 );
@@ -108,6 +110,8 @@ pub enum SessionEffect {
     Metadata(u64, MetadataCall),
     /// Ask every shard how its partitions stand.
     Describe(u64),
+    /// Ask the tee actor.
+    Tee(u64, TeeRequest),
     /// Store an offset.
     Commit(u64, CommitOffset),
     /// Ask for a stored offset.

@@ -65,6 +65,8 @@ pub fn every_right(
         | Request::ClusterCommand(ClusterCommand::SetReplicationFactor { topic, .. }) => {
             on_topic(*topic, Alter, view, may)
         }
+        // Who forwards here asks for the rules, to close no circle.
+        Request::TopicTee(TeeRequest::List { .. }) => may(Describe, ResourceKind::Cluster, ""),
         Request::ClusterCommand(_) | Request::TopicTee(_) | Request::Security(_) => {
             may(Admin, ResourceKind::Cluster, "")
         }
@@ -130,7 +132,7 @@ mod tests {
     use lance_cluster::metadata::state::MetadataState;
     use lance_cluster::metadata::{MetadataCommand, ReplicationMode, TopicConfig};
     use lance_messages::error_code::ErrorCode;
-    use lance_messages::id::{NodeId, TopicPartition};
+    use lance_messages::id::{NodeId, TeeId, TopicPartition};
     use lance_messages::security::{AclRule, Credentials, token_hash};
     use lance_messages::wire::fetch::{Fetch, FetchList, FetchPartition, FetchPartitions};
     use lance_messages::wire::group::{DescribeGroups, GroupCommit, GroupHeartbeat, GroupOffset, GroupOffsetsWanted};
@@ -300,7 +302,8 @@ mod tests {
             (Request::DescribeGroups(DescribeGroups { groups: vec![group()] }), on_group(Operation::Describe)),
             (Request::DescribeGroups(DescribeGroups { groups: Vec::new() }), on_cluster(Operation::Describe)),
             (Request::DeleteGroup { group: group() }, on_group(Operation::Delete)),
-            (Request::TopicTee(TeeRequest::List { topic: None }), on_cluster(Operation::Admin)),
+            (Request::TopicTee(TeeRequest::List { topic: None }), on_cluster(Operation::Describe)),
+            (Request::TopicTee(TeeRequest::Remove { topic: TopicId(1), tee: TeeId(1) }), on_cluster(Operation::Admin)),
             (Request::Security(SecurityRequest::ListUsers), on_cluster(Operation::Admin)),
             (Request::Security(SecurityRequest::RemoveUser { name: "al".into() }), on_cluster(Operation::Admin)),
         ]

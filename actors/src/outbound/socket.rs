@@ -1,12 +1,11 @@
-//! The socket of one link: says Hello, writes what it is given, hands answers to the forwarder.
+//! The socket of one link: says Hello, writes what it is given, hands answers to the owner of the link.
 
-use super::actor::{ForwardActor, LinkAnswered, LinkEnded, LinkUp};
-use super::core::answers::LinkAnswer;
-use super::core::{FORWARD_FEATURES, LINK_REQUESTS, LinkId};
+use super::{LinkAnswer, LinkAnswered, LinkEnded, LinkId, LinkUp};
 use crate::tls::{TlsKeeper, TlsRefusal};
 use actix::prelude::*;
 use bytes::{Buf, Bytes, BytesMut};
-use lance_messages::wire::hello::{Hello, MINOR_VERSION};
+use lance_messages::error_code::ErrorCode;
+use lance_messages::wire::hello::{Hello, HelloResponse, MINOR_VERSION};
 use lance_messages::wire::{
     Features, Frame, FrameError, FrameLimits, HeaderCrc, Request, RequestFrame, Response, ResponseError, ResponseFrame,
     next_frame,
@@ -20,9 +19,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
-/// The name that forwarders give in Hello, for logs: who says Hello at all is redirected, never forwarded again.
-pub const FORWARD_CLIENT_NAME: &str = "lance-forward";
-/// Frames between the forwarder and the socket: all that may be unanswered, and answers to signs of life.
+/// Requests that a link may carry unanswered.
+pub const LINK_REQUESTS: usize = 1_024;
+/// Frames between the owner and the socket: all that may be unanswered, and answers to signs of life.
 pub const LINK_QUEUE: usize = LINK_REQUESTS + 64;
 /// Longest wait for a connection and its Hello.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -33,32 +32,80 @@ const PIECES: usize = 64;
 /// Room kept for reading.
 const READ_ROOM: usize = 256 * 1024;
 
-/// Why a link ended.
-#[derive(Debug, thiserror::Error)]
-enum LinkError {
-    #[error("no connection within {CONNECT_TIMEOUT:?}")]
-    Timeout,
-    #[error("cannot connect: {0}")]
-    Connect(io::Error),
-    #[error("reading or writing failed: {0}")]
-    Broken(io::Error),
-    #[error("the other node closed the connection")]
-    Closed,
-    #[error("the other node sent no LWP: {0}")]
-    Frame(#[from] FrameError),
-    #[error("the other node sent a frame that makes no sense: {0}")]
-    Response(#[from] ResponseError),
-    #[error("the other node did not grant the features {wanted:#x} but {granted:#x}")]
-    Features { wanted: u64, granted: u64 },
-    #[error("the other node answered Hello with something else")]
-    NoHello,
-    #[error("the other node does not take this node's token: its cluster.secret is another")]
-    Unauthenticated,
-    #[error(transparent)]
-    Tls(#[from] TlsRefusal),
+/// What this node says of itself on a link.
+#[derive(Clone, Debug)]
+pub struct LinkHello {
+    /// The name in Hello, for logs.
+    pub client_name: String,
+    /// The features it needs: a node that grants fewer is left alone.
+    pub features: Features,
 }
 
-/// The forwarder's ends of a link.
+/// Who hears what becomes of a link.
+#[derive(Clone)]
+pub struct LinkOwner {
+    /// That it stands.
+    pub up: Recipient<LinkUp>,
+    /// What is answered on it.
+    pub answered: Recipient<LinkAnswered>,
+    /// That it is gone.
+    pub ended: Recipient<LinkEnded>,
+}
+
+/// Why a link ended, or never stood.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// Too slow.
+    #[error("no connection within {CONNECT_TIMEOUT:?}")]
+    Timeout,
+    /// Nobody listens there.
+    #[error("cannot connect: {0}")]
+    Connect(io::Error),
+    /// The connection broke.
+    #[error("reading or writing failed: {0}")]
+    Broken(io::Error),
+    /// It was closed.
+    #[error("the other node closed the connection")]
+    Closed,
+    /// What came is no LWP.
+    #[error("the other node sent no LWP: {0}")]
+    Frame(#[from] FrameError),
+    /// What came is no answer.
+    #[error("the other node sent a frame that makes no sense: {0}")]
+    Response(#[from] ResponseError),
+    /// It cannot do what is needed.
+    #[error("the other node did not grant the features {wanted:#x} but {granted:#x}")]
+    Features {
+        /// Those needed.
+        wanted: u64,
+        /// Those granted.
+        granted: u64,
+    },
+    /// It does not know this node.
+    #[error("the other node does not take this node's token")]
+    Unauthenticated,
+    /// No encryption came about.
+    #[error(transparent)]
+    Tls(#[from] TlsRefusal),
+    /// It speaks another protocol, or an older one.
+    #[error("the other node answered {asked} with something else")]
+    NoAnswer {
+        /// What it was asked.
+        asked: &'static str,
+    },
+    /// It refused.
+    #[error("the other node refused {asked}: {message}")]
+    Refused {
+        /// What it was asked.
+        asked: &'static str,
+        /// The code.
+        code: ErrorCode,
+        /// Why.
+        message: String,
+    },
+}
+
+/// The owner's ends of a link.
 pub struct LinkHandle {
     /// What is to be written.
     pub queue: mpsc::Sender<[Bytes; 2]>,
@@ -71,83 +118,101 @@ pub struct LinkHandle {
 pub struct LinkCredentials {
     /// Encryption.
     pub tls: Option<Arc<TlsKeeper>>,
-    /// The token that nodes know each other by.
+    /// The token they know this node by.
     pub token: Option<Bytes>,
 }
 
-struct LinkSocket {
+/// A connection to another node that has said Hello.
+pub struct LinkSocket {
     stream: TcpStream,
+    features: Features,
     input: BytesMut,
     outgoing: VecDeque<Bytes>,
     written: u64,
 }
 
-/// Starts a link on the current thread; the forwarder hears of everything that becomes of it.
-pub fn start(link: LinkId, address: String, credentials: LinkCredentials, owner: Addr<ForwardActor>) -> LinkHandle {
+/// Starts a link on the current thread; its owner hears of everything that becomes of it.
+pub fn start(
+    link: LinkId,
+    address: String,
+    hello: LinkHello,
+    credentials: LinkCredentials,
+    owner: LinkOwner,
+) -> LinkHandle {
     let (queue, work) = mpsc::channel(LINK_QUEUE);
     let (open, ended) = oneshot::channel();
     actix_rt::spawn(async move {
-        let written = run(link, &address, &credentials, &owner, work, ended).await;
+        let connected = connect(&address, &hello, &credentials);
+        let (written, reason) = match run(link, connected, &owner, work, ended).await {
+            (written, Ok(())) => (written, String::new()),
+            (written, Err(error)) => {
+                tracing::debug!(name = %hello.client_name, link, address, %error, "a link ended");
+                (written, error.to_string())
+            }
+        };
         // Closed only while the process goes down.
-        let _ = owner.send(LinkEnded { link, written }).await;
+        let _ = owner.ended.send(LinkEnded { link, written, reason }).await;
     });
     LinkHandle { queue, open }
 }
 
-/// Runs until the link ends; bytes written.
+/// Runs until the link ends; bytes written, and why it ended by itself.
 async fn run(
     link: LinkId,
-    address: &str,
-    credentials: &LinkCredentials,
-    owner: &Addr<ForwardActor>,
+    connected: impl Future<Output = Result<(LinkSocket, HelloResponse), LinkError>>,
+    owner: &LinkOwner,
     work: mpsc::Receiver<[Bytes; 2]>,
     ended: oneshot::Receiver<()>,
-) -> u64 {
-    let connected = tokio::time::timeout(CONNECT_TIMEOUT, connect(address, credentials)).await;
-    let (mut socket, max_payload_bytes) = match connected.unwrap_or(Err(LinkError::Timeout)) {
+) -> (u64, Result<(), LinkError>) {
+    let (mut socket, hello) = match connected.await {
         Ok(connected) => connected,
-        Err(error) => {
-            tracing::debug!(link, address, %error, "cannot forward");
-            return 0;
-        }
+        Err(error) => return (0, Err(error)),
     };
-    let _ = owner.send(LinkUp { link, max_payload_bytes }).await;
+    let _ = owner.up.send(LinkUp { link, hello }).await;
     let outcome = tokio::select! {
         outcome = socket.serve(link, owner, work) => outcome,
         _ = ended => Ok(()),
     };
-    if let Err(error) = outcome {
-        tracing::debug!(link, address, %error, "a link for forwarding ended");
-    }
-    socket.written
+    (socket.written, outcome)
 }
 
-async fn connect(address: &str, credentials: &LinkCredentials) -> Result<(LinkSocket, u32), LinkError> {
+/// Connects, says Hello, and who this node is.
+pub async fn connect(
+    address: &str,
+    hello: &LinkHello,
+    credentials: &LinkCredentials,
+) -> Result<(LinkSocket, HelloResponse), LinkError> {
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, greet(address, hello, credentials)).await;
+    connected.unwrap_or(Err(LinkError::Timeout))
+}
+
+async fn greet(
+    address: &str,
+    hello: &LinkHello,
+    credentials: &LinkCredentials,
+) -> Result<(LinkSocket, HelloResponse), LinkError> {
     let stream = TcpStream::connect(address).await.map_err(LinkError::Connect)?;
     prepare(&stream).map_err(LinkError::Connect)?;
     let stream = match &credentials.tls {
         None => stream,
         Some(tls) => tls.connect(address, stream).await?,
     };
-    let mut socket = LinkSocket { stream, input: BytesMut::new(), outgoing: VecDeque::new(), written: 0 };
-    let hello =
-        Hello { minor_version: MINOR_VERSION, features: FORWARD_FEATURES, client_name: FORWARD_CLIENT_NAME.to_owned() };
+    let LinkHello { client_name, features } = hello.clone();
+    let mut socket = LinkSocket { stream, features, input: BytesMut::new(), outgoing: VecDeque::new(), written: 0 };
+    let hello = Hello { minor_version: MINOR_VERSION, features, client_name };
     let mut frame = BytesMut::new();
     RequestFrame { correlation: 0, partition: 0, trace: None, request: Request::Hello(hello) }.encode(&mut frame, None);
     socket.stream.write_all(&frame).await.map_err(LinkError::Broken)?;
     let reply = ResponseFrame::decode(socket.receive(HeaderCrc::Prefix).await?, None)?;
     match reply.response {
-        Response::Hello(granted) if granted.features.contains(FORWARD_FEATURES) => {
+        Response::Hello(granted) if granted.features.contains(features) => {
             if let Some(token) = &credentials.token {
                 socket.authenticate(token.clone()).await?;
             }
-            Ok((socket, granted.max_payload_bytes))
+            Ok((socket, granted))
         }
-        Response::Hello(granted) => {
-            let (wanted, Features(granted)) = (FORWARD_FEATURES.0, granted.features);
-            Err(LinkError::Features { wanted, granted })
-        }
-        _ => Err(LinkError::NoHello),
+        Response::Hello(granted) => Err(LinkError::Features { wanted: features.0, granted: granted.features.0 }),
+        _ => Err(LinkError::NoAnswer { asked: "Hello" }),
     }
 }
 
@@ -159,13 +224,26 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 }
 
 impl LinkSocket {
-    async fn authenticate(&mut self, token: Bytes) -> Result<(), LinkError> {
+    /// Asks one thing, on a connection that is used for nothing else at the time, and waits for the answer.
+    pub async fn ask(&mut self, request: Request, asked: &'static str) -> Result<Response, LinkError> {
         let mut frame = BytesMut::new();
-        RequestFrame { correlation: 0, partition: 0, trace: None, request: Request::Authenticate { token } }
-            .encode(&mut frame, Some(FORWARD_FEATURES));
+        let request = RequestFrame { correlation: 1, partition: 0, trace: None, request };
+        request.encode(&mut frame, Some(self.features));
         self.stream.write_all(&frame).await.map_err(LinkError::Broken)?;
-        let reply = self.receive(FORWARD_FEATURES.header_crc()).await?;
-        match ResponseFrame::decode(reply, Some(FORWARD_FEATURES))?.response {
+        loop {
+            let frame = self.receive(self.features.header_crc()).await?;
+            match ResponseFrame::decode(frame, Some(self.features))?.response {
+                Response::Keepalive | Response::Backpressure => {}
+                Response::Error(error) => {
+                    return Err(LinkError::Refused { asked, code: error.code, message: error.message.into_owned() });
+                }
+                response => return Ok(response),
+            }
+        }
+    }
+
+    async fn authenticate(&mut self, token: Bytes) -> Result<(), LinkError> {
+        match self.ask(Request::Authenticate { token }, "to authenticate").await? {
             Response::Authenticate { ok: true, .. } => Ok(()),
             _ => Err(LinkError::Unauthenticated),
         }
@@ -183,11 +261,11 @@ impl LinkSocket {
         }
     }
 
-    /// Runs until something fails, or the forwarder gives the link up.
+    /// Runs until something fails, or the owner gives the link up.
     async fn serve(
         &mut self,
         link: LinkId,
-        owner: &Addr<ForwardActor>,
+        owner: &LinkOwner,
         mut work: mpsc::Receiver<[Bytes; 2]>,
     ) -> Result<(), LinkError> {
         loop {
@@ -205,7 +283,7 @@ impl LinkSocket {
                     }
                     let answers = self.take_answers()?;
                     if !answers.is_empty() {
-                        let _ = owner.send(LinkAnswered { link, answers }).await;
+                        let _ = owner.answered.send(LinkAnswered { link, answers }).await;
                     }
                 }
                 wrote = writer.write_vectored(&slices[..count]), if count > 0 => {
@@ -238,10 +316,10 @@ impl LinkSocket {
     }
 
     fn take_answers(&mut self) -> Result<Vec<LinkAnswer>, LinkError> {
-        let limits = FrameLimits { header_crc: FORWARD_FEATURES.header_crc(), ..FrameLimits::default() };
+        let limits = FrameLimits { header_crc: self.features.header_crc(), ..FrameLimits::default() };
         let mut answers = Vec::new();
         while let Some(frame) = next_frame(&mut self.input, &limits)? {
-            let frame = ResponseFrame::decode(frame, Some(FORWARD_FEATURES))?;
+            let frame = ResponseFrame::decode(frame, Some(self.features))?;
             let data_crc = match &frame.response {
                 Response::Fetch { data, .. } => crc32fast::hash(data),
                 _ => 0,
