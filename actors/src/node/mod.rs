@@ -216,11 +216,7 @@ pub async fn start(
     let (shards, mut threads) = wiring.start_shards(&plan, &data_dir, flushed, marks).await?;
     let control = Thread::start("control", None).map_err(StartError::Thread)?;
     let durable = Thread::start("metadata", None).map_err(StartError::Thread)?;
-    if let Some(tls) = tls.clone() {
-        control.handle().spawn_fn(move || {
-            actix_rt::spawn(tls.follow());
-        });
-    }
+    follow_certificates(&control, tls.clone());
     let data_threads = threads.iter().map(Thread::handle).collect();
     let peering = wiring.join_cluster(&mut data_dir, (&listener, address), data_threads, &side.health).await?;
     let (metadata, replication) =
@@ -290,6 +286,14 @@ fn network_threads(plan: &ThreadPlan, taken: usize) -> Result<Vec<Thread>, Start
     }
     let start = |n: u16| Thread::start(&format!("network-{n}"), plan.cpu(taken + usize::from(n)));
     (0..plan.shards).map(start).collect::<Result<_, _>>().map_err(StartError::Thread)
+}
+
+/// New certificates come into use while the node lives.
+fn follow_certificates(thread: &Thread, tls: Option<Arc<TlsKeeper>>) {
+    let Some(tls) = tls else { return };
+    thread.handle().spawn_fn(move || {
+        actix_rt::spawn(tls.follow());
+    });
 }
 
 /// What the actors of the data path and of the metadata are made from.
