@@ -8,7 +8,8 @@ pub mod exposition;
 pub mod groups;
 pub mod health;
 pub mod listing;
-pub mod router;
+mod replication_figures;
+mod router;
 
 pub use actor::{ADMIN_MAILBOX, AdminActor, AdminSetup};
 pub use groups::ListGroups;

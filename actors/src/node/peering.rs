@@ -5,6 +5,7 @@ use super::{StartError, Starter};
 use crate::clock::NodeClock;
 use crate::ingestion::actor::IngestionActor;
 use crate::mailbox::Mailbox;
+use crate::metrics::Metrics;
 use crate::metadata::actor::MetadataActor;
 use crate::options;
 use crate::peer::acceptor::PEER_ACCEPTOR_NAME;
@@ -105,7 +106,7 @@ impl Peering {
         starter: &Starter,
         data_thread: &ArbiterHandle,
         (shards, metadata): (&[Mailbox<IngestionActor>], &Mailbox<MetadataActor>),
-        view: &Arc<ArcSwap<ClusterView>>,
+        (view, metrics): (&Arc<ArcSwap<ClusterView>>, &Arc<Metrics>),
     ) -> Result<LinkKeeper, StartError> {
         let mut keeper = LinkKeeper {
             starter: starter.clone(),
@@ -116,6 +117,7 @@ impl Peering {
             metadata: metadata.clone(),
             view: Arc::clone(view),
             clock: self.clock,
+            metrics: Arc::clone(metrics),
             control: HashMap::new(),
             data: HashMap::new(),
         };
