@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod admin;
+pub mod audit;
 pub mod background;
 pub mod clock;
 pub mod forward;
@@ -24,4 +25,5 @@ pub mod stages;
 pub mod supervision;
 pub mod telemetry;
 pub mod threads;
+pub mod tls;
 pub mod view;

@@ -4,14 +4,16 @@ use crate::ingestion::core::IngestionOptions;
 use crate::metadata::calls::TopicLimits;
 use crate::network::quotas::Quotas;
 use crate::network::session::SessionLimits;
+use crate::network::session::access::{self, AuthGate};
 use crate::peer::PeerTrust;
 use crate::supervision::RestartPolicy;
 use crate::telemetry::{TelemetryOptions, TraceOptions, Transport, tracer};
+use bytes::Bytes;
 use lance_cluster::metadata::{ReplicationMode, TopicConfig};
 use lance_cluster::replica::{EvictionOptions, FlowOptions};
 use lance_config::address::{Address, PortRule};
 use lance_config::model::{
-    Config, IoBackend, LogFormat, OtlpProtocol, Placement, ReplicationMode as ConfiguredMode, SyncPolicy,
+    Config, IoBackend, LogFormat, OtlpProtocol, Placement, ReplicationMode as ConfiguredMode, Secret, SyncPolicy,
 };
 use lance_config::quota::ClientQuota;
 use lance_messages::id::NodeId;
@@ -151,6 +153,20 @@ pub fn telemetry_options(config: &Config) -> TelemetryOptions {
         filter: config.telemetry.log_level.clone(),
         json: config.telemetry.log_format == LogFormat::Json,
     }
+}
+
+/// What connections are held against; `None` where anybody may do everything.
+pub fn auth_gate(config: &Config) -> Option<AuthGate> {
+    let auth = &config.auth;
+    let token = auth.token.as_ref().map(Secret::expose);
+    let secret = config.cluster.secret.as_ref().map(Secret::expose);
+    auth.enabled.then(|| AuthGate::new(token, secret, auth.superusers.iter().cloned(), rand::random()))
+}
+
+/// What this node authenticates with to others when it forwards for clients.
+pub fn node_token(config: &Config) -> Option<Bytes> {
+    let secret = config.cluster.secret.as_ref().filter(|_| config.auth.enabled)?;
+    Some(Bytes::from(access::node_token(secret.expose().as_bytes())))
 }
 
 /// What makes this node trust a peer: the secret, else that both are on this machine.

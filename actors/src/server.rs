@@ -71,7 +71,7 @@ async fn serve(config: &Config, log_level: Option<LogLevel>, welcome: impl FnOnc
     let health = Arc::new(Health::new());
     health.set_reason("starting");
     let (drain_order, drain_orders) = mpsc::channel(1);
-    let side = SideParts { health: Arc::clone(&health), drain: drain_order, faults, log_level };
+    let side = SideParts { health: Arc::clone(&health), drain: drain_order, faults, log_level, tls: None, auth: None };
     let view = Arc::new(ArcSwap::from_pointee(ClusterView::default()));
     if let Some(tracer) = tracer() {
         tracer.learn(NodeId(config.node.id), Arc::clone(&view));

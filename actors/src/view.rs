@@ -1,9 +1,11 @@
 //! `ClusterView`: the committed metadata as connections read it, replaced as a whole when it changes.
 
 use hashbrown::{HashMap, HashSet};
+use lance_cluster::metadata::Security;
 use lance_cluster::metadata::state::MetadataState;
 use lance_cluster::metadata::topic::{PartitionState, ReplicationMode, TopicConfig};
 use lance_messages::id::{LeaderEpoch, NodeId, TopicId, TopicPartition};
+use std::sync::Arc;
 
 /// Topics whose names start like this belong to the broker.
 pub const INTERNAL_PREFIX: &str = "__";
@@ -75,6 +77,8 @@ pub struct ClusterView {
     pub term: u64,
     /// Index of the last applied command.
     pub applied: u64,
+    /// Users and rules.
+    pub security: Arc<Security>,
     /// Ids from this one on were never given to a topic.
     next_topic: u32,
 }
@@ -84,6 +88,7 @@ impl ClusterView {
     pub fn new(state: &MetadataState, node: NodeId, metadata_leader: Option<NodeId>, term: u64) -> Self {
         let mut view =
             Self { node: Some(node), metadata_leader, term, applied: state.applied_index(), ..Self::default() };
+        view.security = Arc::clone(state.security());
         view.next_topic = state.next_topic_id().0;
         for (id, known) in state.nodes() {
             if known.draining {

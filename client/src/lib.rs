@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod admin;
+pub mod blocking;
 pub mod client;
 mod cluster;
 pub mod connection;
@@ -15,6 +16,7 @@ pub mod options;
 pub mod partitioner;
 pub mod producer;
 pub mod record;
+mod security;
 mod spans;
 
 pub use admin::{Admin, NewTopic, TopicChange, TopicDescription};
@@ -26,12 +28,16 @@ pub use group::{
     NamedPartition, RebalanceListener,
 };
 pub use lance_messages::id::{NodeId, TopicId, TopicPartition};
+/// Passwords, for tools that set them.
+pub use lance_messages::scram;
+/// Users and rules.
+pub use lance_messages::security as rules;
 /// The frames, for tools that speak them by themselves.
 pub use lance_messages::wire;
 pub use lance_messages::wire::compression::Codec;
 pub use lance_messages::wire::group::AssignmentStrategy;
 pub use lance_messages::wire::topics::TopicMode;
-pub use options::ClientOptions;
+pub use options::{ClientOptions, Login};
 pub use partitioner::Partitioner;
 pub use producer::{Acks, Delivery, DeliveryFuture, Producer, ProducerOptions, ProducerStats};
 pub use record::{Header, ProducerRecord};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::effective::value_text;
 use crate::field::Field;
-use crate::model::{Config, IoBackend, LogFormat, OtlpProtocol, Placement, ReplicationMode};
+use crate::model::{ClientAuth, Config, IoBackend, LogFormat, OtlpProtocol, Placement, ReplicationMode};
 use crate::quota::MAX_QUOTA;
 use crate::rule::{Parsed, Rule, Unit};
 
@@ -181,15 +181,21 @@ pub static KEYS: &[Key] = &[
     key!("telemetry.sample_ratio", telemetry.sample_ratio, Rule::Number { min: 0.0, max: 1.0 },
         "Share of traces begun here that are kept."),
 
-    key!("tls.enabled", tls.enabled, Rule::Bool, "Serves TLS only. Not available in this version."),
-    key!("tls.cert_file", tls.cert_file, Rule::Path, "Certificate chain, PEM. Not available in this version."),
-    key!("tls.key_file", tls.key_file, Rule::Path, "Private key, PEM. Not available in this version."),
+    key!("tls.enabled", tls.enabled, Rule::Bool,
+        "Serves TLS only, to clients, peers and on the admin address. A connection that begins in plaintext is closed."),
+    key!("tls.cert_file", tls.cert_file, Rule::Path,
+        "Certificate chain, PEM; read again when it changes. Also shown to other nodes."),
+    key!("tls.key_file", tls.key_file, Rule::Path, "Private key, PEM; read again when it changes."),
     key!("tls.ca_file", tls.ca_file, Rule::Path,
-        "Authorities of the certificates clients and peers must show, PEM. Not available in this version."),
+        "Authorities of the certificates that clients and peers show, PEM; read again when it changes."),
+    key!("tls.client_auth", tls.client_auth, Rule::OneOf(ClientAuth::WORDS),
+        "Whether clients show a certificate: its subject's common name, else its first alternative name, is who they are."),
 
     key!("auth.enabled", auth.enabled, Rule::Bool,
-        "Requires every client to authenticate. Not available in this version."),
-    key!("auth.token", auth.token, Rule::Secret, "The token that opens the server. Not available in this version."),
+        "Requires every client to authenticate; what it may do then is what rules allow, and nothing else."),
+    key!("auth.token", auth.token, Rule::Secret,
+        "The token of the bootstrap administrator, who may do everything. Best set by environment."),
+    key!("auth.superusers", auth.superusers, Rule::Names, "Users and names in certificates that may do everything."),
 
     key!("limits.max_frame_bytes", limits.max_frame_bytes, size(65_536, 16 * MIB), "Largest payload of one frame."),
     key!("limits.max_topics", limits.max_topics, integer(1, 1_000_000),

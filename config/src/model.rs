@@ -34,9 +34,9 @@ pub struct Config {
     pub topics: TopicsConfig,
     /// `[telemetry]`: log, metrics, traces.
     pub telemetry: TelemetryConfig,
-    /// `[tls]`: reserved; refused unless switched off.
+    /// `[tls]`: encryption of clients, peers and the admin interface.
     pub tls: TlsConfig,
-    /// `[auth]`: reserved; refused unless switched off.
+    /// `[auth]`: who may do what.
     pub auth: AuthConfig,
     /// `[limits]`: a bound on everything a client can ask for.
     pub limits: LimitsConfig,
@@ -361,8 +361,22 @@ pub struct TlsConfig {
     pub cert_file: Option<PathBuf>,
     /// Private key, PEM.
     pub key_file: Option<PathBuf>,
-    /// Authorities whose certificates clients and peers must show, PEM.
+    /// Authorities of the certificates that clients and peers show, PEM.
     pub ca_file: Option<PathBuf>,
+    /// Whether clients show a certificate.
+    pub client_auth: ClientAuth,
+}
+
+/// Whether clients show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ClientAuth {
+    /// They are not asked for one.
+    #[default]
+    None,
+    /// One that is shown must be good.
+    Optional,
+    /// Without one there is no connection.
+    Required,
 }
 
 /// `[auth]`.
@@ -370,8 +384,10 @@ pub struct TlsConfig {
 pub struct AuthConfig {
     /// Requires every client to authenticate.
     pub enabled: bool,
-    /// The token that opens the server.
+    /// The token of the bootstrap administrator.
     pub token: Option<Secret>,
+    /// Principals that may do everything.
+    pub superusers: Vec<String>,
 }
 
 /// `[limits]`.

@@ -1,25 +1,35 @@
 //! Probes while a node starts: recovery takes its time, and a cluster forms only once every node is there. Whoever
 //! watches the process has to tell that from one that hangs.
 
+use super::encrypted::EncryptedListener;
 use super::error::ApiError;
 use super::health::Health;
+use crate::tls::TlsKeeper;
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::json;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
-/// Answers the probes until the admin interface does. Dropping it ends that.
+/// Answers the probes until the admin interface does. Dropping it ends that, and waits until nothing is accepted any more.
 #[derive(Debug)]
 pub struct EarlyProbes {
     end: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl EarlyProbes {
     /// Serves on this listener, from a thread of its own; the listener stays usable for who serves after.
-    pub fn start(listener: &TcpListener, health: Arc<Health>) -> io::Result<Self> {
+    /// With TLS it asks for certificates if `asks_clients`, as the interface itself will.
+    pub fn start(
+        listener: &TcpListener,
+        health: Arc<Health>,
+        tls: Option<Arc<TlsKeeper>>,
+        asks_clients: bool,
+    ) -> io::Result<Self> {
         let listener = listener.try_clone()?;
         listener.set_nonblocking(true)?;
         let (end, ended) = oneshot::channel::<()>();
@@ -30,14 +40,25 @@ impl EarlyProbes {
                     Ok(listener) => listener,
                     Err(error) => return tracing::warn!(%error, "no probes are answered while the node starts"),
                 };
-                let until = async move { _ = ended.await };
-                if let Err(error) = axum::serve(listener, router(health)).with_graceful_shutdown(until).await {
-                    tracing::warn!(%error, "no probes are answered while the node starts");
+                let served = async {
+                    match tls {
+                        None => axum::serve(listener, router(health)).await,
+                        Some(tls) => {
+                            axum::serve(EncryptedListener::start(listener, tls, asks_clients)?, router(health)).await
+                        }
+                    }
+                };
+                // A connection that is cut asks again, and hears the whole interface.
+                tokio::select! {
+                    served = served => if let Err(error) = served {
+                        tracing::warn!(%error, "no probes are answered while the node starts");
+                    },
+                    _ = ended => {}
                 }
             });
         };
-        std::thread::Builder::new().name("early-probes".to_owned()).spawn(serve)?;
-        Ok(Self { end: Some(end) })
+        let thread = std::thread::Builder::new().name("early-probes".to_owned()).spawn(serve)?;
+        Ok(Self { end: Some(end), thread: Some(thread) })
     }
 }
 
@@ -46,6 +67,10 @@ impl Drop for EarlyProbes {
         if let Some(end) = self.end.take() {
             // It may have ended by itself.
             let _ = end.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported, and ends nothing else.
+            let _ = thread.join();
         }
     }
 }

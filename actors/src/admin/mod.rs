@@ -3,9 +3,11 @@
 pub mod actor;
 pub mod cluster_figures;
 pub mod early;
+pub mod encrypted;
 pub mod error;
 pub mod exposition;
 pub mod groups;
+pub mod guard;
 pub mod health;
 pub mod listing;
 mod replication_figures;

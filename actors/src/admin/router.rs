@@ -4,6 +4,7 @@ use super::actor::AdminSetup;
 use super::cluster_figures::ClusterFigures;
 use super::error::ApiError;
 use super::exposition::{CONTENT_TYPE, Scrape, render};
+use super::guard::guard;
 use super::listing::{ClusterListing, TopicsListing};
 use crate::ingestion::maintenance::describe_partitions;
 use crate::supervision::node_supervisor::{ActorNode, DescribeTree, ListVitals, PanicActor};
@@ -12,6 +13,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
@@ -53,6 +55,7 @@ pub fn router(setup: Arc<AdminSetup>) -> Router {
             ApiError::method_not_allowed("another method is served under this path")
         })
         .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .layer(from_fn_with_state(Arc::clone(&setup), guard))
         .with_state(setup)
 }
 

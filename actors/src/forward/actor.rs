@@ -2,7 +2,7 @@
 
 use super::core::answers::LinkAnswer;
 use super::core::{ForwardCore, ForwardEffect, LinkId};
-use super::socket::{self, LinkHandle};
+use super::socket::{self, LinkCredentials, LinkHandle};
 use crate::clock::NodeClock;
 use crate::ingestion::actor::{RegisterConnection, ReplyTo, UnregisterConnection};
 use crate::network::readers::SegmentRead;
@@ -34,6 +34,8 @@ pub struct ForwardSetup {
     pub view: Arc<ArcSwap<ClusterView>>,
     /// The node's clock.
     pub clock: NodeClock,
+    /// What other nodes demand.
+    pub credentials: LinkCredentials,
 }
 
 /// A link stands.
@@ -129,7 +131,8 @@ impl ForwardActor {
         for effect in self.effects.drain(..) {
             match effect {
                 ForwardEffect::Open { link, address } => {
-                    self.links.insert(link, socket::start(link, address, ctx.address()));
+                    self.links
+                        .insert(link, socket::start(link, address, self.setup.credentials.clone(), ctx.address()));
                 }
                 ForwardEffect::Send { link, pieces } => {
                     // The queue has room for all that the core lets be unanswered. A link that cannot take a frame is

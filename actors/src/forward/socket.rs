@@ -3,6 +3,7 @@
 use super::actor::{ForwardActor, LinkAnswered, LinkEnded, LinkUp};
 use super::core::answers::LinkAnswer;
 use super::core::{FORWARD_FEATURES, LINK_REQUESTS, LinkId};
+use crate::tls::{TlsKeeper, TlsRefusal};
 use actix::prelude::*;
 use bytes::{Buf, Bytes, BytesMut};
 use lance_messages::wire::hello::{Hello, MINOR_VERSION};
@@ -13,6 +14,7 @@ use lance_messages::wire::{
 use socket2::{SockRef, TcpKeepalive};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -50,6 +52,10 @@ enum LinkError {
     Features { wanted: u64, granted: u64 },
     #[error("the other node answered Hello with something else")]
     NoHello,
+    #[error("the other node does not take this node's token: its cluster.secret is another")]
+    Unauthenticated,
+    #[error(transparent)]
+    Tls(#[from] TlsRefusal),
 }
 
 /// The forwarder's ends of a link.
@@ -60,6 +66,15 @@ pub struct LinkHandle {
     pub open: oneshot::Sender<()>,
 }
 
+/// What other nodes demand of a link.
+#[derive(Clone, Default)]
+pub struct LinkCredentials {
+    /// Encryption.
+    pub tls: Option<Arc<TlsKeeper>>,
+    /// The token that nodes know each other by.
+    pub token: Option<Bytes>,
+}
+
 struct LinkSocket {
     stream: TcpStream,
     input: BytesMut,
@@ -68,11 +83,11 @@ struct LinkSocket {
 }
 
 /// Starts a link on the current thread; the forwarder hears of everything that becomes of it.
-pub fn start(link: LinkId, address: String, owner: Addr<ForwardActor>) -> LinkHandle {
+pub fn start(link: LinkId, address: String, credentials: LinkCredentials, owner: Addr<ForwardActor>) -> LinkHandle {
     let (queue, work) = mpsc::channel(LINK_QUEUE);
     let (open, ended) = oneshot::channel();
     actix_rt::spawn(async move {
-        let written = run(link, &address, &owner, work, ended).await;
+        let written = run(link, &address, &credentials, &owner, work, ended).await;
         // Closed only while the process goes down.
         let _ = owner.send(LinkEnded { link, written }).await;
     });
@@ -83,11 +98,12 @@ pub fn start(link: LinkId, address: String, owner: Addr<ForwardActor>) -> LinkHa
 async fn run(
     link: LinkId,
     address: &str,
+    credentials: &LinkCredentials,
     owner: &Addr<ForwardActor>,
     work: mpsc::Receiver<[Bytes; 2]>,
     ended: oneshot::Receiver<()>,
 ) -> u64 {
-    let connected = tokio::time::timeout(CONNECT_TIMEOUT, connect(address)).await;
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, connect(address, credentials)).await;
     let (mut socket, max_payload_bytes) = match connected.unwrap_or(Err(LinkError::Timeout)) {
         Ok(connected) => connected,
         Err(error) => {
@@ -106,9 +122,13 @@ async fn run(
     socket.written
 }
 
-async fn connect(address: &str) -> Result<(LinkSocket, u32), LinkError> {
+async fn connect(address: &str, credentials: &LinkCredentials) -> Result<(LinkSocket, u32), LinkError> {
     let stream = TcpStream::connect(address).await.map_err(LinkError::Connect)?;
     prepare(&stream).map_err(LinkError::Connect)?;
+    let stream = match &credentials.tls {
+        None => stream,
+        Some(tls) => tls.connect(address, stream).await?,
+    };
     let mut socket = LinkSocket { stream, input: BytesMut::new(), outgoing: VecDeque::new(), written: 0 };
     let hello =
         Hello { minor_version: MINOR_VERSION, features: FORWARD_FEATURES, client_name: FORWARD_CLIENT_NAME.to_owned() };
@@ -118,6 +138,9 @@ async fn connect(address: &str) -> Result<(LinkSocket, u32), LinkError> {
     let reply = ResponseFrame::decode(socket.receive(HeaderCrc::Prefix).await?, None)?;
     match reply.response {
         Response::Hello(granted) if granted.features.contains(FORWARD_FEATURES) => {
+            if let Some(token) = &credentials.token {
+                socket.authenticate(token.clone()).await?;
+            }
             Ok((socket, granted.max_payload_bytes))
         }
         Response::Hello(granted) => {
@@ -136,6 +159,18 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 }
 
 impl LinkSocket {
+    async fn authenticate(&mut self, token: Bytes) -> Result<(), LinkError> {
+        let mut frame = BytesMut::new();
+        RequestFrame { correlation: 0, partition: 0, trace: None, request: Request::Authenticate { token } }
+            .encode(&mut frame, Some(FORWARD_FEATURES));
+        self.stream.write_all(&frame).await.map_err(LinkError::Broken)?;
+        let reply = self.receive(FORWARD_FEATURES.header_crc()).await?;
+        match ResponseFrame::decode(reply, Some(FORWARD_FEATURES))?.response {
+            Response::Authenticate { ok: true, .. } => Ok(()),
+            _ => Err(LinkError::Unauthenticated),
+        }
+    }
+
     async fn receive(&mut self, header_crc: HeaderCrc) -> Result<Frame, LinkError> {
         let limits = FrameLimits { header_crc, ..FrameLimits::default() };
         loop {

@@ -3,7 +3,7 @@
 
 use super::compaction::{COMPACTION_CHECK, Compaction};
 use super::core::{GROUPS_TOPIC, GroupCore};
-use super::describing::{Asker, LAG_INTERVAL, ListGroups};
+use super::describing::{Asker, DescribeAllGroups, LAG_INTERVAL};
 use super::lag::LagBook;
 use super::requests::{Catalog, Held, Waiting};
 use crate::background::run_guarded_interval;
@@ -431,10 +431,10 @@ impl Handler<AskGroup> for GroupActor {
     }
 }
 
-impl Handler<ListGroups> for GroupActor {
+impl Handler<DescribeAllGroups> for GroupActor {
     type Result = ResponseFuture<Option<Value>>;
 
-    fn handle(&mut self, _: ListGroups, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, _: DescribeAllGroups, ctx: &mut Self::Context) -> Self::Result {
         self.life.vitals.message_taken();
         let (sender, receiver) = oneshot::channel();
         self.list(sender, ctx);

@@ -27,7 +27,7 @@ const LOOK_UP_PATIENCE: Duration = Duration::from_secs(2);
 /// Every group, and every consumer of 1.0, for the admin interface.
 #[derive(Message)]
 #[rtype(result = "Option<Value>")]
-pub struct ListGroups;
+pub struct DescribeAllGroups;
 
 /// Who wants to know.
 pub(super) enum Asker {

@@ -2,10 +2,11 @@
 //!
 //! Nothing is refused: who has moved too much is not read from until its debt is paid.
 
+use arc_swap::ArcSwap;
 use lance_config::quota::ClientQuota;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// What may be moved at once by who was quiet before: this much time's worth.
@@ -18,8 +19,8 @@ const MAX_NAMES: usize = 4096;
 pub struct Quotas {
     every: (u64, u64),
     named: Vec<ClientQuota>,
-    /// Locked when a connection says who it is, never while it moves bytes.
-    meters: Mutex<HashMap<String, Arc<Meters>>>,
+    /// Replaced as a whole when a connection says who it is, never while it moves bytes.
+    meters: ArcSwap<HashMap<String, Arc<Meters>>>,
 }
 
 /// The meters of one client name; connections share them.
@@ -41,7 +42,7 @@ pub struct Meter {
 impl Quotas {
     /// Quotas of bytes a second to produce and to fetch, for every name without one of its own; 0 = unlimited.
     pub fn new(produce: u64, fetch: u64, named: Vec<ClientQuota>) -> Self {
-        Self { every: (produce, fetch), named, meters: Mutex::default() }
+        Self { every: (produce, fetch), named, meters: ArcSwap::default() }
     }
 
     /// The meters of a client; `None` when it may move what it likes.
@@ -52,12 +53,21 @@ impl Quotas {
         if (produce, fetch) == (0, 0) {
             return None;
         }
-        let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
-        if meters.len() >= MAX_NAMES {
-            meters.retain(|_, meters| Arc::strong_count(meters) > 1);
+        if let Some(known) = self.meters.load().get(client) {
+            return Some(Arc::clone(known));
         }
-        let new = || Arc::new(Meters { produce: Meter::new(produce), fetch: Meter::new(fetch) });
-        Some(Arc::clone(meters.entry(client.to_owned()).or_insert_with(new)))
+        let new = Arc::new(Meters { produce: Meter::new(produce), fetch: Meter::new(fetch) });
+        self.meters.rcu(|meters| {
+            let mut meters = HashMap::clone(meters);
+            if meters.len() >= MAX_NAMES {
+                // The table holds one, and so does the one it replaces.
+                meters.retain(|_, meters| Arc::strong_count(meters) > 2);
+            }
+            meters.entry(client.to_owned()).or_insert_with(|| Arc::clone(&new));
+            meters
+        });
+        // Another connection of this name may have been first.
+        Some(self.meters.load().get(client).map_or(new, Arc::clone))
     }
 }
 

@@ -6,9 +6,11 @@ pub mod side;
 
 use self::peering::Peering;
 use self::side::SideParts;
+use crate::admin::Health;
 use crate::admin::early::EarlyProbes;
 use crate::clock::NodeClock;
 use crate::forward::actor::{FORWARD_MAILBOX, ForwardActor, ForwardSetup};
+use crate::forward::socket::LinkCredentials;
 use crate::group::actor::{GROUP_MAILBOX, GroupActor, GroupSetup};
 use crate::ingestion::actor::{INGESTION_MAILBOX, IngestionActor, IngestionSetup, ServeReplication};
 use crate::ingestion::opener::LogOpener;
@@ -20,6 +22,7 @@ use crate::network::actor::{NETWORK_MAILBOX, NetworkActor, NetworkSetup};
 use crate::network::budget::ByteBudget;
 use crate::network::connection::ConnectionSetup;
 use crate::network::readers::ReaderPool;
+use crate::network::session::access::AuthGate;
 use crate::options::{self, ThreadPlan};
 use crate::peer::FormationError;
 use crate::poller::actor::{POLLER_MAILBOX, PollerActor, PollerSetup, ServeIngestion};
@@ -27,6 +30,7 @@ use crate::replication::actor::{REPLICATION_MAILBOX, ReplicationActor, Replicati
 use crate::supervision::shell::{Escalated, InjectPanic, Shell};
 use crate::supervision::{ActorKind, ActorStarted, NodeSupervisor, RestartPolicy, Vitals};
 use crate::threads::Thread;
+use crate::tls::{TlsFiles, TlsFilesError, TlsKeeper};
 use crate::view::ClusterView;
 use actix::prelude::*;
 use arc_swap::ArcSwap;
@@ -66,6 +70,9 @@ pub enum StartError {
     /// The cluster.
     #[error("cannot join a cluster: {0}")]
     Formation(#[from] FormationError),
+    /// The files of `[tls]`.
+    #[error("cannot serve TLS: {0}")]
+    Tls(#[from] TlsFilesError),
     /// An actor did not take part.
     #[error("the {0} actor did not start")]
     Actor(&'static str),
@@ -185,32 +192,37 @@ pub async fn start(
     side: SideParts,
 ) -> Result<Node, StartError> {
     let admin_listener = listen(&config.admin.bind)?;
-    let early = EarlyProbes::start(&admin_listener, Arc::clone(&side.health)).map_err(StartError::Thread)?;
+    let tls = TlsFiles::of(config).map(TlsKeeper::open).transpose()?.map(Arc::new);
+    let probes = EarlyProbes::start(&admin_listener, Arc::clone(&side.health), tls.clone(), !config.auth.enabled);
+    let early = probes.map_err(StartError::Thread)?;
     let Foundations { disk, mut data_dir, flushed, marks, listener, address } = lay_foundations(config, disk)?;
     let starter = Starter::new(supervisor, options::restart_policy(config));
     let plan = options::thread_plan(config);
     let clock = NodeClock::start();
     let copies = ByteBudget::default();
     let lease = LeaseWatch::default();
-    let wiring =
-        Wiring { config, starter: &starter, disk: &disk, metrics: &metrics, view: &view, clock, copies, lease };
+    let wiring = Wiring {
+        config,
+        starter: &starter,
+        disk: &disk,
+        metrics: &metrics,
+        view: &view,
+        clock,
+        copies,
+        lease,
+        tls: tls.clone(),
+        auth: options::auth_gate(config).map(Arc::new),
+    };
     let (shards, mut threads) = wiring.start_shards(&plan, &data_dir, flushed, marks).await?;
     let control = Thread::start("control", None).map_err(StartError::Thread)?;
     let durable = Thread::start("metadata", None).map_err(StartError::Thread)?;
-    let peering = match config.replication.peers.is_empty() {
-        true => None,
-        false => {
-            let health = Arc::clone(&side.health);
-            let data_threads = threads.iter().map(Thread::handle).collect();
-            let on_problem = move |problem: String| {
-                tracing::warn!(%problem, "no cluster yet");
-                health.set_reason(&problem);
-            };
-            let (listening, serving) = ((&listener, address), (data_threads, clock));
-            let joined = peering::join(config, &starter, &disk, &mut data_dir, listening, serving, on_problem).await?;
-            Some(joined)
-        }
-    };
+    if let Some(tls) = tls.clone() {
+        control.handle().spawn_fn(move || {
+            actix_rt::spawn(tls.follow());
+        });
+    }
+    let data_threads = threads.iter().map(Thread::handle).collect();
+    let peering = wiring.join_cluster(&mut data_dir, (&listener, address), data_threads, &side.health).await?;
     let (metadata, replication) =
         wiring.start_metadata(&durable, &data_dir, address, &shards, peering.as_ref()).await?;
     let own_forward = match config.replication.peers.is_empty() {
@@ -233,13 +245,7 @@ pub async fn start(
     };
     metadata.addr().send(serve).await.map_err(|_| StartError::Actor("metadata"))?;
 
-    let network_threads: Vec<Thread> = if plan.own_network_threads {
-        let starts =
-            (0..plan.shards).map(|n| Thread::start(&format!("network-{n}"), plan.cpu(threads.len() + usize::from(n))));
-        starts.collect::<Result<_, _>>().map_err(StartError::Thread)?
-    } else {
-        Vec::new()
-    };
+    let network_threads = network_threads(&plan, threads.len())?;
     let serving = if network_threads.is_empty() { &threads } else { &network_threads };
     let first = serving.first().map_or_else(|| control.handle(), Thread::handle);
     let serving = serving.iter().map(Thread::handle).collect();
@@ -254,6 +260,7 @@ pub async fn start(
         })
         .await;
     threads.extend(network_threads);
+    let side = SideParts { tls, auth: wiring.auth.clone(), ..side };
     let mut node = Node {
         address,
         admin_address: address,
@@ -269,10 +276,20 @@ pub async fn start(
         data_dir,
         threads,
     };
-    side::start(config, &starter, &control.handle(), disk, clock, (side, admin_listener), &mut node).await?;
+    // Nobody else accepts on the admin address from here on.
     drop(early);
+    side::start(config, &starter, &control.handle(), disk, clock, (side, admin_listener), &mut node).await?;
     node.threads.extend([control, durable].into_iter().chain(own_forward).chain(peering.map(Peering::into_thread)));
     Ok(node)
+}
+
+/// Threads for connections alone, where the plan has any; so many threads have CPUs of their own already.
+fn network_threads(plan: &ThreadPlan, taken: usize) -> Result<Vec<Thread>, StartError> {
+    if !plan.own_network_threads {
+        return Ok(Vec::new());
+    }
+    let start = |n: u16| Thread::start(&format!("network-{n}"), plan.cpu(taken + usize::from(n)));
+    (0..plan.shards).map(start).collect::<Result<_, _>>().map_err(StartError::Thread)
 }
 
 /// What the actors of the data path and of the metadata are made from.
@@ -285,9 +302,32 @@ struct Wiring<'a> {
     clock: NodeClock,
     copies: ByteBudget,
     lease: LeaseWatch,
+    tls: Option<Arc<TlsKeeper>>,
+    auth: Option<Arc<AuthGate>>,
 }
 
 impl Wiring<'_> {
+    /// Finds or makes the cluster, where there are peers.
+    async fn join_cluster(
+        &self,
+        data_dir: &mut DataDir,
+        listening: (&TcpListener, SocketAddr),
+        data_threads: Vec<ArbiterHandle>,
+        health: &Arc<Health>,
+    ) -> Result<Option<Peering>, StartError> {
+        if self.config.replication.peers.is_empty() {
+            return Ok(None);
+        }
+        let health = Arc::clone(health);
+        let on_problem = move |problem: String| {
+            tracing::warn!(%problem, "no cluster yet");
+            health.set_reason(&problem);
+        };
+        let (serving, tls) = ((data_threads, self.clock), self.tls.clone());
+        let (config, starter, disk) = (self.config, self.starter, self.disk);
+        peering::join(config, starter, disk, data_dir, listening, serving, tls, on_problem).await.map(Some)
+    }
+
     /// One ingestion actor and its poller for each shard, on a thread of their own.
     async fn start_shards(
         &self,
@@ -415,7 +455,8 @@ impl Wiring<'_> {
 
     /// The forwarder moves data: in a cluster it shares no thread with what must not wait for that.
     async fn start_forward(&self, thread: &Thread, index: u16) -> Mailbox<ForwardActor> {
-        let setup = ForwardSetup { index, view: Arc::clone(self.view), clock: self.clock };
+        let credentials = LinkCredentials { tls: self.tls.clone(), token: options::node_token(self.config) };
+        let setup = ForwardSetup { index, view: Arc::clone(self.view), clock: self.clock, credentials };
         let (name, kind) = ("forward".to_owned(), ActorKind::Forward);
         self.starter
             .start(&thread.handle(), name, kind, FORWARD_MAILBOX, |vitals, policy, parent| {
@@ -454,12 +495,14 @@ impl Wiring<'_> {
                 frames: ByteBudget::default(),
                 copies: self.copies.clone(),
                 quotas: Arc::new(options::quotas(self.config)),
+                auth: self.auth.clone(),
                 clock: self.clock,
                 metrics: Arc::clone(self.metrics),
                 peers: None,
             },
             threads,
             supervisor: self.starter.supervisor.clone(),
+            tls: self.tls.clone(),
         })
     }
 }

@@ -6,6 +6,7 @@
 use super::local::LocalPeer;
 use super::proof::{PeerTrust, ProofSide};
 use super::socket::FrameSocket;
+use crate::tls::TlsRefusal;
 use lance_messages::id::NodeId;
 use lance_messages::peer::PeerIdentity;
 use lance_messages::wire::peer::{
@@ -28,6 +29,14 @@ pub enum PeerRefusal {
         address: String,
         /// What the system says.
         source: std::io::Error,
+    },
+    /// No encrypted connection.
+    #[error("{address}: {source}")]
+    Tls {
+        /// Where.
+        address: String,
+        /// Why.
+        source: TlsRefusal,
     },
     /// The socket failed.
     #[error("the connection failed while {doing}: {source}")]
@@ -133,6 +142,13 @@ pub async fn connect(
     let failed = |source| PeerRefusal::Connect { address: address.to_owned(), source };
     let stream = within(OPENING_TIMEOUT, async { TcpStream::connect(address).await.map_err(failed) }).await?;
     local.configure(&stream, purpose).map_err(failed)?;
+    let stream = match &local.tls {
+        None => stream,
+        Some(tls) => {
+            let refused = |source| PeerRefusal::Tls { address: address.to_owned(), source };
+            within(OPENING_TIMEOUT, async { tls.connect(address, stream).await.map_err(refused) }).await?
+        }
+    };
     within(OPENING_TIMEOUT, open(FrameSocket::new(stream, Default::default()), local, purpose, expected)).await
 }
 

@@ -307,7 +307,7 @@ mod tests {
         assert_eq!(span.end_time, UNIX_EPOCH + Duration::from_millis(5000));
         // Somebody set the clock.
         clock.set(Now { wall_ns: 9_000_000_000, elapsed: now });
-        let span = span_data(&told, now, None, &Naming::default(), &clock);
+        let span = span_data(&told, now, Some(&facts), &Naming::default(), &clock);
         assert_eq!(span.end_time, UNIX_EPOCH + Duration::from_millis(9000));
         for (name, value) in [
             ("messaging.system", "lance"),

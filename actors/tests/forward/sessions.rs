@@ -55,6 +55,7 @@ impl Session {
         let hello = Hello { minor_version: 1, features: FEATURES, client_name: "test".to_owned() };
         session.send(Request::Hello(hello));
         session.features = Some(FEATURES);
+        session.effects.clear();
         session.core.output = Default::default();
         session
     }

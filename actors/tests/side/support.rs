@@ -126,7 +126,7 @@ impl Rig {
         });
         let health = Arc::new(Health::new());
         let (drain, drain_orders) = mpsc::channel(1);
-        let side = SideParts { health: Arc::clone(&health), drain, faults, log_level: None };
+        let side = SideParts { health: Arc::clone(&health), drain, faults, log_level: None, tls: None, auth: None };
         let view = Arc::new(ArcSwap::from_pointee(ClusterView::default()));
         let node = node::start(config, disk, supervisor, Arc::default(), view, side).await.unwrap();
         health.set_started();

@@ -3,7 +3,8 @@
 pub mod args;
 pub mod clock;
 pub mod consume;
-pub mod end_to_end;
+pub mod encrypted;
+mod end_to_end;
 pub mod epoll;
 pub mod floors;
 pub mod frames;

@@ -80,20 +80,27 @@ fn main() -> ExitCode {
 }
 
 fn welcome(config: &Config, node: &Node) {
-    let server = match node.address.to_string() {
+    let mut server = match node.address.to_string() {
         address if address == "127.0.0.1:1992" => String::new(),
         address => format!(" --server {address}"),
     };
+    if config.tls.enabled {
+        server.push_str(" --tls-ca FILE");
+    }
+    if config.auth.enabled {
+        server.push_str(" --token-file FILE");
+    }
     println!(
         "LANCE {version} serves.\n\
-         \n  clients     {address}\n  admin HTTP  http://{admin}\n  data        {data}\n  disk        {backend}\n\
+         \n  clients     {address}\n  admin HTTP  {scheme}://{admin}\n  data        {data}\n  disk        {backend}\n\
          \nType next, in another terminal:\n\
          \n  lnc produce{server} --topic events --data '{{\"event\": \"click\"}}'\
          \n  lnc consume{server} --topic events --offset earliest -e\
-         \n  curl http://{admin}/v1/actors\n\
+         \n  curl {scheme}://{admin}/v1/actors\n\
          \nCtrl-C drains and stops.",
         version = env!("CARGO_PKG_VERSION"),
         address = node.address,
+        scheme = if config.tls.enabled { "https" } else { "http" },
         admin = node.admin_address,
         data = config.node.data_dir.display(),
         backend = node.backend,

@@ -3,6 +3,7 @@
 use super::cluster_args::ClusterCommands;
 use super::group_args::GroupCommand;
 use super::log::LogCommand;
+use super::secret_args::{AclCommand, UserCommand};
 use super::topic_args::TopicCommand;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lance_client::AssignmentStrategy;
@@ -41,17 +42,26 @@ pub struct Common {
     /// How results are printed.
     #[arg(long, global = true, value_enum, default_value = "text")]
     pub output: OutputFormat,
-    /// Token to authenticate with.
+    /// Token to authenticate with; others can see it in the list of processes, unlike LNC_TOKEN and --token-file.
     #[arg(long, global = true, env = "LNC_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
-    /// Certificate authority to trust, PEM.
-    #[arg(long, global = true, value_name = "FILE")]
+    /// File with the token.
+    #[arg(long, global = true, env = "LNC_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// User to log in as, with the password of LNC_PASSWORD or --password-file.
+    #[arg(long, global = true, env = "LNC_USER", value_name = "NAME")]
+    pub user: Option<String>,
+    /// File with the password.
+    #[arg(long, global = true, env = "LNC_PASSWORD_FILE", value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// Certificate authority to trust, PEM: connections are encrypted.
+    #[arg(long, global = true, env = "LNC_TLS_CA", value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
     /// Own certificate, PEM.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, env = "LNC_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
     /// Key of the own certificate, PEM.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, env = "LNC_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
 }
 
@@ -80,6 +90,12 @@ pub enum Command {
     /// Show and steer the cluster.
     #[command(subcommand)]
     Cluster(ClusterCommands),
+    /// Add, list and remove users, and set their tokens and passwords.
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Add, list and remove rules about who may do what.
+    #[command(subcommand)]
+    Acl(AclCommand),
     /// Look into log files.
     #[command(subcommand)]
     Log(LogCommand),

@@ -18,8 +18,6 @@ struct Grouped {
     client: Client,
     consumer: GroupConsumer,
     printer: Printer,
-    /// How far the partitions of this member were printed.
-    printed: HashMap<u16, u64>,
     /// Where to stop, when there is an end.
     ends: Option<HashMap<u16, u64>>,
 }
@@ -54,7 +52,6 @@ pub async fn run(args: &ConsumeArgs, client: &Client, group: &str, printer: Prin
         client: client.clone(),
         consumer: client.group_consumer(options),
         printer,
-        printed: HashMap::new(),
         ends,
     };
     let outcome = grouped.follow().await;
@@ -91,7 +88,6 @@ impl Grouped {
         let end = self.ends.as_ref().and_then(|ends| ends.get(&chunk.partition)).copied().unwrap_or(u64::MAX);
         let next = self.printer.print(chunk, end)?;
         self.consumer.handled_to(next);
-        self.printed.insert(chunk.partition, next);
         Ok(())
     }
 
@@ -99,14 +95,13 @@ impl Grouped {
     async fn group_is_at_end(&self) -> Result<bool, ClientError> {
         let Some(ends) = &self.ends else { return Ok(false) };
         let at_end = |partition: u16, offset: u64| ends.get(&partition).is_none_or(|end| offset >= *end);
-        let mine: Vec<u16> = self.consumer.assignment().iter().map(|partition| partition.id.partition).collect();
         if self.consumer.epoch() <= 0 {
             return Ok(false);
         }
         let mut open: Vec<u16> = ends.iter().filter(|(_, end)| **end > 0).map(|(partition, _)| *partition).collect();
-        open.retain(|partition| match self.printed.get(partition) {
-            Some(printed) if mine.contains(partition) => !at_end(*partition, *printed),
-            _ => true,
+        open.retain(|partition| match self.consumer.position(&self.topic, *partition) {
+            Some(position) => !at_end(*partition, position),
+            None => true,
         });
         if open.is_empty() {
             return Ok(true);

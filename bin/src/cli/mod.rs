@@ -12,6 +12,8 @@ pub mod group_args;
 pub mod log;
 pub mod output;
 pub mod produce;
+pub mod secret_args;
+pub mod secrets;
 pub mod session;
 pub mod stdin;
 pub mod topic;
@@ -56,6 +58,8 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             Command::Topic(command) => topic::run(command, &cli.common).await,
             Command::Group(command) => group::run(command, &cli.common).await,
             Command::Cluster(command) => cluster::run(command, &cli.common).await,
+            Command::User(command) => secrets::run_user(command, &cli.common).await,
+            Command::Acl(command) => secrets::run_acl(command, &cli.common).await,
             Command::Log(_) | Command::Completions { .. } => Ok(()),
         }
     })

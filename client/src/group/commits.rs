@@ -27,13 +27,17 @@ pub(super) struct Commits {
 struct Progress {
     id: TopicPartition,
     handled: u64,
+    /// What the log says; `None`: nothing yet.
     committed: Option<u64>,
 }
 
 impl Commits {
-    pub(super) fn begin(&mut self, gained: &[AssignedPartition], begins: &[Position]) {
+    /// Reading begins; what is not committed yet will be, even if nothing comes: the group goes on there.
+    pub(super) fn begin(&mut self, gained: &[AssignedPartition], begins: &[Position], found: &[FoundOffset]) {
         for (partition, begin) in gained.iter().zip(begins) {
-            let progress = Progress { id: partition.id, handled: begin.offset, committed: Some(begin.offset) };
+            let found = found.iter().find(|found| found.partition == partition.id);
+            let committed = found.map(|found| found.offset);
+            let progress = Progress { id: partition.id, handled: begin.offset, committed };
             self.partitions.insert((Arc::clone(&begin.topic), begin.partition), progress);
         }
     }
@@ -41,6 +45,13 @@ impl Commits {
     pub(super) fn held(&self) -> Vec<AssignedPartition> {
         let partitions = self.partitions.iter();
         partitions.map(|((topic, _), at)| AssignedPartition { topic: Arc::clone(topic), id: at.id }).collect()
+    }
+
+    /// Where the next record begins that was not handed out.
+    pub(super) fn position(&self, topic: &str, partition: u16) -> Option<u64> {
+        let out = self.handed_out.as_ref().filter(|(name, number, _)| **name == *topic && *number == partition);
+        let handled = || self.partitions.get(&(Arc::from(topic), partition)).map(|progress| progress.handled);
+        out.map(|(_, _, next)| *next).or_else(handled)
     }
 
     pub(super) fn forget(&mut self, partitions: &[AssignedPartition]) {

@@ -188,6 +188,11 @@ impl GroupConsumer {
         self.commits.held()
     }
 
+    /// Where the next record of a partition begins that was not handed out; `None` where this member does not read.
+    pub fn position(&self, topic: &str, partition: u16) -> Option<u64> {
+        self.commits.position(topic, partition)
+    }
+
     /// The next records, of any of the member's partitions; waits for some.
     ///
     /// The chunk given before counts as handled. Can be dropped and called again without losing records.
@@ -287,7 +292,7 @@ impl GroupConsumer {
             };
             begins.push(Position { topic: Arc::clone(&partition.topic), partition: number, offset });
         }
-        self.commits.begin(gained, &begins);
+        self.commits.begin(gained, &begins, &found);
         self.consumer.assign_at(&begins);
         if let Some(listener) = &self.options.listener {
             listener.assigned(&begins);

@@ -172,6 +172,8 @@ pub enum MetadataEvent {
         /// The topic.
         topic: TopicId,
     },
+    /// Users or rules have changed.
+    SecurityChanged,
     /// Everything may have changed: a snapshot replaced the state.
     StateReplaced,
 }
@@ -257,4 +259,6 @@ pub enum MetadataAnswer {
         /// Of each, in the order asked.
         advanced: Vec<Result<(), TeeRefusal>>,
     },
+    /// Users and rules are as asked.
+    SecurityChanged,
 }

@@ -5,6 +5,7 @@ use super::tee::{TeeAdvance, TeeClaim, TeeRule};
 use super::topic::{ReplicaIncarnation, ReplicationMode, TopicConfig};
 use crate::codec::{self, CodecError};
 use lance_messages::id::{LeaderEpoch, NodeId, ProducerId, TeeId, TopicId, TopicPartition};
+use lance_messages::security::{AclRule, Credentials};
 use serde::{Deserialize, Serialize};
 
 /// Version byte before every command.
@@ -212,6 +213,35 @@ pub enum MetadataCommand {
     AdvanceTees {
         /// Each judged alone.
         advances: Vec<TeeAdvance>,
+    },
+    /// A new user.
+    AddUser {
+        /// Its name.
+        name: String,
+        /// How it proves itself.
+        credentials: Credentials,
+    },
+    /// A user proves itself in another way; what is absent stays as it is.
+    SetCredentials {
+        /// Its name.
+        name: String,
+        /// What is new.
+        credentials: Credentials,
+    },
+    /// A user goes.
+    RemoveUser {
+        /// Its name.
+        name: String,
+    },
+    /// A rule about who may do what.
+    AddAcl {
+        /// The rule.
+        rule: AclRule,
+    },
+    /// A rule ends.
+    RemoveAcl {
+        /// The rule.
+        rule: AclRule,
     },
 }
 

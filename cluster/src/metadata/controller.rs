@@ -390,6 +390,7 @@ impl Controller {
             | MetadataEvent::NodeAllowed { .. }
             | MetadataEvent::TopicModeSet { .. }
             | MetadataEvent::TeesChanged { .. }
+            | MetadataEvent::SecurityChanged
             | MetadataEvent::PartitionRecovered { .. } => {}
             MetadataEvent::StateReplaced => self.start_over(state, now_ms, batch),
         }

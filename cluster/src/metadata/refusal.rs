@@ -188,6 +188,35 @@ pub enum MetadataRefusal {
         /// What is wrong, and what it may be.
         what: &'static str,
     },
+    /// There is a user of this name.
+    #[error("User '{name}' exists already")]
+    UserExists {
+        /// The name.
+        name: String,
+    },
+    /// There is none.
+    #[error("There is no user '{name}'")]
+    UserNotFound {
+        /// The name.
+        name: String,
+    },
+    /// There is no such rule.
+    #[error("There is no such rule")]
+    RuleNotFound,
+    /// A user or rule that cannot be meant.
+    #[error("Invalid {what}")]
+    InvalidSecurity {
+        /// What is wrong, and what it may be.
+        what: &'static str,
+    },
+    /// The limit.
+    #[error("There are {limit} {what} already")]
+    TooManyOf {
+        /// Of what.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
     /// A change of one partition was refused.
     #[error("Partition {partition}: {reason}")]
     Partition {

@@ -8,6 +8,7 @@ use lance_cluster::metadata::{
     TeeAdvance, TeeCheckpoint, TeeClaim, TopicConfig,
 };
 use lance_messages::id::{LeaderEpoch, NodeId, ProducerId, TeeId, TopicId, TopicPartition};
+use lance_messages::security::{AclRule, Credentials, Operation, ResourceKind, ScramVerifier};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -124,9 +125,39 @@ fn tee_commands() -> Vec<(MetadataCommand, &'static str)> {
     ]
 }
 
+fn security_commands() -> Vec<(MetadataCommand, &'static str)> {
+    let scram = ScramVerifier { iterations: 4096, salt: [1; 16], stored_key: [2; 32], server_key: [3; 32] };
+    let rule = AclRule {
+        principal: "al".into(),
+        kind: ResourceKind::Topic,
+        name: "t".into(),
+        prefix: true,
+        operation: Some(Operation::Write),
+        allow: true,
+    };
+    let everything = AclRule { operation: None, allow: false, ..rule.clone() };
+    let name = || "al".to_owned();
+    vec![
+        (MetadataCommand::AddUser { name: name(), credentials: Credentials::default() }, "04 1a 02616c 00 00"),
+        (
+            MetadataCommand::SetCredentials {
+                name: name(),
+                credentials: Credentials { token_hash: None, scram: Some(scram) },
+            },
+            "04 1b 02616c 00 01 fb0010 01010101010101010101010101010101 \
+             0202020202020202020202020202020202020202020202020202020202020202 \
+             0303030303030303030303030303030303030303030303030303030303030303",
+        ),
+        (MetadataCommand::RemoveUser { name: name() }, "04 1c 02616c"),
+        (MetadataCommand::AddAcl { rule }, "04 1d 02616c 00 0174 01 01 01 01"),
+        (MetadataCommand::RemoveAcl { rule: everything }, "04 1e 02616c 00 0174 01 00 00"),
+    ]
+}
+
 #[test]
 fn golden_bytes_of_every_command() {
-    for (command, golden) in commands().into_iter().chain(cluster_commands()).chain(tee_commands()) {
+    let all = commands().into_iter().chain(cluster_commands()).chain(tee_commands()).chain(security_commands());
+    for (command, golden) in all {
         let bytes = command.encode().unwrap();
         let golden: String = golden.chars().filter(|byte| *byte != ' ').collect();
         assert_eq!(hex(&bytes), golden, "{command:?}");
@@ -142,11 +173,11 @@ fn golden_bytes_of_a_snapshot() {
     let partition = TopicPartition::new(TopicId(1), 0);
     state.apply(3, &MetadataCommand::OpenEpoch { partitions: vec![EpochOpening { partition, epoch: LeaderEpoch(1) }] });
     let bytes = state.encode_snapshot().unwrap();
-    let golden = "05 03 02 01 \
+    let golden = "06 03 02 01 \
         01 01 fbcdab 04 fba00f 0c6c616e63652d313a39303030 00 00 00 00 \
         00 00 \
         01 01 026162 fc00f15365 01 00 01 01 00 00 00 \
-        01 01 01 fbcdab 00 00 00 01 00 01 01 00 00 00 00 00 00 01 00 00";
+        01 01 01 fbcdab 00 00 00 01 00 01 01 00 00 00 00 00 00 01 00 00 00 00 00";
     let golden: String = golden.chars().filter(|byte| !byte.is_whitespace()).collect();
     assert_eq!(hex(&bytes), golden);
     assert_eq!(MetadataState::decode_snapshot(&bytes).unwrap(), state);
@@ -179,18 +210,18 @@ fn golden_bytes_of_what_a_snapshot_of_a_cluster_adds() {
     for (index, command) in (1..).zip(&commands) {
         assert!(state.apply(index, command).answer.is_ok(), "{command:?}");
     }
-    let golden = "05 08 02 01 \
+    let golden = "06 08 02 01 \
         01 01 fbcdab 04 fba00f 0c6c616e63652d313a39303030 00 01 00 00 \
         01 03 03613a31 01 02 01 fbceab \
         01 01 026162 fc00f15365 01 00 01 01 01 00 00 \
         01 01 01 fbcdab 00 02 01 01 01 01 fbcdab 00 02 04 01 01 01 00 00 00 00 \
-        01 08 0100 01 01 fbcdab 00 02 026d65 09 10 fa 01 00 00";
+        01 08 0100 01 01 fbcdab 00 02 026d65 09 10 fa 01 00 00 00 00 00";
     let golden: String = golden.chars().filter(|byte| !byte.is_whitespace()).collect();
     let bytes = state.encode_snapshot().unwrap();
     assert_eq!(hex(&bytes), golden);
     assert_eq!(MetadataState::decode_snapshot(&bytes).unwrap(), state);
     let older = MetadataState::decode_snapshot(&[1, 0]);
-    assert!(matches!(older, Err(CodecError::UnknownVersion { found: 1, known: 5, .. })));
+    assert!(matches!(older, Err(CodecError::UnknownVersion { found: 1, known: 6, .. })));
 }
 
 #[test]
@@ -216,9 +247,9 @@ fn golden_bytes_of_what_a_snapshot_of_rules_adds() {
         assert!(state.apply(index, command).answer.is_ok(), "{command:?}");
     }
     let bytes = hex(&state.encode_snapshot().unwrap());
-    let golden = "02 01 01 01 01 03613a31 0178 4e fa 09 05 01 01 00 01 01 05 06 07 4e 03 02 01 08 01 0b";
+    let golden = "02 01 01 01 01 03613a31 0178 4e fa 09 05 01 01 00 01 01 05 06 07 4e 03 02 01 08 01 0b 00 00 00";
     let golden: String = golden.chars().filter(|byte| *byte != ' ').collect();
-    assert!(bytes.starts_with("0507") && bytes.ends_with(&golden), "{bytes}");
+    assert!(bytes.starts_with("0607") && bytes.ends_with(&golden), "{bytes}");
     assert_eq!(MetadataState::decode_snapshot(&state.encode_snapshot().unwrap()).unwrap(), state);
 }
 

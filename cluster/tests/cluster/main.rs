@@ -19,6 +19,8 @@ mod raft_three;
 #[cfg(test)]
 mod relocations;
 #[cfg(test)]
+mod security;
+#[cfg(test)]
 mod state_cluster;
 #[cfg(test)]
 mod state_properties;

@@ -131,7 +131,25 @@ fn history(most: usize) -> impl Strategy<Value = Vec<MetadataCommand>> {
 }
 
 fn command() -> impl Strategy<Value = MetadataCommand> {
-    prop_oneof![4 => topic_command(), 4 => cluster_command(), 1 => tee_command()]
+    prop_oneof![4 => topic_command(), 4 => cluster_command(), 1 => tee_command(), 1 => security_command()]
+}
+
+/// Changes of users and rules.
+fn security_command() -> impl Strategy<Value = MetadataCommand> {
+    let name = || prop_oneof![Just("al"), Just("bo"), Just("*"), Just("")].prop_map(str::to_owned);
+    let rule = || {
+        (name(), 0usize..3, name(), proptest::bool::ANY).prop_map(|(principal, kind, name, allow)| {
+            let kind = lance_messages::security::ResourceKind::ALL[kind];
+            lance_messages::security::AclRule { principal, kind, name, prefix: false, operation: None, allow }
+        })
+    };
+    prop_oneof![
+        name().prop_map(|name| MetadataCommand::AddUser { name, credentials: Default::default() }),
+        name().prop_map(|name| MetadataCommand::SetCredentials { name, credentials: Default::default() }),
+        name().prop_map(|name| MetadataCommand::RemoveUser { name }),
+        rule().prop_map(|rule| MetadataCommand::AddAcl { rule }),
+        rule().prop_map(|rule| MetadataCommand::RemoveAcl { rule }),
+    ]
 }
 
 /// Changes of tee rules, and of how far they are.

@@ -25,6 +25,7 @@ use super::hello::{Hello, InitProducer};
 use super::lookup::LookupOffset;
 use super::payload::PayloadReader;
 use super::produce::Produce;
+use super::security::SecurityRequest;
 use super::tee::TeeRequest;
 use super::text;
 use super::topics::{AlterTopic, CreateTopicWithConfig, MetadataRequest};
@@ -103,6 +104,9 @@ pub enum Request {
         group: String,
     },
     TopicTee(TeeRequest),
+    Security(SecurityRequest),
+    /// A message of SCRAM.
+    ScramStep(String),
 }
 
 /// Asks where a consumer should start.
@@ -255,6 +259,8 @@ fn decode_extension(command: Command, payload: &Bytes, granted: Features) -> Res
         Command::LOOKUP_OFFSET => Features::LOOKUP,
         Command::DESCRIBE_CLUSTER | Command::CLUSTER_COMMAND => Features::CLUSTER,
         Command::TOPIC_TEE => Features::TEE,
+        Command::SECURITY => Features::SECURITY,
+        Command::SCRAM_STEP => Features::SCRAM,
         Command::METADATA | Command::CREATE_TOPIC_WITH_CONFIG | Command::ALTER_TOPIC => Features::METADATA,
         Command::GROUP_HEARTBEAT
         | Command::GROUP_COMMIT
@@ -288,6 +294,10 @@ fn decode_extension(command: Command, payload: &Bytes, granted: Features) -> Res
         | Command::DESCRIBE_GROUPS
         | Command::DELETE_GROUP => (decode_group(command, payload), text::INVALID_GROUP_REQUEST),
         Command::TOPIC_TEE => (TeeRequest::decode(payload).map(Request::TopicTee), text::INVALID_TOPIC_TEE),
+        Command::SECURITY => (SecurityRequest::decode(payload).map(Request::Security), text::INVALID_SECURITY),
+        Command::SCRAM_STEP => {
+            (std::str::from_utf8(payload).ok().map(|text| Request::ScramStep(text.to_owned())), text::INVALID_SECURITY)
+        }
         _ => (AlterTopic::decode(payload).map(Request::AlterTopic), text::INVALID_ALTER_TOPIC),
     };
     request.ok_or((ErrorCode::InvalidRequest, text))

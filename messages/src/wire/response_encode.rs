@@ -134,6 +134,14 @@ fn encode_extension(response: &Response, out: &mut BytesMut, granted: Features) 
             reply.encode(out);
             Command::TOPIC_TEE_RESPONSE
         }
+        Response::Security(reply) => {
+            reply.encode(out);
+            Command::SECURITY_RESPONSE
+        }
+        Response::ScramStep(message) => {
+            out.put_slice(message.as_bytes());
+            Command::SCRAM_STEP_RESPONSE
+        }
         Response::Error(error) if granted.contains(Features::TYPED_ERRORS) => {
             error.encode(out);
             Command::ERROR_RESPONSE

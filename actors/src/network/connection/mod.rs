@@ -5,6 +5,7 @@ mod handlers;
 mod throttle;
 mod writing;
 
+use crate::audit::audit;
 use crate::clock::NodeClock;
 use crate::forward::actor::ForwardActor;
 use crate::group::actor::GroupActor;
@@ -17,6 +18,7 @@ use crate::network::budget::{ByteBudget, FREE_FRAME_BYTES, Reservation};
 use crate::network::outbox::{ShardMessage, forward_message, push_produce, send, try_forward, try_send};
 use crate::network::quotas::{Meters, Quotas};
 use crate::network::readers::{ReadFailure, ReaderJob, ReaderPool};
+use crate::network::session::access::AuthGate;
 use crate::network::session::{MAX_PART_REPLIES, SessionCore, SessionEffect, SessionLimits};
 use crate::peer::{AcceptPeer, Inlet};
 use crate::supervision::{ActorState, Vitals};
@@ -121,6 +123,8 @@ pub struct ConnectionSetup {
     pub copies: ByteBudget,
     /// How fast clients may be.
     pub quotas: Arc<Quotas>,
+    /// Who may do what; `None` where anybody may do everything.
+    pub auth: Option<Arc<AuthGate>>,
     /// The node's clock.
     pub clock: NodeClock,
     /// Figures.
@@ -171,8 +175,9 @@ impl ConnectionActor {
         setup: ConnectionSetup,
         network: Addr<NetworkActor>,
         stream: TcpStream,
+        principal: Option<Arc<str>>,
     ) -> Self {
-        let core = SessionCore::new(id, setup.limits);
+        let core = SessionCore::new(id, setup.limits).guarded_by(setup.auth.clone(), principal);
         let last_frame = setup.clock.now().elapsed;
         let unrecognised = setup.peers.is_some();
         let meters = setup.quotas.of("");
@@ -260,6 +265,7 @@ impl ConnectionActor {
                 let answer = self.setup.group.send(commit);
                 self.await_commit(request, answer, ctx);
             }
+            SessionEffect::Audit(line) => audit(&line),
             SessionEffect::Named(name) => self.meters = self.setup.quotas.of(&name),
             SessionEffect::Group(request, asked) => self.ask_group(request, asked, ctx),
             SessionEffect::ForwardCommit(request, commit) => {

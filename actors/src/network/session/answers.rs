@@ -1,7 +1,7 @@
 //! Answers of other actors, and how replies are written.
 
 use super::cluster::order_done;
-use super::control::{metadata, mode_code, topic_body};
+use super::control::{mode_code, topic_body};
 use super::replies::{ControlKind, ReplySlot, weight};
 use super::routing::{groups_partition, not_leader};
 use super::{Effects, SessionCore, SessionEffect};
@@ -16,6 +16,7 @@ use lance_messages::wire::hello::ProducerEpoch;
 use lance_messages::wire::json::{DeletedBody, RetentionBody, to_json};
 use lance_messages::wire::lookup::LookupOffsetResponse;
 use lance_messages::wire::produce::{AckOffsets, put_ack};
+use lance_messages::wire::security::SecurityReply;
 use lance_messages::wire::topics::TopicConfigured;
 use lance_messages::wire::typed_error::{Answers, TypedError};
 use lance_messages::wire::{Response, ResponseFrame};
@@ -108,9 +109,11 @@ impl SessionCore {
             if created && let Some(next) = self.next_missing(&wanted, view) {
                 return effects.push(SessionEffect::Metadata(request, next));
             }
-            self.finish_control(request, view, |_| Ok(Response::Metadata(metadata(view, &wanted))));
+            let visible = self.visible_metadata(view, &wanted);
+            self.finish_control(request, view, |_| Ok(Response::Metadata(visible)));
             return self.advance(effects, now);
         }
+        self.audit_outcome(request, || outcome_of(&result), effects);
         let mut bound = None;
         self.finish_control(request, view, |kind| match result {
             Ok(answer) => {
@@ -279,6 +282,7 @@ fn metadata_response(
             _ => Err((ErrorCode::Internal, None)),
         },
         ControlKind::ClusterCommand(_) => order_done(answer),
+        ControlKind::Security { what } => Ok(Response::Security(SecurityReply::Done { what: *what })),
         ControlKind::Subscribe { .. }
         | ControlKind::Commit { .. }
         | ControlKind::DescribeCluster
@@ -296,6 +300,15 @@ fn configured(view: &ClusterView, topic: TopicId) -> Option<TopicConfigured> {
         replication_factor: topic.config.replication_factor,
         mode: mode_code(topic.config.mode),
     })
+}
+
+/// What the audit log says of an answer.
+fn outcome_of(result: &Result<MetadataAnswer, CallFailure>) -> String {
+    match result {
+        Ok(_) => "done".to_owned(),
+        Err(CallFailure::Refused(refusal)) => refusal.to_string(),
+        Err(CallFailure::Failed(_, text)) => text.clone(),
+    }
 }
 
 /// The wire code of each refusal of the metadata.
@@ -319,7 +332,11 @@ fn refusal_code(refusal: &MetadataRefusal) -> ErrorCode {
         | MetadataRefusal::TeeExists { .. }
         | MetadataRefusal::TeeCycle { .. }
         | MetadataRefusal::InvalidTee { .. } => ErrorCode::InvalidRequest,
-        MetadataRefusal::TooManyTees { .. } => ErrorCode::LimitReached,
+        MetadataRefusal::UserExists { .. }
+        | MetadataRefusal::UserNotFound { .. }
+        | MetadataRefusal::RuleNotFound
+        | MetadataRefusal::InvalidSecurity { .. } => ErrorCode::InvalidRequest,
+        MetadataRefusal::TooManyOf { .. } | MetadataRefusal::TooManyTees { .. } => ErrorCode::LimitReached,
         MetadataRefusal::NotEnoughNodes { .. } => ErrorCode::NotEnoughReplicas,
         MetadataRefusal::TooManyPartitions { .. } | MetadataRefusal::IdsExhausted { .. } => ErrorCode::LimitReached,
         MetadataRefusal::ProducerFenced { .. } => ErrorCode::FencedProducer,

@@ -26,6 +26,7 @@ impl SessionCore {
     pub(super) fn on_group_request(
         &mut self,
         asked: GroupRequest,
+        action: Option<String>,
         correlation: u64,
         command: u8,
         view: &ClusterView,
@@ -35,6 +36,7 @@ impl SessionCore {
             return self.redirect_offsets(correlation, command, view);
         }
         let request = self.reserve_control(correlation, command, ControlKind::Group);
+        self.note_action(request, action);
         let client = Arc::clone(&self.client_name);
         effects.push(SessionEffect::Group(request, AskGroup { client, request: asked }));
     }
@@ -48,6 +50,11 @@ impl SessionCore {
         now: Duration,
         effects: &mut Effects,
     ) {
+        self.audit_outcome(
+            request,
+            || answer.as_ref().map_or_else(|code| code.text().to_owned(), |_| "done".to_owned()),
+            effects,
+        );
         self.finish_control(request, view, |_| answer.map_err(|code| (code, None)));
         self.advance(effects, now);
     }

@@ -1,6 +1,7 @@
 //! `SessionCore`: one connection's side of the protocol. Frames come in, requests to other actors and bytes for
 //! the socket go out; no socket, clock or thread inside.
 
+pub mod access;
 pub mod answers;
 mod cluster;
 mod control;
@@ -9,9 +10,12 @@ mod groups;
 pub mod lanes;
 pub mod output;
 pub mod replies;
+pub mod rights;
 pub mod routing;
+mod security;
 mod spans;
 
+use self::access::{Access, AuditLine, AuthGate};
 use self::lanes::{CONTROL_LANE, INGEST_LANE, Lanes, RequestId};
 use self::output::Output;
 use self::replies::{ControlKind, ProduceSlot, ReplySlot};
@@ -52,7 +56,9 @@ pub const GRANTED_FEATURES: Features = Features(
         | Features::METADATA.0
         | Features::COMPRESSED_INGEST.0
         | Features::CLUSTER.0
-        | Features::GROUPS.0,
+        | Features::GROUPS.0
+        | Features::SECURITY.0
+        | Features::SCRAM.0,
 );
 
 /// Fetches of one connection that may be under way together; more are not read from the socket.
@@ -108,6 +114,8 @@ pub enum SessionEffect {
     Committed(u64, CommittedOffset),
     /// The client said what it calls itself.
     Named(Arc<str>),
+    /// Something for the audit log.
+    Audit(AuditLine),
     /// Ask the coordinator of consumer groups.
     Group(u64, AskGroup),
     /// Store an offset on the node that keeps them.
@@ -156,6 +164,7 @@ pub struct SessionCore {
     /// What the client calls itself, from its Hello on.
     client_name: Arc<str>,
     producer: Option<ProducerEpoch>,
+    access: Access,
     lanes: Lanes<ReplySlot>,
     /// What is to be written.
     pub output: Output,
@@ -182,6 +191,7 @@ fn needs_metadata(request: &Request) -> bool {
             | Request::Keepalive
             | Request::Hello(_)
             | Request::Authenticate { .. }
+            | Request::ScramStep(_)
             | Request::GetClusterStatus
     )
 }
@@ -202,6 +212,7 @@ impl SessionCore {
             features: None,
             client_name: Arc::from(""),
             producer: None,
+            access: Access::default(),
             lanes: Lanes::default(),
             output: Output::default(),
             in_flight_bytes: 0,
@@ -216,6 +227,12 @@ impl SessionCore {
             throttled: false,
             spans: OpenSpans::default(),
         }
+    }
+
+    /// The same session, held to what its client may do; `certificate` is the name in the client's certificate.
+    #[must_use]
+    pub fn guarded_by(self, gate: Option<Arc<AuthGate>>, certificate: Option<Arc<str>>) -> Self {
+        Self { access: Access::new(gate, certificate), ..self }
     }
 
     /// Whether the client said Hello: only then it is sent frames it did not ask for.
@@ -357,8 +374,13 @@ impl SessionCore {
                 return;
             }
         };
-        if !view.is_known() && needs_metadata(&request) {
-            return self.refuse_for_now(&request, correlation, kept.header.command());
+        if !view.is_known() && (needs_metadata(&request) || self.access.needs_users(&request)) {
+            let starting = "The server is starting: try again";
+            return self.refuse(&request, correlation, kept.header.command(), ErrorCode::Unavailable, starting);
+        }
+        if let Err(code) = self.access.check(&request, view) {
+            self.audit_denial(&request, code, view, effects);
+            return self.refuse(&request, correlation, kept.header.command(), code, code.text());
         }
         if self.limits.traces.is_none() {
             return self.on_request(request, (correlation, partition), kept, view, now, effects);
@@ -399,14 +421,13 @@ impl SessionCore {
         }
     }
 
-    /// What exists is not known yet: clients hear that they may try again, and nothing that they would give up for.
-    fn refuse_for_now(&mut self, request: &Request, correlation: u64, command: u8) {
+    /// The request is not looked at.
+    fn refuse(&mut self, request: &Request, correlation: u64, command: u8, code: ErrorCode, message: &'static str) {
         let (lane, correlation, answers) = match request {
             Request::Produce(produce) => (INGEST_LANE, 0, Answers::Ingest(produce.batch_id)),
             _ => (self.control_lane(), correlation, Answers::Control(command)),
         };
-        let message = "The server is starting: try again";
-        let error = TypedError::with_message(ErrorCode::Unavailable, answers, message);
+        let error = TypedError::with_message(code, answers, message);
         self.lanes.reserve(lane, ReplySlot::ready(correlation, Response::Error(error)));
     }
 

@@ -135,6 +135,11 @@ pub enum ControlKind {
         /// Its offset.
         offset: u64,
     },
+    /// A change of users or rules.
+    Security {
+        /// The byte of what was asked.
+        what: u8,
+    },
     /// A request about consumer groups.
     Group,
     /// LookupOffset.
