@@ -232,7 +232,7 @@ pub async fn start(
     let group = wiring.start_group(&control, &metadata, &shards, &forward).await;
     let keeper = match (&peering, threads.first()) {
         (Some(peering), Some(first)) => {
-            Some(peering.open_links(&starter, &first.handle(), (&shards, &metadata), &view).await?)
+            Some(peering.open_links(&starter, &first.handle(), (&shards, &metadata), (&view, &metrics)).await?)
         }
         _ => None,
     };
@@ -381,7 +381,7 @@ impl Wiring<'_> {
             rack: self.config.node.rack.clone().unwrap_or_default(),
             genesis,
             is_voter: peering.is_none_or(|peering| peering.formed.is_voter),
-            cluster: record.cluster_id,
+            cluster_id: record.cluster_id,
         };
         let handle = thread.handle();
         let metadata = self
@@ -402,6 +402,7 @@ impl Wiring<'_> {
             eviction_window: self.config.eviction.window,
             clock: self.clock,
             metrics: Arc::clone(self.metrics),
+            cluster_id: record.cluster_id,
         };
         let (name, kind) = ("replication".to_owned(), ActorKind::Replication);
         let replication = self
