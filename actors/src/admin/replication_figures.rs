@@ -103,7 +103,15 @@ mod tests {
 
     fn rendered(metrics: Metrics) -> String {
         let (backend, cluster) = ("pool".to_owned(), ClusterFigures::default());
-        render(Scrape { metrics: Arc::new(metrics), vitals: Vec::new(), backend, is_ready: true, cluster, tee: Default::default() }).unwrap()
+        render(Scrape {
+            metrics: Arc::new(metrics),
+            vitals: Vec::new(),
+            backend,
+            is_ready: true,
+            cluster,
+            tee: Default::default(),
+        })
+        .unwrap()
     }
 
     #[test]
