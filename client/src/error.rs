@@ -177,6 +177,12 @@ pub enum ClientError {
         /// What the codec says.
         reason: String,
     },
+    /// The thread of the blocking client did not start.
+    #[error("the client's runtime did not start: {reason}")]
+    Runtime {
+        /// What the system says.
+        reason: String,
+    },
     /// The producer holds as many bytes as it may.
     #[error("the producer's buffer of {buffer_bytes} bytes is full")]
     BufferFull {
@@ -234,6 +240,7 @@ impl ClientError {
             Self::OffsetStore { .. } => "OffsetStore",
             Self::BufferFull { .. } => "BufferFull",
             Self::TopicNotReady { .. } => "TopicNotReady",
+            Self::Runtime { .. } => "Runtime",
             Self::Closed { .. } => "Closed",
         }
     }

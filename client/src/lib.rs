@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod admin;
+pub mod blocking;
 pub mod client;
 mod cluster;
 pub mod connection;

@@ -11,12 +11,14 @@ use serde_json::json;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
-/// Answers the probes until the admin interface does. Dropping it ends that.
+/// Answers the probes until the admin interface does. Dropping it ends that, and waits until nothing is accepted any more.
 #[derive(Debug)]
 pub struct EarlyProbes {
     end: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl EarlyProbes {
@@ -38,21 +40,25 @@ impl EarlyProbes {
                     Ok(listener) => listener,
                     Err(error) => return tracing::warn!(%error, "no probes are answered while the node starts"),
                 };
-                let until = async move { _ = ended.await };
-                let served = match tls {
-                    None => axum::serve(listener, router(health)).with_graceful_shutdown(until).await,
-                    Some(tls) => match EncryptedListener::start(listener, tls, asks_clients) {
-                        Ok(listener) => axum::serve(listener, router(health)).with_graceful_shutdown(until).await,
-                        Err(error) => Err(error),
-                    },
+                let served = async {
+                    match tls {
+                        None => axum::serve(listener, router(health)).await,
+                        Some(tls) => {
+                            axum::serve(EncryptedListener::start(listener, tls, asks_clients)?, router(health)).await
+                        }
+                    }
                 };
-                if let Err(error) = served {
-                    tracing::warn!(%error, "no probes are answered while the node starts");
+                // A connection that is cut asks again, and hears the whole interface.
+                tokio::select! {
+                    served = served => if let Err(error) = served {
+                        tracing::warn!(%error, "no probes are answered while the node starts");
+                    },
+                    _ = ended => {}
                 }
             });
         };
-        std::thread::Builder::new().name("early-probes".to_owned()).spawn(serve)?;
-        Ok(Self { end: Some(end) })
+        let thread = std::thread::Builder::new().name("early-probes".to_owned()).spawn(serve)?;
+        Ok(Self { end: Some(end), thread: Some(thread) })
     }
 }
 
@@ -61,6 +67,10 @@ impl Drop for EarlyProbes {
         if let Some(end) = self.end.take() {
             // It may have ended by itself.
             let _ = end.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported, and ends nothing else.
+            let _ = thread.join();
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The node's figures as OpenMetrics text: names begin with `lance_`, units are seconds and bytes.
 
 use super::cluster_figures::ClusterFigures;
+use super::replication_figures::{encode_followers, encode_links};
 use super::tee_figures::TeeFigures;
-use crate::metrics::{GroupLag, LATENCY_BOUNDS, LatencyHistogram, Metrics};
+use crate::metrics::{GroupLag, LatencyHistogram, Metrics};
 use crate::supervision::{ActorKind, Vitals};
+use crate::telemetry::{SpanCounts, Tracer, tracer};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
@@ -52,7 +54,10 @@ impl Collector for Scrape {
         self.gauges(&mut encoder)?;
         self.cluster.encode(&mut encoder)?;
         self.tee.encode(&mut encoder)?;
+        encode_followers(&self.metrics.followers, &mut encoder)?;
+        encode_links(&self.metrics.links, &mut encoder)?;
         self.groups(&mut encoder)?;
+        spans(&mut encoder)?;
         self.actors(&mut encoder)?;
         let backend = [("backend", self.backend.as_str())];
         let mut family =
@@ -81,10 +86,7 @@ impl Scrape {
             ("sync_latency_seconds", "Group of writes handed to the disk until it is durable", &metrics.sync_latency),
         ];
         for (name, help, histogram) in histograms {
-            let (counts, sum) = histogram.snapshot();
-            let bounds = LATENCY_BOUNDS.into_iter().chain([f64::MAX]);
-            let count = counts.iter().sum();
-            let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
+            let (sum, count, buckets) = histogram.encoded();
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
             family.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
         }
@@ -225,6 +227,28 @@ impl Scrape {
         }
         Ok(())
     }
+}
+
+/// What became of spans; zeroes where traces are not exported.
+fn spans(encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+    let counts = tracer().map(Tracer::counts);
+    let of = |count: fn(&SpanCounts) -> u64| counts.map_or(0, count);
+    let counters = [
+        ("telemetry_exported_spans", "Spans that the collector took", of(SpanCounts::exported)),
+        ("telemetry_dropped_spans", "Spans for which there was no room", of(SpanCounts::dropped)),
+        ("telemetry_failed_spans", "Spans that the collector did not take", of(SpanCounts::failed)),
+    ];
+    for (name, help, value) in counters {
+        let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(value).encode(family)?;
+    }
+    let family = encoder.encode_descriptor(
+        "telemetry_waiting_spans",
+        "Spans that wait to be exported",
+        None,
+        MetricType::Gauge,
+    )?;
+    gauge(tracer().map_or(0, |tracer| tracer.waiting() as u64)).encode(family)
 }
 
 struct ActorRow<'a> {

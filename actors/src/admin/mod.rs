@@ -10,6 +10,7 @@ pub mod groups;
 pub mod guard;
 pub mod health;
 pub mod listing;
+mod replication_figures;
 pub mod router;
 pub mod tee_figures;
 

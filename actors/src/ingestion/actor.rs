@@ -500,6 +500,7 @@ impl IngestionActor {
         metrics.tail_fetches.add(counts.tail_fetches);
         metrics.segment_fetches.add(counts.segment_fetches);
         metrics.pool_waits.add(counts.pool_waits);
+        core.take_ack_times(|node, counts| metrics.followers.add_latencies(node, counts));
         let (free, slots) = core.pool_saturation();
         metrics.pool_free_slots.set(free as u64);
         metrics.pool_slots.set(slots as u64);

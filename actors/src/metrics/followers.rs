@@ -1,12 +1,11 @@
 //! What the judge of followers saw last, and how often it decided what.
 
+use super::{Figure, LatencyCounts, LatencyHistogram};
 use arc_swap::ArcSwap;
 use lance_cluster::replica::Figures;
 use lance_messages::id::NodeId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-use super::Figure;
 
 /// A decision about a follower, counted once it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,9 +49,12 @@ pub struct JudgedFollower {
     pub is_demoted: bool,
 }
 
-/// Written by the replication actor alone, read by scrapes.
+type Latencies = BTreeMap<NodeId, Arc<LatencyHistogram>>;
+
+/// Written by the replication actor, latencies by the shards; read by scrapes.
 #[derive(Debug, Default)]
 pub struct FollowerFigures {
+    latencies: ArcSwap<Latencies>,
     judged: ArcSwap<Vec<JudgedFollower>>,
     decisions: ArcSwap<BTreeMap<(NodeId, FollowerDecision), u64>>,
     /// How often this node found itself slower than its followers.
@@ -70,6 +72,26 @@ impl FollowerFigures {
         let mut decisions = BTreeMap::clone(&self.decisions.load());
         *decisions.entry((node, decision)).or_default() += 1;
         self.decisions.store(Arc::new(decisions));
+    }
+
+    /// Adds how long a follower took from appends to acks.
+    pub fn add_latencies(&self, node: NodeId, counts: &LatencyCounts) {
+        if let Some(histogram) = self.latencies.load().get(&node) {
+            return histogram.add(counts);
+        }
+        self.latencies.rcu(|latencies| {
+            let mut latencies = Latencies::clone(latencies);
+            latencies.entry(node).or_default();
+            latencies
+        });
+        if let Some(histogram) = self.latencies.load().get(&node) {
+            histogram.add(counts);
+        }
+    }
+
+    /// From appends to acks, by node.
+    pub fn latencies(&self) -> Arc<BTreeMap<NodeId, Arc<LatencyHistogram>>> {
+        self.latencies.load_full()
     }
 
     /// The followers as they were judged last.

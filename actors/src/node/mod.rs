@@ -1,6 +1,7 @@
 //! A node: every actor, started sink first and wired together.
 
 mod links;
+mod own_threads;
 mod peering;
 pub mod side;
 
@@ -195,10 +196,7 @@ pub async fn start(
     side: SideParts,
 ) -> Result<Node, StartError> {
     let admin_listener = listen(&config.admin.bind)?;
-    let tls = match TlsFiles::of(config) {
-        Some(files) => Some(Arc::new(TlsKeeper::open(files)?)),
-        None => None,
-    };
+    let tls = TlsFiles::of(config).map(TlsKeeper::open).transpose()?.map(Arc::new);
     let probes = EarlyProbes::start(&admin_listener, Arc::clone(&side.health), tls.clone(), !config.auth.enabled);
     let early = probes.map_err(StartError::Thread)?;
     let Foundations { disk, mut data_dir, flushed, marks, listener, address } = lay_foundations(config, disk)?;
@@ -222,38 +220,28 @@ pub async fn start(
     let (shards, mut threads) = wiring.start_shards(&plan, &data_dir, flushed, marks).await?;
     let control = Thread::start("control", None).map_err(StartError::Thread)?;
     let durable = Thread::start("metadata", None).map_err(StartError::Thread)?;
-    if let Some(tls) = tls.clone() {
-        control.handle().spawn_fn(move || {
-            actix_rt::spawn(tls.follow());
-        });
-    }
+    own_threads::follow_certificates(&control, tls.clone());
     let data_threads = threads.iter().map(Thread::handle).collect();
     let peering = wiring.join_cluster(&mut data_dir, (&listener, address), data_threads, &side.health).await?;
     let (metadata, replication) =
         wiring.start_metadata(&durable, &data_dir, address, &shards, peering.as_ref()).await?;
-    let own_forward = match config.replication.peers.is_empty() {
-        true => None,
-        false => Some(Thread::start("forward", None).map_err(StartError::Thread)?),
-    };
+    let own_forward = own_threads::forward_thread(config)?;
     let forward = wiring.start_forward(own_forward.as_ref().unwrap_or(&control), plan.shards).await;
     let own_tee = Thread::start("tee", None).map_err(StartError::Thread)?;
     let tee = wiring.start_tee(&own_tee, &metadata, &shards).await;
     let group = wiring.start_group(&control, &metadata, &shards, &forward).await;
     let keeper = match (&peering, threads.first()) {
         (Some(peering), Some(first)) => {
-            Some(peering.open_links(&starter, &first.handle(), (&shards, &metadata), &view).await?)
+            Some(peering.open_links(&starter, &first.handle(), (&shards, &metadata), (&view, &metrics)).await?)
         }
         _ => None,
     };
-    let serve = ServeMetadata {
-        replication: replication.clone(),
-        shards: shards.clone(),
-        links: keeper.as_ref().map(|keeper| keeper.control.clone()).unwrap_or_default(),
-        data_links: keeper.as_ref().map(|keeper| keeper.data.clone()).unwrap_or_default(),
-    };
+    let (links, data_links) =
+        keeper.as_ref().map(|keeper| (keeper.control.clone(), keeper.data.clone())).unwrap_or_default();
+    let serve = ServeMetadata { replication: replication.clone(), shards: shards.clone(), links, data_links };
     metadata.addr().send(serve).await.map_err(|_| StartError::Actor("metadata"))?;
 
-    let network_threads = network_threads(&plan, threads.len())?;
+    let network_threads = own_threads::network_threads(&plan, threads.len())?;
     let serving = if network_threads.is_empty() { &threads } else { &network_threads };
     let first = serving.first().map_or_else(|| control.handle(), Thread::handle);
     let serving = serving.iter().map(Thread::handle).collect();
@@ -285,20 +273,12 @@ pub async fn start(
         data_dir,
         threads,
     };
-    side::start(config, &starter, &control.handle(), disk, clock, (side, admin_listener), &mut node).await?;
+    // Nobody else accepts on the admin address from here on.
     drop(early);
+    side::start(config, &starter, &control.handle(), disk, clock, (side, admin_listener), &mut node).await?;
     node.threads
         .extend([control, durable, own_tee].into_iter().chain(own_forward).chain(peering.map(Peering::into_thread)));
     Ok(node)
-}
-
-/// Threads for connections alone, where the plan has any; so many threads have CPUs of their own already.
-fn network_threads(plan: &ThreadPlan, taken: usize) -> Result<Vec<Thread>, StartError> {
-    if !plan.own_network_threads {
-        return Ok(Vec::new());
-    }
-    let start = |n: u16| Thread::start(&format!("network-{n}"), plan.cpu(taken + usize::from(n)));
-    (0..plan.shards).map(start).collect::<Result<_, _>>().map_err(StartError::Thread)
 }
 
 /// What the actors of the data path and of the metadata are made from.
@@ -401,7 +381,7 @@ impl Wiring<'_> {
             rack: self.config.node.rack.clone().unwrap_or_default(),
             genesis,
             is_voter: peering.is_none_or(|peering| peering.formed.is_voter),
-            cluster: record.cluster_id,
+            cluster_id: record.cluster_id,
         };
         let handle = thread.handle();
         let metadata = self
@@ -422,6 +402,7 @@ impl Wiring<'_> {
             eviction_window: self.config.eviction.window,
             clock: self.clock,
             metrics: Arc::clone(self.metrics),
+            cluster_id: record.cluster_id,
         };
         let (name, kind) = ("replication".to_owned(), ActorKind::Replication);
         let replication = self

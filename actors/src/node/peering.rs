@@ -6,6 +6,7 @@ use crate::clock::NodeClock;
 use crate::ingestion::actor::IngestionActor;
 use crate::mailbox::Mailbox;
 use crate::metadata::actor::MetadataActor;
+use crate::metrics::Metrics;
 use crate::options;
 use crate::peer::acceptor::PEER_ACCEPTOR_NAME;
 use crate::peer::{
@@ -108,7 +109,7 @@ impl Peering {
         starter: &Starter,
         data_thread: &ArbiterHandle,
         (shards, metadata): (&[Mailbox<IngestionActor>], &Mailbox<MetadataActor>),
-        view: &Arc<ArcSwap<ClusterView>>,
+        (view, metrics): (&Arc<ArcSwap<ClusterView>>, &Arc<Metrics>),
     ) -> Result<LinkKeeper, StartError> {
         let mut keeper = LinkKeeper {
             starter: starter.clone(),
@@ -119,6 +120,7 @@ impl Peering {
             metadata: metadata.clone(),
             view: Arc::clone(view),
             clock: self.clock,
+            metrics: Arc::clone(metrics),
             control: HashMap::new(),
             data: HashMap::new(),
         };

@@ -231,3 +231,146 @@ fn replicated(
     let span = StageSpan::until_now(parent, Stage::Replicate { to: sent.to }, partition, sent.sent_at);
     StageSpan { span_id: Some(sent.span_id), ended: Some(now), error, ..span }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use lance_messages::batch::{BATCH_HEADER_BYTES, BatchFlags, BatchHeader};
+    use lance_messages::id::{LeaderEpoch, TopicId};
+    use lance_messages::sort_key::SortKey;
+
+    const PARTITION: TopicPartition = TopicPartition::new(TopicId(1), 0);
+    const CONTEXT: TraceContext = TraceContext { trace_id: [1; 16], span_id: [2; 8], flags: TraceContext::SAMPLED };
+    const OTHER: NodeId = NodeId(2);
+    const NO_TIMES: StepTimes = StepTimes { started: None, written: None };
+
+    fn at(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn batch(position: u64, end: u64) -> ReplicaBatch {
+        let header = BatchHeader {
+            flags: BatchFlags::default(),
+            records_crc: 0,
+            position,
+            base_offset: 0,
+            base_record: 0,
+            stored_len: (end - position - BATCH_HEADER_BYTES as u64) as u32,
+            plain_len: 0,
+            record_count: 1,
+            leader_epoch: LeaderEpoch(1),
+            committed_through: 0,
+            sort_key: SortKey::default(),
+            max_timestamp_ns: 0,
+            producer: None,
+        };
+        ReplicaBatch { raw_header: [0; BATCH_HEADER_BYTES], header, records: Bytes::new() }
+    }
+
+    /// Stages in order, with when each began and ended.
+    fn told(of: impl FnOnce(&mut dyn FnMut(StageSpan))) -> Vec<StageSpan> {
+        let mut spans = Vec::new();
+        of(&mut |span| spans.push(span));
+        spans
+    }
+
+    fn times(span: &StageSpan) -> (Stage, u64, u64) {
+        let millis = |at: Duration| at.as_millis() as u64;
+        (span.stage, millis(span.started), millis(span.ended.unwrap_or_default()))
+    }
+
+    #[test]
+    fn the_stages_of_the_disk_follow_each_other_as_the_disk_tells() {
+        let mut traced = TracedBatches::default();
+        traced.on_appended(500, CONTEXT, at(10));
+        let steps = StepTimes { started: Some(at(12)), written: Some(at(15)) };
+        let spans = told(|mut out| traced.on_disk(PARTITION, (500, 500), steps, at(20), &mut out));
+        let write = Stage::Write { with_sync: false };
+        let expected = [(Stage::Queue, 10, 12), (write, 12, 15), (Stage::Sync { with_write: false }, 15, 20)];
+        assert_eq!(spans.iter().map(times).collect::<Vec<_>>(), expected);
+        assert!(spans.iter().all(|span| span.parent == CONTEXT && span.partition == Some(PARTITION)));
+        // Durable, it still waits for a quorum, and is told of once.
+        assert!(!traced.is_empty());
+        assert_eq!(told(|mut out| traced.on_disk(PARTITION, (900, 900), steps, at(30), &mut out)), []);
+        let spans = told(|mut out| traced.on_committed(PARTITION, 499, at(31), &mut out));
+        assert_eq!(spans, [], "it is not there yet");
+        let spans = told(|mut out| traced.on_committed(PARTITION, 500, at(32), &mut out));
+        assert_eq!(spans.iter().map(times).collect::<Vec<_>>(), [(Stage::Quorum, 10, 32)]);
+        assert!(traced.is_empty());
+    }
+
+    #[test]
+    fn a_disk_that_does_not_tell_has_one_time_for_both_and_says_so() {
+        let mut traced = TracedBatches::default();
+        traced.on_appended(500, CONTEXT, at(10));
+        let spans = told(|mut out| traced.on_disk(PARTITION, (500, 500), NO_TIMES, at(20), &mut out));
+        let stages: Vec<Stage> = spans.iter().map(|span| span.stage).collect();
+        assert_eq!(stages, [Stage::Queue, Stage::Write { with_sync: true }, Stage::Sync { with_write: true }]);
+    }
+
+    #[test]
+    fn where_syncs_come_by_interval_the_sync_lasts_until_the_batch_is_durable() {
+        let mut traced = TracedBatches::default();
+        traced.on_appended(500, CONTEXT, at(10));
+        let spans = told(|mut out| traced.on_disk(PARTITION, (500, 0), NO_TIMES, at(20), &mut out));
+        let expected = [(Stage::Queue, 10, 20), (Stage::Write { with_sync: false }, 20, 20)];
+        assert_eq!(spans.iter().map(times).collect::<Vec<_>>(), expected);
+        told(|mut out| traced.on_committed(PARTITION, 500, at(21), &mut out));
+        assert!(!traced.is_empty(), "it is acked and not durable");
+        let spans = told(|mut out| traced.on_disk(PARTITION, (500, 500), NO_TIMES, at(90), &mut out));
+        assert_eq!(spans.iter().map(times).collect::<Vec<_>>(), [(Stage::Sync { with_write: false }, 20, 90)]);
+        assert!(traced.is_empty());
+    }
+
+    #[test]
+    fn each_follower_has_a_span_that_lasts_from_the_first_sending_to_the_ack() {
+        let mut traced = TracedBatches::default();
+        traced.on_appended(200, CONTEXT, at(10));
+        traced.on_appended(600, CONTEXT, at(10));
+        let batches = [batch(0, 200), batch(200, 400), batch(400, 600)];
+        let names = traced.on_sent(OTHER, &batches, at(11));
+        assert_eq!(names.iter().map(|traced| traced.index).collect::<Vec<_>>(), [0, 2]);
+        assert!(names.iter().all(|name| name.context.trace_id == CONTEXT.trace_id));
+        assert_ne!(names[0].context.span_id, CONTEXT.span_id);
+        // Sent again, it is the same span; to another follower it is another.
+        assert_eq!(traced.on_sent(OTHER, &batches[..1], at(12)), names[..1]);
+        assert_ne!(traced.on_sent(NodeId(3), &batches[..1], at(12))[0].context, names[0].context);
+        let spans = told(|mut out| traced.on_acked(PARTITION, OTHER, 400, at(20), &mut out));
+        assert_eq!(spans.iter().map(times).collect::<Vec<_>>(), [(Stage::Replicate { to: OTHER }, 11, 20)]);
+        assert_eq!((spans[0].parent, spans[0].span_id), (CONTEXT, Some(names[0].context.span_id)));
+        assert_eq!(told(|mut out| traced.on_acked(PARTITION, OTHER, 400, at(21), &mut out)), []);
+    }
+
+    #[test]
+    fn a_followers_append_lies_below_the_sending_and_lasts_until_it_is_durable() {
+        let mut traced = TracedBatches::default();
+        traced.on_replica_appended(&batch(0, 300), CONTEXT, OTHER, at(5));
+        let spans = told(|mut out| traced.on_disk(PARTITION, (300, 300), NO_TIMES, at(9), &mut out));
+        let append = spans.last().unwrap();
+        assert_eq!(append.stage, Stage::AppendReplica { bytes: 300 });
+        assert_eq!((append.parent, append.started), (CONTEXT, at(5)));
+        assert!(spans[..3].iter().all(|span| Some(span.parent.span_id) == append.span_id), "{spans:#?}");
+        assert!(traced.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_heard_of_again_is_told_as_it_stands_and_forgotten() {
+        let mut traced = TracedBatches::default();
+        traced.on_appended(200, CONTEXT, at(0));
+        traced.on_sent(OTHER, &[batch(0, 200)], at(1));
+        assert_eq!(told(|mut out| traced.on_tick(PARTITION, PATIENCE - at(1), &mut out)), []);
+        let spans = told(|mut out| traced.on_tick(PARTITION, PATIENCE, &mut out));
+        let stages: Vec<Stage> = spans.iter().map(|span| span.stage).collect();
+        assert_eq!(stages, [Stage::Replicate { to: OTHER }, Stage::Quorum]);
+        assert!(spans.iter().all(|span| span.error == Some(StageError::TimedOut)));
+        assert!(traced.is_empty());
+    }
+
+    #[test]
+    fn no_more_are_followed_than_there_is_room_for() {
+        let mut traced = TracedBatches::default();
+        (1..=2 * MAX_FOLLOWED as u64).for_each(|end| traced.on_appended(end, CONTEXT, at(0)));
+        assert_eq!(traced.followed.len(), MAX_FOLLOWED);
+    }
+}

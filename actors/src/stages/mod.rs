@@ -2,12 +2,14 @@
 //! are given, and ids are derived from the ids of the spans above.
 
 pub mod batches;
+pub mod epochs;
 mod sampling;
 
 pub use sampling::RequestTraces;
 
+use epochs::{EpochCause, PromiseKind};
 use lance_messages::error_code::ErrorCode;
-use lance_messages::id::{NodeId, TopicPartition};
+use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
 use lance_messages::wire::TraceContext;
 use std::time::Duration;
 
@@ -119,6 +121,40 @@ pub enum Stage {
     Send {
         /// Data bytes.
         bytes: u64,
+    },
+    /// From opening an epoch of a partition until it has a leader, as the leader of the metadata sees it.
+    Election {
+        /// The epoch.
+        epoch: LeaderEpoch,
+        /// Who leads in it.
+        leader: NodeId,
+        /// Who led before.
+        before: Option<NodeId>,
+        /// Why it was opened.
+        cause: EpochCause,
+    },
+    /// From asking a replica to promise an epoch until its promise is durable.
+    Promise {
+        /// The epoch.
+        epoch: LeaderEpoch,
+        /// What it said.
+        kind: PromiseKind,
+        /// Where its log ends, durably.
+        durable_end: Option<u64>,
+    },
+    /// From the choice of a leader until it serves, or stopped.
+    Epoch {
+        /// The epoch.
+        epoch: LeaderEpoch,
+        /// Whether it serves.
+        serves: bool,
+    },
+    /// Until the metadata have a leader again, as that leader sees it.
+    MetadataElection {
+        /// Raft term.
+        term: u64,
+        /// The leader.
+        leader: NodeId,
     },
 }
 

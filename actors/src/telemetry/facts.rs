@@ -2,10 +2,11 @@
 //! for messaging.
 
 use crate::ingestion::core::Now;
+use crate::stages::epochs::{EpochCause, PromiseKind};
 use crate::stages::{ReadSource, Stage, StageError, StageSpan};
 use crate::view::ClusterView;
 use arc_swap::ArcSwap;
-use lance_messages::id::{NodeId, TopicPartition};
+use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
 use lance_messages::wire::TraceContext;
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue};
@@ -175,6 +176,47 @@ fn describe(stage: Stage, topic: Option<&str>, naming: &Naming) -> Description {
             inner("read", actor, vec![text("lance.read.source", source), number(bytes, data)])
         }
         Stage::Send { bytes: data } => inner("send", "network", vec![number(bytes, data)]),
+        Stage::Election { .. } | Stage::Promise { .. } | Stage::Epoch { .. } | Stage::MetadataElection { .. } => {
+            let (name, actor, attributes) = describe_epoch(stage);
+            inner(name, actor, attributes)
+        }
+    }
+}
+
+/// The stages of a failover.
+fn describe_epoch(stage: Stage) -> (&'static str, &'static str, Vec<KeyValue>) {
+    let numbered = |epoch: LeaderEpoch| number("lance.epoch", epoch.0.into());
+    match stage {
+        Stage::Election { epoch, leader, before, cause } => {
+            let cause = match cause {
+                EpochCause::Created => "created",
+                EpochCause::LeaderGone => "leader-gone",
+                EpochCause::Requested => "requested",
+            };
+            let mut attributes = vec![numbered(epoch), number("lance.leader", leader.0.into())];
+            attributes.push(text("lance.election.cause", cause));
+            attributes.extend(before.map(|node| number("lance.leader.before", node.0.into())));
+            ("election", "metadata", attributes)
+        }
+        Stage::Promise { epoch, kind, durable_end } => {
+            let kind = match kind {
+                PromiseKind::Clean => "clean",
+                PromiseKind::Unclean => "unclean",
+                PromiseKind::Refused => "refused",
+            };
+            let mut attributes = vec![numbered(epoch), text("lance.promise", kind)];
+            attributes.extend(durable_end.map(|end| number("lance.log.durable_end", end)));
+            ("promise", "replication", attributes)
+        }
+        Stage::Epoch { epoch, serves } => {
+            let attributes = vec![numbered(epoch), KeyValue::new("lance.serves", serves)];
+            ("epoch", "replication", attributes)
+        }
+        Stage::MetadataElection { term, leader } => {
+            let attributes = vec![number("lance.metadata.term", term), number("lance.leader", leader.0.into())];
+            ("metadata election", "metadata", attributes)
+        }
+        _ => ("", "", Vec::new()),
     }
 }
 
@@ -265,7 +307,7 @@ mod tests {
         assert_eq!(span.end_time, UNIX_EPOCH + Duration::from_millis(5000));
         // Somebody set the clock.
         clock.set(Now { wall_ns: 9_000_000_000, elapsed: now });
-        let span = span_data(&told, now, None, &Naming::default(), &clock);
+        let span = span_data(&told, now, Some(&facts), &Naming::default(), &clock);
         assert_eq!(span.end_time, UNIX_EPOCH + Duration::from_millis(9000));
         for (name, value) in [
             ("messaging.system", "lance"),

@@ -7,7 +7,7 @@ pub mod log;
 pub mod plan;
 pub mod tracer;
 
-pub use export::ExportError;
+pub use export::{ExportError, SpanCounts};
 pub use facts::RequestFacts;
 pub use log::{LogLevel, LogLevelError, TelemetryError, TelemetryOptions, start};
 pub use plan::{PassedOver, TraceOptions, TracePlan, Transport, plan};

@@ -197,6 +197,7 @@ impl FakeNode {
             control: self.shards[0].clone().recipient().into(),
             changed: vec![self.shards[0].clone().recipient().into()],
             supervisor: self.supervisor.clone(),
+            metrics: Arc::default(),
         };
         self.starter
             .start(

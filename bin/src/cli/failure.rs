@@ -56,7 +56,9 @@ impl Failure {
 /// What a person can do about an error.
 fn hint_of(error: &ClientError) -> Option<String> {
     let hint = match error {
-        ClientError::Connect { reason, .. } if reason.contains("TLS") || reason.contains("certificate") => {
+        ClientError::Connect { reason, .. }
+            if ["TLS", "certificate", "fatal alert"].iter().any(|word| reason.contains(word)) =>
+        {
             "TLS is spoken with --tls-ca FILE, and --tls-cert and --tls-key where the server wants a certificate"
         }
         ClientError::Connect { .. } => {

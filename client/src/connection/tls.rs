@@ -121,7 +121,8 @@ fn explained(error: io::Error) -> io::Error {
         rustls::Error::InvalidMessage(_) => {
             "the server does not speak TLS at this address: connect without it".to_owned()
         }
-        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+        // Bad is the signature of another authority of the same name.
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
             "the server's certificate is not signed by the authority that is trusted".to_owned()
         }
         rustls::Error::InvalidCertificate(reason) => format!("the server's certificate is refused: {reason}"),

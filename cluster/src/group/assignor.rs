@@ -142,13 +142,8 @@ impl Board {
         for pool in &pools {
             self.give_out(*pool);
         }
-        // Each move makes loads more equal, so that this ends; one pool is even at once.
-        let mut moved = true;
-        while std::mem::take(&mut moved) && !pools.is_empty() {
-            for pool in &pools {
-                moved |= self.even_out(*pool) && pools.len() > 1;
-            }
-        }
+        // Each move makes loads more equal, so that this ends.
+        while pools.iter().filter(|pool| self.even_out(**pool)).count() > 0 && pools.len() > 1 {}
     }
 
     /// What `of` names stays where it is, as far as it exists, is read and is nobody else's.

@@ -1,5 +1,5 @@
 //! Where the programs under test are: built once by each test process, with the profile and target folder of the tests,
-//! or those in the folder that `LANCE_TEST_PROGRAMS` names.
+//! or those in the folder that `LANCE_TEST_PROGRAMS` names. Examples of the client library likewise, below `examples`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,11 +13,26 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// Cargo has let go of its lock when tests run, so that it can be called again.
+/// The path of an example of the client library.
+pub fn example(name: &str) -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let given = std::env::var_os("LANCE_TEST_PROGRAMS").map(PathBuf::from);
+        given.unwrap_or_else(|| cargo_build(&["--package", "lance-client", "--examples"])).join("examples")
+    });
+    let path = folder.join(name);
+    assert!(path.is_file(), "{} was not built", path.display());
+    path
+}
+
 fn build() -> PathBuf {
-    if let Some(folder) = std::env::var_os("LANCE_TEST_PROGRAMS") {
-        return PathBuf::from(folder);
-    }
+    let given = std::env::var_os("LANCE_TEST_PROGRAMS").map(PathBuf::from);
+    given.unwrap_or_else(|| cargo_build(&["--package", "lance-bin", "--bins"]))
+}
+
+/// Builds as the tests were built; gives the folder of what was. Cargo has let go of its lock when tests run, so that it
+/// can be called again.
+fn cargo_build(what: &[&str]) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     // <target>/<folder of the profile>/deps/<test>
     let folder = test.parent().and_then(Path::parent).unwrap().to_owned();
@@ -30,12 +45,13 @@ fn build() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
         .current_dir(root)
-        .args(["build", "--quiet", "--package", "lance-bin", "--bins", "--profile", profile])
+        .args(["build", "--quiet", "--profile", profile])
+        .args(what)
         .arg("--target-dir")
         .arg(target)
         .stdin(Stdio::null())
         .status()
         .expect("cargo runs");
-    assert!(built.success(), "the programs do not build");
+    assert!(built.success(), "{what:?} do not build");
     folder
 }

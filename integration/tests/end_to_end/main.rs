@@ -1,6 +1,7 @@
 //! The whole of it: real processes, sockets and files. `LANCE_LONG_TESTS=1` runs the long variants.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test throughout")]
 
+mod client_library;
 mod cluster;
 mod commands;
 mod configuration;

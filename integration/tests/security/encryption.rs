@@ -30,9 +30,9 @@ fn over_tls(server: &Server, certificates: &Certificates, own: Option<&Pair>, ar
 fn records_go_both_ways_encrypted_in_memory_and_from_files() {
     let certificates = Certificates::new();
     let own = certificates.issue("lance");
-    let spec = ServerSpec::new().set("storage.segment_bytes=64KiB").set("storage.tail_ring_bytes=64KiB");
+    let spec = ServerSpec::new().set("storage.segment_bytes=1MiB").set("storage.tail_ring_bytes=1MiB");
     let mut server = encrypted(spec, &own, &certificates, "none").start();
-    let lines: String = (0..20_000).map(|number| format!("record {number} of many\n")).collect();
+    let lines: String = (0..120_000).map(|number| format!("record {number} of many\n")).collect();
     let ca = certificates.ca();
     let produce = ["produce", "-t", "many", "--tls-ca", shown(&ca)];
     lnc(&server.address(), &produce, lines.as_bytes()).ok();

@@ -1,15 +1,12 @@
 //! One request, one trace: over the client and every node that takes part.
 
-use super::{exporting, named, only};
+use super::{exporting, named, only, traced_lnc};
 use lance_integration::harness::collector::{Received, Speaks};
-use lance_integration::harness::process::lnc_with;
 use lance_integration::harness::{Collector, Server, ServerSpec, ThreeNodes, eventually};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 
 fn lnc(collector: &Collector, servers: &str, arguments: &[&str]) -> String {
-    let variables = collector.variables();
-    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    lnc_with(&variables, servers, arguments, b"").ok()
+    traced_lnc(collector, &[], servers, arguments).ok()
 }
 
 /// The node ids of the leader and of the followers.
@@ -117,16 +114,14 @@ fn one_poll_is_one_trace_and_shows_waiting_reading_and_sending() {
     assert_eq!(only(&spans, "read", "1").attribute("lance.read.source"), "memory");
 
     // At the end of the log a poll waits, and goes on once there is something.
-    let export = collector.variables();
-    let mut variables: Vec<(&str, &str)> = export.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    variables.push(("OTEL_SERVICE_NAME", "waiter"));
+    let waiter = [("OTEL_SERVICE_NAME", "waiter")];
     let waits = ["consume", "--topic", "events", "--offset", "latest", "-c", "5"];
     let polls_of_waiter = |spans: &[Received]| -> Vec<Received> {
         let polls = spans.iter().filter(|span| span.name == "poll events" && span.process().0 == "waiter");
         polls.cloned().collect()
     };
     std::thread::scope(|scope| {
-        let consumer = scope.spawn(|| lnc_with(&variables, &server.address(), &waits, b"").ok());
+        let consumer = scope.spawn(|| traced_lnc(&collector, &waiter, &server.address(), &waits).ok());
         for count in 1..=5 {
             // It polls at most half a second at a time: another poll tells that it is at it.
             eventually("the consumer polls again", || {
@@ -178,11 +173,9 @@ fn what_the_client_does_not_trace_the_server_traces_by_its_ratio() {
         assert_eq!(only(&spans, stage, "1").parent, taken.id);
     }
     // The client said that it does not want this one kept.
-    let export = collector.variables();
-    let mut variables: Vec<(&str, &str)> = export.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    variables.push(("OTEL_TRACES_SAMPLER", "parentbased_always_off"));
+    let unsampled = [("OTEL_TRACES_SAMPLER", "parentbased_always_off")];
     let arguments = ["produce", "--topic", "quiet", "--data", "click"];
-    lnc_with(&variables, &server.address(), &arguments, b"").ok();
+    traced_lnc(&collector, &unsampled, &server.address(), &arguments).ok();
     legacy.store(topic, 8, b"clack");
     let loud = |span: &Received| span.name == "publish old" && span.trace != taken.trace;
     collector.await_span("the next of the others", loud);

@@ -175,7 +175,7 @@ impl IngestionCore {
         let Some(slot) = self.index.get(&response.partition).copied() else {
             return;
         };
-        let Self { partitions, meters, .. } = self;
+        let Self { partitions, meters, ack_times, .. } = self;
         let Some(partition) = partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
             return;
         };
@@ -201,6 +201,9 @@ impl IngestionCore {
                     partition.traced.on_acked(partition.id, from.node, *durable_end, now.elapsed, &mut over(effects));
                 }
                 meters.entry(from.node).or_default().on_ack(&progress, *sync_p99_micros);
+                if let Some(latency) = progress.latency {
+                    ack_times.entry(from.node).or_default().observe(latency);
+                }
                 let (epoch, incarnation) = (response.epoch, response.incarnation);
                 if leader.role.newcomer() == Some(from.node) {
                     leader.quorum.on_newcomer_added(from.node, incarnation);

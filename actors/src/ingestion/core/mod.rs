@@ -14,6 +14,7 @@ use self::refusals::{fail_all, refuse_pending, stop};
 use super::gather::Gather;
 use super::partition::{Leadership, Partition};
 use super::replica::Fenced;
+use crate::metrics::LatencyCounts;
 use crate::network::budget::ByteBudget;
 use crate::network::readers::SegmentRead;
 use crate::stages::StageSpan;
@@ -185,6 +186,8 @@ pub struct IngestionCore {
     peers: HashMap<NodeId, PeerIdentity>,
     /// How followers did since the last look.
     meters: HashMap<NodeId, FollowerMeter>,
+    /// From appends to their acks, since they were last taken.
+    ack_times: HashMap<NodeId, LatencyCounts>,
     sync_p99_micros: u32,
     /// Time of the last flush or completion.
     now: Duration,
@@ -240,6 +243,7 @@ impl IngestionCore {
             live: Vec::new(),
             peers: HashMap::new(),
             meters: HashMap::new(),
+            ack_times: HashMap::new(),
             sync_p99_micros: 0,
             now: Duration::ZERO,
             sync_times: LatencyWindow::default(),
@@ -272,6 +276,13 @@ impl IngestionCore {
     /// Figures since the last call.
     pub fn take_counts(&mut self) -> IngestionCounts {
         std::mem::take(&mut self.counts)
+    }
+
+    /// How long followers took from appends to acks, since the last call.
+    pub fn take_ack_times(&mut self, mut out: impl FnMut(NodeId, &LatencyCounts)) {
+        for (node, counts) in &mut self.ack_times {
+            out(*node, &std::mem::take(counts));
+        }
     }
 
     /// Whether requests wait for a free slot of the pool.

@@ -124,6 +124,7 @@ impl Handler<StopLink> for PeerLinkActor {
             ctx.cancel_future(attempt);
         }
         self.hang_up();
+        self.setup.metrics.links.forget(self.setup.peer, self.setup.kind);
         self.life().vitals.set_state(ActorState::Stopped);
         let supervisor = self.setup.supervisor.clone();
         let gone = ActorStopped { name: self.life.vitals.name.clone() };
