@@ -26,11 +26,14 @@ fn scraped() -> Exposition {
     lnc(&servers, &["produce", "--topic", "watched"], "one\ntwo\nthree\n".repeat(100).as_bytes()).ok();
     lnc(&servers, &["consume", "--topic", "watched", "--group", "readers", "--offset", "earliest", "-c", "300"], b"")
         .ok();
-    eventually("followers and a group are shown", || {
+    let elsewhere = format!("{}/copy", cluster.nodes[0].address());
+    lnc(&servers, &["topic", "tee", "add", "watched", "--to", &elsewhere], b"").ok();
+    eventually("followers, a group and a rule are shown", || {
         let mut all = Exposition::default();
         cluster.nodes.iter().for_each(|node| all.add(&http::get(&node.admin(), "/metrics").body));
         let seen = |name: &str| !all.labels_of(name).is_empty();
-        (seen("lance_replication_lag_bytes") && seen("lance_group_lag_records")).then_some(all)
+        let awaited = ["lance_replication_lag_bytes", "lance_group_lag_records", "lance_tee_lag_records"];
+        awaited.iter().all(|name| seen(name)).then_some(all)
     })
 }
 
