@@ -238,8 +238,12 @@ fn spans(encoder: &mut DescriptorEncoder<'_>) -> Encoded {
         let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         ConstCounter::new(value).encode(family)?;
     }
-    let family =
-        encoder.encode_descriptor("telemetry_waiting_spans", "Spans that wait to be exported", None, MetricType::Gauge)?;
+    let family = encoder.encode_descriptor(
+        "telemetry_waiting_spans",
+        "Spans that wait to be exported",
+        None,
+        MetricType::Gauge,
+    )?;
     gauge(tracer().map_or(0, |tracer| tracer.waiting() as u64)).encode(family)
 }
 

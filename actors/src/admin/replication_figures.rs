@@ -51,7 +51,8 @@ pub(super) fn encode_followers(followers: &FollowerFigures, encoder: &mut Descri
             }
         }
     }
-    let help = "Decisions about followers that were made here: admit, demote, promote, evict-slow, evict-silent, rejoin";
+    let help =
+        "Decisions about followers that were made here: admit, demote, promote, evict-slow, evict-silent, rejoin";
     let mut family = encoder.encode_descriptor("follower_decisions", help, None, MetricType::Counter)?;
     for ((node, decision), count) in followers.decisions().iter() {
         let [follower] = label(*node);
@@ -150,7 +151,10 @@ mod tests {
         link.up.set(1);
         link.losses.add(2);
         let text = rendered(metrics);
-        for line in ["lance_peer_link_up{peer=\"3\",kind=\"data\"} 1", "lance_peer_link_losses_total{peer=\"3\",kind=\"data\"} 2"] {
+        for line in [
+            "lance_peer_link_up{peer=\"3\",kind=\"data\"} 1",
+            "lance_peer_link_losses_total{peer=\"3\",kind=\"data\"} 2",
+        ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         }
         assert!(!text.contains("peer=\"4\""), "{text}");

@@ -5,8 +5,8 @@ use super::{StartError, Starter};
 use crate::clock::NodeClock;
 use crate::ingestion::actor::IngestionActor;
 use crate::mailbox::Mailbox;
-use crate::metrics::Metrics;
 use crate::metadata::actor::MetadataActor;
+use crate::metrics::Metrics;
 use crate::options;
 use crate::peer::acceptor::PEER_ACCEPTOR_NAME;
 use crate::peer::{

@@ -1,8 +1,8 @@
 //! `ReplicationActor`: the shell of the replication core, which also judges slow followers.
 
 use super::core::{ReplicationCore, ReplicationEffect};
-use super::judging::LOOK_INTERVAL;
 use super::failover::FailoverTraces;
+use super::judging::LOOK_INTERVAL;
 use super::promises::{self, PROMISES_VERSION};
 use crate::clock::NodeClock;
 use crate::ingestion::actor::IngestionActor;

@@ -54,7 +54,9 @@ fn killed_and_started_again(speaks: Speaks) {
     let load = load(&server);
     collector.await_span("traces before its death", |span| span.name == "sync");
     collector.kill();
-    let failed = || metric(&server, "lance_telemetry_failed_spans_total") + metric(&server, "lance_telemetry_dropped_spans_total");
+    let failed = || {
+        metric(&server, "lance_telemetry_failed_spans_total") + metric(&server, "lance_telemetry_dropped_spans_total")
+    };
     eventually("spans are lost and counted", || (failed() > 0.0).then_some(()));
     load.await_more(200);
     let known = collector.spans().len();

@@ -45,7 +45,8 @@ fn a_server_exports_where_the_variables_say_and_says_who_it_is() {
         assert_eq!(resource("service.namespace"), "a,b");
         assert!(!resource("host.name").is_empty());
         let headers = collector.headers();
-        let header = |name: &str| headers.iter().all(|request| request.get(name).is_some_and(|value| !value.is_empty()));
+        let header =
+            |name: &str| headers.iter().all(|request| request.get(name).is_some_and(|value| !value.is_empty()));
         assert!(header("x-tenant") && header("x-key"), "{headers:#?}");
         assert_eq!(headers[0]["x-tenant"], "blue team");
     }
@@ -111,7 +112,8 @@ fn a_server_whose_variables_switch_traces_off_exports_none() {
 #[test]
 fn a_variable_that_makes_no_sense_is_named_and_passed_over() {
     let collector = Collector::start(Speaks::Grpc);
-    let spec = told(&collector).variable("OTEL_TRACES_SAMPLER", "sometimes").variable("OTEL_BSP_MAX_QUEUE_SIZE", "many");
+    let spec =
+        told(&collector).variable("OTEL_TRACES_SAMPLER", "sometimes").variable("OTEL_BSP_MAX_QUEUE_SIZE", "many");
     let server = spec.start();
     server.await_log(&["OTEL_TRACES_SAMPLER", "sometimes"]);
     server.await_log(&["OTEL_BSP_MAX_QUEUE_SIZE", "many"]);

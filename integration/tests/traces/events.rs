@@ -92,7 +92,10 @@ fn a_slow_follower_is_evicted_and_comes_back_with_the_figures_that_led_to_it() {
     assert!(sample("lance_follower_decisions_total", &["decision=\"evict-slow\""]) >= Some(1.0));
     assert!(sample("lance_follower_ack_threshold_seconds", &[]) > Some(0.0));
     assert!(sample("lance_replication_latency_seconds_count", &[]) > Some(0.0));
-    assert_eq!(http::metric(&admin, "lance_peer_link_up", &[&format!("peer=\"{number}\""), "kind=\"data\""]), Some(1.0));
+    assert_eq!(
+        http::metric(&admin, "lance_peer_link_up", &[&format!("peer=\"{number}\""), "kind=\"data\""]),
+        Some(1.0)
+    );
 
     inject(&cluster.nodes[follower], r#"{"kind":"clear"}"#);
     let back = collector.await_span("its return", about("rejoin", &number));
