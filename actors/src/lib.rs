@@ -1,11 +1,13 @@
 #![doc = include_str!("../README.md")]
 
 pub mod admin;
+pub mod audit;
 pub mod background;
 pub mod clock;
 pub mod forward;
 pub mod group;
 pub mod ingestion;
+pub mod lease;
 pub mod log_tools;
 pub mod mailbox;
 pub mod metadata;
@@ -13,13 +15,17 @@ pub mod metrics;
 pub mod network;
 pub mod node;
 pub mod options;
+pub mod outbound;
 pub mod peer;
 pub mod poller;
 pub mod replication;
 pub mod retention;
 pub mod scrub;
 pub mod server;
+pub mod stages;
 pub mod supervision;
+pub mod tee;
 pub mod telemetry;
 pub mod threads;
+pub mod tls;
 pub mod view;

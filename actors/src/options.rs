@@ -2,14 +2,20 @@
 
 use crate::ingestion::core::IngestionOptions;
 use crate::metadata::calls::TopicLimits;
+use crate::network::quotas::Quotas;
 use crate::network::session::SessionLimits;
+use crate::network::session::access::{self, AuthGate};
 use crate::peer::PeerTrust;
 use crate::supervision::RestartPolicy;
-use crate::telemetry::TelemetryOptions;
+use crate::telemetry::{TelemetryOptions, TraceOptions, Transport, tracer};
+use bytes::Bytes;
 use lance_cluster::metadata::{ReplicationMode, TopicConfig};
 use lance_cluster::replica::{EvictionOptions, FlowOptions};
 use lance_config::address::{Address, PortRule};
-use lance_config::model::{Config, IoBackend, LogFormat, Placement, ReplicationMode as ConfiguredMode, SyncPolicy};
+use lance_config::model::{
+    Config, IoBackend, LogFormat, OtlpProtocol, Placement, ReplicationMode as ConfiguredMode, Secret, SyncPolicy,
+};
+use lance_config::quota::ClientQuota;
 use lance_messages::id::NodeId;
 use lance_storage::disk::{BackendChoice, DiskOptions, QueueOptions};
 use std::time::Duration;
@@ -81,6 +87,13 @@ pub fn sync_interval(config: &Config) -> Option<Duration> {
     }
 }
 
+/// How fast clients may be; the rules of the configuration were checked when it was read.
+pub fn quotas(config: &Config) -> Quotas {
+    let quotas = &config.quotas;
+    let clients = quotas.clients.iter().filter_map(|client| ClientQuota::parse(client)).collect();
+    Quotas::new(quotas.produce_bytes_per_second, quotas.fetch_bytes_per_second, clients)
+}
+
 /// What one connection may do.
 pub fn session_limits(config: &Config) -> SessionLimits {
     SessionLimits {
@@ -92,6 +105,23 @@ pub fn session_limits(config: &Config) -> SessionLimits {
         auto_create: config.topics.auto_create,
         shards: thread_plan(config).shards,
         node: NodeId(config.node.id),
+        traces: tracer().map(|tracer| tracer.request_traces(rand::random())),
+    }
+}
+
+/// Which traces are exported, as far as the configuration says; `is_set` tells whether a key is more than its default.
+pub fn trace_options(config: &Config, is_set: impl Fn(&str) -> bool) -> TraceOptions {
+    let telemetry = &config.telemetry;
+    TraceOptions {
+        service: "lance",
+        instance: Some(config.node.id.to_string()),
+        endpoint: telemetry.otlp_endpoint.clone(),
+        transport: is_set("telemetry.otlp_protocol").then_some(match telemetry.otlp_protocol {
+            OtlpProtocol::Grpc => Transport::Grpc,
+            OtlpProtocol::Http => Transport::Http,
+        }),
+        ratio: is_set("telemetry.sample_ratio").then_some(telemetry.sample_ratio),
+        default_ratio: telemetry.sample_ratio,
     }
 }
 
@@ -123,6 +153,25 @@ pub fn telemetry_options(config: &Config) -> TelemetryOptions {
         filter: config.telemetry.log_level.clone(),
         json: config.telemetry.log_format == LogFormat::Json,
     }
+}
+
+/// What connections are held against; `None` where anybody may do everything.
+pub fn auth_gate(config: &Config) -> Option<AuthGate> {
+    let auth = &config.auth;
+    let token = auth.token.as_ref().map(Secret::expose);
+    let secret = config.cluster.secret.as_ref().map(Secret::expose);
+    auth.enabled.then(|| AuthGate::new(token, secret, auth.superusers.iter().cloned(), rand::random()))
+}
+
+/// What this node authenticates with to others when it forwards for clients.
+pub fn node_token(config: &Config) -> Option<Bytes> {
+    let secret = config.cluster.secret.as_ref().filter(|_| config.auth.enabled)?;
+    Some(Bytes::from(access::node_token(secret.expose().as_bytes())))
+}
+
+/// What this node authenticates with to the targets of tee rules: never with what nodes of its own cluster share.
+pub fn tee_token(config: &Config) -> Option<Bytes> {
+    config.tee.token.as_ref().map(|token| Bytes::from(token.expose().to_owned()))
 }
 
 /// What makes this node trust a peer: the secret, else that both are on this machine.

@@ -10,11 +10,12 @@ use crate::node::{self, Node, StartError};
 use crate::options;
 use crate::replication::actor::CountUnsettled;
 use crate::supervision::{Escalated, NodeSupervisor};
-use crate::telemetry::LogLevel;
+use crate::telemetry::{LogLevel, tracer};
 use crate::view::ClusterView;
 use actix::prelude::*;
 use arc_swap::ArcSwap;
 use lance_config::model::Config;
+use lance_messages::id::NodeId;
 use lance_messages::wire::cluster::ClusterCommand;
 use lance_storage::disk::{Disk, FaultSwitch, FaultyDisk, open_disk};
 use std::sync::Arc;
@@ -70,8 +71,11 @@ async fn serve(config: &Config, log_level: Option<LogLevel>, welcome: impl FnOnc
     let health = Arc::new(Health::new());
     health.set_reason("starting");
     let (drain_order, drain_orders) = mpsc::channel(1);
-    let side = SideParts { health: Arc::clone(&health), drain: drain_order, faults, log_level };
+    let side = SideParts { health: Arc::clone(&health), drain: drain_order, faults, log_level, tls: None, auth: None };
     let view = Arc::new(ArcSwap::from_pointee(ClusterView::default()));
+    if let Some(tracer) = tracer() {
+        tracer.learn(NodeId(config.node.id), Arc::clone(&view));
+    }
     let node = node::start(config, disk, supervisor, Arc::default(), view, side).await?;
     health.set_started();
     health.set_reason("recovering logs");

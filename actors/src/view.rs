@@ -3,7 +3,10 @@
 use hashbrown::{HashMap, HashSet};
 use lance_cluster::metadata::state::MetadataState;
 use lance_cluster::metadata::topic::{PartitionState, ReplicationMode, TopicConfig};
-use lance_messages::id::{LeaderEpoch, NodeId, TopicId, TopicPartition};
+use lance_cluster::metadata::{Security, TeeRule};
+use lance_messages::id::{LeaderEpoch, NodeId, TeeId, TopicId, TopicPartition};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Topics whose names start like this belong to the broker.
 pub const INTERNAL_PREFIX: &str = "__";
@@ -75,6 +78,12 @@ pub struct ClusterView {
     pub term: u64,
     /// Index of the last applied command.
     pub applied: u64,
+    /// The cluster; 0 until it is shown by who knows.
+    pub cluster: u64,
+    /// The rules by which topics go on to others.
+    pub tees: BTreeMap<TeeId, TeeRule>,
+    /// Users and rules.
+    pub security: Arc<Security>,
     /// Ids from this one on were never given to a topic.
     next_topic: u32,
 }
@@ -84,6 +93,7 @@ impl ClusterView {
     pub fn new(state: &MetadataState, node: NodeId, metadata_leader: Option<NodeId>, term: u64) -> Self {
         let mut view =
             Self { node: Some(node), metadata_leader, term, applied: state.applied_index(), ..Self::default() };
+        view.security = Arc::clone(state.security());
         view.next_topic = state.next_topic_id().0;
         for (id, known) in state.nodes() {
             if known.draining {
@@ -93,6 +103,7 @@ impl ClusterView {
                 view.racks.insert(id, known.rack.clone());
             }
         }
+        view.tees = state.tees().map(|(tee, rule)| (tee, rule.clone())).collect();
         view.nodes = state.nodes().map(|(id, node)| (id, node.address.clone())).collect();
         view.allowed = state.allowed_nodes().map(|(id, address)| (id, address.to_owned())).collect();
         view.removed = state.removed_nodes().collect();

@@ -99,6 +99,7 @@ impl Rig {
             flags: BatchFlags::OPAQUE,
             timestamp_ns: 0,
             producer: sequence.map(|sequence| ProducerSequence { id: ProducerId(1), epoch: 0, sequence }),
+            trace: None,
         };
         self.core.on_produce(ConnectionId(16), request, NOW, &mut self.effects);
         self.take_effects();
@@ -113,7 +114,8 @@ impl Rig {
                 OpKind::Create { path } => (Vec::new(), self.disk.open(&path, OpenMode::CreateOrOpen).ok()),
                 _ => (Vec::new(), None),
             };
-            let completion = DiskCompletion { token: u64::from(token), result: Ok(()), chunks, file };
+            let completion =
+                DiskCompletion { token: u64::from(token), result: Ok(()), chunks, file, times: Default::default() };
             self.core.on_disk_done(token, completion, NOW, &mut self.effects);
             self.core.flush(NOW, &mut self.effects);
             self.take_effects();

@@ -80,6 +80,7 @@ impl WriteQueue for StallingQueue {
                 result: Ok(()),
                 chunks: Vec::new(),
                 file: None,
+                times: Default::default(),
             }));
         }
     }

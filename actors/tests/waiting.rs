@@ -155,6 +155,7 @@ impl Rig {
             flags: BatchFlags::OPAQUE,
             timestamp_ns: 0,
             producer: sequence.map(|sequence| ProducerSequence { id: ProducerId(1), epoch: 0, sequence }),
+            trace: None,
         };
         self.core.on_produce(CONNECTION, request, self.now(), &mut self.effects);
     }
@@ -179,6 +180,7 @@ impl Rig {
             max_bytes,
             max_wait: Duration::from_secs(60),
             compressed: false,
+            trace: None,
         };
         self.core.on_fetch(fetch, self.now(), &mut self.effects);
         self.turn();
@@ -225,8 +227,12 @@ fn a_fetch_that_wants_no_bytes_is_answered_and_never_parked() {
 fn a_fetch_that_is_no_longer_to_wait_does_not_begin_to_once_there_is_an_epoch() {
     let mut rig = Rig::new(8);
     rig.fetch(1, 0, 1000);
-    rig.core
-        .on_cancel_wait(CancelWait { connection: CONNECTION, request: 1, partition: PARTITIONS[0] }, &mut rig.effects);
+    let now = rig.now();
+    rig.core.on_cancel_wait(
+        CancelWait { connection: CONNECTION, request: 1, partition: PARTITIONS[0] },
+        now,
+        &mut rig.effects,
+    );
     rig.lead_in(PARTITIONS[0], 1);
     rig.turn();
     let fetched = rig.replies.iter().find(|reply| reply.0 == 1).map(|reply| &reply.1);

@@ -2,8 +2,9 @@
 
 use crate::admin::Admin;
 use crate::connection::{Connection, Throttled};
-use crate::consumer::{Consumer, ConsumerOptions};
+use crate::consumer::{Consumer, ConsumerOptions, StartOffset, resolve};
 use crate::error::ClientError;
+use crate::group::{GroupConsumer, GroupOptions};
 use crate::metadata::{Found, Metadata, TopicInfo};
 use crate::options::{Backoff, ClientOptions};
 use crate::producer::{Producer, ProducerOptions};
@@ -89,6 +90,21 @@ impl Client {
         Consumer::new(self.clone(), options)
     }
 
+    /// A consumer that shares topics with the other members of its group.
+    pub fn group_consumer(&self, options: GroupOptions) -> GroupConsumer {
+        GroupConsumer::new(self.clone(), options)
+    }
+
+    /// The offset a start stands for.
+    pub(crate) async fn resolve_offset(
+        &self,
+        topic: &str,
+        partition: u16,
+        start: StartOffset,
+    ) -> Result<u64, ClientError> {
+        resolve(self, topic, partition, start).await
+    }
+
     /// Management of topics.
     pub fn admin(&self) -> Admin {
         Admin::new(self.clone())
@@ -103,6 +119,11 @@ impl Client {
         let connection = self.open_any().await?;
         *control = Some(connection.clone());
         Ok(connection)
+    }
+
+    /// Whether the server that questions go to grants a feature.
+    pub async fn supports(&self, feature: Features) -> Result<bool, ClientError> {
+        Ok(self.control().await?.supports(feature))
     }
 
     /// The servers given, and those learned of.

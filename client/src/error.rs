@@ -215,6 +215,36 @@ impl ClientError {
         }
     }
 
+    /// A word for the kind of failure.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::InvalidAddress { .. } => "InvalidAddress",
+            Self::Connect { .. } => "Connect",
+            Self::ConnectionLost { .. } => "ConnectionLost",
+            Self::TimedOut { .. } => "TimedOut",
+            Self::Server { .. } => "Server",
+            Self::Frame { .. } => "Frame",
+            Self::Response { .. } => "Response",
+            Self::UnexpectedReply { .. } => "UnexpectedReply",
+            Self::Unsupported { .. } => "Unsupported",
+            Self::RecordTooLarge { .. } => "RecordTooLarge",
+            Self::KeyTooLarge { .. } => "KeyTooLarge",
+            Self::UnknownTopic { .. } => "UnknownTopic",
+            Self::UnknownPartition { .. } => "UnknownPartition",
+            Self::NoLeader { .. } => "NoLeader",
+            Self::Compression { .. } => "Compression",
+            Self::HeaderNameTooLarge { .. } => "HeaderNameTooLarge",
+            Self::TooManyHeaders { .. } => "TooManyHeaders",
+            Self::OffsetOutOfRange { .. } => "OffsetOutOfRange",
+            Self::NotAssigned { .. } => "NotAssigned",
+            Self::OffsetStore { .. } => "OffsetStore",
+            Self::BufferFull { .. } => "BufferFull",
+            Self::TopicNotReady { .. } => "TopicNotReady",
+            Self::Runtime { .. } => "Runtime",
+            Self::Closed { .. } => "Closed",
+        }
+    }
+
     /// The server's code, when the server refused and gave one.
     pub fn code(&self) -> Option<ErrorCode> {
         match self {

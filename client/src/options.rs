@@ -3,6 +3,7 @@
 use crate::address::ServerList;
 use crate::connection::{Connector, TcpConnector};
 use crate::error::ClientError;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ const DEFAULT_SERVER: &str = "127.0.0.1:1992";
 /// options.delivery_timeout = Duration::from_secs(120);
 /// # Ok::<(), lance_client::ClientError>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ClientOptions {
     /// Where to connect first; the rest is learned from them.
     pub servers: ServerList,
@@ -28,6 +29,8 @@ pub struct ClientOptions {
     pub client_name: String,
     /// Sent on every connection when there is one.
     pub token: Option<String>,
+    /// Logs in on every connection; takes the place of the token.
+    pub login: Option<Login>,
     /// Longest wait for one connection, Hello and authentication included.
     pub connect_timeout: Duration,
     /// Longest wait for one answer.
@@ -42,6 +45,39 @@ pub struct ClientOptions {
     pub connector: Arc<dyn Connector>,
 }
 
+/// A user and its password, for SCRAM-SHA-256: the password is never sent.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The user.
+    pub user: String,
+    /// Its password.
+    pub password: String,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// Without its secrets.
+impl fmt::Debug for ClientOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientOptions")
+            .field("servers", &self.servers)
+            .field("client_name", &self.client_name)
+            .field("token", &self.token.as_ref().map(|_| "********"))
+            .field("login", &self.login)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("request_timeout", &self.request_timeout)
+            .field("retry_backoff", &self.retry_backoff)
+            .field("delivery_timeout", &self.delivery_timeout)
+            .field("metadata_max_age", &self.metadata_max_age)
+            .field("connector", &self.connector)
+            .finish()
+    }
+}
+
 impl ClientOptions {
     /// The defaults for `servers`, as in `HOST:PORT[,HOST:PORT…]`.
     pub fn new(servers: &str) -> Result<Self, ClientError> {
@@ -49,6 +85,7 @@ impl ClientOptions {
             servers: servers.parse()?,
             client_name: concat!("lance-client/", env!("CARGO_PKG_VERSION")).to_owned(),
             token: None,
+            login: None,
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(30),
             retry_backoff: Duration::from_millis(20),

@@ -1,5 +1,5 @@
-//! Applies the layers to the defaults, and checks what no single key's rule can: rules between keys, features that do
-//! not exist yet, and settings that work and deserve a warning.
+//! Applies the layers to the defaults, and checks what no single key's rule can: rules between keys, and settings that
+//! work and deserve a warning.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use crate::cluster;
 use crate::effective::value_text;
 use crate::keys::Key;
 use crate::layers::{Assignment, Layers};
-use crate::model::{Config, SyncPolicy};
+use crate::model::{ClientAuth, Config, SyncPolicy};
 use crate::problem::{ConfigProblem, ConfigWarning, Origin};
 use crate::rule::Rule;
 use crate::units::{duration_text, size_text};
@@ -73,12 +73,14 @@ impl Check {
         self.check_sizes();
         self.check_topics();
         self.check_shards();
-        self.refuse_missing_features();
+        self.check_tls();
+        self.check_auth();
         if !self.problems.is_empty() {
             return Err(self.problems);
         }
         self.warn_of_cluster();
         self.warn_of_risks();
+        self.warn_of_open_doors();
         let Self { config, origins, warnings, node_count, .. } = self;
         Ok(Loaded { config, warnings, origins, node_count })
     }
@@ -207,27 +209,47 @@ impl Check {
         }
     }
 
-    /// A key that promises safety is refused while nothing keeps the promise.
-    fn refuse_missing_features(&mut self) {
-        const MISSING: [(&str, &str); 6] = [
-            ("tls.enabled", "false"),
-            ("tls.cert_file", "no value: remove the key"),
-            ("tls.key_file", "no value: remove the key"),
-            ("tls.ca_file", "no value: remove the key"),
-            ("auth.enabled", "false"),
-            ("auth.token", "no value: remove the key"),
-        ];
-        let defaults = Config::default();
-        for (name, allowed) in MISSING {
-            let Some(key) = Key::find(name).filter(|key| (key.get)(&self.config) != (key.get)(&defaults)) else {
-                continue;
-            };
-            self.problems.push(ConfigProblem::Unavailable {
-                origin: self.origin(name),
-                key: key.name.to_owned(),
-                value: self.shown(name),
-                allowed: allowed.to_owned(),
-            });
+    /// TLS with nothing to show, and a cluster whose nodes could not check each other.
+    fn check_tls(&mut self) {
+        let tls = &self.config.tls;
+        if !tls.enabled {
+            return;
+        }
+        let (cert, key, ca) = (tls.cert_file.is_some(), tls.key_file.is_some(), tls.ca_file.is_some());
+        let asks = tls.client_auth != ClientAuth::None;
+        if !cert {
+            let reason = "tls.enabled is true and there is no certificate".to_owned();
+            self.conflict(&["tls.cert_file", "tls.enabled"], reason, "a tls.cert_file".to_owned());
+        }
+        if !key {
+            let reason = "tls.enabled is true and there is no private key".to_owned();
+            self.conflict(&["tls.key_file", "tls.enabled"], reason, "a tls.key_file".to_owned());
+        }
+        if asks && !ca {
+            let reason = "nothing says which authorities are trusted".to_owned();
+            self.conflict(&["tls.client_auth", "tls.ca_file"], reason, "a tls.ca_file, or \"none\"".to_owned());
+        }
+        if !ca && !self.config.replication.peers.is_empty() {
+            let reason = "with replication.peers, nodes check each other's certificates".to_owned();
+            self.conflict(&["tls.ca_file", "tls.enabled", "replication.peers"], reason, "a tls.ca_file".to_owned());
+        }
+    }
+
+    /// A server that nobody could open, and nodes that could not prove themselves to each other.
+    fn check_auth(&mut self) {
+        let auth = &self.config.auth;
+        if !auth.enabled {
+            return;
+        }
+        if auth.token.is_none() && auth.superusers.is_empty() {
+            let reason = "there is no credential: nobody could administrate the server".to_owned();
+            let allowed = "an auth.token, or names in auth.superusers".to_owned();
+            self.conflict(&["auth.enabled", "auth.token", "auth.superusers"], reason, allowed);
+        }
+        if !self.config.replication.peers.is_empty() && self.config.cluster.secret.is_none() {
+            let reason = "nodes forward to each other, and prove themselves by cluster.secret".to_owned();
+            let allowed = "a cluster.secret".to_owned();
+            self.conflict(&["auth.enabled", "cluster.secret", "replication.peers"], reason, allowed);
         }
     }
 
@@ -253,6 +275,26 @@ impl Check {
         }
     }
 
+    fn warn_of_open_doors(&mut self) {
+        let Config { tls, auth, .. } = &self.config;
+        let bind = Address::parse(&self.config.network.bind, PortRule::AnyFree);
+        let loopback = bind.is_some_and(|address| address.is_loopback());
+        let (tls_set, tls_on) = (tls.cert_file.is_some() || tls.key_file.is_some(), tls.enabled);
+        let (auth_set, auth_on) = (auth.token.is_some() || !auth.superusers.is_empty(), auth.enabled);
+        if tls_set && !tls_on {
+            self.warn("tls.enabled", "a certificate is set and TLS is off: nothing is encrypted".to_owned());
+        }
+        if auth_set && !auth_on {
+            self.warn("auth.enabled", "credentials are set and auth is off: anybody may do everything".to_owned());
+        }
+        if auth_on && !tls_on && !loopback {
+            self.warn(
+                "tls.enabled",
+                "auth is on and TLS is off: tokens and records cross the network readable".to_owned(),
+            );
+        }
+    }
+
     fn warn_of_risks(&mut self) {
         if let SyncPolicy::Window { interval, bytes } = self.config.storage.sync {
             let (interval, bytes) = (duration_text(interval), size_text(bytes));
@@ -266,10 +308,6 @@ impl Check {
                 false => "anybody who reaches admin.bind",
             };
             self.warn("admin.fault_injection", format!("{reach} can break this node on purpose"));
-        }
-        if self.config.telemetry.otlp_endpoint.is_some() {
-            let message = "exporting traces is not available in this version: none are sent".to_owned();
-            self.warn("telemetry.otlp_endpoint", message);
         }
     }
 }

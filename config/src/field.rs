@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::model::{IoBackend, LogFormat, OtlpProtocol, Placement, ReplicationMode, Secret, SyncPolicy};
+use crate::model::{ClientAuth, IoBackend, LogFormat, OtlpProtocol, Placement, ReplicationMode, Secret, SyncPolicy};
 use crate::rule::Parsed;
 
 /// A field that a key can set and that can be listed again.
@@ -165,5 +165,6 @@ words! {
     ReplicationMode { L1 = "L1", L2 = "L2" }
     LogFormat { Text = "text", Json = "json" }
     OtlpProtocol { Grpc = "grpc", Http = "http" }
+    ClientAuth { None = "none", Optional = "optional", Required = "required" }
     Placement { Fused = "fused", Dedicated = "dedicated" }
 }

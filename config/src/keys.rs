@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::effective::value_text;
 use crate::field::Field;
-use crate::model::{Config, IoBackend, LogFormat, OtlpProtocol, Placement, ReplicationMode};
+use crate::model::{ClientAuth, Config, IoBackend, LogFormat, OtlpProtocol, Placement, ReplicationMode};
+use crate::quota::MAX_QUOTA;
 use crate::rule::{Parsed, Rule, Unit};
 
 /// One key of the configuration.
@@ -180,15 +181,21 @@ pub static KEYS: &[Key] = &[
     key!("telemetry.sample_ratio", telemetry.sample_ratio, Rule::Number { min: 0.0, max: 1.0 },
         "Share of traces begun here that are kept."),
 
-    key!("tls.enabled", tls.enabled, Rule::Bool, "Serves TLS only. Not available in this version."),
-    key!("tls.cert_file", tls.cert_file, Rule::Path, "Certificate chain, PEM. Not available in this version."),
-    key!("tls.key_file", tls.key_file, Rule::Path, "Private key, PEM. Not available in this version."),
+    key!("tls.enabled", tls.enabled, Rule::Bool,
+        "Serves TLS only, to clients, peers and on the admin address. A connection that begins in plaintext is closed."),
+    key!("tls.cert_file", tls.cert_file, Rule::Path,
+        "Certificate chain, PEM; read again when it changes. Also shown to other nodes."),
+    key!("tls.key_file", tls.key_file, Rule::Path, "Private key, PEM; read again when it changes."),
     key!("tls.ca_file", tls.ca_file, Rule::Path,
-        "Authorities of the certificates clients and peers must show, PEM. Not available in this version."),
+        "Authorities of the certificates that clients and peers show, PEM; read again when it changes."),
+    key!("tls.client_auth", tls.client_auth, Rule::OneOf(ClientAuth::WORDS),
+        "Whether clients show a certificate: its subject's common name, else its first alternative name, is who they are."),
 
     key!("auth.enabled", auth.enabled, Rule::Bool,
-        "Requires every client to authenticate. Not available in this version."),
-    key!("auth.token", auth.token, Rule::Secret, "The token that opens the server. Not available in this version."),
+        "Requires every client to authenticate; what it may do then is what rules allow, and nothing else."),
+    key!("auth.token", auth.token, Rule::Secret,
+        "The token of the bootstrap administrator, who may do everything. Best set by environment."),
+    key!("auth.superusers", auth.superusers, Rule::Names, "Users and names in certificates that may do everything."),
 
     key!("limits.max_frame_bytes", limits.max_frame_bytes, size(65_536, 16 * MIB), "Largest payload of one frame."),
     key!("limits.max_topics", limits.max_topics, integer(1, 1_000_000),
@@ -207,7 +214,20 @@ pub static KEYS: &[Key] = &[
     key!("limits.idle_timeout_ms", limits.idle_timeout, millis(0, 24 * HOUR_MS),
         "Silence after which a connection that said Hello is closed; 0 never closes one."),
 
+    key!("quotas.produce_bytes_per_second", quotas.produce_bytes_per_second, size(0, MAX_QUOTA),
+        "Bytes a second the clients of one name may produce at this node; faster ones are slowed down. 0 = unlimited."),
+    key!("quotas.fetch_bytes_per_second", quotas.fetch_bytes_per_second, size(0, MAX_QUOTA),
+        "Bytes a second the clients of one name may fetch from this node; faster ones are slowed down. 0 = unlimited."),
+    key!("quotas.clients", quotas.clients, Rule::Quotas, "Clients with quotas of their own, by the name in their Hello."),
+
     key!("shutdown.drain_timeout_ms", shutdown.drain_timeout, millis(0, HOUR_MS), "Time a graceful drain may take."),
+
+    key!("tee.enabled", tee.enabled, Rule::Bool,
+        "Carries out the rules by which topics go on to other ones, for the partitions that this node leads."),
+    key!("tee.buffer_bytes", tee.buffer_bytes, size(MIB, 16 * GIB),
+        "Memory of one rule for what was read and not yet acked by its target."),
+    key!("tee.token", tee.token, Rule::Secret,
+        "The token that this node authenticates with to the targets of rules. Best set by environment."),
 
     key!("eviction.enabled", eviction.enabled, Rule::Bool, "Judges followers at all."),
     key!("eviction.window_ms", eviction.window, millis(100, 60_000), "Length of a window of measurement."),

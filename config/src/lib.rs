@@ -10,6 +10,7 @@ mod layers;
 pub mod machine;
 pub mod model;
 pub mod problem;
+pub mod quota;
 pub mod rule;
 mod suggest;
 pub mod units;

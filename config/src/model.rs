@@ -34,14 +34,18 @@ pub struct Config {
     pub topics: TopicsConfig,
     /// `[telemetry]`: log, metrics, traces.
     pub telemetry: TelemetryConfig,
-    /// `[tls]`: reserved; refused unless switched off.
+    /// `[tls]`: encryption of clients, peers and the admin interface.
     pub tls: TlsConfig,
-    /// `[auth]`: reserved; refused unless switched off.
+    /// `[auth]`: who may do what.
     pub auth: AuthConfig,
     /// `[limits]`: a bound on everything a client can ask for.
     pub limits: LimitsConfig,
+    /// `[quotas]`: how fast clients may be.
+    pub quotas: QuotasConfig,
     /// `[shutdown]`: the graceful drain.
     pub shutdown: ShutdownConfig,
+    /// `[tee]`: how topics go on to other ones.
+    pub tee: TeeConfig,
     /// `[eviction]`: when a slow follower leaves the quorum, and when it returns.
     pub eviction: EvictionConfig,
     /// `[shards]`: threads, and which work shares one.
@@ -278,6 +282,23 @@ impl Default for StorageConfig {
     }
 }
 
+/// `[tee]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TeeConfig {
+    /// Carries out the rules by which topics go on to other ones, for the partitions that this node leads.
+    pub enabled: bool,
+    /// Memory of one rule for what was read and not acked by its target.
+    pub buffer_bytes: u64,
+    /// The token that this node authenticates with to targets.
+    pub token: Option<Secret>,
+}
+
+impl Default for TeeConfig {
+    fn default() -> Self {
+        Self { enabled: true, buffer_bytes: 16 * MIB, token: None }
+    }
+}
+
 /// `[topics]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TopicsConfig {
@@ -359,8 +380,22 @@ pub struct TlsConfig {
     pub cert_file: Option<PathBuf>,
     /// Private key, PEM.
     pub key_file: Option<PathBuf>,
-    /// Authorities whose certificates clients and peers must show, PEM.
+    /// Authorities of the certificates that clients and peers show, PEM.
     pub ca_file: Option<PathBuf>,
+    /// Whether clients show a certificate.
+    pub client_auth: ClientAuth,
+}
+
+/// Whether clients show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ClientAuth {
+    /// They are not asked for one.
+    #[default]
+    None,
+    /// One that is shown must be good.
+    Optional,
+    /// Without one there is no connection.
+    Required,
 }
 
 /// `[auth]`.
@@ -368,8 +403,10 @@ pub struct TlsConfig {
 pub struct AuthConfig {
     /// Requires every client to authenticate.
     pub enabled: bool,
-    /// The token that opens the server.
+    /// The token of the bootstrap administrator.
     pub token: Option<Secret>,
+    /// Principals that may do everything.
+    pub superusers: Vec<String>,
 }
 
 /// `[limits]`.
@@ -409,6 +446,17 @@ impl Default for LimitsConfig {
             idle_timeout: Duration::from_secs(600),
         }
     }
+}
+
+/// `[quotas]`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct QuotasConfig {
+    /// Bytes a second the clients of one name may produce at this node; 0 = unlimited.
+    pub produce_bytes_per_second: u64,
+    /// Bytes a second the clients of one name may fetch from this node; 0 = unlimited.
+    pub fetch_bytes_per_second: u64,
+    /// Clients with quotas of their own, `NAME=PRODUCE/FETCH`; see [`crate::quota::ClientQuota`].
+    pub clients: Vec<String>,
 }
 
 /// `[shutdown]`.

@@ -103,18 +103,6 @@ pub enum ConfigProblem {
         /// What would do.
         allowed: String,
     },
-    /// A key whose feature does not exist yet: refused, since ignoring it would be unsafe.
-    #[error("{origin}: {key} = {value}: not available in this version; allowed is {allowed}")]
-    Unavailable {
-        /// The place.
-        origin: Origin,
-        /// The key.
-        key: String,
-        /// Its value; a secret is masked.
-        value: String,
-        /// What this version takes.
-        allowed: String,
-    },
 }
 
 /// Something that starts all the same, and that an operator should know.

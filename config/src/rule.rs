@@ -6,6 +6,7 @@ use toml::Value;
 
 use crate::address::{Address, PortRule};
 use crate::model::{Secret, SyncPolicy};
+use crate::quota::ClientQuota;
 use crate::units;
 
 /// Shortest and longest cluster secret.
@@ -73,6 +74,10 @@ pub enum Rule {
     Reachable,
     /// A list of host:port.
     Peers,
+    /// A list of `NAME=PRODUCE/FETCH`.
+    Quotas,
+    /// A list of names of users.
+    Names,
     /// A PCI address.
     Pci,
     /// A list of CPU numbers.
@@ -151,6 +156,12 @@ impl Rule {
                 "a list of \"host:port\" with ports from 1 to 65535, none twice, for example [\"lance-2:1992\"]"
                     .to_owned()
             }
+            Self::Names => "a list of names of 1 to 255 visible ASCII characters, none twice".to_owned(),
+            Self::Quotas => {
+                "a list of \"NAME=PRODUCE/FETCH\" in bytes a second (0 = unlimited, NAME may end in *), none twice, for example \
+                 [\"reports=1MiB/10MiB\"]"
+                    .to_owned()
+            }
             Self::Pci => "a PCI address such as \"0000:3b:00.0\"".to_owned(),
             Self::Cpus => "a list of CPU numbers, none twice, for example [0, 1]".to_owned(),
             Self::Sync => "\"always\" or { interval_ms = 1 to 60000, bytes = 1 to 1073741824 }".to_owned(),
@@ -198,6 +209,10 @@ impl Rule {
                 (min..=max).contains(&number).then_some(Parsed::Number(number))
             }
             Self::Peers => texts(value, |text| Address::parse(text, PortRule::Fixed).is_some()),
+            Self::Names => {
+                texts(value, |text| (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()))
+            }
+            Self::Quotas => texts(value, |text| ClientQuota::parse(text).is_some()),
             Self::Cpus => cpus(value),
             Self::Sync => sync_policy(value),
             _ => self.parse_word(value.as_str()?),
@@ -224,7 +239,7 @@ impl Rule {
 
     /// Plain text has no types: the rule decides how to read it.
     fn parse_text(&self, text: &str) -> Option<Parsed> {
-        if text.is_empty() && !matches!(self, Self::Peers | Self::Cpus) {
+        if text.is_empty() && !matches!(self, Self::Peers | Self::Names | Self::Quotas | Self::Cpus) {
             return Some(Parsed::Unset);
         }
         let value = match *self {
@@ -235,7 +250,7 @@ impl Rule {
                 Ok(count) => Value::Integer(count),
                 Err(_) => Value::String(unquoted(text).to_owned()),
             },
-            Self::Peers | Self::Cpus => self.list_of_text(text)?,
+            Self::Peers | Self::Names | Self::Quotas | Self::Cpus => self.list_of_text(text)?,
             Self::Sync if text.starts_with('{') => one_toml_value(text)?,
             _ => Value::String(unquoted(text).to_owned()),
         };

@@ -39,10 +39,32 @@ const CASES: &[(&str, &str, &str, &str, &str)] = &[
     ("[topics]\ndefault_replication_factor = 3", ":2", "topics.default_replication_factor", "= 3", "from 0 to 1"),
     ("[topics]\ndefault_partitions = 70000", ":2", "topics.default_partitions", "70000", "to 65535"),
     ("[telemetry]\nsample_ratio = 1.5", ":2", "telemetry.sample_ratio", "1.5", "from 0 to 1"),
-    ("[tls]\nenabled = true", ":2", "tls.enabled", "true", "not available in this version; allowed is false"),
-    ("[tls]\ncert_file = \"a.pem\"", ":2", "tls.cert_file", "a.pem", "not available in this version"),
-    ("[auth]\nenabled = true", ":2", "auth.enabled", "true", "not available in this version"),
-    ("[auth]\ntoken = \"0123456789abcdef\"", ":2", "auth.token", "********", "not available in this version"),
+    ("[tls]\nenabled = true\nkey_file = \"a.pem\"", ":2", "tls.enabled", "true", "allowed is a tls.cert_file"),
+    ("[tls]\nenabled = true\ncert_file = \"a.pem\"", ":2", "tls.enabled", "true", "allowed is a tls.key_file"),
+    (
+        "[tls]\nenabled = true\ncert_file = \"a.pem\"\nkey_file = \"a.pem\"\nclient_auth = \"required\"",
+        ":5",
+        "tls.client_auth",
+        "\"required\"",
+        "allowed is a tls.ca_file",
+    ),
+    (
+        "[tls]\nclient_auth = \"maybe\"",
+        ":2",
+        "tls.client_auth",
+        "\"maybe\"",
+        "\"none\" or \"optional\" or \"required\"",
+    ),
+    ("[auth]\nenabled = true", ":2", "auth.enabled", "true", "allowed is an auth.token"),
+    ("[auth]\ntoken = \"short\"", ":2", "auth.token", "********", "16 to 1024 bytes"),
+    ("[auth]\nsuperusers = [\"a b\"]", ":2", "auth.superusers", "a b", "names of 1 to 255"),
+    (
+        "[node]\nid=1\n[replication]\npeers=[\"a:1\"]\n[auth]\nenabled=true\nsuperusers=[\"root\"]",
+        ":6",
+        "auth.enabled",
+        "true",
+        "allowed is a cluster.secret",
+    ),
     ("[cluster]\nsecret = \"short\"", ":2", "cluster.secret", "********", "16 to 1024 bytes"),
     ("[limits]\nmax_frame_bytes = \"17MiB\"", ":2", "limits.max_frame_bytes", "17MiB", "to 16777216"),
     ("[limits]\nmax_in_flight_bytes = \"1MiB\"", ":2", "limits.max_in_flight_bytes", "1MiB", "at least 16MiB"),
@@ -70,7 +92,7 @@ fn every_problem_names_place_key_value_and_what_is_allowed() {
 
 #[test]
 fn one_run_reports_every_problem() {
-    let all: Vec<String> = problems("[node]\nid = 0\ncolour = 1\n[io]\nbackend = 3\n[tls]\nenabled = true\n[nope]\n");
+    let all: Vec<String> = problems("[node]\nid = 0\ncolour = 1\n[io]\nbackend = 3\n[tls]\nclient_auth = 1\n[nope]\n");
     assert_eq!(all.len(), 5, "{all:#?}");
 }
 

@@ -114,14 +114,13 @@ fn risks_are_warned_of() {
     let sets = [
         "storage.sync={interval_ms=10,bytes=4096}",
         "admin.fault_injection=true",
-        "telemetry.otlp_endpoint=http://localhost:4318",
         "replication.peers=a:1",
         "cluster.secret=0123456789abcdef",
         "node.id=1",
     ];
     let result = loaded("", &[], &sets);
     let keys: Vec<&str> = result.warnings.iter().map(|warning| warning.key).collect();
-    let expected = ["replication.peers", "storage.sync", "admin.fault_injection", "telemetry.otlp_endpoint"];
+    let expected = ["replication.peers", "storage.sync", "admin.fault_injection"];
     assert_eq!(keys, expected, "{:?}", result.warnings);
 }
 

@@ -5,11 +5,12 @@ use bytes::BytesMut;
 use lance_actors::ingestion::core::{IngestionCore, IngestionEffect, IngestionOptions, Now};
 use lance_actors::ingestion::replica::LeaderRole;
 use lance_actors::network::session::{SessionCore, SessionEffect, SessionLimits};
+use lance_actors::stages::RequestTraces;
 use lance_actors::view::{ClusterView, TopicView};
 use lance_cluster::metadata::TopicConfig;
 use lance_cluster::replica::FlowOptions;
 use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, ReplicaIncarnation, TopicId, TopicPartition};
-use lance_messages::mail::connection::Reply;
+use lance_messages::mail::connection::Replies;
 use lance_messages::record::{RecordType, put_record};
 use lance_messages::wire::HeaderCrc;
 use lance_messages::wire::produce::ProduceHeader;
@@ -96,6 +97,8 @@ impl InProcess {
             auto_create: false,
             shards: 1,
             node: NODE,
+            // Traces are exported, and none of these requests is traced: that is to cost nothing.
+            traces: Some(RequestTraces::new(1, 0.0, true)),
         };
         let mut view = ClusterView::default();
         view.node = Some(NODE);
@@ -158,9 +161,10 @@ impl InProcess {
                 OpKind::Create { path } => (Vec::new(), self.disk.open(&path, OpenMode::CreateOrOpen).ok()),
                 _ => (Vec::new(), None),
             };
-            let completion = DiskCompletion { token: u64::from(token), result: Ok(()), chunks, file };
+            let completion =
+                DiskCompletion { token: u64::from(token), result: Ok(()), chunks, file, times: Default::default() };
             self.ingestion.on_disk_done(token, completion, now, &mut self.ingestion_effects);
-            let mut replies: Vec<Reply<_>> = Vec::new();
+            let mut replies = Vec::new();
             self.ingestion.flush(now, &mut self.ingestion_effects);
             for effect in self.ingestion_effects.drain(..) {
                 match effect {
@@ -170,7 +174,8 @@ impl InProcess {
                 }
             }
             acked += replies.len();
-            self.session.on_replies(replies, false, &self.view, now.elapsed, &mut self.session_effects);
+            let replies = Replies { shard: 0, replies, pressed: false, known_at: now.elapsed };
+            self.session.on_replies(replies, &self.view, now.elapsed, &mut self.session_effects);
             self.session_effects.clear();
         }
         let written = self.session.output.memory_bytes();

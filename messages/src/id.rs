@@ -32,6 +32,11 @@ pub struct LeaderEpoch(pub u32);
 #[serde(transparent)]
 pub struct ProducerId(pub u64);
 
+/// A rule by which the records of a topic go on to another one; allocated by committed metadata, never 0, never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TeeId(pub u32);
+
 /// A client connection of this process; never reused while the process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
@@ -80,6 +85,12 @@ impl fmt::Display for LeaderEpoch {
 }
 
 impl fmt::Display for ProducerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for TeeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

@@ -6,5 +6,7 @@ pub mod id;
 pub mod mail;
 pub mod peer;
 pub mod record;
+pub mod scram;
+pub mod security;
 pub mod sort_key;
 pub mod wire;

@@ -1,5 +1,6 @@
 //! `AdminActor`: serves the HTTP interface on its own thread's runtime. Its socket outlives a restart.
 
+use super::encrypted::EncryptedListener;
 use super::groups::ListGroups;
 use super::health::Health;
 use super::router::router;
@@ -7,10 +8,13 @@ use crate::background::spawn_guarded;
 use crate::ingestion::actor::IngestionActor;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
+use crate::network::session::access::AuthGate;
 use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell, fail};
 use crate::supervision::{ActorState, Escalated, NodeSupervisor, RestartPolicy, Vitals};
+use crate::tee::actor::TeeActor;
 use crate::telemetry::LogLevel;
+use crate::tls::TlsKeeper;
 use crate::view::ClusterView;
 use actix::prelude::*;
 use arc_swap::ArcSwap;
@@ -47,6 +51,12 @@ pub struct AdminSetup {
     pub log_level: Option<LogLevel>,
     /// Lists consumer groups.
     pub groups: ListGroups,
+    /// Forwards topics.
+    pub tee: Mailbox<TeeActor>,
+    /// Encrypts it.
+    pub tls: Option<Arc<TlsKeeper>>,
+    /// What tokens are held against.
+    pub auth: Option<Arc<AuthGate>>,
 }
 
 /// The shell of the admin interface.
@@ -84,7 +94,14 @@ impl Shell for AdminActor {
             Err(error) => return fail(self, ctx, format!("the admin interface cannot listen: {error}")),
         };
         let router = router(Arc::clone(&self.setup));
-        let serve = async move { axum::serve(listener, router).await };
+        let (tls, asks_clients) = (self.setup.tls.clone(), self.setup.auth.is_none());
+        let serve = async move {
+            match tls {
+                None => axum::serve(listener, router).await,
+                // Probes have no certificate: where tokens decide, none is asked for.
+                Some(tls) => axum::serve(EncryptedListener::start(listener, tls, asks_clients)?, router).await,
+            }
+        };
         spawn_guarded(ctx, serve, |served, actor, ctx| {
             let reason = served.map_or_else(|error| error.to_string(), |()| "it ended".to_owned());
             fail(actor, ctx, format!("the admin interface stopped: {reason}"));

@@ -1,8 +1,11 @@
 //! The node's figures as OpenMetrics text: names begin with `lance_`, units are seconds and bytes.
 
 use super::cluster_figures::ClusterFigures;
-use crate::metrics::{LATENCY_BOUNDS, LatencyHistogram, Metrics};
+use super::replication_figures::{encode_followers, encode_links};
+use super::tee_figures::TeeFigures;
+use crate::metrics::{GroupLag, LatencyHistogram, Metrics};
 use crate::supervision::{ActorKind, Vitals};
+use crate::telemetry::{SpanCounts, Tracer, tracer};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
@@ -29,6 +32,8 @@ pub struct Scrape {
     pub is_ready: bool,
     /// Of the cluster, as this node knows it.
     pub cluster: ClusterFigures,
+    /// Of the partitions that this node forwards.
+    pub tee: TeeFigures,
 }
 
 /// The text of a scrape.
@@ -48,6 +53,11 @@ impl Collector for Scrape {
         self.counters(&mut encoder)?;
         self.gauges(&mut encoder)?;
         self.cluster.encode(&mut encoder)?;
+        self.tee.encode(&mut encoder)?;
+        encode_followers(&self.metrics.followers, &mut encoder)?;
+        encode_links(&self.metrics.links, &mut encoder)?;
+        self.groups(&mut encoder)?;
+        spans(&mut encoder)?;
         self.actors(&mut encoder)?;
         let backend = [("backend", self.backend.as_str())];
         let mut family =
@@ -76,10 +86,7 @@ impl Scrape {
             ("sync_latency_seconds", "Group of writes handed to the disk until it is durable", &metrics.sync_latency),
         ];
         for (name, help, histogram) in histograms {
-            let (counts, sum) = histogram.snapshot();
-            let bounds = LATENCY_BOUNDS.into_iter().chain([f64::MAX]);
-            let count = counts.iter().sum();
-            let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
+            let (sum, count, buckets) = histogram.encoded();
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
             family.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
         }
@@ -117,6 +124,9 @@ impl Scrape {
             let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(figure.get()).encode(family)?;
         }
+        let help = "Seconds that quotas let clients wait, all together";
+        let family = encoder.encode_descriptor("throttled_seconds", help, None, MetricType::Counter)?;
+        ConstCounter::new(metrics.throttled_ns.get() as f64 / 1e9).encode(family)?;
         Ok(())
     }
 
@@ -163,6 +173,41 @@ impl Scrape {
         Ok(())
     }
 
+    fn groups(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+        let shown = self.metrics.groups.load();
+        let help = "Members of a consumer group";
+        let mut family = encoder.encode_descriptor("group_members", help, None, MetricType::Gauge)?;
+        for (group, members, ..) in &shown.groups {
+            sample(&mut family, &[("group", group.as_str())], *members)?;
+        }
+        let help = "1 while partitions of a consumer group are on their way from one member to another";
+        let mut family = encoder.encode_descriptor("group_reconciling", help, None, MetricType::Gauge)?;
+        for (group, _, reconciling, _) in &shown.groups {
+            sample(&mut family, &[("group", group.as_str())], u64::from(*reconciling))?;
+        }
+        let help = "Epoch of a consumer group, which counts its changes";
+        let mut family = encoder.encode_descriptor("group_epoch", help, None, MetricType::Gauge)?;
+        for (group, _, _, epoch) in &shown.groups {
+            sample(&mut family, &[("group", group.as_str())], u64::try_from(*epoch).unwrap_or(0))?;
+        }
+        let lags = |lag: &GroupLag| [lag.records as f64, lag.bytes as f64, lag.seconds];
+        let families = [
+            ("group_lag_records", "Records of a partition that a consumer group has not committed as read"),
+            ("group_lag_bytes", "Bytes of a partition that a consumer group has not committed as read"),
+            ("group_lag_seconds", "Age of the first record that a consumer group has not committed as read"),
+        ];
+        for (index, (name, help)) in families.into_iter().enumerate() {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for lag in &shown.lags {
+                let partition = lag.partition.to_string();
+                let labels =
+                    [("group", lag.group.as_str()), ("topic", lag.topic.as_str()), ("partition", partition.as_str())];
+                ConstGauge::new(lags(lag)[index]).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
     fn actors(&self, encoder: &mut DescriptorEncoder<'_>) -> Encoded {
         let rows = actor_rows(&self.vitals, self.metrics.connection_failures.get());
         let help = "Restarts of an actor after a failure";
@@ -182,6 +227,28 @@ impl Scrape {
         }
         Ok(())
     }
+}
+
+/// What became of spans; zeroes where traces are not exported.
+fn spans(encoder: &mut DescriptorEncoder<'_>) -> Encoded {
+    let counts = tracer().map(Tracer::counts);
+    let of = |count: fn(&SpanCounts) -> u64| counts.map_or(0, count);
+    let counters = [
+        ("telemetry_exported_spans", "Spans that the collector took", of(SpanCounts::exported)),
+        ("telemetry_dropped_spans", "Spans for which there was no room", of(SpanCounts::dropped)),
+        ("telemetry_failed_spans", "Spans that the collector did not take", of(SpanCounts::failed)),
+    ];
+    for (name, help, value) in counters {
+        let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(value).encode(family)?;
+    }
+    let family = encoder.encode_descriptor(
+        "telemetry_waiting_spans",
+        "Spans that wait to be exported",
+        None,
+        MetricType::Gauge,
+    )?;
+    gauge(tracer().map_or(0, |tracer| tracer.waiting() as u64)).encode(family)
 }
 
 struct ActorRow<'a> {
@@ -248,7 +315,18 @@ mod tests {
         let connections = (1..=3).map(|n| Vitals::new(format!("connection-{n}"), ActorKind::Connection, 100));
         let vitals = [ingestion].into_iter().chain(connections).collect();
         let cluster = ClusterFigures { lag_bytes: [(NodeId(2), 17)].into(), ..ClusterFigures::default() };
-        render(Scrape { metrics, vitals, backend: "io_uring".to_owned(), is_ready: true, cluster }).unwrap()
+        let tee = TeeFigures(vec![crate::tee::core::status::FlowStatus {
+            tee: lance_messages::id::TeeId(3),
+            topic: "events".to_owned(),
+            partition: lance_messages::id::TopicPartition::new(lance_messages::id::TopicId(1), 2),
+            state: lance_messages::wire::tee::TeeState::Waiting,
+            lag_records: 4,
+            lag_bytes: 500,
+            lag_ms: 1500,
+            counts: crate::tee::core::status::TeeCounts { duplicates: 6, ..Default::default() },
+            error: String::new(),
+        }]);
+        render(Scrape { metrics, vitals, backend: "io_uring".to_owned(), is_ready: true, cluster, tee }).unwrap()
     }
 
     #[test]
@@ -262,6 +340,9 @@ mod tests {
             "lance_actor_restarts_total{actor=\"connections\",kind=\"connection\"} 2",
             "lance_produced_bytes_total 1024",
             "lance_replication_lag_bytes{follower=\"2\"} 17",
+            "lance_tee_lag_bytes{tee=\"3\",topic=\"events\",partition=\"2\"} 500",
+            "lance_tee_lag_seconds{tee=\"3\",topic=\"events\",partition=\"2\"} 1.5",
+            "lance_tee_duplicates_total{tee=\"3\",topic=\"events\",partition=\"2\"} 6",
             "lance_partition_leaders 0",
             "lance_leader_changes_total 0",
             "lance_sync_latency_seconds_bucket{le=\"0.0001\"} 1",

@@ -1,7 +1,9 @@
 //! The cluster and its topics as JSON.
 
 use super::health::Health;
+use super::tee_figures::{TeeListing, rules_of};
 use crate::ingestion::maintenance::PartitionStatus;
+use crate::tee::core::status::FlowStatus;
 use crate::view::{ClusterView, PartitionMembers, TopicView};
 use hashbrown::HashMap;
 use lance_cluster::metadata::topic::ReplicationMode;
@@ -93,6 +95,8 @@ pub struct TopicListing {
     pub retention_bytes: u64,
     /// Its partitions.
     pub partitions: Vec<TopicPartitionListing>,
+    /// The rules by which it goes on to others.
+    pub tees: Vec<TeeListing>,
 }
 
 /// One partition of a topic.
@@ -173,14 +177,15 @@ impl PartitionListing {
 }
 
 impl TopicsListing {
-    /// The topics in `view`.
-    pub fn new(view: &ClusterView) -> Self {
-        Self { topics: view.sorted_topics().into_iter().map(TopicListing::new).collect() }
+    /// The topics in `view`, and how far their rules are that this node carries out.
+    pub fn new(view: &ClusterView, flows: &[FlowStatus]) -> Self {
+        let listed = |topic: &TopicView| TopicListing::new(topic, rules_of(topic.id, view, flows));
+        Self { topics: view.sorted_topics().into_iter().map(listed).collect() }
     }
 }
 
 impl TopicListing {
-    fn new(topic: &TopicView) -> Self {
+    fn new(topic: &TopicView, tees: Vec<TeeListing>) -> Self {
         let partitions = numbered(topic).map(|(partition, leader, epoch)| {
             let PartitionMembers { replicas, in_quorum, .. } = members(topic, partition);
             TopicPartitionListing { partition, leader, epoch, replicas, in_quorum }
@@ -198,6 +203,7 @@ impl TopicListing {
             retention_age_seconds: topic.config.max_age_secs,
             retention_bytes: topic.config.max_bytes,
             partitions: partitions.collect(),
+            tees,
         }
     }
 }

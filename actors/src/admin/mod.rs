@@ -2,12 +2,17 @@
 
 pub mod actor;
 pub mod cluster_figures;
+pub mod early;
+pub mod encrypted;
 pub mod error;
 pub mod exposition;
 pub mod groups;
+pub mod guard;
 pub mod health;
 pub mod listing;
+mod replication_figures;
 pub mod router;
+pub mod tee_figures;
 
 pub use actor::{ADMIN_MAILBOX, AdminActor, AdminSetup};
 pub use groups::ListGroups;

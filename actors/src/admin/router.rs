@@ -4,14 +4,19 @@ use super::actor::AdminSetup;
 use super::cluster_figures::ClusterFigures;
 use super::error::ApiError;
 use super::exposition::{CONTENT_TYPE, Scrape, render};
+use super::guard::guard;
 use super::listing::{ClusterListing, TopicsListing};
+use super::tee_figures::TeeFigures;
 use crate::ingestion::maintenance::describe_partitions;
 use crate::supervision::node_supervisor::{ActorNode, DescribeTree, ListVitals, PanicActor};
 use crate::supervision::{ActorKind, ActorState, Vitals};
+use crate::tee::ListFlows;
+use crate::tee::core::status::FlowStatus;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
@@ -53,6 +58,7 @@ pub fn router(setup: Arc<AdminSetup>) -> Router {
             ApiError::method_not_allowed("another method is served under this path")
         })
         .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .layer(from_fn_with_state(Arc::clone(&setup), guard))
         .with_state(setup)
 }
 
@@ -113,6 +119,7 @@ fn serves(kind: ActorKind) -> bool {
         | ActorKind::Connection
         | ActorKind::Group
         | ActorKind::Forward
+        | ActorKind::Tee
         | ActorKind::Retention
         | ActorKind::Scrub
         | ActorKind::Admin
@@ -129,7 +136,8 @@ async fn metrics(State(setup): Admin) -> Result<impl IntoResponse, ApiError> {
     let metrics = Arc::clone(&setup.metrics);
     let statuses = describe_partitions(&setup.shards).await;
     let cluster = ClusterFigures::new(&setup.view.load(), &statuses);
-    let scrape = Scrape { metrics, vitals, backend: setup.backend.clone(), is_ready, cluster };
+    let tee = TeeFigures(list_flows(&setup).await);
+    let scrape = Scrape { metrics, vitals, backend: setup.backend.clone(), is_ready, cluster, tee };
     let text = render(scrape).map_err(|error| ApiError::internal(format!("the figures cannot be written: {error}")))?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text))
 }
@@ -141,7 +149,14 @@ async fn cluster(State(setup): Admin) -> Json<ClusterListing> {
 }
 
 async fn topics(State(setup): Admin) -> Json<TopicsListing> {
-    Json(TopicsListing::new(&setup.view.load()))
+    let flows = list_flows(&setup).await;
+    Json(TopicsListing::new(&setup.view.load(), &flows))
+}
+
+/// How far what this node forwards is; nothing while the tee actor cannot say.
+async fn list_flows(setup: &AdminSetup) -> Vec<FlowStatus> {
+    let asked = tokio::time::timeout(PATIENCE, setup.tee.send(ListFlows)).await;
+    asked.ok().and_then(Result::ok).unwrap_or_default()
 }
 
 async fn groups(State(setup): Admin) -> Result<Json<Value>, ApiError> {

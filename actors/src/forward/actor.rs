@@ -1,11 +1,11 @@
 //! `ForwardActor`: the links to other nodes around one [`ForwardCore`]. To sessions it is one more shard.
 
-use super::core::answers::LinkAnswer;
-use super::core::{ForwardCore, ForwardEffect, LinkId};
-use super::socket::{self, LinkHandle};
+use super::core::{FORWARD_FEATURES, ForwardCore, ForwardEffect};
 use crate::clock::NodeClock;
 use crate::ingestion::actor::{RegisterConnection, ReplyTo, UnregisterConnection};
 use crate::network::readers::SegmentRead;
+use crate::outbound::socket::{self, LinkCredentials, LinkHandle, LinkHello, LinkOwner};
+use crate::outbound::{LinkAnswered, LinkEnded, LinkId, LinkUp};
 use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell, guarded};
 use crate::supervision::{ActorState, Escalated, RestartPolicy, Vitals};
@@ -17,7 +17,7 @@ use lance_messages::error_code::ErrorCode;
 use lance_messages::id::ConnectionId;
 use lance_messages::mail::connection::{Replies, Reply, ShardRestarted};
 use lance_messages::mail::group::{CommitOffset, CommittedOffset};
-use lance_messages::mail::ingestion::{Fetch, Produce};
+use lance_messages::mail::ingestion::{Fetch, LookUpOffset, Produce};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +25,8 @@ use tokio::sync::oneshot;
 
 /// Mailbox capacity of the forwarder.
 pub const FORWARD_MAILBOX: usize = 8192;
+/// The name that forwarders give in Hello, for logs: who says Hello at all is redirected, never forwarded again.
+pub const FORWARD_CLIENT_NAME: &str = "lance-forward";
 
 /// What a forwarder is made of.
 pub struct ForwardSetup {
@@ -34,36 +36,8 @@ pub struct ForwardSetup {
     pub view: Arc<ArcSwap<ClusterView>>,
     /// The node's clock.
     pub clock: NodeClock,
-}
-
-/// A link stands.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "()")]
-pub struct LinkUp {
-    /// Which.
-    pub link: LinkId,
-    /// Largest payload that the other node takes.
-    pub max_payload_bytes: u32,
-}
-
-/// A node answered over a link.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct LinkAnswered {
-    /// Which link.
-    pub link: LinkId,
-    /// The answers, in order.
-    pub answers: Vec<LinkAnswer>,
-}
-
-/// A link is gone.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "()")]
-pub struct LinkEnded {
-    /// Which.
-    pub link: LinkId,
-    /// Bytes written, Hello not counted.
-    pub written: u64,
+    /// What other nodes demand.
+    pub credentials: LinkCredentials,
 }
 
 /// The shell of the forwarder.
@@ -129,7 +103,9 @@ impl ForwardActor {
         for effect in self.effects.drain(..) {
             match effect {
                 ForwardEffect::Open { link, address } => {
-                    self.links.insert(link, socket::start(link, address, ctx.address()));
+                    let hello = LinkHello { client_name: FORWARD_CLIENT_NAME.to_owned(), features: FORWARD_FEATURES };
+                    let credentials = self.setup.credentials.clone();
+                    self.links.insert(link, socket::start(link, address, hello, credentials, owner(ctx)));
                 }
                 ForwardEffect::Send { link, pieces } => {
                     // The queue has room for all that the core lets be unanswered. A link that cannot take a frame is
@@ -161,11 +137,12 @@ impl ForwardActor {
 
     fn send_replies(&mut self) {
         let shard = self.setup.index;
+        let known_at = self.setup.clock.now().elapsed;
         for (connection, replies) in self.outgoing.drain() {
             let Some(reply_to) = self.connections.get(&connection) else {
                 continue;
             };
-            let replies = Replies { shard, replies, pressed: false };
+            let replies = Replies { shard, replies, pressed: false, known_at };
             if let Err(SendError::Full(message)) = reply_to.replies.try_send(replies) {
                 let replies = reply_to.replies.clone();
                 actix_rt::spawn(async move {
@@ -189,6 +166,11 @@ impl ForwardActor {
         });
         self.tick = Some((tick, due_ms));
     }
+}
+
+fn owner(ctx: &Context<ForwardActor>) -> LinkOwner {
+    let address = ctx.address();
+    LinkOwner { up: address.clone().recipient(), answered: address.clone().recipient(), ended: address.recipient() }
 }
 
 supervised_shell!(ForwardActor, FORWARD_MAILBOX);
@@ -266,6 +248,15 @@ impl Handler<Fetch> for ForwardActor {
     }
 }
 
+impl Handler<LookUpOffset> for ForwardActor {
+    type Result = ();
+
+    fn handle(&mut self, message: LookUpOffset, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        self.with_core(ctx, |core, view, now_ms, effects| core.on_look_up(message, view, now_ms, effects));
+    }
+}
+
 impl Handler<CommitOffset> for ForwardActor {
     type Result = ResponseFuture<Result<(), ErrorCode>>;
 
@@ -298,7 +289,7 @@ impl Handler<LinkUp> for ForwardActor {
     type Result = ();
 
     fn handle(&mut self, message: LinkUp, ctx: &mut Self::Context) {
-        let LinkUp { link, max_payload_bytes } = message;
+        let (link, max_payload_bytes) = (message.link, message.hello.max_payload_bytes);
         self.with_core(ctx, |core, view, now_ms, effects| {
             core.on_link_up(link, max_payload_bytes, view, now_ms, effects);
         });
@@ -318,7 +309,7 @@ impl Handler<LinkEnded> for ForwardActor {
     type Result = ();
 
     fn handle(&mut self, message: LinkEnded, ctx: &mut Self::Context) {
-        let LinkEnded { link, written } = message;
+        let LinkEnded { link, written, .. } = message;
         self.links.remove(&link);
         self.with_core(ctx, |core, view, now_ms, effects| core.on_link_ended(link, written, view, now_ms, effects));
     }

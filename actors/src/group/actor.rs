@@ -1,11 +1,16 @@
-//! `GroupActor`: durable consumer offsets. It appends to `__groups` through ingestion like any producer, and reads
-//! it back like any consumer.
+//! `GroupActor`: consumer groups and durable offsets. It appends to `__groups` through ingestion like any producer, and
+//! reads it back like any consumer.
 
 use super::compaction::{COMPACTION_CHECK, Compaction};
 use super::core::{GROUPS_TOPIC, GroupCore};
+use super::describing::{Asker, DescribeAllGroups, LAG_INTERVAL};
+use super::lag::LagBook;
+use super::requests::{Catalog, Held, Waiting};
 use crate::background::run_guarded_interval;
 use crate::clock::NodeClock;
+use crate::forward::actor::ForwardActor;
 use crate::ingestion::actor::{IngestionActor, RegisterConnection, ReplyTo};
+use crate::lease::LeaseWatch;
 use crate::mailbox::Mailbox;
 use crate::metadata::actor::{Call, MetadataActor};
 use crate::metrics::Metrics;
@@ -18,17 +23,18 @@ use crate::supervision::{ActorState, Escalated, RestartPolicy, Vitals};
 use crate::view::ClusterView;
 use actix::prelude::*;
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use hashbrown::HashMap;
 use lance_cluster::metadata::MetadataRefusal;
-use lance_messages::batch::BatchFlags;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{ConnectionId, LeaderEpoch, TopicPartition};
 use lance_messages::mail::connection::{Answer, FetchedData, Replies, ShardRestarted};
-use lance_messages::mail::group::{CommitOffset, CommittedOffset};
-use lance_messages::mail::ingestion::{Fetch, Produce, ProduceRequest};
+use lance_messages::mail::group::{AskGroup, CommitOffset, CommittedOffset};
+use lance_messages::mail::ingestion::{Fetch, ProduceRequest};
+use lance_messages::wire::Response;
 use lance_messages::wire::topics::{CreateTopicWithConfig, TopicMode};
 use lance_storage::disk::Disk;
+use serde_json::Value;
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,11 +47,14 @@ pub(super) const CONNECTION: ConnectionId = ConnectionId(1);
 /// Bytes read at once while offsets are loaded.
 const LOAD_BYTES: u32 = 1 << 20;
 const RETRY: Duration = Duration::from_millis(100);
-
-/// Every committed offset, for the admin API: topic, partition, consumer, offset.
-#[derive(Message)]
-#[rtype(result = "Vec<(u32, u16, String, u64)>")]
-pub struct ListOffsets;
+/// How often it is looked what is due.
+const TICK: Duration = Duration::from_millis(50);
+/// A node that was stopped for so long has not heard members that tried: their sessions begin anew.
+const LONG_PAUSE: Duration = Duration::from_secs(1);
+/// Requests from this number on are look-ups, those below appends.
+pub(super) const FIRST_LOOK_UP: u64 = 1 << 62;
+/// And from this on parts of a snapshot.
+pub(super) const FIRST_SNAPSHOT: u64 = 1 << 63;
 
 /// What a group actor is made of.
 pub struct GroupSetup {
@@ -53,8 +62,12 @@ pub struct GroupSetup {
     pub metadata: Mailbox<MetadataActor>,
     /// Ingestion actors, by shard.
     pub shards: Vec<Mailbox<IngestionActor>>,
+    /// Asks other nodes.
+    pub forward: Mailbox<ForwardActor>,
     /// The committed metadata.
     pub view: Arc<ArcSwap<ClusterView>>,
+    /// Until when nobody can have taken this node's place.
+    pub lease: LeaseWatch,
     /// Where the log is.
     pub disk: Arc<dyn Disk>,
     /// The node's clock.
@@ -62,9 +75,6 @@ pub struct GroupSetup {
     /// Where figures go.
     pub metrics: Arc<Metrics>,
 }
-
-type Committing = (CommitOffset, oneshot::Sender<Result<(), ErrorCode>>);
-type Asking = (CommittedOffset, oneshot::Sender<Result<Option<u64>, ErrorCode>>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -86,9 +96,23 @@ pub struct GroupActor {
     pub(super) stage: Stage,
     pub(super) partition: Option<TopicPartition>,
     pub(super) compaction: Compaction,
-    waiting: HashMap<u64, oneshot::Sender<Result<(), ErrorCode>>>,
-    held_commits: Vec<Committing>,
-    held_asks: Vec<Asking>,
+    pub(super) waiting: HashMap<u64, Waiting>,
+    pub(super) held: Vec<Held>,
+    pub(super) next_token: u64,
+    /// Appends that are still to be sent, and whether some wait for room.
+    pub(super) outgoing: Vec<ProduceRequest>,
+    pub(super) sending: bool,
+    /// Lags, who asked for them, and who will be answered with those that are being looked up.
+    pub(super) lags: LagBook,
+    pub(super) asked: Vec<Asker>,
+    pub(super) answering: Vec<Asker>,
+    /// The metrics want to know too.
+    pub(super) shows: bool,
+    pub(super) rounds: u64,
+    /// When it was last looked what is due.
+    ticked: Option<Duration>,
+    /// The metadata that was looked at for deleted topics.
+    swept: u64,
     /// Counts what was read of the log: answers to any but the last are late.
     loads: u64,
     /// The leader epoch of the log that was read last.
@@ -109,8 +133,17 @@ impl GroupActor {
             partition: None,
             compaction: Compaction::default(),
             waiting: HashMap::new(),
-            held_commits: Vec::new(),
-            held_asks: Vec::new(),
+            held: Vec::new(),
+            next_token: 0,
+            outgoing: Vec::new(),
+            sending: false,
+            lags: LagBook::new(FIRST_LOOK_UP),
+            asked: Vec::new(),
+            answering: Vec::new(),
+            shows: false,
+            rounds: 0,
+            ticked: None,
+            swept: 0,
             loads: 0,
             epoch: None,
         }
@@ -120,12 +153,12 @@ impl GroupActor {
         self.setup.shards.get(usize::from(shard_of(partition, self.setup.shards.len() as u16)))
     }
 
-    fn find_topic(&mut self) {
+    pub(super) fn find_topic(&mut self) {
         let view = self.setup.view.load();
         self.partition = view.internal_topic(GROUPS_TOPIC).map(|topic| TopicPartition::new(topic, 0));
     }
 
-    fn load(&mut self, offset: u64) {
+    pub(super) fn load(&mut self, offset: u64) {
         self.stage = Stage::Loading(offset);
         self.loads += 1;
         let Some(partition) = self.partition else { return };
@@ -141,6 +174,7 @@ impl GroupActor {
             max_bytes: LOAD_BYTES,
             max_wait: Duration::ZERO,
             compressed: false,
+            trace: None,
         };
         actix_rt::spawn(async move {
             let _ = shard.send(fetch).await;
@@ -148,7 +182,7 @@ impl GroupActor {
     }
 
     /// Whether this node keeps offsets at the moment; what others wrote while they did is read first.
-    fn keeps_offsets(&mut self) -> bool {
+    pub(super) fn keeps_offsets(&mut self) -> bool {
         let Some(partition) = self.partition else { return true };
         let view = self.setup.view.load_full();
         let Some((leader, epoch)) = view.leadership(partition) else { return true };
@@ -163,10 +197,60 @@ impl GroupActor {
         true
     }
 
-    fn load_anew(&mut self) {
+    pub(super) fn load_anew(&mut self) {
         self.core = self.core.as_ref().map(GroupCore::after);
         self.compaction.abandon();
+        self.outgoing.clear();
+        self.ticked = None;
+        // What is being appended may or may not be there: the log says.
+        for (_, waiting) in self.waiting.drain() {
+            waiting.refuse(ErrorCode::OutcomeUnknown);
+        }
         self.load(0);
+    }
+
+    /// Whether nobody else can coordinate at the moment.
+    pub(super) fn leads_for_sure(&self) -> bool {
+        let now = self.setup.clock.now().elapsed;
+        self.setup.view.load().is_alone() || self.setup.lease.holds(now)
+    }
+
+    /// Does what is due by time, or by topics that changed.
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        if self.stage == Stage::Empty {
+            self.find_topic();
+            if self.partition.is_some_and(|partition| self.setup.view.load().leads(partition)) {
+                self.load(0);
+            }
+        }
+        if self.stage != Stage::Ready || self.compaction.holds_commits() || !self.keeps_offsets() {
+            return;
+        }
+        // Another stage, if the log is of another epoch by now.
+        if self.stage != Stage::Ready {
+            return;
+        }
+        let now = self.setup.clock.now().elapsed;
+        if self.ticked.replace(now).is_some_and(|before| now - before > LONG_PAUSE) {
+            return self.load_anew();
+        }
+        let view = self.setup.view.load_full();
+        let due = |core: &GroupCore| core.coordinator.next_deadline().is_some_and(|due| due <= now);
+        let changed = self.swept != view.applied;
+        if !changed && !self.core.as_ref().is_some_and(due) {
+            return;
+        }
+        self.swept = view.applied;
+        self.decide(ctx, |core, view, now, wall_ms, effects| {
+            if changed {
+                let topics: BTreeSet<_> =
+                    core.coordinator.offsets().iter().map(|(key, _)| key.partition.topic).collect();
+                for topic in topics.into_iter().filter(|topic| view.is_deleted(*topic)) {
+                    core.coordinator.on_topic_deleted(topic, effects);
+                }
+            }
+            core.coordinator.on_tick(now, wall_ms, &Catalog(view), effects);
+        });
     }
 
     fn loaded(&mut self, data: &[u8], next_offset: u64, ctx: &mut Context<Self>) {
@@ -205,6 +289,7 @@ impl GroupActor {
             }
             Ok((_, FetchedData::Empty | FetchedData::BeyondEnd)) => {
                 self.stage = Stage::Ready;
+                self.decide(ctx, |core, _, now, _, _| core.coordinator.on_loaded(now));
                 self.life.vitals.set_state(ActorState::Running);
                 self.serve_held(ctx);
             }
@@ -224,71 +309,10 @@ impl GroupActor {
     }
 
     fn refuse_held(&mut self, code: ErrorCode) {
-        for (_, answer) in self.held_commits.drain(..) {
-            // The connection may be gone.
-            let _ = answer.send(Err(code));
-        }
-        for (_, answer) in self.held_asks.drain(..) {
-            let _ = answer.send(Err(code));
-        }
+        self.held.drain(..).for_each(|request| request.refuse(code));
     }
 
-    pub(super) fn serve_held(&mut self, ctx: &mut Context<Self>) {
-        for (asked, answer) in std::mem::take(&mut self.held_asks) {
-            self.answer(asked, answer);
-        }
-        for (commit, answer) in std::mem::take(&mut self.held_commits) {
-            self.commit(commit, answer, ctx);
-        }
-    }
-
-    fn answer(&mut self, asked: CommittedOffset, answer: oneshot::Sender<Result<Option<u64>, ErrorCode>>) {
-        let found = self.core.as_ref().and_then(|core| core.committed(asked.partition, asked.consumer_id));
-        // The connection may be gone.
-        let _ = answer.send(Ok(found));
-    }
-
-    fn commit(
-        &mut self,
-        commit: CommitOffset,
-        answer: oneshot::Sender<Result<(), ErrorCode>>,
-        ctx: &mut Context<Self>,
-    ) {
-        let now = self.setup.clock.now();
-        let appended = guarded(self, ctx, |actor, _| match actor.core.as_mut() {
-            Some(core) => {
-                core.on_commit(commit.partition, commit.consumer_id, commit.offset, now.wall_ns / 1_000_000).map(Some)
-            }
-            None => Ok(None),
-        });
-        let Some(Some((request, record))) = appended else {
-            return;
-        };
-        let Some(partition) = self.partition else { return };
-        let Some(shard) = self.shard(partition).cloned() else {
-            return;
-        };
-        self.waiting.insert(request, answer);
-        self.compaction.note_append();
-        let records = Bytes::from(record);
-        let produce = ProduceRequest {
-            request,
-            partition,
-            records_crc: crc32fast::hash(&records),
-            plain_len: records.len() as u32,
-            records,
-            record_count: 1,
-            flags: BatchFlags::RECORDS,
-            timestamp_ns: now.wall_ns,
-            producer: None,
-        };
-        let message = Produce { connection: CONNECTION, requests: vec![produce] };
-        actix_rt::spawn(async move {
-            let _ = shard.send(message).await;
-        });
-    }
-
-    fn create_topic(&mut self, ctx: &mut Context<Self>) {
+    pub(super) fn create_topic(&mut self, ctx: &mut Context<Self>) {
         self.stage = Stage::Creating;
         let nodes = u8::try_from(self.setup.view.load().nodes.len()).unwrap_or(MAX_COPIES);
         let create = CreateTopicWithConfig {
@@ -328,8 +352,13 @@ impl Shell for GroupActor {
         self.core = self.core.as_ref().map(GroupCore::after);
         self.compaction.abandon();
         self.waiting.clear();
-        self.held_commits.clear();
-        self.held_asks.clear();
+        self.held.clear();
+        self.outgoing.clear();
+        self.sending = false;
+        self.asked.clear();
+        self.answering.clear();
+        self.lags.abandon();
+        self.ticked = None;
     }
 
     fn begin(&mut self, ctx: &mut Self::Context) {
@@ -345,11 +374,17 @@ impl Shell for GroupActor {
                 shard.addr().send(RegisterConnection { connection: CONNECTION, reply_to })
             })
             .collect();
+        let address = ctx.address();
+        let reply_to = ReplyTo { replies: address.clone().recipient(), restarted: address.recipient() };
+        let forward = self.setup.forward.addr().send(RegisterConnection { connection: CONNECTION, reply_to });
         let register = async move {
             for registration in registrations {
                 let _ = registration.await;
             }
+            let _ = forward.await;
         };
+        run_guarded_interval(ctx, TICK, Self::tick);
+        run_guarded_interval(ctx, LAG_INTERVAL, Self::refresh_lags);
         run_guarded_interval(ctx, COMPACTION_CHECK, Self::consider_compaction);
         ctx.wait(actix::fut::wrap_future::<_, Self>(register).map(|(), actor, _| {
             actor.find_topic();
@@ -369,18 +404,7 @@ impl Handler<CommitOffset> for GroupActor {
     fn handle(&mut self, message: CommitOffset, ctx: &mut Self::Context) -> Self::Result {
         self.life.vitals.message_taken();
         let (sender, receiver) = oneshot::channel();
-        if self.stage == Stage::Empty {
-            self.find_topic();
-            if self.partition.is_some() { self.load(0) } else { self.create_topic(ctx) }
-        }
-        if !self.keeps_offsets() {
-            return Box::pin(async { Err(ErrorCode::NotLeader) });
-        }
-        if self.stage == Stage::Ready && !self.compaction.holds_commits() {
-            self.commit(message, sender, ctx);
-        } else {
-            self.held_commits.push((message, sender));
-        }
+        self.take(Held::Commit(message, sender), ctx);
         Box::pin(async move { receiver.await.unwrap_or(Err(ErrorCode::OutcomeUnknown)) })
     }
 }
@@ -388,23 +412,33 @@ impl Handler<CommitOffset> for GroupActor {
 impl Handler<CommittedOffset> for GroupActor {
     type Result = ResponseFuture<Result<Option<u64>, ErrorCode>>;
 
-    fn handle(&mut self, message: CommittedOffset, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, message: CommittedOffset, ctx: &mut Self::Context) -> Self::Result {
         self.life.vitals.message_taken();
         let (sender, receiver) = oneshot::channel();
-        if self.stage == Stage::Empty {
-            self.find_topic();
-            if self.partition.is_some() {
-                self.load(0);
-            }
-        }
-        if !self.keeps_offsets() {
-            return Box::pin(async { Err(ErrorCode::NotLeader) });
-        }
-        match self.stage {
-            Stage::Ready | Stage::Empty => self.answer(message, sender),
-            Stage::Creating | Stage::Loading(_) => self.held_asks.push((message, sender)),
-        }
+        self.take(Held::Committed(message, sender), ctx);
         Box::pin(async move { receiver.await.unwrap_or(Err(ErrorCode::Unavailable)) })
+    }
+}
+
+impl Handler<AskGroup> for GroupActor {
+    type Result = ResponseFuture<Result<Response, ErrorCode>>;
+
+    fn handle(&mut self, message: AskGroup, ctx: &mut Self::Context) -> Self::Result {
+        self.life.vitals.message_taken();
+        let (sender, receiver) = oneshot::channel();
+        self.take(Held::Group(message, sender), ctx);
+        Box::pin(async move { receiver.await.unwrap_or(Err(ErrorCode::OutcomeUnknown)) })
+    }
+}
+
+impl Handler<DescribeAllGroups> for GroupActor {
+    type Result = ResponseFuture<Option<Value>>;
+
+    fn handle(&mut self, _: DescribeAllGroups, ctx: &mut Self::Context) -> Self::Result {
+        self.life.vitals.message_taken();
+        let (sender, receiver) = oneshot::channel();
+        self.list(sender, ctx);
+        Box::pin(async move { receiver.await.ok() })
     }
 }
 
@@ -414,23 +448,12 @@ impl Handler<Replies<SegmentRead>> for GroupActor {
     fn handle(&mut self, message: Replies<SegmentRead>, ctx: &mut Self::Context) {
         for reply in message.replies {
             match (reply.answer, self.stage) {
-                (Answer::Produced(result), _) if self.compaction.awaits(reply.request) => {
+                (Answer::Produced(result), _) if reply.request >= FIRST_SNAPSHOT => {
                     self.on_snapshot_appended(reply.request, result.err(), ctx);
                 }
-                (Answer::Produced(result), _) => {
-                    let request = reply.request;
-                    let known = guarded(self, ctx, |actor, _| -> Result<bool, std::convert::Infallible> {
-                        Ok(actor.core.as_mut().is_some_and(|core| core.on_appended(request, result.is_ok())))
-                    });
-                    if known == Some(false) && result.is_ok() && self.stage == Stage::Ready {
-                        // A commit of an earlier core came into the log behind what was read of it.
-                        self.load_anew();
-                    }
-                    if let Some(waiting) = self.waiting.remove(&request) {
-                        let _ = waiting.send(result.map(|_| ()));
-                    }
-                    self.write_snapshot_when_settled(ctx);
-                }
+                (Answer::Produced(result), _) => self.on_appended(reply.request, result.is_ok(), ctx),
+                (Answer::LookedUp(result), _) => self.on_looked_up(reply.request, result, ctx),
+                (Answer::LookUpSegments(read, query), _) => self.on_look_up_segments(reply.request, read, query, ctx),
                 (answer @ Answer::Fetched { .. }, Stage::Loading(offset)) if reply.request == self.loads => {
                     self.on_loading(answer, offset, ctx);
                 }
@@ -440,39 +463,30 @@ impl Handler<Replies<SegmentRead>> for GroupActor {
     }
 }
 
-impl Handler<ShardRestarted> for GroupActor {
-    type Result = ();
-
-    /// What was being appended may or may not be there: the log says.
-    fn handle(&mut self, message: ShardRestarted, _: &mut Self::Context) {
-        let Some(partition) = self.partition else { return };
-        if message.shard != shard_of(partition, self.setup.shards.len() as u16) {
-            return;
-        }
-        for (_, waiting) in self.waiting.drain() {
-            let _ = waiting.send(Err(ErrorCode::OutcomeUnknown));
-        }
-        if matches!(self.stage, Stage::Ready | Stage::Loading(_)) {
+impl GroupActor {
+    fn on_appended(&mut self, append: u64, durable: bool, ctx: &mut Context<Self>) {
+        let (mut known, mut failed) = (true, false);
+        self.decide(ctx, |core, _, _, _, effects| {
+            known = core.coordinator.on_appended(append, durable, effects);
+            failed = core.coordinator.needs_reload();
+        });
+        let read_too_early = !known && durable && self.stage == Stage::Ready;
+        if read_too_early || (failed && matches!(self.stage, Stage::Ready)) {
+            // The log has what was not read of it, or nobody knows what it has.
             self.load_anew();
         }
+        self.write_snapshot_when_settled(ctx);
     }
 }
 
-impl Handler<ListOffsets> for GroupActor {
-    type Result = MessageResult<ListOffsets>;
+impl Handler<ShardRestarted> for GroupActor {
+    type Result = ();
 
-    fn handle(&mut self, _: ListOffsets, _: &mut Self::Context) -> Self::Result {
-        self.life.vitals.message_taken();
-        let Some(core) = self.core.as_ref() else {
-            return MessageResult(Vec::new());
-        };
-        let rows = core.offsets().iter().map(|(key, committed)| {
-            let consumer = match &key.consumer {
-                lance_cluster::group::offsets::ConsumerKey::Id(id) => id.to_string(),
-                lance_cluster::group::offsets::ConsumerKey::Group(name) => name.clone(),
-            };
-            (key.partition.topic.0, key.partition.partition, consumer, committed.offset)
-        });
-        MessageResult(rows.collect())
+    fn handle(&mut self, message: ShardRestarted, _: &mut Self::Context) {
+        let Some(partition) = self.partition else { return };
+        let groups = shard_of(partition, self.setup.shards.len() as u16);
+        if message.shard == groups && matches!(self.stage, Stage::Ready | Stage::Loading(_)) {
+            self.load_anew();
+        }
     }
 }

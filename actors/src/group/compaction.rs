@@ -4,15 +4,12 @@
 //! Commits wait while a snapshot is taken and written, so that it voids none. A crash at any point is harmless: until
 //! its last record is there a snapshot counts for nothing, and nothing is removed before it is durable.
 
-use super::actor::{CONNECTION, GroupActor, Stage};
-use super::core::SnapshotBatch;
+use super::actor::{CONNECTION, FIRST_SNAPSHOT, GroupActor, Stage};
 use crate::background::spawn_guarded;
 use crate::ingestion::maintenance::{ListSegments, PartitionSegments, RemoveSegments};
 use crate::supervision::shell::guarded;
 use actix::prelude::*;
-use bytes::Bytes;
 use hashbrown::HashSet;
-use lance_messages::batch::BatchFlags;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::mail::ingestion::{Produce, ProduceRequest};
 use std::time::Duration;
@@ -30,6 +27,8 @@ pub struct Compaction {
     grown: bool,
     /// Bytes of the last snapshot.
     snapshot_bytes: u64,
+    /// Parts of snapshots written so far.
+    parts: u64,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -46,11 +45,6 @@ impl Compaction {
     /// Whether commits have to wait.
     pub fn holds_commits(&self) -> bool {
         self.stage != Progress::None
-    }
-
-    /// Whether this request writes a part of the snapshot.
-    pub fn awaits(&self, request: u64) -> bool {
-        matches!(&self.stage, Progress::Writing { requests, .. } if requests.contains(&request))
     }
 
     /// The log grows.
@@ -101,18 +95,22 @@ impl GroupActor {
     pub(super) fn write_snapshot_when_settled(&mut self, ctx: &mut Context<Self>) {
         let Progress::Settling { covers } = self.compaction.stage else { return };
         let batches = guarded(self, ctx, |actor, _| match actor.core.as_mut() {
-            Some(core) if core.is_settled() => core.snapshot().map(Some),
+            Some(core) if core.coordinator.is_settled() => core.snapshot().map(Some),
             _ => Ok(None),
         });
         let Some(Some(batches)) = batches else { return };
-        self.compaction.snapshot_bytes = batches.iter().map(|batch| batch.records.len() as u64).sum();
-        let requests = batches.iter().map(|batch| batch.request).collect();
-        let sent = self.partition.and_then(|partition| {
-            let now_ns = self.setup.clock.now().wall_ns;
-            let requests = batches.into_iter().map(|batch| request(batch, partition, now_ns)).collect();
-            // Into the mailbox at once or not at all: it must stand before whatever is sent from now on.
-            self.shard(partition)?.try_send(Produce { connection: CONNECTION, requests }).ok()
-        });
+        self.compaction.snapshot_bytes = batches.iter().map(|batch| batch.bytes.len() as u64).sum();
+        let parts: Vec<ProduceRequest> = batches
+            .into_iter()
+            .filter_map(|batch| {
+                self.compaction.parts += 1;
+                self.append_request(FIRST_SNAPSHOT + self.compaction.parts, batch.bytes, batch.record_count)
+            })
+            .collect();
+        let requests = parts.iter().map(|part| part.request).collect();
+        // Into the mailbox at once or not at all: it must stand before whatever is sent from now on.
+        let message = Produce { connection: CONNECTION, requests: parts };
+        let sent = self.groups_shard().filter(|_| !self.sending).and_then(|shard| shard.try_send(message).ok());
         match sent {
             Some(()) => self.compaction.stage = Progress::Writing { covers, requests, failed: None },
             None => self.end_compaction(ctx),
@@ -122,7 +120,9 @@ impl GroupActor {
     /// A part of the snapshot is durable, or was refused.
     pub(super) fn on_snapshot_appended(&mut self, request: u64, refusal: Option<ErrorCode>, ctx: &mut Context<Self>) {
         let Progress::Writing { covers, requests, failed } = &mut self.compaction.stage else { return };
-        requests.remove(&request);
+        if !requests.remove(&request) {
+            return;
+        }
         *failed = failed.or(refusal);
         if !requests.is_empty() {
             return;
@@ -153,20 +153,5 @@ impl GroupActor {
             Ok(Err(error)) => tracing::warn!(%partition, %error, "segments before a snapshot could not be removed"),
             Err(error) => tracing::warn!(%partition, %error, "segments before a snapshot could not be removed"),
         });
-    }
-}
-
-fn request(batch: SnapshotBatch, partition: lance_messages::id::TopicPartition, now_ns: u64) -> ProduceRequest {
-    let records = Bytes::from(batch.records);
-    ProduceRequest {
-        request: batch.request,
-        partition,
-        records_crc: crc32fast::hash(&records),
-        plain_len: records.len() as u32,
-        records,
-        record_count: batch.record_count,
-        flags: BatchFlags::RECORDS,
-        timestamp_ns: now_ns,
-        producer: None,
     }
 }

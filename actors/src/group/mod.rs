@@ -1,5 +1,8 @@
-//! Consumer groups: committed offsets.
+//! Consumer groups, and committed consumer offsets.
 
 pub mod actor;
-mod compaction;
+pub mod compaction;
 pub mod core;
+pub mod describing;
+pub mod lag;
+mod requests;

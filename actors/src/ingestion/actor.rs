@@ -13,6 +13,7 @@ use crate::replication::actor::{ReplicaNews, ReplicasFenced, ReplicationActor};
 use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell, fail, guarded};
 use crate::supervision::{ActorState, Escalated, RestartPolicy, Vitals};
+use crate::telemetry::tracer;
 use actix::fut::ActorFuture;
 use actix::prelude::*;
 use hashbrown::{HashMap, HashSet};
@@ -118,6 +119,8 @@ pub struct IngestionActor {
     pub(super) replication: Option<Mailbox<ReplicationActor>>,
     pub(super) lives: u64,
     pub(super) effects: Vec<IngestionEffect>,
+    /// When the core was called last.
+    now: Now,
     outgoing: HashMap<ConnectionId, Vec<Reply<SegmentRead>>>,
     /// Data links, by node.
     pub(super) links: HashMap<NodeId, Recipient<SendToFollower>>,
@@ -163,6 +166,7 @@ impl IngestionActor {
             replication: None,
             lives: 0,
             effects: Vec::new(),
+            now: Now::default(),
             outgoing: HashMap::new(),
             links: HashMap::new(),
             peers: HashMap::new(),
@@ -185,6 +189,7 @@ impl IngestionActor {
         work: impl FnOnce(&mut IngestionCore, Now, &mut Vec<IngestionEffect>),
     ) {
         let now = self.setup.clock.now();
+        self.now = now;
         guarded(self, ctx, |actor, ctx| -> Result<(), Infallible> {
             if let Some(core) = actor.core.as_mut() {
                 work(core, now, &mut actor.effects);
@@ -249,6 +254,11 @@ impl IngestionActor {
                 IngestionEffect::MoveReady(partition, epoch, to) => {
                     news.push(ReplicaNews::MoveReady(partition, epoch, to));
                 }
+                IngestionEffect::StageOver(stage) => {
+                    if let Some(tracer) = tracer() {
+                        tracer.record(stage, self.setup.clock.stamp(), None);
+                    }
+                }
             }
         }
         self.submit(operations, ctx);
@@ -308,13 +318,15 @@ impl IngestionActor {
     fn send_replies(&mut self) {
         let shard = self.setup.options.shard;
         let pressed = self.core.as_ref().is_some_and(IngestionCore::is_pressed);
+        let known_at = self.now.elapsed;
         for (connection, replies) in self.outgoing.drain() {
             let Some(reply_to) = self.connections.get(&connection) else {
                 continue;
             };
             // A connection has room for all it may ask for; the mailbox of an actor that many ask may be full. Order
             // does not matter: a reply says what it answers.
-            if let Err(SendError::Full(message)) = reply_to.replies.try_send(Replies { shard, replies, pressed }) {
+            let replies = Replies { shard, replies, pressed, known_at };
+            if let Err(SendError::Full(message)) = reply_to.replies.try_send(replies) {
                 let replies = reply_to.replies.clone();
                 actix_rt::spawn(async move {
                     let _ = replies.send(message).await;
@@ -408,6 +420,7 @@ impl Shell for IngestionActor {
             actor.with_core(ctx, |core, now, effects| {
                 core.on_space_retry(effects);
                 core.refuse_overdue(now, effects);
+                core.end_late_stages(now, effects);
             });
             actor.publish_figures();
             actor.store_marks(ctx);
@@ -487,6 +500,7 @@ impl IngestionActor {
         metrics.tail_fetches.add(counts.tail_fetches);
         metrics.segment_fetches.add(counts.segment_fetches);
         metrics.pool_waits.add(counts.pool_waits);
+        core.take_ack_times(|node, counts| metrics.followers.add_latencies(node, counts));
         let (free, slots) = core.pool_saturation();
         metrics.pool_free_slots.set(free as u64);
         metrics.pool_slots.set(slots as u64);

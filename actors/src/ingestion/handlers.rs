@@ -2,6 +2,7 @@
 
 use super::actor::{IngestionActor, RegisterConnection, ServeReplication, SyncEverything, UnregisterConnection};
 use super::core::IngestionCore;
+use crate::stages::batches::StepTimes;
 use crate::supervision::shell::fail;
 use actix::fut::ActorFuture;
 use actix::prelude::*;
@@ -10,7 +11,7 @@ use lance_messages::id::TopicPartition;
 use lance_messages::mail::ingestion::{
     AssignPartitions, CancelWait, DiskDone, Fetch, LookUpOffset, PollerFailed, Produce,
 };
-use lance_storage::disk::DiskCompletion;
+use lance_storage::disk::{DiskCompletion, OpTimes};
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
 
@@ -61,7 +62,7 @@ impl Handler<CancelWait> for IngestionActor {
 
     fn handle(&mut self, message: CancelWait, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
-        self.with_core(ctx, |core, _, effects| core.on_cancel_wait(message, effects));
+        self.with_core(ctx, |core, now, effects| core.on_cancel_wait(message, now, effects));
     }
 }
 
@@ -80,9 +81,13 @@ impl Handler<DiskDone<DiskCompletion>> for IngestionActor {
     fn handle(&mut self, message: DiskDone<DiskCompletion>, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
         let current = message.ingestion_life == self.lives;
+        let clock = self.setup.clock;
         self.with_core(ctx, |core, now, effects| {
             for completion in message.completions {
                 if current {
+                    let OpTimes { started, written } = completion.times;
+                    let [started, written] = [started, written].map(|at| at.map(|at| clock.elapsed_at(at)));
+                    core.set_step_times(StepTimes { started, written });
                     core.on_disk_done(completion.token as u32, completion, now, effects);
                 } else {
                     core.on_stale_completion(completion);

@@ -1,6 +1,7 @@
 //! Ingestion: the owner of a shard's partition logs.
 
 pub mod actor;
+pub mod committed;
 pub mod core;
 pub mod gather;
 mod handlers;

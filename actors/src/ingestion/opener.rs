@@ -9,6 +9,7 @@ use lance_storage::recovery::{restart_log, truncate_log};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::watch;
+use tracing::Span;
 
 /// Logs opened by one thread before the next takes its share.
 const LOGS_PER_THREAD: usize = 32;
@@ -156,14 +157,23 @@ impl LogOpener {
     /// Opens many logs, several at a time.
     ///
     /// Openings go on when nobody waits for them any more; `openings` tells [`Openings::finished`] of them.
-    pub async fn open_all(self: Arc<Self>, requests: Vec<OpenRequest>, now_ns: u64, openings: Openings) -> Vec<Opened> {
+    /// What is found wrong is told within `span`.
+    pub async fn open_all(
+        self: Arc<Self>,
+        requests: Vec<OpenRequest>,
+        now_ns: u64,
+        openings: Openings,
+        span: &Span,
+    ) -> Vec<Opened> {
         let share = requests.len().div_ceil(MAX_THREADS).clamp(1, LOGS_PER_THREAD.max(requests.len() / MAX_THREADS));
         let tasks: Vec<_> = requests
             .chunks(share)
             .map(|chunk| {
                 let (opener, chunk) = (Arc::clone(&self), chunk.to_vec());
                 let (failed, under_way) = (chunk.clone(), openings.0.subscribe());
+                let span = span.clone();
                 let task = actix_rt::task::spawn_blocking(move || -> Vec<Opened> {
+                    let _inside = span.enter();
                     let opened = chunk.iter().map(|request| opener.open(request, now_ns)).collect();
                     drop(under_way);
                     opened

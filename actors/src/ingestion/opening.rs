@@ -10,6 +10,7 @@ use hashbrown::HashSet;
 use lance_messages::id::TopicPartition;
 use std::sync::Arc;
 use std::time::Duration;
+use tracing::Span;
 
 /// Logs for which there were no descriptors, memory or space are opened again after this.
 const OPEN_RETRY: Duration = Duration::from_secs(1);
@@ -25,9 +26,22 @@ impl IngestionActor {
         let openings = self.openings.clone();
         let asked: Vec<(TopicPartition, u32)> = partitions.iter().map(|it| (*it, self.copy_version(*it))).collect();
         let removals = self.removals.clone();
+        let span = self.life.restarting().cloned().unwrap_or_else(Span::none);
+        let span = tracing::info_span!(
+            parent: &span,
+            "recovery",
+            lance.actor.name = %self.life.vitals.name,
+            lance.recovery.logs = requests.len(),
+            lance.recovery.failed = tracing::field::Empty,
+            lance.recovery.truncated_bytes = tracing::field::Empty,
+        );
         let opening = async move {
             removals.finished().await;
-            opener.open_all(requests, now_ns, openings).await
+            let opened = opener.open_all(requests, now_ns, openings, &span).await;
+            span.record("lance.recovery.failed", opened.iter().filter(|opened| opened.result.is_err()).count());
+            let truncated_bytes: u64 = opened.iter().map(|opened| opened.truncated_bytes).sum();
+            span.record("lance.recovery.truncated_bytes", truncated_bytes);
+            opened
         };
         let opening = actix::fut::wrap_future::<_, Self>(opening);
         let opening = opening.map(move |opened, actor, ctx| actor.on_logs_opened(opened, &asked, ctx));

@@ -3,6 +3,7 @@
 use super::pending::PendingProduces;
 use super::replica::{FollowerSide, LeaderRole, LeaderSide};
 use super::waiters::Waiters;
+use crate::stages::batches::TracedBatches;
 use lance_messages::id::{ConnectionId, LeaderEpoch, TopicPartition};
 use lance_messages::mail::ingestion::{Fetch, LookUpOffset, ProduceRequest};
 use lance_storage::log::Log;
@@ -89,6 +90,8 @@ pub struct Partition {
     pub sync_due: bool,
     /// Used since the last look for idle logs.
     pub touched: bool,
+    /// Its traced batches that are still on their way.
+    pub traced: TracedBatches,
 }
 
 impl Partition {
@@ -114,6 +117,7 @@ impl Partition {
             unsynced_bytes: 0,
             sync_due: false,
             touched: true,
+            traced: TracedBatches::default(),
         }
     }
 

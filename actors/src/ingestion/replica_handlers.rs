@@ -378,9 +378,9 @@ impl Handler<AppendReplica> for IngestionActor {
 
     fn handle(&mut self, message: AppendReplica, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
-        self.with_core(ctx, |core, _, effects| {
+        self.with_core(ctx, |core, now, effects| {
             for request in message.requests {
-                core.on_replica_request(message.session, request, effects);
+                core.on_replica_request(message.session, request, now, effects);
             }
         });
     }

@@ -9,7 +9,9 @@ use std::time::Duration;
 pub struct ParkedFetch {
     /// The fetch.
     pub fetch: Fetch,
-    /// When it is answered with nothing, as time since the process started.
+    /// When it was parked, as time since the process started.
+    pub parked_at: Duration,
+    /// When it is answered with nothing.
     pub deadline: Duration,
 }
 
@@ -23,22 +25,22 @@ impl Waiters {
     /// Parks a fetch; gives the time at which it is answered at the latest.
     pub fn park(&mut self, fetch: Fetch, now: Duration) -> Duration {
         let deadline = now.saturating_add(fetch.max_wait);
-        self.parked.push(ParkedFetch { fetch, deadline });
+        self.parked.push(ParkedFetch { fetch, parked_at: now, deadline });
         deadline
     }
 
     /// Takes one parked fetch that wants something below `high_watermark_offset`.
-    pub fn take_readable(&mut self, high_watermark_offset: u64) -> Option<Fetch> {
+    pub fn take_readable(&mut self, high_watermark_offset: u64) -> Option<ParkedFetch> {
         self.take(|parked| parked.fetch.offset < high_watermark_offset)
     }
 
     /// Takes one parked fetch whose time is up.
-    pub fn take_expired(&mut self, now: Duration) -> Option<Fetch> {
+    pub fn take_expired(&mut self, now: Duration) -> Option<ParkedFetch> {
         self.take(|parked| parked.deadline <= now)
     }
 
     /// Takes one parked part of this request.
-    pub fn take_request(&mut self, connection: ConnectionId, request: u64) -> Option<Fetch> {
+    pub fn take_request(&mut self, connection: ConnectionId, request: u64) -> Option<ParkedFetch> {
         self.take(|parked| parked.fetch.connection == connection && parked.fetch.request == request)
     }
 
@@ -57,8 +59,8 @@ impl Waiters {
         self.parked.is_empty()
     }
 
-    fn take(&mut self, wanted: impl Fn(&ParkedFetch) -> bool) -> Option<Fetch> {
+    fn take(&mut self, wanted: impl Fn(&ParkedFetch) -> bool) -> Option<ParkedFetch> {
         let index = self.parked.iter().position(wanted)?;
-        Some(self.parked.swap_remove(index).fetch)
+        Some(self.parked.swap_remove(index))
     }
 }

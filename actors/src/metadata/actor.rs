@@ -1,6 +1,7 @@
 //! `MetadataActor`: the shell of the metadata core, on a thread of its own that may wait for the disk.
 
 use super::calls::TopicLimits;
+use super::elections::Elections;
 use super::remote::Forwarded;
 use super::roles::{role_of, roles_led};
 use super::store::{MetadataStore, StoreError};
@@ -8,6 +9,7 @@ use crate::clock::NodeClock;
 use crate::ingestion::actor::IngestionActor;
 use crate::ingestion::replica::LeaderRole;
 use crate::ingestion::replica_handlers::MoveLeadership;
+use crate::lease::LeaseWatch;
 use crate::mailbox::Mailbox;
 use crate::network::session::answers::CallFailure;
 use crate::network::session::{MetadataCall, shard_of};
@@ -121,6 +123,8 @@ pub struct MetadataSetup {
     pub topic_limits: TopicLimits,
     /// What connections read.
     pub view: Arc<ArcSwap<ClusterView>>,
+    /// Told until when nobody can have taken this node's place.
+    pub lease: LeaseWatch,
     /// The node's clock.
     pub clock: NodeClock,
     /// What must not fail together with this node; empty when that is not known.
@@ -129,6 +133,8 @@ pub struct MetadataSetup {
     pub genesis: Vec<GenesisNode>,
     /// See `genesis`.
     pub is_voter: bool,
+    /// The cluster's id, the same on every node.
+    pub cluster_id: u64,
 }
 
 pub(super) type Answered = Result<MetadataAnswer, CallFailure>;
@@ -164,6 +170,7 @@ pub struct MetadataActor {
     pub(super) alive: Vec<(NodeId, bool)>,
     /// Leaders chosen since this start, of all partitions.
     leader_changes: u64,
+    pub(super) elections: Elections,
     pub(super) state_changed: bool,
 }
 
@@ -189,6 +196,7 @@ impl MetadataActor {
             remote: HashMap::new(),
             alive: Vec::new(),
             leader_changes: 0,
+            elections: Elections::default(),
             state_changed: false,
         }
     }
@@ -305,10 +313,12 @@ impl MetadataActor {
             }
             MetadataEffect::LeaderChanged { term, leader } => {
                 tracing::info!(term, ?leader, "metadata leader changed");
+                self.trace_term(leader);
                 self.state_changed = true;
             }
             MetadataEffect::Leading { term } => {
                 tracing::info!(term, "leading the metadata");
+                self.trace_leading(term);
                 self.state_changed = true;
                 let (command, request) = (self.registration(), self.new_request());
                 self.registering = Some(request);
@@ -330,6 +340,7 @@ impl MetadataActor {
 
     fn on_events(&mut self, events: &[MetadataEvent]) {
         self.state_changed = true;
+        self.trace_epochs(events);
         let Some(running) = self.running.as_ref() else { return };
         let (state, setup) = (running.core.state(), &self.setup);
         let (mut chosen, mut changed) = (Vec::new(), Vec::new());
@@ -419,6 +430,7 @@ impl MetadataActor {
         let mut view = ClusterView::new(core.state(), self.setup.node, core.leader_node(), core.raft().term());
         view.alive = self.alive.iter().copied().collect();
         view.leader_changes = self.leader_changes;
+        view.cluster = self.setup.cluster_id;
         let shards = self.shards.len() as u16;
         let before = self.setup.view.load();
         let mut deleted: Vec<TopicId> = before.partitions().map(|partition| partition.topic).collect();

@@ -9,6 +9,7 @@ use lance_cluster::metadata::{MetadataAnswer, MetadataCommand, ReplicationMode, 
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::TopicId;
 use lance_messages::wire::hello::ProducerEpoch;
+use lance_messages::wire::security::SecurityRequest;
 use lance_messages::wire::topics::{CreateTopicWithConfig, TopicMode};
 
 /// How many topics and partitions clients may make.
@@ -83,11 +84,26 @@ pub fn command_for(
             let text = format!("this order is not decided here: {order:?}");
             Err(Err(CallFailure::Failed(ErrorCode::Unsupported, text)))
         }
+        MetadataCall::Security(change) => security_command(change),
         MetadataCall::InitProducer(None) => Ok(MetadataCommand::InitProducer { existing: None, now_secs }),
         MetadataCall::InitProducer(Some(known)) => {
             Ok(MetadataCommand::BindProducer { producer: known.id, epoch: known.epoch })
         }
     }
+}
+
+fn security_command(change: SecurityRequest) -> Result<MetadataCommand, Result<MetadataAnswer, CallFailure>> {
+    Ok(match change {
+        SecurityRequest::AddUser { name, credentials } => MetadataCommand::AddUser { name, credentials },
+        SecurityRequest::SetCredentials { name, credentials } => MetadataCommand::SetCredentials { name, credentials },
+        SecurityRequest::RemoveUser { name } => MetadataCommand::RemoveUser { name },
+        SecurityRequest::AddRule(rule) => MetadataCommand::AddAcl { rule },
+        SecurityRequest::RemoveRule(rule) => MetadataCommand::RemoveAcl { rule },
+        SecurityRequest::ListUsers | SecurityRequest::ListRules => {
+            let text = "this is answered by the session".to_owned();
+            return Err(Err(CallFailure::Failed(ErrorCode::Internal, text)));
+        }
+    })
 }
 
 fn create(name: String, config: TopicConfig, created_at_secs: u64) -> MetadataCommand {

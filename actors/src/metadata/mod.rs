@@ -2,6 +2,7 @@
 
 pub mod actor;
 pub mod calls;
+mod elections;
 pub mod orders;
 mod proposing;
 mod remote;

@@ -9,6 +9,7 @@ use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{NodeId, TopicPartition};
 use lance_messages::wire::cluster::{ClusterCommand, RecoverPartition};
 use lance_messages::wire::topics::TopicMode;
+use tracing::Span;
 
 /// What is proposed for an order. `complete` are the partitions led here whose copy on the node in question holds everything
 /// that is committed: only these may wait for it again.
@@ -38,6 +39,21 @@ pub fn order_for(
             Ok(MetadataCommand::SetReplicationFactor { topic, replication_factor })
         }
     }
+}
+
+/// The span of carrying out an order.
+pub fn order_span(order: &ClusterCommand) -> Span {
+    let name = match order {
+        ClusterCommand::Drain { .. } => "drain",
+        ClusterCommand::Evict { .. } => "evict",
+        ClusterCommand::Admit { .. } => "admit",
+        ClusterCommand::AddNode { .. } => "add node",
+        ClusterCommand::RemoveNode { .. } => "remove node",
+        ClusterCommand::Recover(_) => "recover",
+        ClusterCommand::SetTopicMode { .. } => "set topic mode",
+        ClusterCommand::SetReplicationFactor { .. } => "set replication factor",
+    };
+    tracing::info_span!("order", otel.name = name, lance.cause = "operator", lance.order = ?order)
 }
 
 fn known(node: NodeId, state: &MetadataState) -> Result<(), CallFailure> {

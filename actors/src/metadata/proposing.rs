@@ -2,13 +2,14 @@
 
 use super::actor::{Answered, Call, MetadataActor, ProposeChange};
 use super::calls::{command_for, returning_producer};
-use super::orders::{no_state, order_for};
+use super::orders::{no_state, order_for, order_span};
 use crate::network::session::MetadataCall;
 use crate::network::session::answers::CallFailure;
 use actix::prelude::*;
 use lance_cluster::metadata::MetadataCommand;
 use lance_messages::error_code::ErrorCode;
 use tokio::sync::oneshot;
+use tracing::Span;
 
 impl Handler<Call> for MetadataActor {
     type Result = ResponseFuture<Answered>;
@@ -26,6 +27,10 @@ impl Handler<Call> for MetadataActor {
         }
         let now_secs = self.setup.clock.now().wall_ns / 1_000_000_000;
         let request = self.new_request();
+        let order = match &message.0 {
+            MetadataCall::Cluster(order, _) => order_span(order),
+            _ => Span::none(),
+        };
         let command = match message.0 {
             MetadataCall::Cluster(order, complete) => match self.running.as_ref() {
                 Some(running) => order_for(&order, running.core.state(), &complete, now_secs).map_err(Err),
@@ -37,7 +42,18 @@ impl Handler<Call> for MetadataActor {
             Ok(command) => command,
             Err(answer) => return Box::pin(async move { answer }),
         };
-        self.propose(request, &command, ctx)
+        let answer = self.propose(request, &command, ctx);
+        if order.is_none() {
+            return answer;
+        }
+        Box::pin(async move {
+            let answer = answer.await;
+            order.in_scope(|| match &answer {
+                Ok(_) => tracing::info!("an operator's order was carried out"),
+                Err(failure) => tracing::warn!(?failure, "an operator's order was not carried out"),
+            });
+            answer
+        })
     }
 }
 

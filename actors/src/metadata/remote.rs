@@ -283,9 +283,11 @@ impl MetadataActor {
 
     /// Nobody was put in the place of this node in the time after `from_ms`.
     fn extend_lease(&self, from_ms: u64) {
+        let until = Duration::from_millis(from_ms) + LEASE;
+        self.setup.lease.extend(until);
         for shard in &self.shards {
             // The next sign comes soon.
-            let _ = shard.try_send(ExtendLease { until: Duration::from_millis(from_ms) + LEASE });
+            let _ = shard.try_send(ExtendLease { until });
         }
     }
 

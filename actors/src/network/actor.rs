@@ -7,6 +7,7 @@ use crate::supervision::shell::{Life, Shell, fail, guarded};
 use crate::supervision::{
     ActorKind, ActorStarted, ActorState, ActorStopped, Escalated, NodeSupervisor, RestartPolicy, Vitals,
 };
+use crate::tls::{Arrival, TlsKeeper, TlsRefusal};
 use actix::fut::ActorFuture;
 use actix::prelude::*;
 use bytes::BytesMut;
@@ -39,6 +40,8 @@ const MAX_DOORSTEP: usize = 256;
 const DOORSTEP_PATIENCE: Duration = Duration::from_millis(500);
 /// How long clients wait for the committed metadata.
 const EARLY_PATIENCE: Duration = Duration::from_millis(500);
+/// Connections whose TLS handshake is under way.
+const MAX_HANDSHAKES: usize = 1024;
 /// Accepts of one turn.
 const ACCEPTS: usize = 64;
 /// Between two of the kernel's probes of a silent connection, and how many may stay unanswered.
@@ -65,6 +68,26 @@ pub struct StopAccepting;
 #[rtype(result = "usize")]
 pub struct CloseConnections;
 
+/// A TLS handshake has ended, on this connection thread.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Shaken(usize, Result<Arrival, TlsRefusal>);
+
+/// A connection before its actor runs.
+struct Caught {
+    stream: TcpStream,
+    /// The name in its certificate.
+    principal: Option<Arc<str>>,
+    /// The thread that its bytes come from, with TLS.
+    thread: Option<usize>,
+}
+
+impl From<TcpStream> for Caught {
+    fn from(stream: TcpStream) -> Self {
+        Self { stream, principal: None, thread: None }
+    }
+}
+
 /// What a network actor is made of.
 pub struct NetworkSetup {
     /// The bound socket; kept, so that a restart listens on.
@@ -81,6 +104,8 @@ pub struct NetworkSetup {
     pub threads: Vec<ArbiterHandle>,
     /// Who shows connections in the tree.
     pub supervisor: Addr<NodeSupervisor>,
+    /// Ends TLS; without it connections are plain.
+    pub tls: Option<Arc<TlsKeeper>>,
 }
 
 /// The shell of the listener.
@@ -95,7 +120,10 @@ pub struct NetworkActor {
     /// Connections that are being looked at.
     doorstep: usize,
     /// Clients that came before the committed metadata.
-    early: VecDeque<TcpStream>,
+    early: VecDeque<Caught>,
+    /// TLS handshakes under way.
+    handshakes: usize,
+    next_thread: usize,
 }
 
 impl NetworkActor {
@@ -111,6 +139,8 @@ impl NetworkActor {
             draining: false,
             doorstep: 0,
             early: VecDeque::new(),
+            handshakes: 0,
+            next_thread: 0,
         }
     }
 
@@ -136,21 +166,64 @@ impl NetworkActor {
         self.setup.connection.view.load().node.is_some()
     }
 
+    /// With TLS its handshake comes first, on a thread of connections.
+    fn arrive(&mut self, stream: TcpStream, ctx: &mut Context<Self>) {
+        let Some(tls) = self.setup.tls.clone() else { return self.receive(stream.into(), ctx) };
+        if self.handshakes >= MAX_HANDSHAKES {
+            self.setup.connection.metrics.connections_refused.add(1);
+            return;
+        }
+        if let Err(error) = self.configure(&stream) {
+            return tracing::debug!(%error, "a connection vanished while it was set up");
+        }
+        let number = self.next_thread % self.setup.threads.len().max(1);
+        let Some(thread) = self.setup.threads.get(number) else { return };
+        let Ok(stream) = stream.into_std() else { return };
+        self.handshakes += 1;
+        self.next_thread = self.next_thread.wrapping_add(1);
+        let network = ctx.address();
+        thread.spawn_fn(move || {
+            actix_rt::spawn(async move {
+                let shaken = match TcpStream::from_std(stream) {
+                    Ok(stream) => tls.accept(stream).await,
+                    Err(error) => Err(TlsRefusal::Sockets(error)),
+                };
+                // Gone only when the process goes down.
+                let _ = network.send(Shaken(number, shaken)).await;
+            });
+        });
+    }
+
+    fn on_shaken(&mut self, thread: usize, shaken: Result<Arrival, TlsRefusal>, ctx: &mut Context<Self>) {
+        self.handshakes = self.handshakes.saturating_sub(1);
+        let arrival = match shaken {
+            Ok(arrival) => arrival,
+            Err(refusal) => {
+                self.setup.connection.metrics.connections_refused.add(1);
+                return tracing::info!(%refusal, "a connection is closed");
+            }
+        };
+        let Ok(stream) = TcpStream::from_std(arrival.stream) else { return };
+        if self.accepting {
+            self.receive(Caught { stream, principal: arrival.principal, thread: Some(thread) }, ctx);
+        }
+    }
+
     /// Peers come in at any time, and beyond the limit of clients.
-    fn receive(&mut self, stream: TcpStream, ctx: &mut Context<Self>) {
+    fn receive(&mut self, caught: Caught, ctx: &mut Context<Self>) {
         let full = self.connections.len() >= self.setup.max_connections;
         if self.serves_clients() && !full || self.setup.connection.peers.is_none() || self.doorstep >= MAX_DOORSTEP {
-            return self.accept(stream, ctx);
+            return self.accept(caught, ctx);
         }
         self.doorstep += 1;
-        let looked_at = async move { (caller(&stream, DOORSTEP_PATIENCE).await, stream) };
-        ctx.spawn(actix::fut::wrap_future::<_, Self>(looked_at).map(|(caller, stream), actor, ctx| {
+        let looked_at = async move { (caller(&caught.stream, DOORSTEP_PATIENCE).await, caught) };
+        ctx.spawn(actix::fut::wrap_future::<_, Self>(looked_at).map(|(caller, caught), actor, ctx| {
             actor.doorstep = actor.doorstep.saturating_sub(1);
             guarded(actor, ctx, |actor, ctx| -> Result<(), Infallible> {
                 match caller {
-                    Caller::Peer => actor.hand_over(stream),
-                    Caller::Client if actor.serves_clients() => actor.accept(stream, ctx),
-                    Caller::Client => actor.keep_early(stream, ctx),
+                    Caller::Peer => actor.hand_over(caught.stream),
+                    Caller::Client if actor.serves_clients() => actor.accept(caught, ctx),
+                    Caller::Client => actor.keep_early(caught, ctx),
                     Caller::Gone => {}
                 }
                 Ok(())
@@ -159,8 +232,8 @@ impl NetworkActor {
     }
 
     /// Clients that came too early wait a little. After that others serve them better: a node that refills may take long.
-    fn keep_early(&mut self, stream: TcpStream, ctx: &mut Context<Self>) {
-        self.early.push_back(stream);
+    fn keep_early(&mut self, caught: Caught, ctx: &mut Context<Self>) {
+        self.early.push_back(caught);
         ctx.run_later(EARLY_PATIENCE, |actor, _| {
             // All wait equally long, so that the first is the one whose time is over; the close tells it.
             drop(actor.early.pop_front());
@@ -181,13 +254,17 @@ impl NetworkActor {
         }
     }
 
-    fn accept(&mut self, stream: TcpStream, ctx: &mut Context<Self>) {
+    fn accept(&mut self, caught: Caught, ctx: &mut Context<Self>) {
+        let Caught { stream, principal, thread } = caught;
         if self.connections.len() >= self.setup.max_connections {
             self.setup.connection.metrics.connections_refused.add(1);
             refuse(stream);
             return;
         }
-        if let Err(error) = self.configure(&stream) {
+        // With TLS the socket of the network was set up before its handshake.
+        if self.setup.tls.is_none()
+            && let Err(error) = self.configure(&stream)
+        {
             tracing::debug!(%error, "a connection vanished while it was set up");
             return;
         }
@@ -202,9 +279,8 @@ impl NetworkActor {
         let network = ctx.address();
         let supervisor = self.setup.supervisor.clone();
         let parent = self.life.vitals.name.clone();
-        let Some(thread) = self.setup.threads.get(id.0 as usize % self.setup.threads.len().max(1)) else {
-            return;
-        };
+        let thread = thread.unwrap_or(id.0 as usize % self.setup.threads.len().max(1));
+        let Some(thread) = self.setup.threads.get(thread) else { return };
         thread.spawn_fn(move || {
             let Ok(stream) = TcpStream::from_std(stream) else {
                 // Else its place would be taken for ever.
@@ -213,7 +289,7 @@ impl NetworkActor {
                 });
                 return;
             };
-            let actor = ConnectionActor::new(id, Arc::clone(&vitals), setup, network.clone(), stream);
+            let actor = ConnectionActor::new(id, Arc::clone(&vitals), setup, network.clone(), stream, principal);
             let address = actor.start();
             let started = ActorStarted { vitals, parent, panic: address.clone().recipient() };
             actix_rt::spawn(async move {
@@ -251,6 +327,7 @@ impl Shell for NetworkActor {
     fn drop_core(&mut self, _: &mut Self::Context) {
         self.listener = None;
         self.doorstep = 0;
+        self.handshakes = 0;
     }
 
     fn begin(&mut self, ctx: &mut Self::Context) {
@@ -291,7 +368,7 @@ impl ActorFuture<NetworkActor> for Accepts {
         } else if !actor.early.is_empty() {
             let early = std::mem::take(&mut actor.early);
             guarded(actor, ctx, |actor, ctx| -> Result<(), Infallible> {
-                early.into_iter().for_each(|stream| actor.receive(stream, ctx));
+                early.into_iter().for_each(|caught| actor.receive(caught, ctx));
                 Ok(())
             });
         }
@@ -306,7 +383,7 @@ impl ActorFuture<NetworkActor> for Accepts {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok((stream, _))) => {
                     guarded(actor, ctx, |actor, ctx| -> Result<(), Infallible> {
-                        actor.receive(stream, ctx);
+                        actor.arrive(stream, ctx);
                         Ok(())
                     });
                 }
@@ -333,6 +410,18 @@ impl Handler<ConnectionOpened> for NetworkActor {
             }
             *address = Some(message.1);
         }
+    }
+}
+
+impl Handler<Shaken> for NetworkActor {
+    type Result = ();
+
+    fn handle(&mut self, message: Shaken, ctx: &mut Self::Context) {
+        let Shaken(thread, shaken) = message;
+        guarded(self, ctx, |actor, ctx| -> Result<(), Infallible> {
+            actor.on_shaken(thread, shaken, ctx);
+            Ok(())
+        });
     }
 }
 

@@ -4,5 +4,6 @@ pub mod actor;
 pub mod budget;
 pub mod connection;
 pub mod outbox;
+pub mod quotas;
 pub mod readers;
 pub mod session;

@@ -262,6 +262,7 @@ pub fn look_up(read: &SegmentRead, query: OffsetQuery, reader: &mut Reader) -> R
     let lookup = match query {
         OffsetQuery::Timestamp(at) => Lookup::AppendTime(at),
         OffsetQuery::Record(number) => Lookup::Record(number),
+        OffsetQuery::Offset(offset) => Lookup::Offset(offset),
         OffsetQuery::Earliest | OffsetQuery::Latest => return Err(ErrorCode::Internal),
     };
     match reader.find(read.slices(), lookup) {

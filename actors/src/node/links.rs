@@ -7,6 +7,7 @@ use crate::ingestion::actor::IngestionActor;
 use crate::ingestion::replica_handlers::ServeLinks;
 use crate::mailbox::Mailbox;
 use crate::metadata::actor::{MetadataActor, ServeControlLinks};
+use crate::metrics::Metrics;
 use crate::network::session::shard_of;
 use crate::peer::{
     Inlet, LinkSetup, LocalPeer, MAX_QUEUED_CONTROL_BYTES, MAX_QUEUED_DATA_BYTES, PEER_LINK_MAILBOX, PeerLinkActor,
@@ -39,6 +40,7 @@ pub(super) struct LinkKeeper {
     pub(super) metadata: Mailbox<MetadataActor>,
     pub(super) view: Arc<ArcSwap<ClusterView>>,
     pub(super) clock: NodeClock,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) control: HashMap<NodeId, Mailbox<PeerLinkActor>>,
     pub(super) data: HashMap<NodeId, Mailbox<PeerLinkActor>>,
 }
@@ -90,6 +92,7 @@ impl LinkKeeper {
             control: Inlet::of(metadata),
             changed,
             supervisor: self.starter.supervisor.clone(),
+            metrics: Arc::clone(&self.metrics),
         }
     }
 

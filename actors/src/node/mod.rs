@@ -1,16 +1,20 @@
 //! A node: every actor, started sink first and wired together.
 
 mod links;
+mod own_threads;
 mod peering;
 pub mod side;
 
 use self::peering::Peering;
 use self::side::SideParts;
+use crate::admin::Health;
+use crate::admin::early::EarlyProbes;
 use crate::clock::NodeClock;
 use crate::forward::actor::{FORWARD_MAILBOX, ForwardActor, ForwardSetup};
 use crate::group::actor::{GROUP_MAILBOX, GroupActor, GroupSetup};
 use crate::ingestion::actor::{INGESTION_MAILBOX, IngestionActor, IngestionSetup, ServeReplication};
 use crate::ingestion::opener::LogOpener;
+use crate::lease::LeaseWatch;
 use crate::mailbox::Mailbox;
 use crate::metadata::actor::{METADATA_MAILBOX, MetadataActor, MetadataSetup, ServeMetadata};
 use crate::metrics::Metrics;
@@ -18,13 +22,17 @@ use crate::network::actor::{NETWORK_MAILBOX, NetworkActor, NetworkSetup};
 use crate::network::budget::ByteBudget;
 use crate::network::connection::ConnectionSetup;
 use crate::network::readers::ReaderPool;
+use crate::network::session::access::AuthGate;
 use crate::options::{self, ThreadPlan};
+use crate::outbound::socket::LinkCredentials;
 use crate::peer::FormationError;
 use crate::poller::actor::{POLLER_MAILBOX, PollerActor, PollerSetup, ServeIngestion};
 use crate::replication::actor::{REPLICATION_MAILBOX, ReplicationActor, ReplicationSetup};
 use crate::supervision::shell::{Escalated, InjectPanic, Shell};
 use crate::supervision::{ActorKind, ActorStarted, NodeSupervisor, RestartPolicy, Vitals};
+use crate::tee::actor::{TEE_MAILBOX, TeeActor, TeeSetup};
 use crate::threads::Thread;
+use crate::tls::{TlsFiles, TlsFilesError, TlsKeeper};
 use crate::view::ClusterView;
 use actix::prelude::*;
 use arc_swap::ArcSwap;
@@ -64,6 +72,9 @@ pub enum StartError {
     /// The cluster.
     #[error("cannot join a cluster: {0}")]
     Formation(#[from] FormationError),
+    /// The files of `[tls]`.
+    #[error("cannot serve TLS: {0}")]
+    Tls(#[from] TlsFilesError),
     /// An actor did not take part.
     #[error("the {0} actor did not start")]
     Actor(&'static str),
@@ -89,6 +100,8 @@ pub struct Node {
     pub metadata: Mailbox<MetadataActor>,
     /// The group actor.
     pub group: Mailbox<GroupActor>,
+    /// The tee actor.
+    pub tee: Mailbox<TeeActor>,
     /// Figures.
     pub metrics: Arc<Metrics>,
     /// The committed metadata.
@@ -182,62 +195,57 @@ pub async fn start(
     view: Arc<ArcSwap<ClusterView>>,
     side: SideParts,
 ) -> Result<Node, StartError> {
+    let admin_listener = listen(&config.admin.bind)?;
+    let tls = TlsFiles::of(config).map(TlsKeeper::open).transpose()?.map(Arc::new);
+    let probes = EarlyProbes::start(&admin_listener, Arc::clone(&side.health), tls.clone(), !config.auth.enabled);
+    let early = probes.map_err(StartError::Thread)?;
     let Foundations { disk, mut data_dir, flushed, marks, listener, address } = lay_foundations(config, disk)?;
     let starter = Starter::new(supervisor, options::restart_policy(config));
     let plan = options::thread_plan(config);
     let clock = NodeClock::start();
     let copies = ByteBudget::default();
-    let wiring = Wiring { config, starter: &starter, disk: &disk, metrics: &metrics, view: &view, clock, copies };
+    let lease = LeaseWatch::default();
+    let wiring = Wiring {
+        config,
+        starter: &starter,
+        disk: &disk,
+        metrics: &metrics,
+        view: &view,
+        clock,
+        copies,
+        lease,
+        tls: tls.clone(),
+        auth: options::auth_gate(config).map(Arc::new),
+    };
     let (shards, mut threads) = wiring.start_shards(&plan, &data_dir, flushed, marks).await?;
     let control = Thread::start("control", None).map_err(StartError::Thread)?;
     let durable = Thread::start("metadata", None).map_err(StartError::Thread)?;
-    let peering = match config.replication.peers.is_empty() {
-        true => None,
-        false => {
-            let health = Arc::clone(&side.health);
-            let data_threads = threads.iter().map(Thread::handle).collect();
-            let on_problem = move |problem: String| {
-                tracing::warn!(%problem, "no cluster yet");
-                health.set_reason(&problem);
-            };
-            let (listening, serving) = ((&listener, address), (data_threads, clock));
-            let joined = peering::join(config, &starter, &disk, &mut data_dir, listening, serving, on_problem).await?;
-            Some(joined)
-        }
-    };
+    own_threads::follow_certificates(&control, tls.clone());
+    let data_threads = threads.iter().map(Thread::handle).collect();
+    let peering = wiring.join_cluster(&mut data_dir, (&listener, address), data_threads, &side.health).await?;
     let (metadata, replication) =
         wiring.start_metadata(&durable, &data_dir, address, &shards, peering.as_ref()).await?;
-    let group = wiring.start_group(&control, &metadata, &shards).await;
-    let own_forward = match config.replication.peers.is_empty() {
-        true => None,
-        false => Some(Thread::start("forward", None).map_err(StartError::Thread)?),
-    };
+    let own_forward = own_threads::forward_thread(config)?;
     let forward = wiring.start_forward(own_forward.as_ref().unwrap_or(&control), plan.shards).await;
+    let own_tee = Thread::start("tee", None).map_err(StartError::Thread)?;
+    let tee = wiring.start_tee(&own_tee, &metadata, &shards).await;
+    let group = wiring.start_group(&control, &metadata, &shards, &forward).await;
     let keeper = match (&peering, threads.first()) {
         (Some(peering), Some(first)) => {
-            Some(peering.open_links(&starter, &first.handle(), (&shards, &metadata), &view).await?)
+            Some(peering.open_links(&starter, &first.handle(), (&shards, &metadata), (&view, &metrics)).await?)
         }
         _ => None,
     };
-    let serve = ServeMetadata {
-        replication: replication.clone(),
-        shards: shards.clone(),
-        links: keeper.as_ref().map(|keeper| keeper.control.clone()).unwrap_or_default(),
-        data_links: keeper.as_ref().map(|keeper| keeper.data.clone()).unwrap_or_default(),
-    };
+    let (links, data_links) =
+        keeper.as_ref().map(|keeper| (keeper.control.clone(), keeper.data.clone())).unwrap_or_default();
+    let serve = ServeMetadata { replication: replication.clone(), shards: shards.clone(), links, data_links };
     metadata.addr().send(serve).await.map_err(|_| StartError::Actor("metadata"))?;
 
-    let network_threads: Vec<Thread> = if plan.own_network_threads {
-        let starts =
-            (0..plan.shards).map(|n| Thread::start(&format!("network-{n}"), plan.cpu(threads.len() + usize::from(n))));
-        starts.collect::<Result<_, _>>().map_err(StartError::Thread)?
-    } else {
-        Vec::new()
-    };
+    let network_threads = own_threads::network_threads(&plan, threads.len())?;
     let serving = if network_threads.is_empty() { &threads } else { &network_threads };
     let first = serving.first().map_or_else(|| control.handle(), Thread::handle);
     let serving = serving.iter().map(Thread::handle).collect();
-    let mut network_setup = wiring.network_setup(listener, serving, &shards, forward, &metadata, &group)?;
+    let mut network_setup = wiring.network_setup(listener, serving, &shards, forward, &metadata, (&group, &tee))?;
     network_setup.connection.peers = peering.as_ref().map(Peering::door);
     if let (Some(peering), Some(keeper)) = (&peering, keeper) {
         peering.serve(&shards, &metadata, keeper).await?;
@@ -248,6 +256,7 @@ pub async fn start(
         })
         .await;
     threads.extend(network_threads);
+    let side = SideParts { tls, auth: wiring.auth.clone(), ..side };
     let mut node = Node {
         address,
         admin_address: address,
@@ -258,13 +267,17 @@ pub async fn start(
         replication,
         metadata,
         group,
+        tee,
         metrics,
         view,
         data_dir,
         threads,
     };
-    side::start(config, &starter, &control.handle(), disk, clock, side, &mut node).await?;
-    node.threads.extend([control, durable].into_iter().chain(own_forward).chain(peering.map(Peering::into_thread)));
+    // Nobody else accepts on the admin address from here on.
+    drop(early);
+    side::start(config, &starter, &control.handle(), disk, clock, (side, admin_listener), &mut node).await?;
+    node.threads
+        .extend([control, durable, own_tee].into_iter().chain(own_forward).chain(peering.map(Peering::into_thread)));
     Ok(node)
 }
 
@@ -277,9 +290,33 @@ struct Wiring<'a> {
     view: &'a Arc<ArcSwap<ClusterView>>,
     clock: NodeClock,
     copies: ByteBudget,
+    lease: LeaseWatch,
+    tls: Option<Arc<TlsKeeper>>,
+    auth: Option<Arc<AuthGate>>,
 }
 
 impl Wiring<'_> {
+    /// Finds or makes the cluster, where there are peers.
+    async fn join_cluster(
+        &self,
+        data_dir: &mut DataDir,
+        listening: (&TcpListener, SocketAddr),
+        data_threads: Vec<ArbiterHandle>,
+        health: &Arc<Health>,
+    ) -> Result<Option<Peering>, StartError> {
+        if self.config.replication.peers.is_empty() {
+            return Ok(None);
+        }
+        let health = Arc::clone(health);
+        let on_problem = move |problem: String| {
+            tracing::warn!(%problem, "no cluster yet");
+            health.set_reason(&problem);
+        };
+        let (serving, tls) = ((data_threads, self.clock), self.tls.clone());
+        let (config, starter, disk) = (self.config, self.starter, self.disk);
+        peering::join(config, starter, disk, data_dir, listening, serving, tls, on_problem).await.map(Some)
+    }
+
     /// One ingestion actor and its poller for each shard, on a thread of their own.
     async fn start_shards(
         &self,
@@ -339,10 +376,12 @@ impl Wiring<'_> {
             topic_defaults: options::topic_defaults(self.config),
             topic_limits: options::topic_limits(self.config),
             view: Arc::clone(self.view),
+            lease: self.lease.clone(),
             clock: self.clock,
             rack: self.config.node.rack.clone().unwrap_or_default(),
             genesis,
             is_voter: peering.is_none_or(|peering| peering.formed.is_voter),
+            cluster_id: record.cluster_id,
         };
         let handle = thread.handle();
         let metadata = self
@@ -362,6 +401,8 @@ impl Wiring<'_> {
             eviction: options::eviction_options(self.config),
             eviction_window: self.config.eviction.window,
             clock: self.clock,
+            metrics: Arc::clone(self.metrics),
+            cluster_id: record.cluster_id,
         };
         let (name, kind) = ("replication".to_owned(), ActorKind::Replication);
         let replication = self
@@ -382,11 +423,14 @@ impl Wiring<'_> {
         thread: &Thread,
         metadata: &Mailbox<MetadataActor>,
         shards: &[Mailbox<IngestionActor>],
+        forward: &Mailbox<ForwardActor>,
     ) -> Mailbox<GroupActor> {
         let setup = GroupSetup {
             metadata: metadata.clone(),
             shards: shards.to_vec(),
+            forward: forward.clone(),
             view: Arc::clone(self.view),
+            lease: self.lease.clone(),
             disk: Arc::clone(self.disk),
             clock: self.clock,
             metrics: Arc::clone(self.metrics),
@@ -398,9 +442,34 @@ impl Wiring<'_> {
             .await
     }
 
+    /// It moves data to where it may take its time: on a thread of its own nobody else waits for that.
+    async fn start_tee(
+        &self,
+        thread: &Thread,
+        metadata: &Mailbox<MetadataActor>,
+        shards: &[Mailbox<IngestionActor>],
+    ) -> Mailbox<TeeActor> {
+        let setup = TeeSetup {
+            enabled: self.config.tee.enabled,
+            buffer_bytes: usize::try_from(self.config.tee.buffer_bytes).unwrap_or(usize::MAX),
+            metadata: metadata.clone(),
+            shards: shards.to_vec(),
+            view: Arc::clone(self.view),
+            disk: Arc::clone(self.disk),
+            clock: self.clock,
+            credentials: LinkCredentials { tls: self.tls.clone(), token: options::tee_token(self.config) },
+        };
+        self.starter
+            .start(&thread.handle(), "tee".into(), ActorKind::Tee, TEE_MAILBOX, |vitals, policy, parent| {
+                TeeActor::new(vitals, policy, parent, setup)
+            })
+            .await
+    }
+
     /// The forwarder moves data: in a cluster it shares no thread with what must not wait for that.
     async fn start_forward(&self, thread: &Thread, index: u16) -> Mailbox<ForwardActor> {
-        let setup = ForwardSetup { index, view: Arc::clone(self.view), clock: self.clock };
+        let credentials = LinkCredentials { tls: self.tls.clone(), token: options::node_token(self.config) };
+        let setup = ForwardSetup { index, view: Arc::clone(self.view), clock: self.clock, credentials };
         let (name, kind) = ("forward".to_owned(), ActorKind::Forward);
         self.starter
             .start(&thread.handle(), name, kind, FORWARD_MAILBOX, |vitals, policy, parent| {
@@ -416,7 +485,7 @@ impl Wiring<'_> {
         shards: &[Mailbox<IngestionActor>],
         forward: Mailbox<ForwardActor>,
         metadata: &Mailbox<MetadataActor>,
-        group: &Mailbox<GroupActor>,
+        (group, tee): (&Mailbox<GroupActor>, &Mailbox<TeeActor>),
     ) -> Result<NetworkSetup, StartError> {
         let Config { storage, limits, network, .. } = self.config;
         let (reader_threads, open_files) = (storage.reader_threads as usize, storage.open_files as usize);
@@ -435,15 +504,19 @@ impl Wiring<'_> {
                 forward,
                 metadata: metadata.clone(),
                 group: group.clone(),
+                tee: tee.clone(),
                 readers,
                 frames: ByteBudget::default(),
                 copies: self.copies.clone(),
+                quotas: Arc::new(options::quotas(self.config)),
+                auth: self.auth.clone(),
                 clock: self.clock,
                 metrics: Arc::clone(self.metrics),
                 peers: None,
             },
             threads,
             supervisor: self.starter.supervisor.clone(),
+            tls: self.tls.clone(),
         })
     }
 }

@@ -6,6 +6,7 @@ use crate::clock::NodeClock;
 use crate::ingestion::actor::IngestionActor;
 use crate::mailbox::Mailbox;
 use crate::metadata::actor::MetadataActor;
+use crate::metrics::Metrics;
 use crate::options;
 use crate::peer::acceptor::PEER_ACCEPTOR_NAME;
 use crate::peer::{
@@ -14,6 +15,7 @@ use crate::peer::{
 };
 use crate::supervision::ActorKind;
 use crate::threads::Thread;
+use crate::tls::TlsKeeper;
 use crate::view::ClusterView;
 use actix::prelude::*;
 use arc_swap::ArcSwap;
@@ -52,6 +54,7 @@ pub(super) fn advertised(config: &Config, address: SocketAddr) -> String {
 }
 
 /// Finds or makes the cluster; ends once this node is part of one.
+#[allow(clippy::too_many_arguments, reason = "the parts of a node that exist by then")]
 pub(super) async fn join(
     config: &Config,
     starter: &Starter,
@@ -59,6 +62,7 @@ pub(super) async fn join(
     data_dir: &mut DataDir,
     (listener, address): (&TcpListener, SocketAddr),
     (data_threads, clock): (Vec<ArbiterHandle>, NodeClock),
+    tls: Option<Arc<TlsKeeper>>,
     on_problem: impl FnMut(String),
 ) -> Result<Peering, StartError> {
     let thread = Thread::start("links", None).map_err(StartError::Thread)?;
@@ -67,7 +71,7 @@ pub(super) async fn join(
         PeerIdentity { node: record.node_id, incarnation: record.incarnation, boot_number: record.boot_number };
     let (trust, sockets) = (options::peer_trust(config), SocketOptions::default());
     let local = LocalPeer::new(identity, advertised(config, address), record.cluster_id, trust, sockets);
-    let local = Arc::new(local);
+    let local = Arc::new(local.encrypted(tls));
     let setup =
         PeerAcceptorSetup { local: Arc::clone(&local), data_threads, clock, supervisor: starter.supervisor.clone() };
     let acceptor = starter
@@ -105,7 +109,7 @@ impl Peering {
         starter: &Starter,
         data_thread: &ArbiterHandle,
         (shards, metadata): (&[Mailbox<IngestionActor>], &Mailbox<MetadataActor>),
-        view: &Arc<ArcSwap<ClusterView>>,
+        (view, metrics): (&Arc<ArcSwap<ClusterView>>, &Arc<Metrics>),
     ) -> Result<LinkKeeper, StartError> {
         let mut keeper = LinkKeeper {
             starter: starter.clone(),
@@ -116,6 +120,7 @@ impl Peering {
             metadata: metadata.clone(),
             view: Arc::clone(view),
             clock: self.clock,
+            metrics: Arc::clone(metrics),
             control: HashMap::new(),
             data: HashMap::new(),
         };

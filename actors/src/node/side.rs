@@ -1,16 +1,19 @@
 //! The actors beside the data path: retention, scrubber, admin API.
 
-use super::{Node, StartError, Starter, listen};
+use super::{Node, StartError, Starter};
 use crate::admin::actor::{ADMIN_MAILBOX, AdminActor, AdminSetup};
 use crate::admin::health::Health;
 use crate::clock::NodeClock;
+use crate::network::session::access::AuthGate;
 use crate::retention::actor::{RETENTION_MAILBOX, RetentionActor, RetentionSetup};
 use crate::scrub::actor::{SCRUB_MAILBOX, ScrubActor, ScrubSetup};
 use crate::supervision::ActorKind;
 use crate::telemetry::LogLevel;
+use crate::tls::TlsKeeper;
 use actix::prelude::*;
 use lance_config::model::Config;
 use lance_storage::disk::{Disk, FaultSwitch};
+use std::net::TcpListener;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -24,6 +27,10 @@ pub struct SideParts {
     pub faults: Option<Arc<FaultSwitch>>,
     /// Changes the log level.
     pub log_level: Option<LogLevel>,
+    /// Encrypts the admin interface; set by the start of the node.
+    pub tls: Option<Arc<TlsKeeper>>,
+    /// What tokens are held against; set by the start of the node.
+    pub auth: Option<Arc<AuthGate>>,
 }
 
 /// Starts the actors beside the data path.
@@ -33,10 +40,9 @@ pub(super) async fn start(
     thread: &ArbiterHandle,
     disk: Arc<dyn Disk>,
     clock: NodeClock,
-    parts: SideParts,
+    (parts, listener): (SideParts, TcpListener),
     node: &mut Node,
 ) -> Result<(), StartError> {
-    let listener = listen(&config.admin.bind)?;
     node.admin_address =
         listener.local_addr().map_err(|source| StartError::Listen { address: config.admin.bind.clone(), source })?;
     let retention = RetentionSetup {
@@ -84,7 +90,10 @@ pub(super) async fn start(
         drain: parts.drain,
         faults: parts.faults,
         log_level: parts.log_level,
-        groups: crate::admin::groups::list_offsets(node.group.clone()),
+        tee: node.tee.clone(),
+        groups: crate::admin::groups::list_groups(node.group.clone()),
+        tls: parts.tls,
+        auth: parts.auth,
     };
     starter
         .start(thread, "admin".into(), ActorKind::Admin, ADMIN_MAILBOX, |vitals, policy, parent| {

@@ -232,7 +232,9 @@ impl PeerAcceptorActor {
         let started = StartedSession { parent: self.life.vitals.name.clone(), vitals, setup };
         let supervisor = self.setup.supervisor.clone();
         self.sessions.insert(session, Session { name, address: None, ended: false, replaced: false });
-        let ready = self.setup.local.configure(socket.stream(), purpose).is_ok();
+        // Behind TLS there is no socket of the network to set up: that was done when it was accepted.
+        let local = &self.setup.local;
+        let ready = local.tls.is_some() || local.configure(socket.stream(), purpose).is_ok();
         if !ready || socket.queue(&PeerFrame::Welcome).is_err() {
             tracing::debug!(node = %from.node, "a peer vanished while its connection was set up");
             return self.on_closed(SessionClosed { session, started: false });

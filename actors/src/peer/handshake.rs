@@ -6,11 +6,12 @@
 use super::local::LocalPeer;
 use super::proof::{PeerTrust, ProofSide};
 use super::socket::FrameSocket;
+use crate::tls::TlsRefusal;
 use lance_messages::id::NodeId;
 use lance_messages::peer::PeerIdentity;
 use lance_messages::wire::peer::{
-    PEER_VERSION, PeerCommand, PeerFrame, PeerFrameError, PeerHello, PeerHelloResponse, PeerProof, PeerPurpose,
-    PeerStage,
+    OLDEST_PEER_VERSION, PEER_VERSION, PeerCommand, PeerFrame, PeerFrameError, PeerHello, PeerHelloResponse, PeerProof,
+    PeerPurpose, PeerStage,
 };
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -28,6 +29,14 @@ pub enum PeerRefusal {
         address: String,
         /// What the system says.
         source: std::io::Error,
+    },
+    /// No encrypted connection.
+    #[error("{address}: {source}")]
+    Tls {
+        /// Where.
+        address: String,
+        /// Why.
+        source: TlsRefusal,
     },
     /// The socket failed.
     #[error("the connection failed while {doing}: {source}")]
@@ -61,7 +70,9 @@ pub enum PeerRefusal {
         expected: PeerCommand,
     },
     /// No version both speak.
-    #[error("node {node} speaks peer protocol {min} to {max}, this node speaks {PEER_VERSION}")]
+    #[error(
+        "node {node} speaks peer protocol {min} to {max}, this node speaks {OLDEST_PEER_VERSION} to {PEER_VERSION}"
+    )]
     Version {
         /// The other node.
         node: NodeId,
@@ -131,6 +142,13 @@ pub async fn connect(
     let failed = |source| PeerRefusal::Connect { address: address.to_owned(), source };
     let stream = within(OPENING_TIMEOUT, async { TcpStream::connect(address).await.map_err(failed) }).await?;
     local.configure(&stream, purpose).map_err(failed)?;
+    let stream = match &local.tls {
+        None => stream,
+        Some(tls) => {
+            let refused = |source| PeerRefusal::Tls { address: address.to_owned(), source };
+            within(OPENING_TIMEOUT, async { tls.connect(address, stream).await.map_err(refused) }).await?
+        }
+    };
     within(OPENING_TIMEOUT, open(FrameSocket::new(stream, Default::default()), local, purpose, expected)).await
 }
 
@@ -160,7 +178,10 @@ async fn open(
     let proof = local.trust.prove(ProofSide::Opener, &hello, &response);
     socket.send(&PeerFrame::Proof(PeerProof { proof })).await?;
     match socket.receive(PeerStage::Opening).await? {
-        PeerFrame::Welcome => Ok((socket, response.identity)),
+        PeerFrame::Welcome => {
+            socket.set_version(response.version);
+            Ok((socket, response.identity))
+        }
         other => Err(unexpected(&other, PeerCommand::Welcome)),
     }
 }
@@ -172,7 +193,7 @@ fn check_response(
     expected: Option<NodeId>,
 ) -> Result<(), PeerRefusal> {
     let node = response.identity.node;
-    if response.version != PEER_VERSION {
+    if !(hello.min_version..=hello.max_version).contains(&response.version) {
         return Err(PeerRefusal::Version { node, min: response.version, max: response.version });
     }
     if !local.trust.accepts(ProofSide::Reached, hello, response, response.proof) {
@@ -223,20 +244,17 @@ async fn answer_unbounded(socket: &mut FrameSocket, local: &LocalPeer) -> Result
         other => return Err(unexpected(&other, PeerCommand::Hello)),
     };
     let node = hello.identity.node;
-    if !(hello.min_version..=hello.max_version).contains(&PEER_VERSION) {
+    // The newest that both speak.
+    let version = hello.max_version.min(PEER_VERSION);
+    if version < hello.min_version.max(OLDEST_PEER_VERSION) {
         return Err(PeerRefusal::Version { node, min: hello.min_version, max: hello.max_version });
     }
     if matches!(local.trust, PeerTrust::Nothing) {
         return Err(PeerRefusal::NoTrust { reached: local.identity.node });
     }
     let cluster_id = local.cluster_id();
-    let mut response = PeerHelloResponse {
-        version: PEER_VERSION,
-        cluster_id,
-        identity: local.identity,
-        nonce: rand::random(),
-        proof: None,
-    };
+    let mut response =
+        PeerHelloResponse { version, cluster_id, identity: local.identity, nonce: rand::random(), proof: None };
     response.proof = local.trust.prove(ProofSide::Reached, &hello, &response);
     socket.send(&PeerFrame::HelloResponse(response.clone())).await?;
     let proof = match socket.receive(PeerStage::Opening).await? {

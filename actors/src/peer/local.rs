@@ -1,9 +1,11 @@
 //! What this node says of itself to every peer, and how it sets up their sockets.
 
 use super::proof::PeerTrust;
+use crate::tls::TlsKeeper;
 use lance_messages::peer::{LinkKind, PeerIdentity};
-use lance_messages::wire::peer::{NONCE_BYTES, PEER_VERSION, PeerHello, PeerPurpose};
+use lance_messages::wire::peer::{NONCE_BYTES, OLDEST_PEER_VERSION, PEER_VERSION, PeerHello, PeerPurpose};
 use socket2::{SockRef, TcpKeepalive};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -24,6 +26,8 @@ pub struct LocalPeer {
     pub trust: PeerTrust,
     /// How sockets are set up.
     pub sockets: SocketOptions,
+    /// Encrypts connections to and from peers.
+    pub tls: Option<Arc<TlsKeeper>>,
     cluster_id: AtomicU64,
 }
 
@@ -51,7 +55,13 @@ impl LocalPeer {
         trust: PeerTrust,
         sockets: SocketOptions,
     ) -> Self {
-        Self { identity, address, trust, sockets, cluster_id: AtomicU64::new(cluster_id) }
+        Self { identity, address, trust, sockets, tls: None, cluster_id: AtomicU64::new(cluster_id) }
+    }
+
+    /// The same, encrypted.
+    #[must_use]
+    pub fn encrypted(self, tls: Option<Arc<TlsKeeper>>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Its cluster; 0 before genesis.
@@ -67,7 +77,7 @@ impl LocalPeer {
     /// The first frame of a connection.
     pub fn hello(&self, purpose: PeerPurpose, nonce: [u8; NONCE_BYTES]) -> PeerHello {
         PeerHello {
-            min_version: PEER_VERSION,
+            min_version: OLDEST_PEER_VERSION,
             max_version: PEER_VERSION,
             purpose,
             cluster_id: self.cluster_id(),

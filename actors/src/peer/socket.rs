@@ -3,7 +3,9 @@
 use super::handshake::PeerRefusal;
 use bytes::{Buf, Bytes, BytesMut};
 use lance_messages::wire::codec::missing_bytes;
-use lance_messages::wire::peer::{PeerCommand, PeerFrame, PeerFrameError, PeerStage, next_peer_frame};
+use lance_messages::wire::peer::{
+    OLDEST_PEER_VERSION, PeerCommand, PeerFrame, PeerFrameError, PeerStage, next_peer_frame,
+};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, IoSlice};
 use std::task::{Context as TaskContext, Poll};
@@ -64,6 +66,8 @@ pub struct FrameSocket {
     input: BytesMut,
     output: VecDeque<Bytes>,
     queued_bytes: usize,
+    /// Of the peer protocol, once it was agreed on.
+    version: u16,
 }
 
 /// A connection between two threads.
@@ -73,20 +77,22 @@ pub struct DetachedSocket {
     input: BytesMut,
     output: VecDeque<Bytes>,
     queued_bytes: usize,
+    /// Of the peer protocol, once it was agreed on.
+    version: u16,
 }
 
 impl DetachedSocket {
     /// The connection on the reactor of this thread.
     pub fn attach(self) -> std::io::Result<FrameSocket> {
-        let Self { stream, input, output, queued_bytes } = self;
-        Ok(FrameSocket { stream: TcpStream::from_std(stream)?, input, output, queued_bytes })
+        let Self { stream, input, output, queued_bytes, version } = self;
+        Ok(FrameSocket { stream: TcpStream::from_std(stream)?, input, output, queued_bytes, version })
     }
 }
 
 impl FrameSocket {
     /// A connection on which `received` was read already.
     pub fn new(stream: TcpStream, received: BytesMut) -> Self {
-        Self { stream, input: received, output: VecDeque::new(), queued_bytes: 0 }
+        Self { stream, input: received, output: VecDeque::new(), queued_bytes: 0, version: OLDEST_PEER_VERSION }
     }
 
     /// The socket.
@@ -96,8 +102,18 @@ impl FrameSocket {
 
     /// Takes it off this thread's reactor, to be attached on another thread.
     pub fn detach(self) -> std::io::Result<DetachedSocket> {
-        let Self { stream, input, output, queued_bytes } = self;
-        Ok(DetachedSocket { stream: stream.into_std()?, input, output, queued_bytes })
+        let Self { stream, input, output, queued_bytes, version } = self;
+        Ok(DetachedSocket { stream: stream.into_std()?, input, output, queued_bytes, version })
+    }
+
+    /// The version of the peer protocol that is spoken here.
+    pub fn version(&self) -> u16 {
+        self.version
+    }
+
+    /// Both sides agreed on this version.
+    pub fn set_version(&mut self, version: u16) {
+        self.version = version;
     }
 
     /// Bytes that wait to be written.

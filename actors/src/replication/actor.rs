@@ -1,6 +1,7 @@
 //! `ReplicationActor`: the shell of the replication core, which also judges slow followers.
 
 use super::core::{ReplicationCore, ReplicationEffect};
+use super::failover::FailoverTraces;
 use super::judging::LOOK_INTERVAL;
 use super::promises::{self, PROMISES_VERSION};
 use crate::clock::NodeClock;
@@ -11,6 +12,7 @@ use crate::ingestion::replica_handlers::{
 };
 use crate::mailbox::Mailbox;
 use crate::metadata::actor::{EpochsRequested, Led, MetadataActor, MoveReady, Promised};
+use crate::metrics::Metrics;
 use crate::network::session::shard_of;
 use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell, fail, guarded};
@@ -98,6 +100,10 @@ pub struct ReplicationSetup {
     pub eviction_window: Duration,
     /// The node's clock.
     pub clock: NodeClock,
+    /// Where decisions are counted.
+    pub metrics: Arc<Metrics>,
+    /// The cluster's id, the same on every node.
+    pub cluster_id: u64,
 }
 
 /// The shell of the replication core.
@@ -116,6 +122,7 @@ pub struct ReplicationActor {
     settled: HashSet<TopicPartition>,
     /// Those that are led, with the epoch.
     led: HashMap<TopicPartition, LeaderEpoch>,
+    pub(super) traced: FailoverTraces,
 }
 
 impl ReplicationActor {
@@ -136,6 +143,7 @@ impl ReplicationActor {
             logs: Vec::new(),
             settled: HashSet::new(),
             led: HashMap::new(),
+            traced: FailoverTraces::default(),
         }
     }
 
@@ -160,7 +168,10 @@ impl ReplicationActor {
         for effect in effects {
             match effect {
                 ReplicationEffect::PersistPromises => self.persist()?,
-                ReplicationEffect::Answer(answers) => self.tell_metadata(Promised(answers)),
+                ReplicationEffect::Answer(answers) => {
+                    self.trace_promises(&answers);
+                    self.tell_metadata(Promised(answers));
+                }
                 ReplicationEffect::RequestEpochs(requests) => self.tell_metadata(EpochsRequested(requests)),
                 ReplicationEffect::Led(partition, epoch) => self.tell_metadata(Led(partition, epoch)),
                 ReplicationEffect::Lead(roles) => {
@@ -289,6 +300,7 @@ impl Handler<PromiseWanted> for ReplicationActor {
 
     fn handle(&mut self, message: PromiseWanted, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
+        self.trace_asked(&message.0);
         self.with_core(ctx, |core, effects| core.on_promise_wanted(&message.0, effects));
     }
 }
@@ -298,6 +310,7 @@ impl Handler<LeadersChosen> for ReplicationActor {
 
     fn handle(&mut self, message: LeadersChosen, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
+        self.trace_chosen(&message.0);
         self.with_core(ctx, |core, effects| core.on_leaders_chosen(message.0, effects));
     }
 }
@@ -308,6 +321,7 @@ impl Handler<LeadershipChanged> for ReplicationActor {
     fn handle(&mut self, message: LeadershipChanged, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
         self.settled.insert(message.partition);
+        self.trace_led(message.partition, &message.result);
         let led = match message.result {
             Ok(epoch) => self.led.insert(message.partition, epoch).and(None),
             Err(_) => self.led.remove(&message.partition),

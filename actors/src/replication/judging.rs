@@ -4,13 +4,16 @@ use super::actor::ReplicationActor;
 use crate::ingestion::core::moving::{Candidate, Counted};
 use crate::ingestion::replica_handlers::{ReplicaReport, ReportReplicas};
 use crate::metadata::actor::ProposeChange;
+use crate::metrics::{FollowerDecision, JudgedFollower};
 use actix::prelude::*;
 use futures_util::future::join_all;
 use lance_cluster::metadata::{MetadataAnswer, MetadataCommand};
-use lance_cluster::replica::{FollowerWindow, Verdict};
+use lance_cluster::replica::{EvictionCause, Figures, FollowerWindow, Verdict};
 use lance_messages::id::NodeId;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
+use tracing::Span;
 
 /// How often followers that could count again are looked for.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -51,19 +54,23 @@ impl ReplicationActor {
     /// Replicas that began a new life and hold everything count from now on.
     fn admit(&mut self, candidates: &[Candidate], ctx: &mut Context<Self>) {
         for (node, admitted) in by_node(candidates.iter().filter(|candidate| candidate.may_be_admitted)) {
-            tracing::info!(%node, partitions = admitted.len(), "replicas hold everything again: admitting them");
-            self.propose(MetadataCommand::Admit { node, partitions: admitted }, None, ctx);
+            let partitions = admitted.len();
+            let span = tracing::info_span!("admit", lance.follower = node.0, lance.partitions = partitions);
+            span.in_scope(|| tracing::info!(%node, partitions, "replicas hold everything again: admitting them"));
+            let decision = Some((FollowerDecision::Admit, node));
+            self.propose(MetadataCommand::Admit { node, partitions: admitted }, decision, span, ctx);
         }
     }
 
     /// Planned exchanges of replicas that nothing is lost by any more.
     fn replace(&mut self, replacements: Vec<MetadataCommand>, ctx: &mut Context<Self>) {
         for replacement in replacements {
+            let span = tracing::info_span!("replace replica");
             if let MetadataCommand::ReplaceReplica { partition, replicas, newcomer, .. } = &replacement {
                 let newcomer = newcomer.map(|(node, _)| node.0);
-                tracing::info!(%partition, ?replicas, newcomer, "changing who holds a partition");
+                span.in_scope(|| tracing::info!(%partition, ?replicas, newcomer, "changing who holds a partition"));
             }
-            self.propose(replacement, None, ctx);
+            self.propose(replacement, None, span, ctx);
         }
     }
 
@@ -72,53 +79,120 @@ impl ReplicationActor {
         let now_ms = self.now_ms();
         let windows = joined(std::mem::take(&mut report.windows));
         self.eviction.on_window(&windows, report.sync_p99_micros, now_ms, &mut verdicts);
+        let judged = self.eviction.figures(&windows).into_iter();
+        let judged =
+            judged.map(|(node, figures)| JudgedFollower { node, figures, is_demoted: self.eviction.is_demoted(node) });
+        let followers = Arc::clone(&self.setup.metrics);
+        let followers = &followers.followers;
+        followers.show(judged.collect());
         for verdict in verdicts {
             match verdict {
                 Verdict::Demote { node, figures } => {
+                    let _inside = verdict_span("demote", node, None, &figures).entered();
                     tracing::info!(%node, ?figures, "a follower is slow: it still counts");
+                    followers.decided(FollowerDecision::Demote, node);
                 }
-                Verdict::Promote { node, figures } => tracing::info!(%node, ?figures, "a follower is fast again"),
-                Verdict::Evict { node, cause, figures } => {
-                    let copies = |partition| self.setup.view.load().copies(partition);
-                    let (swaps, partitions) = spared(node, &report, copies);
-                    for swap in swaps {
-                        tracing::warn!(%node, ?cause, ?figures, ?swap, "a spare takes the place of a follower");
-                        self.propose(swap, Some(node), ctx);
-                    }
-                    if !partitions.is_empty() {
-                        tracing::warn!(%node, ?cause, ?figures, partitions = partitions.len(), "evicting a follower");
-                        self.propose(MetadataCommand::Evict { node, partitions }, Some(node), ctx);
-                    }
+                Verdict::Promote { node, figures } => {
+                    let _inside = verdict_span("promote", node, None, &figures).entered();
+                    tracing::info!(%node, ?figures, "a follower is fast again");
+                    followers.decided(FollowerDecision::Promote, node);
                 }
+                Verdict::Evict { node, cause, figures } => self.evict((node, cause, figures), &report, ctx),
                 Verdict::Rejoin { node, figures } => {
                     let rejoin = report.candidates.iter().filter(|one| one.may_rejoin && one.node == node);
                     if let Some(partitions) = by_node(rejoin).remove(&node) {
-                        tracing::info!(%node, ?figures, partitions = partitions.len(), "a follower comes back");
-                        self.propose(MetadataCommand::Rejoin { node, partitions }, None, ctx);
+                        let span = verdict_span("rejoin", node, None, &figures);
+                        let count = partitions.len();
+                        span.in_scope(|| tracing::info!(%node, ?figures, partitions = count, "a follower comes back"));
+                        let decision = Some((FollowerDecision::Rejoin, node));
+                        self.propose(MetadataCommand::Rejoin { node, partitions }, decision, span, ctx);
                     }
                 }
                 Verdict::MoveLeadership { own_sync_p99_micros, slow } => {
+                    let _inside = tracing::info_span!("slow leader", lance.sync_p99_us = own_sync_p99_micros).entered();
                     tracing::warn!(own_sync_p99_micros, ?slow, "this node is slow, not its followers");
+                    followers.slow_leader.add(1);
                 }
             }
         }
     }
 
-    fn propose(&self, command: MetadataCommand, evicted: Option<NodeId>, ctx: &mut Context<Self>) {
+    /// Takes a follower out of what is waited for, or puts a spare in its place.
+    fn evict(
+        &mut self,
+        (node, cause, figures): (NodeId, EvictionCause, Figures),
+        report: &ReplicaReport,
+        ctx: &mut Context<Self>,
+    ) {
+        let copies = |partition| self.setup.view.load().copies(partition);
+        let (swaps, partitions) = spared(node, report, copies);
+        let decision = match cause {
+            EvictionCause::Slow => FollowerDecision::EvictSlow,
+            EvictionCause::Silent => FollowerDecision::EvictSilent,
+        };
+        for swap in swaps {
+            let span = verdict_span("swap in", node, Some(cause), &figures);
+            span.in_scope(|| {
+                tracing::warn!(%node, ?cause, ?figures, ?swap, "a spare takes the place of a follower");
+            });
+            self.propose(swap, Some((decision, node)), span, ctx);
+        }
+        if !partitions.is_empty() {
+            let span = verdict_span("evict", node, Some(cause), &figures);
+            let count = partitions.len();
+            span.in_scope(|| tracing::warn!(%node, ?cause, ?figures, partitions = count, "evicting a follower"));
+            self.propose(MetadataCommand::Evict { node, partitions }, Some((decision, node)), span, ctx);
+        }
+    }
+
+    /// Proposes within `span`, which ends with the outcome; `decided` counts once it is committed.
+    fn propose(
+        &self,
+        command: MetadataCommand,
+        decided: Option<(FollowerDecision, NodeId)>,
+        span: Span,
+        ctx: &mut Context<Self>,
+    ) {
         let proposed = actix::fut::wrap_future::<_, Self>(self.setup.metadata.send(ProposeChange(command)));
-        ctx.spawn(proposed.map(move |answer, actor, _| match (answer, evicted) {
-            (Ok(Ok(MetadataAnswer::PartitionsChanged { changed, .. })), Some(node)) if !changed.is_empty() => {
+        ctx.spawn(proposed.map(move |answer, actor, _| {
+            let _inside = span.entered();
+            let changed = match answer {
+                Ok(Ok(MetadataAnswer::PartitionsChanged { changed, .. })) => changed.len(),
+                Ok(Ok(MetadataAnswer::PartitionChanged { .. })) => 1,
+                Ok(Err(failure)) => {
+                    tracing::debug!(?failure, "a change of a quorum was not made");
+                    0
+                }
+                _ => 0,
+            };
+            let Some((decision, node)) = decided.filter(|_| changed > 0) else { return };
+            tracing::info!(%node, decision = decision.as_str(), changed, "committed");
+            actor.setup.metrics.followers.decided(decision, node);
+            if matches!(decision, FollowerDecision::EvictSlow | FollowerDecision::EvictSilent) {
                 let now_ms = actor.now_ms();
                 actor.eviction.on_evicted(node, now_ms);
             }
-            (Ok(Ok(MetadataAnswer::PartitionChanged { .. })), Some(node)) => {
-                let now_ms = actor.now_ms();
-                actor.eviction.on_evicted(node, now_ms);
-            }
-            (Ok(Err(failure)), _) => tracing::debug!(?failure, "a change of a quorum was not made"),
-            _ => {}
         }));
     }
+}
+
+/// The span of a verdict, with what led to it.
+fn verdict_span(name: &'static str, node: NodeId, cause: Option<EvictionCause>, figures: &Figures) -> Span {
+    let Figures { p99_micros, others_median_micros, threshold_micros, slow_count, outstanding_ms } = *figures;
+    tracing::info_span!(
+        "judge",
+        otel.name = name,
+        lance.follower = node.0,
+        lance.cause = cause.map(|cause| match cause {
+            EvictionCause::Slow => "slow",
+            EvictionCause::Silent => "silent",
+        }),
+        lance.ack_p99_us = p99_micros,
+        lance.others_median_us = others_median_micros,
+        lance.threshold_us = threshold_micros,
+        lance.slow_windows = slow_count,
+        lance.outstanding_ms = outstanding_ms,
+    )
 }
 
 type Admissions = Vec<(

@@ -2,5 +2,6 @@
 
 pub mod actor;
 pub mod core;
+mod failover;
 mod judging;
 pub mod promises;

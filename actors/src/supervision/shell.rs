@@ -9,6 +9,7 @@ use actix::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tracing::Span;
 
 /// An actor used up its restart budget; its parent has to decide.
 #[derive(Clone, Debug, Message)]
@@ -34,6 +35,8 @@ pub struct Life {
     parent: Recipient<Escalated>,
     last_reason: String,
     origin: Instant,
+    /// From a failure until it serves again; what is logged inside is told with it.
+    restarting: Option<Span>,
 }
 
 impl Life {
@@ -46,15 +49,42 @@ impl Life {
             parent,
             last_reason: String::new(),
             origin: Instant::now(),
+            restarting: None,
         }
     }
 
     fn on_failure(&mut self, reason: String) {
-        tracing::error!(actor = %self.vitals.name, %reason, "actor failed");
         self.vitals.set_state(ActorState::Restarting);
         self.vitals.count_restart();
-        self.pending_pause = Some(self.history.on_failure(self.origin.elapsed()));
-        self.last_reason = reason;
+        let verdict = self.history.on_failure(self.origin.elapsed());
+        let pause_ms = match verdict {
+            Verdict::RestartAfter(pause) => u64::try_from(pause.as_millis()).ok(),
+            Verdict::Escalate => None,
+        };
+        let span = tracing::info_span!(
+            "restart",
+            lance.actor.name = %self.vitals.name,
+            lance.actor = self.vitals.kind.as_str(),
+            lance.actor.restarts = self.vitals.restarts(),
+            lance.restart.reason = %reason,
+            lance.restart.pause_ms = pause_ms,
+        );
+        span.in_scope(|| tracing::error!(actor = %self.vitals.name, %reason, "actor failed"));
+        (self.pending_pause, self.last_reason) = (Some(verdict), reason);
+        self.restarting = Some(span);
+    }
+
+    /// The span of a restart that is under way.
+    pub fn restarting(&self) -> Option<&Span> {
+        self.restarting.as_ref()
+    }
+
+    /// Something went well: a restart is over once the actor serves.
+    fn settle(&mut self) {
+        if self.restarting.is_some() && self.vitals.state() == ActorState::Running {
+            let span = self.restarting.take().unwrap_or_else(Span::none);
+            span.in_scope(|| tracing::info!(actor = %self.vitals.name, "actor serves again"));
+        }
     }
 }
 
@@ -80,7 +110,10 @@ pub fn start<S: Shell>(shell: &mut S, ctx: &mut S::Context) {
         Some(Verdict::Escalate) => {
             let life = shell.life();
             let message = Escalated { name: life.vitals.name.clone(), reason: life.last_reason.clone() };
-            tracing::error!(actor = %message.name, reason = %message.reason, "restart budget used up");
+            let span = life.restarting.take().unwrap_or_else(Span::none);
+            span.in_scope(|| {
+                tracing::error!(actor = %message.name, reason = %message.reason, "restart budget used up");
+            });
             let send = life.parent.send(message);
             let send = actix::fut::wrap_future::<_, S>(async move {
                 // The parent ends the process; nothing is served until then.
@@ -106,7 +139,10 @@ pub fn guarded<S: Shell, R, E: std::fmt::Display>(
     work: impl FnOnce(&mut S, &mut S::Context) -> Result<R, E>,
 ) -> Option<R> {
     let reason = match catch_unwind(AssertUnwindSafe(|| work(shell, ctx))) {
-        Ok(Ok(value)) => return Some(value),
+        Ok(Ok(value)) => {
+            shell.life().settle();
+            return Some(value);
+        }
         Ok(Err(error)) => error.to_string(),
         Err(panic) => format!("panic: {}", panic_text(panic.as_ref())),
     };

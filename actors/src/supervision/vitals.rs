@@ -26,6 +26,8 @@ pub enum ActorKind {
     Group,
     /// Asks other nodes for clients that know one address.
     Forward,
+    /// Sends topics on to other ones.
+    Tee,
     /// Removes old segments.
     Retention,
     /// Re-reads closed segments.
@@ -55,6 +57,7 @@ impl ActorKind {
             Self::Metadata => "metadata",
             Self::Group => "group",
             Self::Forward => "forward",
+            Self::Tee => "tee",
             Self::Retention => "retention",
             Self::Scrub => "scrub",
             Self::Admin => "admin",

@@ -52,6 +52,7 @@ impl Forwarder {
             flags: BatchFlags::RECORDS,
             timestamp_ns: 77,
             producer: None,
+            trace: None,
         };
         self.core.on_produce(CLIENT, request, &self.view, self.now_ms, &mut self.effects);
     }
@@ -66,6 +67,7 @@ impl Forwarder {
             max_bytes: 8 * MIB,
             max_wait: Duration::ZERO,
             compressed: false,
+            trace: None,
         };
         self.core.on_fetch(fetch, &self.view, self.now_ms, &mut self.effects);
     }

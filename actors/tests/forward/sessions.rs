@@ -6,7 +6,7 @@ use lance_actors::network::session::{SessionCore, SessionEffect, SessionLimits};
 use lance_actors::view::ClusterView;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId};
-use lance_messages::mail::connection::{Answer, FetchedData, PartitionBounds, Produced, Reply};
+use lance_messages::mail::connection::{Answer, FetchedData, PartitionBounds, Produced, Replies, Reply};
 use lance_messages::wire::fetch::{Fetch, FetchList, FetchPartition, FetchPartitions};
 use lance_messages::wire::hello::Hello;
 use lance_messages::wire::json::ClusterStatusBody;
@@ -44,6 +44,7 @@ impl Session {
             auto_create: false,
             shards: SHARDS,
             node: HERE,
+            traces: None,
         };
         let core = SessionCore::new(ConnectionId(20), limits);
         Self { core, features: None, view: view(leader), effects: Vec::new() }
@@ -54,6 +55,7 @@ impl Session {
         let hello = Hello { minor_version: 1, features: FEATURES, client_name: "test".to_owned() };
         session.send(Request::Hello(hello));
         session.features = Some(FEATURES);
+        session.effects.clear();
         session.core.output = Default::default();
         session
     }
@@ -65,8 +67,8 @@ impl Session {
     }
 
     fn reply(&mut self, request: u64, answer: Answer<lance_actors::network::readers::SegmentRead>) {
-        let replies = vec![Reply { request, answer }];
-        self.core.on_replies(replies, false, &self.view, NOW, &mut self.effects);
+        let replies = Replies { shard: 0, replies: vec![Reply { request, answer }], pressed: false, known_at: NOW };
+        self.core.on_replies(replies, &self.view, NOW, &mut self.effects);
     }
 
     /// What was written since the last call.

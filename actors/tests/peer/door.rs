@@ -51,7 +51,8 @@ async fn rig(max_connections: usize, known: bool) -> Rig {
     let disk: Arc<dyn Disk> = open_disk(options::disk_options(&config)).unwrap();
     let supervisor = NodeSupervisor::start(policy(), |escalated| panic!("{}", escalated.reason));
     let (drain, _) = mpsc::channel(1);
-    let side = SideParts { health: Arc::new(Health::new()), drain, faults: None, log_level: None };
+    let side =
+        SideParts { health: Arc::new(Health::new()), drain, faults: None, log_level: None, tls: None, auth: None };
     let view = Arc::new(ArcSwap::from_pointee(ClusterView::default()));
     let node = node::start(&config, Arc::clone(&disk), supervisor.clone(), Arc::default(), Arc::clone(&view), side)
         .await
@@ -73,8 +74,15 @@ async fn rig(max_connections: usize, known: bool) -> Rig {
     };
     let acceptor = start_acceptor(&starter, &links.handle(), setup).await;
     let own_view = if known { Arc::clone(&view) } else { Arc::default() };
-    let (forward_setup, name) =
-        (ForwardSetup { index: 1, view: Arc::clone(&own_view), clock: NodeClock::start() }, "forward-door".to_owned());
+    let (forward_setup, name) = (
+        ForwardSetup {
+            index: 1,
+            view: Arc::clone(&own_view),
+            clock: NodeClock::start(),
+            credentials: Default::default(),
+        },
+        "forward-door".to_owned(),
+    );
     let forward = starter
         .start(&links.handle(), name, ActorKind::Forward, FORWARD_MAILBOX, |vitals, policy, parent| {
             ForwardActor::new(vitals, policy, parent, forward_setup)
@@ -92,16 +100,20 @@ async fn rig(max_connections: usize, known: bool) -> Rig {
             shards: node.shards.clone(),
             metadata: node.metadata.clone(),
             group: node.group.clone(),
+            tee: node.tee.clone(),
             readers: ReaderPool::start(1, disk, 4).unwrap(),
             frames: ByteBudget::default(),
             copies: ByteBudget::default(),
             forward,
+            quotas: Arc::default(),
+            auth: None,
             clock: NodeClock::start(),
             metrics: Arc::clone(&node.metrics),
             peers: Some(Inlet::of(&acceptor)),
         },
         threads: vec![clients.handle()],
         supervisor,
+        tls: None,
     };
     let network = starter
         .start(&clients.handle(), "door".into(), ActorKind::Network, NETWORK_MAILBOX, |vitals, policy, parent| {

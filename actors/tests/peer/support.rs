@@ -197,6 +197,7 @@ impl FakeNode {
             control: self.shards[0].clone().recipient().into(),
             changed: vec![self.shards[0].clone().recipient().into()],
             supervisor: self.supervisor.clone(),
+            metrics: Arc::default(),
         };
         self.starter
             .start(
@@ -262,5 +263,6 @@ pub fn append(shard: u16, bytes: usize) -> ReplicaRequest {
         high_watermark: 0,
         log_start: 0,
         batches: vec![ReplicaBatch { raw_header, header, records }],
+        traced: Vec::new(),
     })
 }

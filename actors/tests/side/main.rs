@@ -62,7 +62,10 @@ fn the_admin_interface_shows_what_the_node_is() {
                 (&topics["topics"][0]["name"], &topics["topics"][0]["partitions"][0]["leader"]),
                 (&"events".into(), &1.into())
             );
-            assert_eq!(rig.get("/v1/groups").await.json(), serde_json::json!({ "groups": [] }));
+            assert_eq!(
+                rig.get("/v1/groups").await.json(),
+                serde_json::json!({ "coordinator": 0, "groups": [], "consumers": [] })
+            );
             let metrics = rig.get("/metrics").await;
             assert!(metrics.head.contains("content-type: application/openmetrics-text"), "{}", metrics.head);
             assert!(metrics.body.contains("lance_io_backend{backend=\"blocking\"} 1\n"), "{}", metrics.body);

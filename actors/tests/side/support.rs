@@ -126,7 +126,7 @@ impl Rig {
         });
         let health = Arc::new(Health::new());
         let (drain, drain_orders) = mpsc::channel(1);
-        let side = SideParts { health: Arc::clone(&health), drain, faults, log_level: None };
+        let side = SideParts { health: Arc::clone(&health), drain, faults, log_level: None, tls: None, auth: None };
         let view = Arc::new(ArcSwap::from_pointee(ClusterView::default()));
         let node = node::start(config, disk, supervisor, Arc::default(), view, side).await.unwrap();
         health.set_started();
@@ -188,6 +188,7 @@ impl Rig {
             flags: BatchFlags::RECORDS,
             timestamp_ns: 0,
             producer: None,
+            trace: None,
         };
         let shards = u16::try_from(self.node.shards.len()).unwrap();
         let shard = usize::from(lance_actors::network::session::shard_of(partition, shards));

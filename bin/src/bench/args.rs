@@ -40,7 +40,10 @@ pub struct BenchFlags {
     /// Token to authenticate with.
     #[arg(long, global = true, env = "LNC_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
-    /// Certificate authority to trust, PEM.
+    /// File with the token.
+    #[arg(long, global = true, env = "LNC_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Certificate authority to trust, PEM: connections are encrypted.
     #[arg(long, global = true, value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
     /// Own certificate, PEM.
@@ -58,6 +61,9 @@ impl BenchFlags {
             server: self.server.clone(),
             output: self.output.format(),
             token: self.token.clone(),
+            token_file: self.token_file.clone(),
+            user: None,
+            password_file: None,
             tls_ca: self.tls_ca.clone(),
             tls_cert: self.tls_cert.clone(),
             tls_key: self.tls_key.clone(),

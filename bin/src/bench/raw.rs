@@ -1,5 +1,6 @@
 //! Blocking connections that speak frames directly, and the topic they need.
 
+use super::encrypted;
 use crate::cli::args::Common;
 use crate::cli::failure::Failure;
 use crate::cli::session;
@@ -64,8 +65,14 @@ impl RawConnection {
             ClientOptions::new(&common.server).map_err(|error| Failure::usage(format!("--server: {error}")))?;
         let address = options.servers.addresses()[0].clone();
         let failed = |error: io::Error| Failure::failed(format!("cannot connect to {address}: {error}"));
-        let socket = TcpStream::connect(&address).map_err(failed)?;
-        socket.set_nodelay(true).map_err(failed)?;
+        let socket = match session::tls(common)? {
+            Some(connector) => encrypted::connect(connector, &address)?,
+            None => {
+                let socket = TcpStream::connect(&address).map_err(failed)?;
+                socket.set_nodelay(true).map_err(failed)?;
+                socket
+            }
+        };
         socket.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(failed)?;
         let mut connection =
             Self { socket, input: BytesMut::with_capacity(64 * 1024), features: None, address: address.clone() };
@@ -78,7 +85,7 @@ impl RawConnection {
                 _ => return Err(connection.surprised()),
             }
         }
-        if let Some(token) = &common.token {
+        if let Some(token) = session::token(common)? {
             let token = Bytes::copy_from_slice(token.as_bytes());
             match connection.ask(Request::Authenticate { token }, 0)? {
                 Response::Authenticate { ok: true, .. } => {}

@@ -1,9 +1,12 @@
 //! The arguments of `lnc`.
 
 use super::cluster_args::ClusterCommands;
+use super::group_args::GroupCommand;
 use super::log::LogCommand;
+use super::secret_args::{AclCommand, UserCommand};
 use super::topic_args::TopicCommand;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use lance_client::AssignmentStrategy;
 use std::path::PathBuf;
 
 /// Produce, consume and manage topics and clusters of LANCE servers.
@@ -39,17 +42,26 @@ pub struct Common {
     /// How results are printed.
     #[arg(long, global = true, value_enum, default_value = "text")]
     pub output: OutputFormat,
-    /// Token to authenticate with.
+    /// Token to authenticate with; others can see it in the list of processes, unlike LNC_TOKEN and --token-file.
     #[arg(long, global = true, env = "LNC_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
-    /// Certificate authority to trust, PEM.
-    #[arg(long, global = true, value_name = "FILE")]
+    /// File with the token.
+    #[arg(long, global = true, env = "LNC_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// User to log in as, with the password of LNC_PASSWORD or --password-file.
+    #[arg(long, global = true, env = "LNC_USER", value_name = "NAME")]
+    pub user: Option<String>,
+    /// File with the password.
+    #[arg(long, global = true, env = "LNC_PASSWORD_FILE", value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// Certificate authority to trust, PEM: connections are encrypted.
+    #[arg(long, global = true, env = "LNC_TLS_CA", value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
     /// Own certificate, PEM.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, env = "LNC_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
     /// Key of the own certificate, PEM.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, env = "LNC_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
 }
 
@@ -72,9 +84,18 @@ pub enum Command {
     /// Create, list, describe, alter and delete topics.
     #[command(subcommand)]
     Topic(TopicCommand),
+    /// List, describe, reset and delete consumer groups.
+    #[command(subcommand)]
+    Group(GroupCommand),
     /// Show and steer the cluster.
     #[command(subcommand)]
     Cluster(ClusterCommands),
+    /// Add, list and remove users, and set their tokens and passwords.
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Add, list and remove rules about who may do what.
+    #[command(subcommand)]
+    Acl(AclCommand),
     /// Look into log files.
     #[command(subcommand)]
     Log(LogCommand),
@@ -149,12 +170,34 @@ pub enum Acks {
     None,
 }
 
+/// How a consumer group spreads partitions over its members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GroupStrategy {
+    /// Balanced, and nothing moves that need not.
+    Sticky,
+    /// Consecutive partitions of each topic.
+    Range,
+    /// One after another.
+    RoundRobin,
+}
+
+impl From<GroupStrategy> for AssignmentStrategy {
+    fn from(strategy: GroupStrategy) -> Self {
+        match strategy {
+            GroupStrategy::Sticky => Self::Sticky,
+            GroupStrategy::Range => Self::Range,
+            GroupStrategy::RoundRobin => Self::RoundRobin,
+        }
+    }
+}
+
 /// Arguments of `lnc consume`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   lnc consume --topic events --offset earliest
   lnc consume --topic events --exit-at-end --format '%p %o %k %v\\n'
+  lnc consume --topic events --group billing
   lnc consume --topic events --offset @2026-01-31T12:00:00Z --count 10 --output json
 
 Format: %t topic, %p partition, %o offset, %T timestamp (ns), %k key, %v value, %h headers as
@@ -176,9 +219,19 @@ pub struct ConsumeArgs {
     /// Stop after this many records.
     #[arg(short, long, value_name = "N")]
     pub count: Option<u64>,
-    /// Resume where this group was, and commit every second; --offset applies where nothing is committed.
+    /// Share the topic with the other members of this group; resume where it was, and commit every second. --offset
+    /// applies where nothing is committed.
     #[arg(short, long, value_name = "NAME")]
     pub group: Option<String>,
+    /// A name that stays the same when this command is started anew: its partitions wait for it.
+    #[arg(long, value_name = "NAME", requires = "group")]
+    pub group_instance: Option<String>,
+    /// How the group spreads partitions.
+    #[arg(long, value_enum, default_value = "sticky", requires = "group")]
+    pub group_strategy: GroupStrategy,
+    /// How long this member may be silent before its partitions go to others.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration, requires = "group")]
+    pub session_timeout: std::time::Duration,
     /// How a record is printed.
     #[arg(short, long, default_value = "%v\\n")]
     pub format: String,

@@ -1,12 +1,14 @@
 //! `lnc consume`.
 
 use super::args::{Common, ConsumeArgs, OutputFormat};
+use super::consume_group;
 use super::failure::Failure;
 use super::format::{RecordFormat, record_json};
 use super::output::Out;
 use super::session;
 use lance_client::consumer::Position;
 use lance_client::offsets::CommittedOffsets;
+use lance_client::wire::Features;
 use lance_client::{ClientError, ConsumedChunk, Consumer, ConsumerOptions};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,15 +17,20 @@ use tokio::time::{Instant, MissedTickBehavior};
 /// How often a group's position is stored.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 
-struct Reading {
-    topic: String,
+/// Prints records, as many as were asked for.
+pub struct Printer {
     format: Option<RecordFormat>,
     out: Out,
+    left: u64,
+}
+
+struct Reading {
+    topic: String,
+    printer: Printer,
     /// Where the next record of each partition starts that was not printed.
     positions: HashMap<u16, u64>,
     /// Where to stop, when there is an end.
     ends: Option<HashMap<u16, u64>>,
-    left: u64,
     group: Option<Group>,
 }
 
@@ -37,6 +44,17 @@ struct Group {
 pub async fn run(args: &ConsumeArgs, common: &Common) -> Result<(), Failure> {
     let format = RecordFormat::parse(&args.format).map_err(|error| Failure::usage(format!("--format: {error}")))?;
     let client = session::connect(common).await?;
+    let printer = Printer {
+        format: (common.output == OutputFormat::Text).then_some(format),
+        out: Out::stdout(),
+        left: args.count.unwrap_or(u64::MAX),
+    };
+    // A server of 1.0 knows no groups, only how far somebody is.
+    if let Some(group) = &args.group
+        && client.supports(Features::GROUPS).await.map_err(|error| Failure::of("cannot consume", &error))?
+    {
+        return consume_group::run(args, &client, group, printer).await;
+    }
     let what = format!("cannot consume topic '{}'", args.topic);
     let fail = |error: ClientError| Failure::of(&what, &error);
     let deadline = Instant::now() + client.options().delivery_timeout;
@@ -51,15 +69,7 @@ pub async fn run(args: &ConsumeArgs, common: &Common) -> Result<(), Failure> {
         offsets: CommittedOffsets::new(client.clone(), CommittedOffsets::id_of_name(name)),
         committed: HashMap::new(),
     });
-    let mut reading = Reading {
-        topic: args.topic.clone(),
-        format: (common.output == OutputFormat::Text).then_some(format),
-        out: Out::stdout(),
-        positions: HashMap::new(),
-        ends: None,
-        left: args.count.unwrap_or(u64::MAX),
-        group,
-    };
+    let mut reading = Reading { topic: args.topic.clone(), printer, positions: HashMap::new(), ends: None, group };
     if args.exit_at_end {
         let mut ends = HashMap::new();
         for &partition in &partitions {
@@ -128,26 +138,13 @@ impl Reading {
         let at_end = self.ends.as_ref().is_some_and(|ends| {
             ends.iter().all(|(partition, end)| self.positions.get(partition).is_some_and(|position| position >= end))
         });
-        self.left == 0 || at_end
+        self.printer.is_full() || at_end
     }
 
     fn print(&mut self, chunk: &ConsumedChunk) -> Result<(), Failure> {
         let end = self.ends.as_ref().and_then(|ends| ends.get(&chunk.partition)).copied().unwrap_or(u64::MAX);
-        for record in &chunk.records {
-            if self.left == 0 || record.offset >= end {
-                // Not printed: the next run begins with it.
-                self.positions.insert(chunk.partition, record.offset);
-                return Ok(());
-            }
-            match &self.format {
-                Some(format) => {
-                    self.out.write(|mut out| format.write(&mut out, &chunk.topic, chunk.partition, record))?;
-                }
-                None => self.out.json(&record_json(&chunk.topic, chunk.partition, record))?,
-            }
-            self.left -= 1;
-        }
-        self.positions.insert(chunk.partition, chunk.next_offset);
+        let next = self.printer.print(chunk, end)?;
+        self.positions.insert(chunk.partition, next);
         Ok(())
     }
 
@@ -165,8 +162,32 @@ impl Reading {
     }
 }
 
+impl Printer {
+    /// Whether as many records were printed as were asked for.
+    pub fn is_full(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Prints the records before `end`, and gives where the first begins that was not printed.
+    pub fn print(&mut self, chunk: &ConsumedChunk, end: u64) -> Result<u64, Failure> {
+        for record in &chunk.records {
+            if self.left == 0 || record.offset >= end {
+                return Ok(record.offset);
+            }
+            match &self.format {
+                Some(format) => {
+                    self.out.write(|mut out| format.write(&mut out, &chunk.topic, chunk.partition, record))?;
+                }
+                None => self.out.json(&record_json(&chunk.topic, chunk.partition, record))?,
+            }
+            self.left -= 1;
+        }
+        Ok(chunk.next_offset)
+    }
+}
+
 /// Ctrl-C or SIGTERM.
-async fn interruption() {
+pub async fn interruption() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};

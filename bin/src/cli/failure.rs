@@ -34,6 +34,11 @@ impl Failure {
         self
     }
 
+    /// What went wrong.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Prints it on stderr.
     pub fn report(&self, program: &str) {
         eprintln!("{program}: {}", self.message);
@@ -51,6 +56,11 @@ impl Failure {
 /// What a person can do about an error.
 fn hint_of(error: &ClientError) -> Option<String> {
     let hint = match error {
+        ClientError::Connect { reason, .. }
+            if ["TLS", "certificate", "fatal alert"].iter().any(|word| reason.contains(word)) =>
+        {
+            "TLS is spoken with --tls-ca FILE, and --tls-cert and --tls-key where the server wants a certificate"
+        }
         ClientError::Connect { .. } => {
             "is the server running? Start one with `lance`, or name it with --server HOST:PORT"
         }
@@ -60,7 +70,7 @@ fn hint_of(error: &ClientError) -> Option<String> {
         ClientError::UnknownPartition { .. } => "see the partitions with `lnc topic describe NAME`",
         ClientError::Frame { .. } => "is there another kind of server at that address?",
         ClientError::Server { message, .. } if message.contains("Authentication required") => {
-            "give a token with --token or LNC_TOKEN"
+            "give a token with LNC_TOKEN or --token-file, or log in with --user"
         }
         _ => return None,
     };

@@ -4,15 +4,22 @@ pub mod args;
 pub mod cluster;
 pub mod cluster_args;
 pub mod consume;
+pub mod consume_group;
 pub mod failure;
 pub mod format;
+pub mod group;
+pub mod group_args;
 pub mod log;
 pub mod output;
 pub mod produce;
+pub mod secret_args;
+pub mod secrets;
 pub mod session;
 pub mod stdin;
+pub mod tee;
 pub mod topic;
 pub mod topic_args;
+pub mod traces;
 pub mod units;
 
 use args::{Cli, Command};
@@ -24,6 +31,7 @@ use std::process::ExitCode;
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     init_log();
+    let _traces = traces::begin("lnc");
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -49,7 +57,10 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             Command::Produce(args) => produce::run(args, &cli.common).await,
             Command::Consume(args) => consume::run(args, &cli.common).await,
             Command::Topic(command) => topic::run(command, &cli.common).await,
+            Command::Group(command) => group::run(command, &cli.common).await,
             Command::Cluster(command) => cluster::run(command, &cli.common).await,
+            Command::User(command) => secrets::run_user(command, &cli.common).await,
+            Command::Acl(command) => secrets::run_acl(command, &cli.common).await,
             Command::Log(_) | Command::Completions { .. } => Ok(()),
         }
     })

@@ -4,6 +4,7 @@ use super::args::{Common, OutputFormat};
 use super::failure::Failure;
 use super::output::Out;
 use super::session;
+use super::tee;
 use super::topic_args::{AlterArgs, CreateArgs, RetentionArgs, TopicCommand};
 use super::units::show_bytes;
 use lance_client::admin::exists_already;
@@ -21,6 +22,7 @@ pub async fn run(command: &TopicCommand, common: &Common) -> Result<(), Failure>
         TopicCommand::List => list(&admin, &mut out, json).await,
         TopicCommand::Describe { name } => describe(&admin, name, &mut out, json).await,
         TopicCommand::Alter(args) => alter(&admin, args, &mut out, json).await,
+        TopicCommand::Tee(command) => tee::run(command, &admin, &mut out, json).await,
         TopicCommand::SetRetention(args) => set_retention(&admin, args, &mut out, json).await,
         TopicCommand::Delete { name } => {
             let deleted = admin.delete_topic(name).await;
@@ -94,8 +96,12 @@ async fn list(admin: &Admin, out: &mut Out, json: bool) -> Result<(), Failure> {
 async fn describe(admin: &Admin, name: &str, out: &mut Out, json: bool) -> Result<(), Failure> {
     let described = admin.describe_topic(name).await;
     let topic = described.map_err(|error| Failure::of(format!("cannot describe topic '{name}'"), &error))?;
+    // A server of an earlier version has no rules.
+    let tees = admin.list_tees(Some(name)).await.unwrap_or_default();
     if json {
-        return out.json(&topic_json(&topic));
+        let mut described = topic_json(&topic);
+        described["tees"] = tees.iter().map(tee::rule_json).collect();
+        return out.json(&described);
     }
     out.line(&format!("topic        {}", topic.name))?;
     out.line(&format!("id           {}", topic.id.0))?;
@@ -111,7 +117,7 @@ async fn describe(admin: &Admin, name: &str, out: &mut Out, json: bool) -> Resul
         };
         out.line(&format!("partition {number:<3}{leader}"))?;
     }
-    Ok(())
+    tees.iter().flat_map(tee::rule_lines).try_for_each(|line| out.line(&line))
 }
 
 async fn alter(admin: &Admin, args: &AlterArgs, out: &mut Out, json: bool) -> Result<(), Failure> {

@@ -3,6 +3,9 @@
 use super::units::{parse_age_secs, parse_bytes};
 use clap::{Args, Subcommand, ValueEnum};
 use lance_client::TopicMode;
+use lance_client::wire::tee::{TeeFrom, TeeTarget};
+use std::fmt;
+use std::str::FromStr;
 
 /// Commands on topics.
 #[derive(Debug, Subcommand)]
@@ -29,12 +32,110 @@ pub enum TopicCommand {
     /// Set both limits of what a topic keeps; one left out becomes unlimited.
     #[command(after_help = "Example:\n  lnc topic set-retention events --retention-age 7d --retention-bytes 10GiB")]
     SetRetention(RetentionArgs),
+    /// Have the records of a topic go on to other topics, of this cluster or of others.
+    #[command(subcommand)]
+    Tee(TeeCommand),
     /// Delete a topic with all its records.
     #[command(after_help = "Example:\n  lnc topic delete events")]
     Delete {
         /// Name of the topic.
         name: String,
     },
+}
+
+/// Commands on the rules by which topics go on to others.
+#[derive(Debug, Subcommand)]
+pub enum TeeCommand {
+    /// Have every committed record of a topic go on to another topic.
+    #[command(
+        after_help = "Example:\n  lnc topic tee add events --to backup-1:1992,backup-2:1992/events --rate-limit 10MiB"
+    )]
+    Add(TeeAddArgs),
+    /// End a rule.
+    #[command(
+        after_help = "Examples:\n  lnc topic tee remove events --to backup-1:1992/events\n  lnc topic tee remove events --id 3"
+    )]
+    Remove(TeeRemoveArgs),
+    /// Show the rules, and how far each partition is.
+    #[command(after_help = "Example:\n  lnc topic tee list events --output json")]
+    List {
+        /// Name of the topic; all without it.
+        name: Option<String>,
+    },
+}
+
+/// Arguments of `lnc topic tee add`.
+#[derive(Debug, Args)]
+pub struct TeeAddArgs {
+    /// Name of the topic.
+    pub name: String,
+    /// Where its records go: nodes of a cluster, and a topic there, which is made if it is missing.
+    #[arg(long, value_name = "HOST:PORT[,HOST:PORT…]/TOPIC")]
+    pub to: TeePlace,
+    /// Most bytes a second, such as 10MiB; unlimited.
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub rate_limit: Option<u64>,
+    /// The first records that go: all there are, or those stored from now on.
+    #[arg(long, value_enum, default_value = "earliest")]
+    pub from: TeeFromArg,
+}
+
+/// Arguments of `lnc topic tee remove`.
+#[derive(Debug, Args)]
+pub struct TeeRemoveArgs {
+    /// Name of the topic.
+    pub name: String,
+    /// Where the rule goes; one of its addresses is enough.
+    #[arg(long, value_name = "HOST:PORT/TOPIC", conflicts_with = "id")]
+    pub to: Option<TeePlace>,
+    /// Id of the rule.
+    #[arg(long, value_name = "N")]
+    pub id: Option<u32>,
+}
+
+/// Nodes and a topic: `HOST:PORT[,HOST:PORT…]/TOPIC`.
+#[derive(Clone, Debug)]
+pub struct TeePlace(pub TeeTarget);
+
+impl FromStr for TeePlace {
+    type Err = String;
+
+    fn from_str(given: &str) -> Result<Self, String> {
+        let invalid = || format!("'{given}' is no target: expected HOST:PORT[,HOST:PORT…]/TOPIC");
+        let (addresses, topic) = given.split_once('/').ok_or_else(invalid)?;
+        let addresses: Vec<String> = addresses.split(',').map(|address| address.trim().to_owned()).collect();
+        let has_port = |address: &String| {
+            address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
+        if topic.is_empty() || !addresses.iter().all(has_port) {
+            return Err(invalid());
+        }
+        Ok(Self(TeeTarget { addresses, topic: topic.to_owned() }))
+    }
+}
+
+impl fmt::Display for TeePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.0.addresses.join(","), self.0.topic)
+    }
+}
+
+/// Which records go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TeeFromArg {
+    /// All there are.
+    Earliest,
+    /// Those stored from now on.
+    Latest,
+}
+
+impl From<TeeFromArg> for TeeFrom {
+    fn from(from: TeeFromArg) -> TeeFrom {
+        match from {
+            TeeFromArg::Earliest => TeeFrom::Earliest,
+            TeeFromArg::Latest => TeeFrom::Latest,
+        }
+    }
 }
 
 /// Arguments of `lnc topic create`.

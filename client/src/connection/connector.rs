@@ -51,14 +51,19 @@ pub trait Connector: fmt::Debug + Send + Sync {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TcpConnector;
 
+impl TcpConnector {
+    /// A connected socket.
+    pub(super) async fn stream(address: &str) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_AFTER);
+        SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+        Ok(stream)
+    }
+}
+
 impl Connector for TcpConnector {
     fn connect<'a>(&'a self, address: &'a str) -> Connecting<'a> {
-        Box::pin(async move {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_AFTER);
-            SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-            Ok(Box::new(stream) as Box<dyn Transport>)
-        })
+        Box::pin(async move { Ok(Box::new(Self::stream(address).await?) as Box<dyn Transport>) })
     }
 }

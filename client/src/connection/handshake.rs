@@ -2,13 +2,15 @@
 
 use super::connector::Transport;
 use crate::error::{ClientError, from_text};
-use crate::options::ClientOptions;
+use crate::options::{ClientOptions, Login};
 use bytes::{Bytes, BytesMut};
 use lance_messages::error_code::ErrorCode;
+use lance_messages::scram::{ScramClient, ScramError};
 use lance_messages::wire::hello::{Hello, MINOR_VERSION};
 use lance_messages::wire::{
     Features, Frame, FrameLimits, MAX_PAYLOAD_BYTES, Request, RequestFrame, Response, ResponseFrame, next_frame,
 };
+use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// What this library can use.
@@ -24,6 +26,10 @@ pub fn wanted_features() -> Features {
         | Features::METADATA
         | Features::COMPRESSED_INGEST
         | Features::CLUSTER
+        | Features::TEE
+        | Features::GROUPS
+        | Features::SECURITY
+        | Features::SCRAM
 }
 
 /// A connection ready for requests.
@@ -47,7 +53,9 @@ pub(super) async fn greet(address: &str, options: &ClientOptions) -> Result<Gree
         max_in_flight_bytes: 64 * 1024 * 1024,
     };
     hello(&mut greeted, address, options).await?;
-    if let Some(token) = &options.token {
+    if let Some(login) = &options.login {
+        log_in(&mut greeted, address, login).await?;
+    } else if let Some(token) = &options.token {
         authenticate(&mut greeted, address, token).await?;
     }
     Ok(greeted)
@@ -82,6 +90,33 @@ async fn authenticate(greeted: &mut Greeted, address: &str, token: &str) -> Resu
     }
 }
 
+/// Logs in by password. The server proves itself too: nothing more is said to one that cannot.
+async fn log_in(greeted: &mut Greeted, address: &str, login: &Login) -> Result<(), ClientError> {
+    let refused = |error: ScramError| ClientError::Server {
+        code: Some(ErrorCode::InvalidToken),
+        message: error.to_string(),
+        detail: String::new(),
+    };
+    if !greeted.features.unwrap_or_default().contains(Features::SCRAM) {
+        return Err(ClientError::Unsupported { address: address.to_owned(), feature: "authentication by password" });
+    }
+    let nonce: String = rand::random::<[u8; 18]>().iter().map(|byte| format!("{byte:02x}")).collect();
+    let client = ScramClient::new(&login.user, &login.password, &nonce).map_err(refused)?;
+    let first = scram_step(greeted, address, client.first()).await?;
+    let (last, proof) = client.last(&first).map_err(refused)?;
+    let answer = scram_step(greeted, address, last).await?;
+    proof.check(&answer).map_err(refused)
+}
+
+async fn scram_step(greeted: &mut Greeted, address: &str, message: String) -> Result<String, ClientError> {
+    match exchange(greeted, address, Request::ScramStep(message)).await? {
+        Response::ScramStep(answer) => Ok(answer),
+        Response::Error(error) => Err(error.into()),
+        Response::ErrorText(text) => Err(from_text(text)),
+        _ => Err(ClientError::UnexpectedReply { address: address.to_owned(), request: "authentication" }),
+    }
+}
+
 /// One request, one reply, nothing else under way.
 async fn exchange(greeted: &mut Greeted, address: &str, request: Request) -> Result<Response, ClientError> {
     let mut frame = BytesMut::new();
@@ -91,7 +126,7 @@ async fn exchange(greeted: &mut Greeted, address: &str, request: Request) -> Res
         greeted.stream.flush().await
     };
     let sent = sent.await;
-    sent.map_err(|error| ClientError::connect(address, &error))?;
+    sent.map_err(|error| broken(address, &error))?;
     loop {
         let frame = receive(greeted, address).await?;
         let decoded = ResponseFrame::decode(frame, greeted.features);
@@ -111,9 +146,21 @@ async fn receive(greeted: &mut Greeted, address: &str) -> Result<Frame, ClientEr
             return Ok(frame);
         }
         let read = greeted.stream.read_buf(&mut greeted.input).await;
-        if read.map_err(|error| ClientError::connect(address, &error))? == 0 {
-            let reason = "the server closed the connection during the handshake".to_owned();
-            return Err(ClientError::Connect { address: address.to_owned(), reason });
+        if read.map_err(|error| broken(address, &error))? == 0 {
+            return Err(closed(address));
         }
+    }
+}
+
+/// A server that takes TLS only says nothing to others, and closes.
+fn closed(address: &str) -> ClientError {
+    let reason = "the server closed the connection during the handshake: does it take TLS only, or another kind of it?";
+    ClientError::Connect { address: address.to_owned(), reason: reason.to_owned() }
+}
+
+fn broken(address: &str, error: &io::Error) -> ClientError {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => closed(address),
+        _ => ClientError::connect(address, error),
     }
 }

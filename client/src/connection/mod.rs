@@ -6,6 +6,8 @@ mod handshake;
 mod outgoing;
 mod pace;
 mod pending;
+#[cfg(feature = "tls")]
+mod tls;
 
 use crate::error::ClientError;
 use crate::options::ClientOptions;
@@ -20,6 +22,8 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use connector::{Connecting, Connector, TcpConnector, Transport};
 pub use handshake::wanted_features;
+#[cfg(feature = "tls")]
+pub use tls::{TlsConnector, TlsError};
 
 /// Requests waiting for the connection's task.
 const WORK_QUEUE: usize = 256;

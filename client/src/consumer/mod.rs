@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 pub use options::{ConsumerOptions, OutOfRange};
 pub use record::{ConsumedChunk, ConsumedRecord, Position};
 pub use start::StartOffset;
+pub(crate) use start::resolve;
 
 /// Reads records of the partitions assigned to it, by itself: nobody else is kept from reading the same.
 ///

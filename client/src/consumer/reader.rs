@@ -9,6 +9,7 @@ use crate::client::Client;
 use crate::connection::Connection;
 use crate::error::ClientError;
 use crate::metadata::unexpected;
+use crate::spans::ClientSpan;
 use bytes::Bytes;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{NodeId, TopicPartition};
@@ -136,7 +137,7 @@ impl Reader {
             partitions: FetchList::new(&partitions),
         };
         let request = Request::FetchPartitions(fetch);
-        let request = connection.request_for(request, 0, None, "fetch", self.options.max_wait);
+        let request = traced(connection, asks, request, 0, self.options.max_wait);
         tokio::pin!(request);
         let reply = loop {
             tokio::select! {
@@ -315,7 +316,7 @@ impl Reader {
     async fn fetch_1_0(&mut self, connection: &Connection, ask: &Ask, max_bytes: u32) -> Result<bool, ClientError> {
         let asked = self.splitter(ask).fetch_offset();
         let fetch = Request::Fetch(Fetch { topic: ask.topic_id, offset: asked, max_bytes });
-        match connection.request_for(fetch, ask.key.partition, None, "fetch", Duration::ZERO).await? {
+        match traced(connection, std::slice::from_ref(ask), fetch, ask.key.partition, Duration::ZERO).await? {
             Response::Fetch { next_offset, data, .. } => {
                 let begin =
                     next_offset.checked_sub(data.len() as u64).filter(|&begin| begin >= asked || data.is_empty());
@@ -342,4 +343,45 @@ impl Reader {
 fn warn_of_gap(ask: &Ask, asked: u64, offset: u64) {
     let Key { topic, partition } = &ask.key;
     tracing::warn!(topic = &**topic, partition, asked, offset, "the offset is out of range: reading goes on elsewhere");
+}
+
+/// Asks for records, within a span where the application traces what it does.
+async fn traced(
+    connection: &Connection,
+    asks: &[Ask],
+    request: Request,
+    partition: u16,
+    patience: Duration,
+) -> Result<Response, ClientError> {
+    let topic = asks.first().map_or("", |ask| &*ask.key.topic);
+    let only = match asks {
+        [only] => Some(only.key.partition),
+        _ => None,
+    };
+    let span = ClientSpan::poll(topic, only, connection.address());
+    let trace = span.as_ref().map(ClientSpan::context);
+    let answer = connection.request_for(request, partition, trace, "fetch", patience).await;
+    if let Some(span) = span {
+        match &answer {
+            Ok(response) => {
+                let (records, bytes) = found_in(response);
+                span.finish(records, bytes);
+            }
+            Err(error) => span.fail(error),
+        }
+    }
+    answer
+}
+
+/// Records and bytes of an answer.
+fn found_in(response: &Response) -> (u64, u64) {
+    match response {
+        Response::FetchPartitions(reply) => {
+            reply.partitions.iter().fold((0, 0), |(records, bytes), (fetched, data)| {
+                (records + u64::from(fetched.record_count), bytes + data.len() as u64)
+            })
+        }
+        Response::Fetch { record_count, data, .. } => (u64::from(*record_count), data.len() as u64),
+        _ => (0, 0),
+    }
 }

@@ -40,7 +40,7 @@ impl StartOffset {
 }
 
 /// The offset a start stands for.
-pub(super) async fn resolve(
+pub(crate) async fn resolve(
     client: &Client,
     topic: &str,
     partition: u16,
@@ -86,6 +86,8 @@ async fn resolve_1_0(
                 _ => Err(unexpected(connection, "fetch")),
             }
         }
-        LookupTarget::Timestamp(_) | LookupTarget::RecordNumber(_) => Err(unsupported("look-up by time")),
+        LookupTarget::Timestamp(_) | LookupTarget::RecordNumber(_) | LookupTarget::Offset(_) => {
+            Err(unsupported("look-up by time"))
+        }
     }
 }

@@ -4,12 +4,14 @@ use super::delivery::{BatchOutcome, Teller};
 use crate::error::ClientError;
 use crate::links::Link;
 use crate::record::unix_ns;
+use crate::spans::ClientSpan;
 use bytes::{BufMut, Bytes, BytesMut};
 use lance_messages::id::TopicId;
 use lance_messages::wire::Features;
 use lance_messages::wire::compression::{Codec, compression_prefix};
 use lance_messages::wire::hello::ProducerEpoch;
 use lance_messages::wire::produce::{AckOffsets, ProduceHeader};
+use lance_messages::wire::trace::crc_with_prefix;
 use std::time::SystemTime;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -22,6 +24,8 @@ pub(super) struct OpenBatch {
     pub(super) opened: Instant,
     pub(super) teller: Teller,
     pub(super) permit: OwnedSemaphorePermit,
+    /// Where the application traces what it does.
+    pub(super) span: Option<Box<ClientSpan>>,
 }
 
 /// A batch that is complete.
@@ -41,6 +45,7 @@ pub(super) struct Batch {
     pub(super) sequence: Option<(Option<ProducerEpoch>, u32)>,
     /// How often it was sent.
     pub(super) attempts: u32,
+    pub(super) span: Option<Box<ClientSpan>>,
 }
 
 /// Records as they are sent; never both ways, so that a batch takes no more memory than its records.
@@ -64,6 +69,7 @@ impl OpenBatch {
             _permit: self.permit,
             sequence: None,
             attempts: 0,
+            span: self.span,
         }
     }
 }
@@ -89,7 +95,7 @@ impl Batch {
         if payload.len() > max_bytes {
             return Err(ClientError::RecordTooLarge { bytes: payload.len(), max_bytes });
         }
-        let header = ProduceHeader {
+        let mut header = ProduceHeader {
             topic,
             partition,
             batch_id,
@@ -101,7 +107,17 @@ impl Batch {
             payload_crc: *self.crc.get_or_insert_with(|| crc32fast::hash(&payload)),
         };
         let crc = link.connection.features().unwrap_or_default().header_crc();
-        Ok((Bytes::copy_from_slice(&header.encode(crc)), payload))
+        let context = self.span.as_mut().filter(|_| link.connection.supports(Features::TRACE_CONTEXT)).map(|span| {
+            span.server(link.connection.address());
+            span.context().encode()
+        });
+        let Some(context) = context else {
+            return Ok((Bytes::copy_from_slice(&header.encode(crc)), payload));
+        };
+        header.payload_crc = crc_with_prefix(&context, header.payload_crc, payload.len() as u64);
+        header.payload_len += context.len() as u32;
+        header.traced = true;
+        Ok((Bytes::from([&header.encode(crc)[..], &context].concat()), payload))
     }
 
     /// Compresses the records where that makes them smaller, or makes them plain for who takes nothing else.
@@ -122,10 +138,16 @@ impl Batch {
     pub(super) fn succeed(mut self, offsets: Option<AckOffsets>) {
         let base_offset = offsets.map(|offsets| offsets.base_offset).filter(|&base| base != u64::MAX);
         let duplicate = offsets.is_some_and(|offsets| offsets.duplicate);
+        if let Some(span) = self.span.take() {
+            span.finish(self.count.into(), self.plain_bytes);
+        }
         self.teller.tell(Ok(BatchOutcome { base_offset, records: self.count, duplicate }));
     }
 
     pub(super) fn fail(mut self, error: ClientError) {
+        if let Some(span) = self.span.take() {
+            span.fail(&error);
+        }
         self.teller.tell(Err(error));
     }
 }

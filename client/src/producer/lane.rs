@@ -4,6 +4,7 @@ use super::batch::{Batch, OpenBatch};
 use super::delivery::{Callback, DeliveryFuture, Place, Teller};
 use crate::error::ClientError;
 use crate::record::ProducerRecord;
+use crate::spans::ClientSpan;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -84,6 +85,7 @@ impl Lane {
             Some(open) => {
                 record.encode(&mut open.records)?;
                 open.permit.merge(permit);
+                open.span.iter_mut().for_each(|span| span.join());
                 open
             }
             None => {
@@ -92,7 +94,8 @@ impl Lane {
                 record.encode(&mut records)?;
                 state.opened += 1;
                 let (opened, teller) = (Instant::now(), Teller::default());
-                state.open.insert(OpenBatch { records, count: 0, opened, teller, permit })
+                let span = ClientSpan::send(&self.topic, self.partition).map(Box::new);
+                state.open.insert(OpenBatch { records, count: 0, opened, teller, permit, span })
             }
         };
         open.count += 1;

@@ -257,10 +257,11 @@ impl LaneTask {
         }
     }
 
-    async fn on_failure(&mut self, batch: Batch, error: ClientError) {
+    async fn on_failure(&mut self, mut batch: Batch, error: ClientError) {
         let deadline = batch.opened + self.shared.delivery_timeout();
         self.trouble = Some(error.clone());
         if error.is_retriable() && Instant::now() < deadline {
+            batch.span.iter_mut().for_each(|span| span.retry(&error));
             tracing::debug!(topic = &*self.lane.topic, partition = self.lane.partition, %error, "sending a batch again");
             self.take_back(&error);
             // A batch that could not even be sent is younger than those that were under way.

@@ -32,7 +32,7 @@ fn small() -> ConsumerOptions {
 
 async fn next(consumer: &mut Consumer) -> (u16, u64) {
     let next = tokio::time::timeout(Duration::from_secs(30), consumer.next()).await;
-    let (_, partition, record) = next.expect("a record comes").unwrap();
+    let (_, partition, record) = next.unwrap().unwrap();
     let number: u64 = std::str::from_utf8(record.value.as_deref().unwrap()).unwrap().parse().unwrap();
     assert_eq!((record.offset, record.next_offset), (number * RECORD, (number + 1) * RECORD));
     (partition, number)

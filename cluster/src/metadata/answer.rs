@@ -2,8 +2,9 @@
 
 pub use super::refusal::MetadataRefusal;
 use super::refusal::PartitionRefusal;
+use super::tee::{TeeProgress, TeeRefusal};
 use super::topic::{ReplicaIncarnation, ReplicationMode};
-use lance_messages::id::{LeaderEpoch, NodeId, ProducerId, TopicId, TopicPartition};
+use lance_messages::id::{LeaderEpoch, NodeId, ProducerId, TeeId, TopicId, TopicPartition};
 
 /// The outcome of one applied command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,6 +167,13 @@ pub enum MetadataEvent {
         /// Log position behind the last one that may be lost.
         lost_to: u64,
     },
+    /// A topic has more or fewer tee rules.
+    TeesChanged {
+        /// The topic.
+        topic: TopicId,
+    },
+    /// Users or rules have changed.
+    SecurityChanged,
     /// Everything may have changed: a snapshot replaced the state.
     StateReplaced,
 }
@@ -231,4 +239,26 @@ pub enum MetadataAnswer {
         /// The epoch it goes on in.
         epoch: LeaderEpoch,
     },
+    /// The rule exists.
+    TeeAdded {
+        /// Its id.
+        tee: TeeId,
+    },
+    /// The rule is gone.
+    TeeRemoved {
+        /// Its id.
+        tee: TeeId,
+    },
+    /// What became of claims.
+    TeesClaimed {
+        /// Of each, in the order asked: the claim to store checkpoints under, and the last one.
+        claimed: Vec<Result<TeeProgress, TeeRefusal>>,
+    },
+    /// What became of checkpoints.
+    TeesAdvanced {
+        /// Of each, in the order asked.
+        advanced: Vec<Result<(), TeeRefusal>>,
+    },
+    /// Users and rules are as asked.
+    SecurityChanged,
 }

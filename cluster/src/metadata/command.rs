@@ -1,13 +1,15 @@
-//! What may be decided: `[version u8 = 2][bincode of MetadataCommand]`; a variant's place in the enum is its number on disk, so new
+//! What may be decided: `[version u8 = 4][bincode of MetadataCommand]`; a variant's place in the enum is its number on disk, so new
 //! ones go to the end.
 
+use super::tee::{TeeAdvance, TeeClaim, TeeRule};
 use super::topic::{ReplicaIncarnation, ReplicationMode, TopicConfig};
 use crate::codec::{self, CodecError};
-use lance_messages::id::{LeaderEpoch, NodeId, ProducerId, TopicId, TopicPartition};
+use lance_messages::id::{LeaderEpoch, NodeId, ProducerId, TeeId, TopicId, TopicPartition};
+use lance_messages::security::{AclRule, Credentials};
 use serde::{Deserialize, Serialize};
 
 /// Version byte before every command.
-pub const COMMAND_VERSION: u8 = 3;
+pub const COMMAND_VERSION: u8 = 4;
 const WHAT: &str = "metadata command";
 
 /// One decision proposed to the metadata plane.
@@ -187,6 +189,59 @@ pub enum MetadataCommand {
         topic: TopicId,
         /// The new number, at least 1.
         replication_factor: u8,
+    },
+    /// The committed records of a topic go on to another one as well.
+    AddTee {
+        /// The rule.
+        rule: TeeRule,
+        /// The id of this cluster: a target that has it is one of its own topics.
+        own_cluster: u64,
+    },
+    /// A rule ends, and what is known of its progress.
+    RemoveTee {
+        /// The topic.
+        topic: TopicId,
+        /// The rule.
+        tee: TeeId,
+    },
+    /// Leaders are going to forward these partitions: whoever did so before stores no checkpoint any more.
+    ClaimTees {
+        /// Each judged alone.
+        claims: Vec<TeeClaim>,
+    },
+    /// The targets have acked everything below these places.
+    AdvanceTees {
+        /// Each judged alone.
+        advances: Vec<TeeAdvance>,
+    },
+    /// A new user.
+    AddUser {
+        /// Its name.
+        name: String,
+        /// How it proves itself.
+        credentials: Credentials,
+    },
+    /// A user proves itself in another way; what is absent stays as it is.
+    SetCredentials {
+        /// Its name.
+        name: String,
+        /// What is new.
+        credentials: Credentials,
+    },
+    /// A user goes.
+    RemoveUser {
+        /// Its name.
+        name: String,
+    },
+    /// A rule about who may do what.
+    AddAcl {
+        /// The rule.
+        rule: AclRule,
+    },
+    /// A rule ends.
+    RemoveAcl {
+        /// The rule.
+        rule: AclRule,
     },
 }
 

@@ -389,6 +389,8 @@ impl Controller {
             | MetadataEvent::ReplicaAdmitted { .. }
             | MetadataEvent::NodeAllowed { .. }
             | MetadataEvent::TopicModeSet { .. }
+            | MetadataEvent::TeesChanged { .. }
+            | MetadataEvent::SecurityChanged
             | MetadataEvent::PartitionRecovered { .. } => {}
             MetadataEvent::StateReplaced => self.start_over(state, now_ms, batch),
         }

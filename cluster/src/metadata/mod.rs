@@ -19,6 +19,7 @@ pub mod raft_persist;
 pub mod raft_storage;
 pub mod refusal;
 mod relocations;
+pub mod security;
 mod snapshot;
 pub mod state;
 mod state_nodes;
@@ -26,7 +27,9 @@ mod state_partitions;
 mod state_producers;
 mod state_quorum;
 pub mod state_replicas;
+mod state_tees;
 mod state_topics;
+pub mod tee;
 pub mod topic;
 
 pub use answer::{Applied, MetadataAnswer, MetadataEvent};
@@ -41,7 +44,9 @@ pub use raft_log_hook::{RaftLogLevel, hooked_logger};
 pub use raft_node::{ProposalFailure, RaftCore, RaftEffect};
 pub use raft_persist::{HardStateRecord, Persist, PersistedRaft, RaftConf, RaftEntry, RaftSnapshot};
 pub use refusal::{MetadataRefusal, PartitionRefusal};
+pub use security::{Security, UserState};
 pub use state::MetadataState;
+pub use tee::{TeeAdvance, TeeCheckpoint, TeeClaim, TeeProducer, TeeProgress, TeeRefusal, TeeRule, TeeTarget};
 pub use topic::{
     NodeState, PartitionLeader, PartitionState, RecoveryAudit, Replica, ReplicaIncarnation, ReplicationMode,
     TopicConfig, TopicState,

@@ -1,7 +1,7 @@
 //! Why a command changed nothing, or left a partition as it was.
 
 use super::topic::ReplicaIncarnation;
-use lance_messages::id::{LeaderEpoch, NodeId, ProducerId, TopicId, TopicPartition};
+use lance_messages::id::{LeaderEpoch, NodeId, ProducerId, TeeId, TopicId, TopicPartition};
 use thiserror::Error;
 
 /// Why a command changed nothing.
@@ -155,6 +155,67 @@ pub enum MetadataRefusal {
     LastNode {
         /// The node.
         node: NodeId,
+    },
+    /// No such rule of that topic.
+    #[error("There is no tee rule {tee} of that topic")]
+    TeeNotFound {
+        /// The rule.
+        tee: TeeId,
+    },
+    /// There is one for the same place.
+    #[error("Tee rule {tee} goes there already")]
+    TeeExists {
+        /// The rule.
+        tee: TeeId,
+    },
+    /// Records would come back to where they came from.
+    #[error("Records of topic '{topic}' would come back to it, through {}", through.join(" → "))]
+    TeeCycle {
+        /// The topic.
+        topic: String,
+        /// The topics on their way.
+        through: Vec<String>,
+    },
+    /// The limit.
+    #[error("There are {limit} tee rules already")]
+    TooManyTees {
+        /// The limit.
+        limit: usize,
+    },
+    /// A rule that cannot be meant.
+    #[error("A tee rule with an invalid {what}")]
+    InvalidTee {
+        /// What is wrong, and what it may be.
+        what: &'static str,
+    },
+    /// There is a user of this name.
+    #[error("User '{name}' exists already")]
+    UserExists {
+        /// The name.
+        name: String,
+    },
+    /// There is none.
+    #[error("There is no user '{name}'")]
+    UserNotFound {
+        /// The name.
+        name: String,
+    },
+    /// There is no such rule.
+    #[error("There is no such rule")]
+    RuleNotFound,
+    /// A user or rule that cannot be meant.
+    #[error("Invalid {what}")]
+    InvalidSecurity {
+        /// What is wrong, and what it may be.
+        what: &'static str,
+    },
+    /// The limit.
+    #[error("There are {limit} {what} already")]
+    TooManyOf {
+        /// Of what.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
     },
     /// A change of one partition was refused.
     #[error("Partition {partition}: {reason}")]

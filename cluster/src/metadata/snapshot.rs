@@ -1,15 +1,18 @@
-//! The state as a snapshot: `[version u8 = 3][bincode of Body]`; what can be derived is rebuilt and not written.
+//! The state as a snapshot: `[version u8 = 6][bincode of Body]`; what can be derived is rebuilt and not written.
 
+use super::security::Security;
 use super::state::{BumpedProducer, MetadataState};
+use super::tee::{TeeProgress, TeeRule};
 use super::topic::{NodeState, RecoveryAudit, RemovedNode, Tombstone, TopicState};
 use crate::codec::{self, CodecError};
-use lance_messages::id::{NodeId, ProducerId, TopicId};
+use lance_messages::id::{NodeId, ProducerId, TeeId, TopicId};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Version byte before every snapshot.
-pub const SNAPSHOT_VERSION: u8 = 4;
+pub const SNAPSHOT_VERSION: u8 = 6;
 const WHAT: &str = "metadata snapshot";
 
 #[derive(Serialize, Deserialize)]
@@ -25,6 +28,10 @@ struct Body<'a> {
     producers: Cow<'a, BTreeMap<ProducerId, BumpedProducer>>,
     producers_swept_at_secs: u64,
     recoveries: Cow<'a, [RecoveryAudit]>,
+    next_tee_id: u32,
+    tees: Cow<'a, BTreeMap<TeeId, TeeRule>>,
+    tee_progress: Cow<'a, BTreeMap<(TeeId, u16), TeeProgress>>,
+    security: Cow<'a, Security>,
 }
 
 impl MetadataState {
@@ -42,6 +49,10 @@ impl MetadataState {
             producers: Cow::Borrowed(&self.producers),
             producers_swept_at_secs: self.producers_swept_at_secs,
             recoveries: Cow::Borrowed(&self.recoveries),
+            next_tee_id: self.next_tee_id,
+            tees: Cow::Borrowed(&self.tees),
+            tee_progress: Cow::Borrowed(&self.tee_progress),
+            security: Cow::Borrowed(&self.security),
         };
         codec::encode(WHAT, SNAPSHOT_VERSION, &body)
     }
@@ -61,6 +72,10 @@ impl MetadataState {
             producers: body.producers.into_owned(),
             producers_swept_at_secs: body.producers_swept_at_secs,
             recoveries: body.recoveries.into_owned(),
+            next_tee_id: body.next_tee_id,
+            tees: body.tees.into_owned(),
+            tee_progress: body.tee_progress.into_owned(),
+            security: Arc::new(body.security.into_owned()),
             ..Self::default()
         };
         state.derive();
@@ -94,6 +109,9 @@ impl MetadataState {
         }
         if self.topics.values().any(|topic| topic.partitions.len() != usize::from(topic.config.partitions)) {
             return Some("a topic's partitions are not as many as its configuration says");
+        }
+        if let Some(reason) = self.tee_contradiction().or_else(|| self.security.contradiction()) {
+            return Some(reason);
         }
         if self.nodes.keys().any(|node| self.removed.contains_key(node) || self.allowed.contains_key(node)) {
             return Some("a registered node is removed or waits to be registered");

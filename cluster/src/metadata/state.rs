@@ -3,10 +3,13 @@
 use super::answer::{Applied, MetadataAnswer, MetadataEvent, MetadataRefusal};
 use super::command::MetadataCommand;
 use super::placement::Loads;
+use super::security::Security;
 use super::state_nodes::Registration;
+use super::tee::{TeeProgress, TeeRule};
 use super::topic::{NodeState, PartitionState, RecoveryAudit, RemovedNode, Tombstone, TopicState};
-use lance_messages::id::{NodeId, ProducerId, TopicId, TopicPartition};
+use lance_messages::id::{NodeId, ProducerId, TeeId, TopicId, TopicPartition};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Most partitions of all topics together.
 pub const MAX_PARTITIONS: u32 = 200_000;
@@ -31,6 +34,10 @@ pub struct MetadataState {
     pub(super) producers: BTreeMap<ProducerId, BumpedProducer>,
     pub(super) producers_swept_at_secs: u64,
     pub(super) recoveries: Vec<RecoveryAudit>,
+    pub(super) next_tee_id: u32,
+    pub(super) tees: BTreeMap<TeeId, TeeRule>,
+    pub(super) tee_progress: BTreeMap<(TeeId, u16), TeeProgress>,
+    pub(super) security: Arc<Security>,
     // Derived from the above, and rebuilt when a snapshot is read.
     pub(super) topic_ids: BTreeMap<String, TopicId>,
     pub(super) loads: Loads,
@@ -60,6 +67,10 @@ impl Default for MetadataState {
             producers: BTreeMap::new(),
             producers_swept_at_secs: 0,
             recoveries: Vec::new(),
+            next_tee_id: 1,
+            tees: BTreeMap::new(),
+            tee_progress: BTreeMap::new(),
+            security: Arc::default(),
             topic_ids: BTreeMap::new(),
             loads: Loads::default(),
         }
@@ -131,6 +142,15 @@ impl MetadataState {
             &MetadataCommand::RemoveNode { node } => self.remove_node(node, events),
             &MetadataCommand::SetTopicMode { topic, mode } => self.set_topic_mode(topic, mode, events),
             MetadataCommand::RecoverPartition(order) => self.recover_partition(order, events),
+            MetadataCommand::AddTee { rule, own_cluster } => self.add_tee(rule, *own_cluster, events),
+            &MetadataCommand::RemoveTee { topic, tee } => self.remove_tee(topic, tee, events),
+            MetadataCommand::ClaimTees { claims } => Ok(self.claim_tees(claims)),
+            MetadataCommand::AdvanceTees { advances } => Ok(self.advance_tees(advances)),
+            MetadataCommand::AddUser { name, credentials } => self.add_user(name, *credentials, events),
+            MetadataCommand::SetCredentials { name, credentials } => self.set_credentials(name, *credentials, events),
+            MetadataCommand::RemoveUser { name } => self.remove_user(name, events),
+            MetadataCommand::AddAcl { rule } => self.add_acl(rule, events),
+            MetadataCommand::RemoveAcl { rule } => self.remove_acl(rule, events),
         }
     }
 

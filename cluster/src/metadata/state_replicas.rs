@@ -150,6 +150,7 @@ impl MetadataState {
         if self.recoveries.len() > MAX_RECOVERIES {
             self.recoveries.remove(0);
         }
+        self.rewind_tees(partition, lost_from);
         events.push(MetadataEvent::PartitionRecovered { partition, epoch, node, lost_from, lost_to });
         self.change_partition(partition, |state| {
             // What the others hold may contradict the copy that goes on: none of it counts any more.

@@ -70,6 +70,7 @@ impl MetadataState {
             return Err(MetadataRefusal::TopicNotFound { topic });
         };
         self.topic_ids.remove(&state.name);
+        self.forget_tees_of(topic);
         state.partitions.iter().for_each(|partition| self.loads.uncount(partition));
         let tombstone = Tombstone { name: state.name.clone(), topic_epoch: state.topic_epoch, deleted_at_secs };
         self.tombstones.insert(topic, tombstone);

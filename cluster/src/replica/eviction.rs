@@ -219,6 +219,16 @@ impl EvictionCore {
         self.nodes.get(&node).is_some_and(|memory| memory.demoted)
     }
 
+    /// What each node of `windows`, those given last, was judged by.
+    pub fn figures(&self, windows: &[FollowerWindow]) -> Vec<(NodeId, Figures)> {
+        let judged = windows.iter().map(|window| judge(&self.options, window, windows));
+        let with_count = judged.map(|one| {
+            let slow_count = self.nodes.get(&one.window.node).map_or(0, |memory| memory.slow_count);
+            (one.window.node, one.figures(slow_count))
+        });
+        with_count.collect()
+    }
+
     /// How long the node's back-off still lasts, ms.
     pub fn backoff_left_ms(&self, node: NodeId, now_ms: u64) -> u64 {
         self.nodes.get(&node).map_or(0, |memory| memory.returns_at_ms.saturating_sub(now_ms))

@@ -7,8 +7,6 @@ mod controller_cluster;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
-mod group_offsets;
-#[cfg(test)]
 mod metadata_cluster;
 #[cfg(test)]
 mod metadata_core;
@@ -21,6 +19,8 @@ mod raft_three;
 #[cfg(test)]
 mod relocations;
 #[cfg(test)]
+mod security;
+#[cfg(test)]
 mod state_cluster;
 #[cfg(test)]
 mod state_properties;
@@ -28,3 +28,5 @@ mod state_properties;
 mod state_rules;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tees;

@@ -2,9 +2,9 @@
 
 use lance_cluster::metadata::{
     Applied, EpochOpening, LeaderChoice, MetadataAnswer, MetadataCommand, MetadataState, PartitionRecovery,
-    ReplicaIncarnation, ReplicationMode, TopicConfig,
+    ReplicaIncarnation, ReplicationMode, TeeAdvance, TeeClaim, TopicConfig,
 };
-use lance_messages::id::{LeaderEpoch, NodeId, ProducerId, TopicId, TopicPartition};
+use lance_messages::id::{LeaderEpoch, NodeId, ProducerId, TeeId, TopicId, TopicPartition};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -131,7 +131,56 @@ fn history(most: usize) -> impl Strategy<Value = Vec<MetadataCommand>> {
 }
 
 fn command() -> impl Strategy<Value = MetadataCommand> {
-    prop_oneof![topic_command(), cluster_command()]
+    prop_oneof![4 => topic_command(), 4 => cluster_command(), 1 => tee_command(), 1 => security_command()]
+}
+
+/// Changes of users and rules.
+fn security_command() -> impl Strategy<Value = MetadataCommand> {
+    let name = || prop_oneof![Just("al"), Just("bo"), Just("*"), Just("")].prop_map(str::to_owned);
+    let rule = || {
+        (name(), 0usize..3, name(), proptest::bool::ANY).prop_map(|(principal, kind, name, allow)| {
+            let kind = lance_messages::security::ResourceKind::ALL[kind];
+            lance_messages::security::AclRule { principal, kind, name, prefix: false, operation: None, allow }
+        })
+    };
+    prop_oneof![
+        name().prop_map(|name| MetadataCommand::AddUser { name, credentials: Default::default() }),
+        name().prop_map(|name| MetadataCommand::SetCredentials { name, credentials: Default::default() }),
+        name().prop_map(|name| MetadataCommand::RemoveUser { name }),
+        rule().prop_map(|rule| MetadataCommand::AddAcl { rule }),
+        rule().prop_map(|rule| MetadataCommand::RemoveAcl { rule }),
+    ]
+}
+
+/// Changes of tee rules, and of how far they are.
+fn tee_command() -> impl Strategy<Value = MetadataCommand> {
+    let place = || (1u32..4, 0u16..3);
+    let to = prop_oneof![Just("a"), Just("b"), Just("c"), Just("bad name")];
+    prop_oneof![
+        (1u32..4, to, 0u64..3).prop_map(|(topic, to, cluster)| MetadataCommand::AddTee {
+            rule: crate::tees::rule(topic, to, cluster),
+            own_cluster: 1,
+        }),
+        (1u32..4, 1u32..4)
+            .prop_map(|(topic, tee)| MetadataCommand::RemoveTee { topic: TopicId(topic), tee: TeeId(tee) }),
+        proptest::collection::vec((place(), 0u32..3), 0..4).prop_map(|claims| {
+            let claims = claims.into_iter().map(|((tee, partition), epoch)| TeeClaim {
+                tee: TeeId(tee),
+                partition,
+                epoch: LeaderEpoch(epoch),
+            });
+            MetadataCommand::ClaimTees { claims: claims.collect() }
+        }),
+        proptest::collection::vec((place(), 0u64..3, 0u64..9), 0..4).prop_map(|advances| {
+            let advances = advances.into_iter().map(|((tee, partition), claim, position)| TeeAdvance {
+                tee: TeeId(tee),
+                partition,
+                claim,
+                checkpoint: crate::tees::checkpoint(position),
+            });
+            MetadataCommand::AdvanceTees { advances: advances.collect() }
+        }),
+    ]
 }
 
 fn topic_command() -> impl Strategy<Value = MetadataCommand> {

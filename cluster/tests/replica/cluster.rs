@@ -350,5 +350,6 @@ fn append_request(log: &TestLog, in_epoch: u32, from: u64, end: u64) -> AppendRe
         high_watermark: log.high_watermark,
         log_start: log.start(),
         batches: (from / UNIT..end / UNIT).map(made).collect(),
+        traced: Vec::new(),
     }
 }

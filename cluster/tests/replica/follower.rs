@@ -21,6 +21,7 @@ fn request(in_epoch: u32, prev: u64, prev_epoch: u32, batches: &[u32], high_wate
         high_watermark: high_watermark * U,
         log_start: 0,
         batches,
+        traced: Vec::new(),
     }
 }
 

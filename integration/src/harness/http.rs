@@ -27,6 +27,15 @@ pub fn get(address: &str, path: &str) -> Reply {
     request(address, "GET", path, "")
 }
 
+/// GET with a bearer token.
+pub fn get_with_token(address: &str, path: &str, token: &str) -> Reply {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let lines = format!("Host: {address}\r\nConnection: close\r\nAuthorization: Bearer {token}");
+    write!(stream, "GET {path} HTTP/1.1\r\n{lines}\r\n\r\n").unwrap();
+    read_reply(stream).unwrap_or_else(|error| panic!("GET http://{address}{path}: {error}"))
+}
+
 /// POST of a JSON body.
 pub fn post(address: &str, path: &str, body: &str) -> Reply {
     request(address, "POST", path, body)
@@ -47,6 +56,10 @@ pub fn try_request(address: &str, method: &str, path: &str, body: &str) -> std::
          Content-Length: {}\r\n\r\n{body}",
         body.len()
     )?;
+    read_reply(stream)
+}
+
+fn read_reply(mut stream: TcpStream) -> std::io::Result<Reply> {
     let mut text = Vec::new();
     stream.read_to_end(&mut text)?;
     let text = String::from_utf8_lossy(&text).into_owned();

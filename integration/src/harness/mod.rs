@@ -10,6 +10,8 @@
 )]
 
 pub mod cluster;
+pub mod collector;
+pub mod contents;
 pub mod http;
 pub mod load;
 pub mod process;
@@ -23,6 +25,8 @@ pub mod server;
 pub mod three_nodes;
 
 pub use cluster::Cluster;
+pub use collector::Collector;
+pub use contents::TopicView;
 pub use load::Load;
 pub use raw::{Frame, Raw};
 pub use server::{Server, ServerSpec};

@@ -53,6 +53,15 @@ pub fn run(name: &str, arguments: &[&str], input: &[u8]) -> Finished {
     run_command(command, input)
 }
 
+/// Runs `lnc` against a server, with environment variables.
+pub fn lnc_with(variables: &[(&str, &str)], server: &str, arguments: &[&str], input: &[u8]) -> Finished {
+    let mut command = Command::new(program("lnc"));
+    command.args(arguments).args(["--server", server]);
+    without_settings(&mut command);
+    command.envs(variables.iter().copied());
+    feed(command, input)
+}
+
 /// Runs `lnc` against a server.
 pub fn lnc(server: &str, arguments: &[&str], input: &[u8]) -> Finished {
     let mut all = arguments.to_vec();
@@ -63,6 +72,10 @@ pub fn lnc(server: &str, arguments: &[&str], input: &[u8]) -> Finished {
 /// Runs any command to its end.
 pub fn run_command(mut command: Command, input: &[u8]) -> Finished {
     without_settings(&mut command);
+    feed(command, input)
+}
+
+fn feed(mut command: Command, input: &[u8]) -> Finished {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 #[derive(Clone, Debug, Default)]
 pub struct ServerSpec {
     sets: Vec<String>,
+    variables: Vec<(String, String)>,
     without_io_uring: bool,
 }
 
@@ -63,6 +64,13 @@ impl ServerSpec {
     #[must_use]
     pub fn set(mut self, setting: impl Into<String>) -> Self {
         self.sets.push(setting.into());
+        self
+    }
+
+    /// With an environment variable.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.variables.push((name.to_owned(), value.into()));
         self
     }
 
@@ -189,6 +197,7 @@ impl Server {
         for setting in settings.iter().chain(&self.spec.sets) {
             command.arg("--set").arg(setting);
         }
+        command.envs(self.spec.variables.iter().map(|(name, value)| (name, value)));
         seccomp::die_with_parent(&mut command);
         if self.spec.without_io_uring {
             seccomp::refuse_io_uring(&mut command);

@@ -15,7 +15,12 @@ pub struct ThreeNodes {
 impl ThreeNodes {
     /// Three nodes that keep three copies, in small segments, and ack what a quorum has; all serve.
     pub fn start() -> ThreeNodes {
-        let mut cluster = Self::prepare();
+        Self::start_with(&|spec| spec)
+    }
+
+    /// As [`ThreeNodes::start`], each with further settings.
+    pub fn start_with(settings: &dyn Fn(ServerSpec) -> ServerSpec) -> ThreeNodes {
+        let mut cluster = Self::prepare_with(settings);
         cluster.spawn_all();
         cluster.nodes.iter_mut().for_each(Server::await_serving);
         cluster.await_ready();
@@ -24,7 +29,11 @@ impl ThreeNodes {
 
     /// Three nodes that were not started yet.
     pub fn prepare() -> ThreeNodes {
-        let mut nodes: Vec<Server> = (1..=3).map(|id| spec(id).prepare()).collect();
+        Self::prepare_with(&|spec| spec)
+    }
+
+    fn prepare_with(settings: &dyn Fn(ServerSpec) -> ServerSpec) -> ThreeNodes {
+        let mut nodes: Vec<Server> = (1..=3).map(|id| settings(spec(id)).prepare()).collect();
         let peers: Vec<String> = nodes.iter().map(Server::address).collect();
         nodes.iter_mut().for_each(|node| node.set(format!("replication.peers={}", peers.join(","))));
         ThreeNodes { nodes }

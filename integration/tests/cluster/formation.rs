@@ -1,7 +1,7 @@
 //! How a cluster begins, and that all of it knows what any node was told.
 
 use lance_integration::harness::three_nodes::is_ready;
-use lance_integration::harness::{ThreeNodes, eventually};
+use lance_integration::harness::{ThreeNodes, eventually, http};
 use std::time::{Duration, Instant};
 
 /// From the start of the processes until all nodes are ready.
@@ -39,4 +39,25 @@ fn a_topic_created_through_any_node_is_on_all() {
         });
     }
     cluster.await_agreement();
+}
+
+#[test]
+fn a_node_that_waits_for_the_others_answers_probes_and_says_for_whom() {
+    let mut cluster = ThreeNodes::prepare();
+    cluster.nodes[0].spawn();
+    let admin = cluster.nodes[0].admin();
+    let ready = eventually("the node says what it waits for", || {
+        let reply = http::try_request(&admin, "GET", "/health/ready", "").ok()?;
+        reply.body.contains("waiting for").then_some(reply)
+    });
+    assert_eq!(ready.status, 503, "{}", ready.body);
+    assert!(ready.body.contains(&cluster.nodes[1].address()), "{}", ready.body);
+    assert_eq!(http::get(&admin, "/health/live").status, 200);
+    assert_eq!(http::get(&admin, "/health/startup").status, 503);
+    assert_eq!(http::get(&admin, "/v1/cluster").status, 503);
+    cluster.nodes[1].spawn();
+    cluster.nodes[2].spawn();
+    cluster.await_ready();
+    assert_eq!(http::get(&admin, "/health/startup").status, 200);
+    assert_eq!(http::get(&admin, "/v1/cluster").status, 200);
 }

@@ -160,7 +160,7 @@ fn only_the_disk_opens_files() {
         // Counters of this process in /proc.
         "actors/src/metrics/",
         "actors/src/metrics.rs",
-        // Committed offsets of a consumer, on its own machine.
+        // An application keeps its offsets in a file of its own.
         "client/src/offsets/file.rs",
     ];
     let folders = ["messages/", "storage/", "cluster/", "config/", "actors/", "client/"];
@@ -270,16 +270,8 @@ fn without_imports(code: &str) -> String {
 }
 
 /// Keys of features that this version lacks: the checks refuse or warn of them, or they mean nothing on a single node.
-const KEYS_WITHOUT_EFFECT: &[&str] = &[
-    "tls.",
-    "auth.",
-    "eviction.",
-    "cluster.",
-    "telemetry.otlp_",
-    "telemetry.sample_",
-    "numa.",
-    "network.nic_pci_addr",
-];
+const KEYS_WITHOUT_EFFECT: &[&str] =
+    &["eviction.", "cluster.", "telemetry.otlp_", "telemetry.sample_", "numa.", "network.nic_pci_addr"];
 
 #[test]
 fn every_configuration_key_reaches_the_node() {

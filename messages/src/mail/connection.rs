@@ -3,6 +3,7 @@
 use crate::error_code::ErrorCode;
 use crate::id::{LeaderEpoch, TopicPartition};
 use bytes::Bytes;
+use std::time::Duration;
 
 /// What became of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +103,8 @@ pub struct Replies<S: 'static> {
     pub replies: Vec<Reply<S>>,
     /// The shard had no free buffer for everything it was sent: producers should slow down.
     pub pressed: bool,
+    /// When they became known, as time since the process started.
+    pub known_at: Duration,
 }
 
 /// A shard's ingestion actor restarted: requests sent to it before are answered "outcome unknown, retriable".

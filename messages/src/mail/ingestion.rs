@@ -2,8 +2,18 @@
 
 use crate::batch::{BatchFlags, ProducerSequence};
 use crate::id::{ConnectionId, TopicId, TopicPartition};
+use crate::wire::TraceContext;
 use bytes::Bytes;
 use std::time::Duration;
+
+/// What a traced request carries along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestTrace {
+    /// The span of the request on the node that took it.
+    pub context: TraceContext,
+    /// When it was taken, as time since the process started.
+    pub received_at: Duration,
+}
 
 /// One batch to append, already checked and in the form it is stored in.
 #[derive(Clone, Debug)]
@@ -26,6 +36,8 @@ pub struct ProduceRequest {
     pub timestamp_ns: u64,
     /// For an idempotent producer.
     pub producer: Option<ProducerSequence>,
+    /// Of a request that is traced: few are, and the others pay for a pointer.
+    pub trace: Option<Box<RequestTrace>>,
 }
 
 /// Appends batches of one connection, in order.
@@ -60,6 +72,8 @@ pub struct Fetch {
     pub max_wait: Duration,
     /// Whether compressed batches may be served as stored.
     pub compressed: bool,
+    /// The span of the request, where it is traced.
+    pub trace: Option<TraceContext>,
 }
 
 /// Ends the waiting of a fetch: it answers with what there is.
@@ -86,6 +100,8 @@ pub enum OffsetQuery {
     Timestamp(u64),
     /// The record with this number.
     Record(u64),
+    /// The first record that starts at or after this offset.
+    Offset(u64),
 }
 
 /// Looks an offset up.

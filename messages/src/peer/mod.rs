@@ -5,6 +5,7 @@
 
 use crate::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use crate::id::{LeaderEpoch, NodeId, ReplicaIncarnation, TopicPartition};
+use crate::wire::TraceContext;
 use bytes::Bytes;
 
 /// Which start of which node speaks; proven when its connection was opened.
@@ -49,6 +50,15 @@ pub struct ReplicaBatch {
     pub records: Bytes,
 }
 
+/// A batch of an append that is traced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TracedBatch {
+    /// Which of its batches.
+    pub index: u32,
+    /// The leader's span of sending it.
+    pub context: TraceContext,
+}
+
 /// Batches of a leader for one follower; without batches a probe that carries the high watermark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppendRequest {
@@ -66,6 +76,8 @@ pub struct AppendRequest {
     pub log_start: u64,
     /// The batches, in order and without a gap.
     pub batches: Vec<ReplicaBatch>,
+    /// Those of them that are traced, in order; for the follower's spans and nothing else.
+    pub traced: Vec<TracedBatch>,
 }
 
 impl AppendRequest {

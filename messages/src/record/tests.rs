@@ -1,4 +1,4 @@
-//! Records: their bytes, and bytes that are none.
+//! Records: golden bytes, round trips, hostile bytes.
 
 use super::*;
 use proptest::prelude::*;

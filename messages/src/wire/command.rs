@@ -37,6 +37,9 @@ impl Command {
     pub const GROUP_OFFSETS: Command = Command(0x4B);
     pub const DESCRIBE_GROUPS: Command = Command(0x4C);
     pub const DELETE_GROUP: Command = Command(0x4D);
+    pub const TOPIC_TEE: Command = Command(0x58);
+    pub const SECURITY: Command = Command(0x59);
+    pub const SCRAM_STEP: Command = Command(0x5A);
     pub const TOPIC_RESPONSE: Command = Command(0x80);
     pub const CLUSTER_STATUS_RESPONSE: Command = Command(0x81);
     pub const HELLO_RESPONSE: Command = Command(0xC0);
@@ -53,6 +56,9 @@ impl Command {
     pub const GROUP_OFFSETS_RESPONSE: Command = Command(0xCB);
     pub const DESCRIBE_GROUPS_RESPONSE: Command = Command(0xCC);
     pub const DELETE_GROUP_RESPONSE: Command = Command(0xCD);
+    pub const TOPIC_TEE_RESPONSE: Command = Command(0xD8);
+    pub const SECURITY_RESPONSE: Command = Command(0xD9);
+    pub const SCRAM_STEP_RESPONSE: Command = Command(0xDA);
     pub const ERROR_RESPONSE: Command = Command(0xFF);
 }
 

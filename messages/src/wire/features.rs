@@ -34,12 +34,16 @@ impl Features {
     pub const GROUPS: Features = Features(1 << 10);
     /// Reserved: delete records.
     pub const DELETE_RECORDS: Features = Features(1 << 11);
-    /// Reserved: SCRAM authentication.
+    /// ScramStep: SCRAM-SHA-256 authentication.
     pub const SCRAM: Features = Features(1 << 12);
     /// A compressed ingest payload names its codec and plain length.
     pub const COMPRESSED_INGEST: Features = Features(1 << 13);
     /// DescribeCluster and ClusterCommand.
     pub const CLUSTER: Features = Features(1 << 14);
+    /// TopicTee.
+    pub const TEE: Features = Features(1 << 15);
+    /// Security: users and rules.
+    pub const SECURITY: Features = Features(1 << 16);
 
     /// Whether all bits of `other` are set.
     pub const fn contains(self, other: Features) -> bool {

@@ -4,9 +4,9 @@
 //! LookupOffset 0x43               LookupOffsetResponse 0xC3
 //!   0 4 topic id                    0 8 offset
 //!   4 2 partition                   8 8 record number
-//!   6 1 kind, 0..=3                16 8 timestamp of the batch, ns (0: none)
+//!   6 1 kind, 0..=4                16 8 timestamp of the batch, ns (0: none)
 //!   7 1 zero
-//!   8 8 value: ns for kind 2, record number for kind 3
+//!   8 8 value: ns for kind 2, record number for kind 3, offset for kind 4
 //! ```
 
 use super::payload::PayloadReader;
@@ -24,6 +24,8 @@ pub enum LookupTarget {
     Timestamp(u64),
     /// Kind 3: the record with this number.
     RecordNumber(u64),
+    /// Kind 4: the first record that starts at or after this offset.
+    Offset(u64),
 }
 
 /// Asks where in a partition something is.
@@ -58,6 +60,7 @@ impl LookupOffset {
             1 => LookupTarget::Latest,
             2 => LookupTarget::Timestamp(value),
             3 => LookupTarget::RecordNumber(value),
+            4 => LookupTarget::Offset(value),
             _ => return None,
         };
         Some(LookupOffset { partition, target })
@@ -69,6 +72,7 @@ impl LookupOffset {
             LookupTarget::Latest => (1, 0),
             LookupTarget::Timestamp(ns) => (2, ns),
             LookupTarget::RecordNumber(number) => (3, number),
+            LookupTarget::Offset(offset) => (4, offset),
         };
         out.put_u32_le(self.partition.topic.0);
         out.put_u16_le(self.partition.partition);

@@ -20,6 +20,8 @@ pub mod request;
 mod request_encode;
 pub mod response;
 mod response_encode;
+pub mod security;
+pub mod tee;
 pub mod text;
 pub mod topics;
 pub mod trace;

@@ -25,6 +25,8 @@ use super::hello::{Hello, InitProducer};
 use super::lookup::LookupOffset;
 use super::payload::PayloadReader;
 use super::produce::Produce;
+use super::security::SecurityRequest;
+use super::tee::TeeRequest;
 use super::text;
 use super::topics::{AlterTopic, CreateTopicWithConfig, MetadataRequest};
 use super::trace::{TRACE_CONTEXT_LEN, TraceContext, crc_after_prefix};
@@ -101,6 +103,10 @@ pub enum Request {
     DeleteGroup {
         group: String,
     },
+    TopicTee(TeeRequest),
+    Security(SecurityRequest),
+    /// A message of SCRAM.
+    ScramStep(String),
 }
 
 /// Asks where a consumer should start.
@@ -252,6 +258,9 @@ fn decode_extension(command: Command, payload: &Bytes, granted: Features) -> Res
         Command::FETCH_PARTITIONS => Features::LONG_POLL,
         Command::LOOKUP_OFFSET => Features::LOOKUP,
         Command::DESCRIBE_CLUSTER | Command::CLUSTER_COMMAND => Features::CLUSTER,
+        Command::TOPIC_TEE => Features::TEE,
+        Command::SECURITY => Features::SECURITY,
+        Command::SCRAM_STEP => Features::SCRAM,
         Command::METADATA | Command::CREATE_TOPIC_WITH_CONFIG | Command::ALTER_TOPIC => Features::METADATA,
         Command::GROUP_HEARTBEAT
         | Command::GROUP_COMMIT
@@ -284,6 +293,11 @@ fn decode_extension(command: Command, payload: &Bytes, granted: Features) -> Res
         | Command::GROUP_OFFSETS
         | Command::DESCRIBE_GROUPS
         | Command::DELETE_GROUP => (decode_group(command, payload), text::INVALID_GROUP_REQUEST),
+        Command::TOPIC_TEE => (TeeRequest::decode(payload).map(Request::TopicTee), text::INVALID_TOPIC_TEE),
+        Command::SECURITY => (SecurityRequest::decode(payload).map(Request::Security), text::INVALID_SECURITY),
+        Command::SCRAM_STEP => {
+            (std::str::from_utf8(payload).ok().map(|text| Request::ScramStep(text.to_owned())), text::INVALID_SECURITY)
+        }
         _ => (AlterTopic::decode(payload).map(Request::AlterTopic), text::INVALID_ALTER_TOPIC),
     };
     request.ok_or((ErrorCode::InvalidRequest, text))

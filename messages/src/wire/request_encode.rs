@@ -160,6 +160,18 @@ fn encode_consumer_or_extension(request: &Request, out: &mut BytesMut) -> Comman
             command.encode(out);
             Command::CLUSTER_COMMAND
         }
+        Request::TopicTee(tee) => {
+            tee.encode(out);
+            Command::TOPIC_TEE
+        }
+        Request::Security(security) => {
+            security.encode(out);
+            Command::SECURITY
+        }
+        Request::ScramStep(message) => {
+            out.put_slice(message.as_bytes());
+            Command::SCRAM_STEP
+        }
         Request::Metadata(metadata) => {
             metadata.encode(out);
             Command::METADATA

@@ -22,6 +22,8 @@ use super::hello::{HelloResponse, ProducerEpoch};
 use super::lookup::LookupOffsetResponse;
 use super::payload::PayloadReader;
 use super::produce::AckOffsets;
+use super::security::SecurityReply;
+use super::tee::TeeReply;
 use super::topics::{MetadataResponse, TopicConfigured};
 use super::typed_error::TypedError;
 use bytes::Bytes;
@@ -87,6 +89,10 @@ pub enum Response {
     /// JSON.
     DescribeGroups(Bytes),
     DeleteGroup,
+    TopicTee(TeeReply),
+    Security(SecurityReply),
+    /// A message of SCRAM.
+    ScramStep(String),
 }
 
 /// A frame no server sends.
@@ -151,7 +157,7 @@ impl ResponseFrame {
 }
 
 fn is_reply(command: Command) -> bool {
-    matches!(command.0, 0x09 | 0x11 | 0x12 | 0x23 | 0x24 | 0x80 | 0x81 | 0xC0..=0xCD | 0xFF)
+    matches!(command.0, 0x09 | 0x11 | 0x12 | 0x23 | 0x24 | 0x80 | 0x81 | 0xC0..=0xCD | 0xD8..=0xDA | 0xFF)
 }
 
 /// `None`: the payload does not decode.
@@ -191,6 +197,9 @@ fn decode_reply(command: Command, payload: &Bytes, granted: Features) -> Option<
         Command::GROUP_OFFSETS_RESPONSE => Response::GroupOffsets(GroupOffsetsFound::decode(payload)?),
         Command::DESCRIBE_GROUPS_RESPONSE => Response::DescribeGroups(payload.clone()),
         Command::DELETE_GROUP_RESPONSE => Response::DeleteGroup,
+        Command::TOPIC_TEE_RESPONSE => Response::TopicTee(TeeReply::decode(payload)?),
+        Command::SECURITY_RESPONSE => Response::Security(SecurityReply::decode(payload)?),
+        Command::SCRAM_STEP_RESPONSE => Response::ScramStep(std::str::from_utf8(payload).ok()?.to_owned()),
         Command::ERROR_RESPONSE if granted.contains(Features::TYPED_ERRORS) => {
             Response::Error(TypedError::decode(payload)?)
         }

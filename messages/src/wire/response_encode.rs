@@ -130,6 +130,18 @@ fn encode_extension(response: &Response, out: &mut BytesMut, granted: Features) 
             Command::DESCRIBE_GROUPS_RESPONSE
         }
         Response::DeleteGroup => Command::DELETE_GROUP_RESPONSE,
+        Response::TopicTee(reply) => {
+            reply.encode(out);
+            Command::TOPIC_TEE_RESPONSE
+        }
+        Response::Security(reply) => {
+            reply.encode(out);
+            Command::SECURITY_RESPONSE
+        }
+        Response::ScramStep(message) => {
+            out.put_slice(message.as_bytes());
+            Command::SCRAM_STEP_RESPONSE
+        }
         Response::Error(error) if granted.contains(Features::TYPED_ERRORS) => {
             error.encode(out);
             Command::ERROR_RESPONSE

@@ -42,4 +42,8 @@ pub const INVALID_CLUSTER_COMMAND: &str = "Invalid cluster command payload";
 /// See [`INVALID_HELLO`].
 pub const INVALID_GROUP_REQUEST: &str = "Invalid group payload";
 /// See [`INVALID_HELLO`].
+pub const INVALID_TOPIC_TEE: &str = "Invalid topic tee payload";
+/// See [`INVALID_HELLO`].
+pub const INVALID_SECURITY: &str = "Invalid security payload";
+/// See [`INVALID_HELLO`].
 pub const INVALID_ALTER_TOPIC: &str = "Invalid alter topic payload";

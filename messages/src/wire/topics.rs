@@ -98,7 +98,7 @@ pub struct PartitionMetadata {
 }
 
 /// Creates a topic; `None` takes the server's default.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CreateTopicWithConfig {
     /// Its name.
     pub name: String,

@@ -83,7 +83,7 @@ impl Crew {
         if let Some(op) = refused {
             let (operation, path) = op.names();
             let result = Err(DiskError::QueueGone { operation, path: path.to_owned() });
-            return Some(DiskCompletion { token: op.token, result, chunks: op.kind.into_chunks(), file: None });
+            return Some(op.completed(result));
         }
         self.busy.entry(key).or_insert((lane, 0)).1 += 1;
         None

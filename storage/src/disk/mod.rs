@@ -10,7 +10,7 @@ use std::fmt;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 mod blocking;
 mod buffer;
@@ -138,6 +138,12 @@ impl DiskOp {
         (operation, self.file.path())
     }
 
+    /// Its completion, where it makes no file and nobody took the time.
+    fn completed(self, result: Result<(), DiskError>) -> DiskCompletion {
+        let (token, chunks) = (self.token, self.kind.into_chunks());
+        DiskCompletion { token, result, chunks, file: None, times: OpTimes::default() }
+    }
+
     /// Refuses what is not whole blocks, or leaves its slot.
     fn check(&self) -> Result<(), DiskError> {
         let whole = |number: u64| number.is_multiple_of(BLOCK as u64);
@@ -239,6 +245,17 @@ pub struct DiskCompletion {
     pub chunks: Vec<Chunk>,
     /// The file an [`OpKind::Create`] made.
     pub file: Option<Arc<dyn DiskFile>>,
+    /// When it did what.
+    pub times: OpTimes,
+}
+
+/// When the parts of an operation were done, as far as its home tells them apart; for traces and nothing else.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OpTimes {
+    /// The disk had it.
+    pub started: Option<Instant>,
+    /// All of it was written, and its sync could begin.
+    pub written: Option<Instant>,
 }
 
 /// How a file is opened.

@@ -3,9 +3,10 @@
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use super::file::{DirectIo, OsFile};
-use super::{Arena, BLOCK, Chunk, DiskCompletion, DiskError, DiskFile, DiskOp, OpKind, Operation};
+use super::{Arena, BLOCK, Chunk, DiskCompletion, DiskError, DiskFile, DiskOp, OpKind, OpTimes, Operation};
 
 /// Bytes of the run of zeroes that windows are written from.
 pub(super) const ZERO_BYTES: usize = 1 << 20;
@@ -123,13 +124,14 @@ fn zeroes() -> io::Result<*const u8> {
 pub(super) fn perform(op: DiskOp, direct_io: &Arc<DirectIo>, scratch: &mut Runs) -> DiskCompletion {
     let checked = op.check();
     let DiskOp { token, file, kind } = op;
+    let mut times = OpTimes { started: Some(Instant::now()), written: None };
     if let OpKind::Create { path } = &kind {
         let made = OsFile::create_durable(path, direct_io);
         let (result, file) = match made {
             Ok(file) => (Ok(()), Some(Arc::new(file) as Arc<dyn DiskFile>)),
             Err(error) => (Err(error), None),
         };
-        return DiskCompletion { token, result, chunks: Vec::new(), file };
+        return DiskCompletion { token, result, chunks: Vec::new(), file, times };
     }
     let result = match (checked, file.as_any().downcast_ref::<OsFile>()) {
         (Err(error), _) => Err(error),
@@ -137,7 +139,7 @@ pub(super) fn perform(op: DiskOp, direct_io: &Arc<DirectIo>, scratch: &mut Runs)
         (Ok(()), Some(file)) => match &kind {
             OpKind::Write { chunks, sync } => {
                 scratch.of_chunks(chunks);
-                write(file, scratch, *sync)
+                write(file, scratch, *sync, &mut times)
             }
             OpKind::Zero { file_offset, len } => zero(file, scratch, *file_offset, *len),
             OpKind::Sync => file.sync_data(),
@@ -145,7 +147,7 @@ pub(super) fn perform(op: DiskOp, direct_io: &Arc<DirectIo>, scratch: &mut Runs)
             OpKind::Create { .. } => Ok(()),
         },
     };
-    DiskCompletion { token, result, chunks: kind.into_chunks(), file: None }
+    DiskCompletion { token, result, chunks: kind.into_chunks(), file: None, times }
 }
 
 fn zero(file: &OsFile, scratch: &mut Runs, file_offset: u64, len: u64) -> Result<(), DiskError> {
@@ -156,7 +158,7 @@ fn zero(file: &OsFile, scratch: &mut Runs, file_offset: u64, len: u64) -> Result
     Ok(())
 }
 
-fn write(file: &OsFile, scratch: &mut Runs, sync: bool) -> Result<(), DiskError> {
+fn write(file: &OsFile, scratch: &mut Runs, sync: bool, times: &mut OpTimes) -> Result<(), DiskError> {
     // A write that syncs itself covers only itself: what was written before needs a sync of the whole file.
     let alone = sync && scratch.runs.len() == 1 && !file.take_unsynced();
     let flags = if alone { libc::RWF_DSYNC } else { 0 };
@@ -165,6 +167,8 @@ fn write(file: &OsFile, scratch: &mut Runs, sync: bool) -> Result<(), DiskError>
         file.mark_unsynced();
     }
     written?;
+    // A write that syncs itself does not say when it was written.
+    times.written = (!alone).then(Instant::now);
     if sync && !alone { file.sync_data() } else { Ok(()) }
 }
 

@@ -24,7 +24,8 @@ use super::file::{DirectIo, OsFile};
 use super::notify::Notify;
 use super::perform::Runs;
 use super::{
-    Arena, BLOCK, Chunk, DiskCompletion, DiskError, DiskFile, DiskOp, OpKind, Operation, QueueOptions, WriteQueue,
+    Arena, BLOCK, Chunk, DiskCompletion, DiskError, DiskFile, DiskOp, OpKind, OpTimes, Operation, QueueOptions,
+    WriteQueue,
 };
 
 /// The caller's side.
@@ -113,8 +114,7 @@ impl WriteQueue for TokioUringQueue {
             if let Some(op) = refused {
                 let (operation, path) = op.names();
                 let error = DiskError::QueueGone { operation, path: path.to_owned() };
-                let (token, chunks) = (op.token, op.kind.into_chunks());
-                self.refused.push(DiskCompletion { token, result: Err(error), chunks, file: None });
+                self.refused.push(op.completed(Err(error)));
             }
         }
         if wake {
@@ -291,18 +291,19 @@ async fn run(station: Rc<Station>, op: DiskOp) {
         _ => (Vec::new(), true, Ok(())),
     };
     let chunks = Rc::new(chunks);
+    let mut times = OpTimes { started: Some(Instant::now()), written: None };
     let result = match (checked, prepared, file.as_any().downcast_ref::<OsFile>()) {
         (Err(error), ..) => Err(error),
         (_, Err(error), _) => Err(DiskError::io(operation, file.path(), &error)),
         (.., None) => Err(DiskError::ForeignFile { path: file.path().to_owned() }),
         (.., Some(os_file)) => {
             let job = Job { station: &station, file: &file, os_file, chunks: &chunks, operation };
-            job.write_and_sync(runs, sync).await
+            job.write_and_sync(runs, sync, &mut times).await
         }
     };
     let chunks = Rc::try_unwrap(chunks).unwrap_or_default();
     drop(file);
-    let _ = station.done.send(DiskCompletion { token, result, chunks, file: None });
+    let _ = station.done.send(DiskCompletion { token, result, chunks, file: None, times });
     station.notify.raise();
 }
 
@@ -316,7 +317,7 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    async fn write_and_sync(&self, mut runs: Runs, sync: bool) -> Result<(), DiskError> {
+    async fn write_and_sync(&self, mut runs: Runs, sync: bool, times: &mut OpTimes) -> Result<(), DiskError> {
         let writes = !runs.runs.is_empty();
         // A write that syncs itself covers only itself, not what was written before.
         let alone = sync && runs.runs.len() == 1 && !self.os_file.take_unsynced();
@@ -327,6 +328,8 @@ impl Job<'_> {
                 break;
             }
         }
+        // A write that syncs itself does not say when it was written.
+        times.written = (writes && !alone).then(Instant::now);
         if result.is_ok() && sync && !alone {
             self.os_file.take_unsynced();
             result = self.sync().await;

@@ -19,7 +19,9 @@ use super::crew::Crew;
 use super::file::{DirectIo, OsFile};
 use super::notify::wait_readable;
 use super::perform::Runs;
-use super::{Arena, BLOCK, DiskCompletion, DiskError, DiskFile, DiskOp, OpKind, Operation, QueueOptions, WriteQueue};
+use super::{
+    Arena, BLOCK, DiskCompletion, DiskError, DiskFile, DiskOp, OpKind, OpTimes, Operation, QueueOptions, WriteQueue,
+};
 
 /// Marks the completion of an `fdatasync`, where a write carries the number of its run.
 const SYNC_RUN: u32 = u32::MAX;
@@ -43,6 +45,7 @@ struct InFlight {
     synced: bool,
     retries: u32,
     error: Option<DiskError>,
+    times: OpTimes,
 }
 
 /// The queue of the io_uring home.
@@ -166,7 +169,7 @@ impl UringQueue {
 
     /// Answers an operation at once; the no-op makes the descriptor readable for it.
     fn answer(&mut self, op: DiskOp, error: DiskError) {
-        self.done.push(completion(op, Err(error)));
+        self.done.push(op.completed(Err(error)));
         self.push(opcode::Nop::new().build().user_data(WAKE));
     }
 
@@ -197,6 +200,7 @@ impl UringQueue {
         let linked = run_count == 1 && matches!(op.kind, OpKind::Write { sync: true, .. });
         (entry.synced, entry.retries, entry.outstanding) = (false, 0, 0);
         (entry.op, entry.error) = (Some(op), None);
+        entry.times = OpTimes { started: Some(Instant::now()), written: None };
         for run in 0..run_count {
             self.write_run(index, run as u32, linked);
         }
@@ -260,7 +264,7 @@ impl UringQueue {
         }
         let result = entry.error.take().map_or(Ok(()), Err);
         if let Some(op) = entry.op.take() {
-            self.done.push(completion(op, result));
+            self.done.push(DiskCompletion { times: entry.times, ..op.completed(result) });
         }
         self.free.push(index);
     }
@@ -311,6 +315,8 @@ impl UringQueue {
                 entry.error = Some(DiskError::NoProgress { operation, path, file_offset, len });
             } else if entry.runs.advance(run_number as usize, whole) {
                 return self.write_run(index, run_number, false);
+            } else {
+                entry.times.written = Some(Instant::now());
             }
         }
         if self.table[index as usize].outstanding == 0 {
@@ -329,7 +335,7 @@ impl UringQueue {
                 None => {
                     let (operation, path) = op.names();
                     let error = DiskError::os(operation, path, libc::EAGAIN);
-                    Some(completion(op, Err(error)))
+                    Some(op.completed(Err(error)))
                 }
             };
             match refused {
@@ -366,10 +372,6 @@ impl UringQueue {
 
 fn user_data(index: u32, run_number: u32) -> u64 {
     u64::from(index) << 32 | u64::from(run_number)
-}
-
-fn completion(op: DiskOp, result: Result<(), DiskError>) -> DiskCompletion {
-    DiskCompletion { token: op.token, result, chunks: op.kind.into_chunks(), file: None }
 }
 
 impl WriteQueue for UringQueue {

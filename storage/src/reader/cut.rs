@@ -80,6 +80,21 @@ pub(super) fn start_of_record(plain: &[u8], layout: Layout, skip: u64) -> usize 
     at
 }
 
+/// The first record that starts at or after `offset` of a batch: where, and how many come before it (`u64::MAX`: all).
+pub(super) fn record_from(plain: &[u8], layout: Layout, offset: usize) -> (usize, u64) {
+    if layout == Layout::Opaque {
+        return if offset == 0 { (0, 0) } else { (plain.len(), u64::MAX) };
+    }
+    let (mut at, mut before) = (0, 0);
+    while at < offset {
+        match record_end(plain, at) {
+            Some(end) => (at, before) = (end, before + 1),
+            None => return (plain.len(), before),
+        }
+    }
+    (at, before)
+}
+
 /// Where the record at `at` ends; `None` at the end, and for bytes that are no record.
 fn record_end(plain: &[u8], at: usize) -> Option<usize> {
     let header = plain.get(at..)?.first_chunk::<TLV_HEADER_BYTES>()?;

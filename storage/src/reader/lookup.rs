@@ -1,7 +1,7 @@
-//! From a time, a sort key or a record number to an offset: binary search over segments and index, then hops.
+//! From a time, a sort key, a record number or any offset to a record's offset: binary search over segments and index, then hops.
 
 use super::cursor::Cursor;
-use super::cut::start_of_record;
+use super::cut::{record_from, start_of_record};
 use super::plan::{layout_of, plain_bytes};
 use super::source::Source;
 use super::{ReadError, Reader};
@@ -18,11 +18,15 @@ pub enum Lookup {
     SortKey(SortKey),
     /// The record with this number.
     Record(u64),
+    /// The first record that starts at or after this offset.
+    Offset(u64),
 }
 
 /// Where it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
+    /// Log position of its batch.
+    pub position: u64,
     /// Offset of the batch, or of the very record that was looked for.
     pub offset: u64,
     /// Number of the record at that offset.
@@ -64,8 +68,10 @@ impl Reader {
     }
 
     fn slice_starts_before(&mut self, slice: &SegmentSlice, lookup: Lookup) -> Result<bool, ReadError> {
-        if let Lookup::Record(record) = lookup {
-            return Ok(slice.segment.base().record <= record);
+        match lookup {
+            Lookup::Record(record) => return Ok(slice.segment.base().record <= record),
+            Lookup::Offset(offset) => return Ok(slice.segment.base().offset <= offset),
+            Lookup::AppendTime(_) | Lookup::SortKey(_) => {}
         }
         let source = Source::open(&mut self.files, slice, Some(slice.start_offset))?;
         let header = Cursor::new(&source, &mut self.window, source.base_position(), 0).peek()?;
@@ -90,14 +96,28 @@ impl Reader {
                         _ => start_of_record(&plain_bytes(source, &header, &mut cursor)?, layout_of(&header), skip),
                     };
                     return Ok(Some(Found {
+                        position: header.position,
                         offset: header.base_offset + inside as u64,
                         record: header.base_record + skip,
                         sort_key: header.sort_key,
                     }));
                 }
+                Lookup::Offset(offset) if offset < header.end_offset() => {
+                    let inside = offset.saturating_sub(header.base_offset) as usize;
+                    let (inside, skip) = match inside {
+                        0 => (0, 0),
+                        _ => record_from(&plain_bytes(source, &header, &mut cursor)?, layout_of(&header), inside),
+                    };
+                    return Ok(Some(Found {
+                        position: header.position,
+                        offset: header.base_offset + inside as u64,
+                        record: (header.base_record.saturating_add(skip)).min(header.end_record()),
+                        sort_key: header.sort_key,
+                    }));
+                }
                 Lookup::SortKey(sort_key) if header.sort_key >= sort_key => {
-                    let (offset, record) = (header.base_offset, header.base_record);
-                    return Ok(Some(Found { offset, record, sort_key: header.sort_key }));
+                    let (position, offset, record) = (header.position, header.base_offset, header.base_record);
+                    return Ok(Some(Found { position, offset, record, sort_key: header.sort_key }));
                 }
                 _ => {}
             }
@@ -128,5 +148,6 @@ fn starts_before(header: &BatchHeader, lookup: Lookup) -> bool {
         Lookup::SortKey(sort_key) => header.sort_key < sort_key,
         Lookup::AppendTime(timestamp_ns) => header.sort_key.timestamp_ns() < timestamp_ns,
         Lookup::Record(record) => header.base_record <= record,
+        Lookup::Offset(offset) => header.base_offset <= offset,
     }
 }

@@ -74,7 +74,7 @@ fn flush(log: &mut Log, pool: &mut SlotPool) {
     let Some(step) = log.take_flush(true) else { return };
     let OpKind::Write { chunks, .. } = step.kind else { panic!("{:?}", step.kind) };
     let chunks: Vec<Chunk> = chunks;
-    let completion = DiskCompletion { token: 0, result: Ok(()), chunks, file: None };
+    let completion = DiskCompletion { token: 0, result: Ok(()), chunks, file: None, times: Default::default() };
     let completed = log.complete(completion, pool).unwrap();
     log.advance_high_watermark(completed.durable_end);
 }

@@ -7,17 +7,10 @@ use crate::view::ClusterView;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::LeaderEpoch;
 use lance_messages::mail::connection::{Answer, FetchedData, PartitionBounds, Produced, Reply};
+use lance_messages::wire::Response;
 use lance_messages::wire::typed_error::{Answers, TypedError};
-use lance_messages::wire::{Response, ResponseFrame};
 
-/// An answer, with the CRC-32 of the data it carries (0 without).
-#[derive(Debug)]
-pub struct LinkAnswer {
-    /// The frame.
-    pub frame: ResponseFrame,
-    /// CRC-32 of a fetch's data.
-    pub data_crc: u32,
-}
+pub use crate::outbound::LinkAnswer;
 
 impl ForwardCore {
     /// Answers of a node, in order.
@@ -159,6 +152,10 @@ fn success(work: &Work, response: Response, data_crc: u32) -> Option<ForwardEffe
         }
         (Work::Fetch(fetch), Response::CatchingUp { end_offset }) => {
             Some(fetched(fetch, end_offset, FetchedData::BeyondEnd))
+        }
+        (Work::LookUp(look_up), Response::LookupOffset(found)) => {
+            let answer = Answer::LookedUp(Ok((found.offset, found.record_number, found.timestamp)));
+            Some(ForwardEffect::Reply(look_up.connection, Reply { request: look_up.request, answer }))
         }
         (Work::Commit(ticket, _), Response::CommitAck { .. }) => Some(ForwardEffect::Committed(*ticket, Ok(()))),
         (Work::Committed(ticket, _), Response::SubscribeAck { offset, .. }) => {

@@ -6,7 +6,7 @@ use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{ConnectionId, TopicPartition};
 use lance_messages::mail::connection::{Answer, Reply};
 use lance_messages::mail::group::{CommitOffset, CommittedOffset};
-use lance_messages::mail::ingestion::{Fetch, ProduceRequest};
+use lance_messages::mail::ingestion::{Fetch, LookUpOffset, ProduceRequest};
 use std::collections::VecDeque;
 
 /// What a request is counted with beside its payload.
@@ -28,6 +28,7 @@ pub(super) enum FlowKey {
 pub(super) enum Work {
     Produce(ConnectionId, ProduceRequest),
     Fetch(Fetch),
+    LookUp(LookUpOffset),
     Commit(u64, CommitOffset),
     Committed(u64, CommittedOffset),
 }
@@ -69,7 +70,7 @@ impl Work {
     pub(super) fn payload_bytes(&self) -> usize {
         match self {
             Self::Produce(_, request) => request.records.len(),
-            Self::Fetch(_) | Self::Commit(..) | Self::Committed(..) => 0,
+            Self::Fetch(_) | Self::LookUp(_) | Self::Commit(..) | Self::Committed(..) => 0,
         }
     }
 
@@ -83,7 +84,7 @@ impl Work {
 
     /// Whether it changes nothing, so that it may be sent again after all.
     pub(super) fn is_repeatable(&self) -> bool {
-        matches!(self, Self::Fetch(_) | Self::Committed(..))
+        matches!(self, Self::Fetch(_) | Self::LookUp(_) | Self::Committed(..))
     }
 
     pub(super) fn answer_error(&self, code: ErrorCode, effects: &mut Effects) {
@@ -96,6 +97,10 @@ impl Work {
                 let (part, partition) = (fetch.part, fetch.partition);
                 let answer = Answer::Fetched { part, partition, result: Err(code) };
                 ForwardEffect::Reply(fetch.connection, Reply { request: fetch.request, answer })
+            }
+            Self::LookUp(look_up) => {
+                let reply = Reply { request: look_up.request, answer: Answer::LookedUp(Err(code)) };
+                ForwardEffect::Reply(look_up.connection, reply)
             }
             Self::Commit(ticket, _) => ForwardEffect::Committed(*ticket, Err(code)),
             Self::Committed(ticket, _) => ForwardEffect::CommittedOffset(*ticket, Err(code)),

@@ -3,10 +3,13 @@
 use super::flow::{FlowKey, Work};
 use super::{FETCH_BYTES, FORWARD_FEATURES, LINK_BYTES, LINK_REQUESTS};
 use bytes::{Bytes, BytesMut};
+use lance_messages::mail::ingestion::OffsetQuery;
 use lance_messages::wire::fetch::Fetch;
+use lance_messages::wire::lookup::{LookupOffset, LookupTarget};
 use lance_messages::wire::produce::ProduceHeader;
 use lance_messages::wire::request::{CommitOffset, Subscribe};
-use lance_messages::wire::{Request, RequestFrame};
+use lance_messages::wire::trace::{TRACE_CONTEXT_LEN, crc_with_prefix};
+use lance_messages::wire::{Request, RequestFrame, TraceContext};
 use std::collections::VecDeque;
 
 pub(super) use super::LinkId;
@@ -88,14 +91,14 @@ impl Link {
         self.used_ms = now_ms;
         let id = self.next_id;
         self.next_id += 1;
-        let pieces = encode(work, id);
+        let pieces = encode(work, id, self.max_payload_bytes.unwrap_or(0) as usize);
         let weight = work.weight();
         self.in_flight_bytes += weight;
         self.queued_bytes += pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
         let sent = Sent { flow, item, id, end: self.queued_bytes, weight };
         match work {
             Work::Produce(..) => self.acks.push_back(sent),
-            Work::Fetch(_) | Work::Commit(..) | Work::Committed(..) => self.controls.push_back(sent),
+            Work::Fetch(_) | Work::LookUp(_) | Work::Commit(..) | Work::Committed(..) => self.controls.push_back(sent),
         }
         pieces
     }
@@ -112,21 +115,26 @@ impl Link {
 
     /// The answer to a sign of life.
     pub(super) fn keepalive(&mut self) -> [Bytes; 2] {
-        let pieces = [frame(Request::Keepalive, 0, 0), Bytes::new()];
+        let pieces = [frame(Request::Keepalive, 0, 0, None), Bytes::new()];
         self.queued_bytes += pieces[0].len() as u64;
         pieces
     }
 }
 
-fn frame(request: Request, partition: u16, correlation: u64) -> Bytes {
+fn frame(request: Request, partition: u16, correlation: u64, trace: Option<TraceContext>) -> Bytes {
     let mut out = BytesMut::new();
-    RequestFrame { correlation, partition, trace: None, request }.encode(&mut out, Some(FORWARD_FEATURES));
+    RequestFrame { correlation, partition, trace, request }.encode(&mut out, Some(FORWARD_FEATURES));
     out.freeze()
 }
 
-fn encode(work: &Work, id: u64) -> [Bytes; 2] {
+/// The trace of a batch that leaves no room for it ends here.
+fn encode(work: &Work, id: u64, max_payload_bytes: usize) -> [Bytes; 2] {
     let (request, partition) = match work {
         Work::Produce(_, request) => {
+            let records_len = request.records.len();
+            let fits = records_len + TRACE_CONTEXT_LEN <= max_payload_bytes;
+            let context = request.trace.as_ref().filter(|_| fits).map(|trace| trace.context.encode());
+            let context = context.as_ref().map_or(&[][..], |context| &context[..]);
             let header = ProduceHeader {
                 topic: request.partition.topic,
                 partition: request.partition.partition,
@@ -134,16 +142,30 @@ fn encode(work: &Work, id: u64) -> [Bytes; 2] {
                 timestamp: request.timestamp_ns,
                 record_count: request.record_count,
                 compressed: false,
-                traced: false,
-                payload_len: request.records.len() as u32,
-                payload_crc: request.records_crc,
+                traced: !context.is_empty(),
+                payload_len: (context.len() + records_len) as u32,
+                payload_crc: match context.is_empty() {
+                    true => request.records_crc,
+                    false => crc_with_prefix(context, request.records_crc, records_len as u64),
+                },
             };
             let header = header.encode(FORWARD_FEATURES.header_crc());
-            return [Bytes::copy_from_slice(&header), request.records.clone()];
+            return [Bytes::from([&header[..], context].concat()), request.records.clone()];
         }
         Work::Fetch(fetch) => {
             let (topic, max_bytes) = (fetch.partition.topic, fetch.max_bytes.min(FETCH_BYTES));
             (Request::Fetch(Fetch { topic, offset: fetch.offset, max_bytes }), fetch.partition)
+        }
+        Work::LookUp(look_up) => {
+            let target = match look_up.query {
+                OffsetQuery::Earliest => LookupTarget::Earliest,
+                OffsetQuery::Latest => LookupTarget::Latest,
+                OffsetQuery::Timestamp(at) => LookupTarget::Timestamp(at),
+                OffsetQuery::Record(number) => LookupTarget::RecordNumber(number),
+                OffsetQuery::Offset(offset) => LookupTarget::Offset(offset),
+            };
+            let partition = look_up.partition;
+            (Request::LookupOffset(LookupOffset { partition, target }), partition)
         }
         Work::Commit(_, commit) => {
             let (topic, consumer_id) = (commit.partition.topic, commit.consumer_id);
@@ -155,5 +177,6 @@ fn encode(work: &Work, id: u64) -> [Bytes; 2] {
             (Request::Subscribe(subscribe), asked.partition)
         }
     };
-    [frame(request, partition.partition, id), Bytes::new()]
+    let trace = if let Work::Fetch(fetch) = work { fetch.trace } else { None };
+    [frame(request, partition.partition, id, trace), Bytes::new()]
 }

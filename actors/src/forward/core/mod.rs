@@ -18,14 +18,15 @@ use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{ConnectionId, TopicPartition};
 use lance_messages::mail::connection::Reply;
 use lance_messages::mail::group::{CommitOffset, CommittedOffset};
-use lance_messages::mail::ingestion::{Fetch, ProduceRequest};
+use lance_messages::mail::ingestion::{Fetch, LookUpOffset, ProduceRequest};
 use lance_messages::wire::Features;
 use std::collections::BTreeMap;
 
+pub use crate::outbound::LinkId;
+pub use crate::outbound::socket::LINK_REQUESTS;
+
 /// How long a request is kept while its leader is unknown, away, moving or full, ms.
 pub const PATIENCE_MS: u64 = 5_000;
-/// Requests that a link may carry unanswered.
-pub const LINK_REQUESTS: usize = 1_024;
 /// Bytes of requests, and of the answers they may bring, that a link may carry unanswered; one request always may.
 pub const LINK_BYTES: usize = 16 * 1024 * 1024;
 /// Requests that may be held in all.
@@ -35,8 +36,14 @@ pub const HELD_BYTES: usize = 128 * 1024 * 1024;
 /// Most data bytes of one forwarded fetch: it is held in memory until the client has taken it.
 pub const FETCH_BYTES: u32 = 1024 * 1024;
 /// What a forwarder asks for in its Hello, all of it.
-pub const FORWARD_FEATURES: Features =
-    Features(Features::PARTITIONS.0 | Features::HEADER_CRC.0 | Features::TYPED_ERRORS.0 | Features::ACK_OFFSETS.0);
+pub const FORWARD_FEATURES: Features = Features(
+    Features::PARTITIONS.0
+        | Features::HEADER_CRC.0
+        | Features::TYPED_ERRORS.0
+        | Features::ACK_OFFSETS.0
+        | Features::LOOKUP.0
+        | Features::TRACE_CONTEXT.0,
+);
 
 /// Links to one node: a partition that answers late holds back only those that share its link.
 const WRITE_LINKS: u16 = 8;
@@ -52,9 +59,6 @@ const IDLE_MS: u64 = 30_000;
 /// How soon time matters again, with requests that wait, and with links alone.
 const BUSY_TICK_MS: u64 = 20;
 const IDLE_TICK_MS: u64 = 1_000;
-
-/// Number of a link; never used twice by one process.
-pub type LinkId = u64;
 
 /// What a forwarder wants done.
 #[derive(Debug)]
@@ -140,6 +144,11 @@ impl ForwardCore {
     /// A 1.0 Fetch of a connection.
     pub fn on_fetch(&mut self, fetch: Fetch, view: &ClusterView, now_ms: u64, effects: &mut Effects) {
         self.hold(FlowKey::Read(self.next_item), Work::Fetch(fetch), view, now_ms, effects);
+    }
+
+    /// A look-up of this node's own.
+    pub fn on_look_up(&mut self, look_up: LookUpOffset, view: &ClusterView, now_ms: u64, effects: &mut Effects) {
+        self.hold(FlowKey::Read(self.next_item), Work::LookUp(look_up), view, now_ms, effects);
     }
 
     /// An offset to store; answered under `ticket`.
@@ -364,6 +373,7 @@ fn target(work: &Work, view: &ClusterView) -> Option<TopicPartition> {
     match work {
         Work::Produce(_, request) => Some(request.partition),
         Work::Fetch(fetch) => Some(fetch.partition),
+        Work::LookUp(look_up) => Some(look_up.partition),
         Work::Commit(..) | Work::Committed(..) => groups_partition(view),
     }
 }
@@ -375,6 +385,7 @@ fn slot(work: &Work) -> u16 {
         Work::Produce(_, request) => spread(request.partition, WRITE_LINKS),
         Work::Commit(_, commit) => spread(commit.partition, WRITE_LINKS),
         Work::Fetch(fetch) => WRITE_LINKS + spread(fetch.partition, READ_LINKS),
+        Work::LookUp(look_up) => WRITE_LINKS + spread(look_up.partition, READ_LINKS),
         Work::Committed(_, asked) => WRITE_LINKS + spread(asked.partition, READ_LINKS),
     }
 }

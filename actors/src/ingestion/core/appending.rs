@@ -2,7 +2,7 @@
 
 use super::committing::{queue, release};
 use super::refusals::{hold_or_refuse, refuse};
-use super::{Effects, IngestionCore, Now, TIMED_MAX, Timed};
+use super::{Effects, IngestionCore, Now, TIMED_MAX, Timed, stages};
 use crate::ingestion::partition::{Held, Leadership};
 use crate::ingestion::pending::PendingProduce;
 use lance_messages::batch::ProducerSequence;
@@ -105,16 +105,16 @@ impl IngestionCore {
                 }
             }
         }
-        partition.pending.push(PendingProduce {
-            connection,
-            request: request.request,
-            end_position: appended.end_position,
-            produced: Produced {
-                base_offset: appended.base_offset,
-                record_count: appended.record_count,
-                duplicate: appended.duplicate,
-            },
-        });
+        let produced = Produced {
+            base_offset: appended.base_offset,
+            record_count: appended.record_count,
+            duplicate: appended.duplicate,
+        };
+        let end_position = appended.end_position;
+        partition.pending.push(PendingProduce { connection, request: request.request, end_position, produced });
+        if let Some(trace) = &request.trace {
+            stages::on_appended(partition, trace, &request, (end_position, produced), now, effects);
+        }
         if appended.duplicate {
             release(partition, terms, effects);
         }

@@ -1,8 +1,9 @@
 //! Group commit: steps to the poller, and what follows from their completions.
 
 use super::following::{answer_promise, begin_truncation, on_flushed};
+use super::reading::waited;
 use super::refusals::{refuse, refuse_all_held, refuse_pending, stop};
-use super::{Effects, IngestionCore, IngestionEffect, Now, Terms};
+use super::{Effects, IngestionCore, IngestionEffect, Now, Terms, stages};
 use crate::ingestion::partition::{Held, Leadership, Partition};
 use lance_cluster::metadata::ReplicationMode;
 use lance_messages::error_code::ErrorCode;
@@ -133,6 +134,7 @@ impl IngestionCore {
         self.keep_tail(now, effects);
         let terms = self.terms();
         let sync_always = terms.sync_always;
+        let times = std::mem::take(&mut self.step_times);
         let before = effects.len();
         let mut follow_ups = Vec::new();
         let Self { partitions, pool, dirty, sync_times, .. } = self;
@@ -164,6 +166,8 @@ impl IngestionCore {
                     }
                     (_, None) => advance(partition, flushed, terms, effects),
                 }
+                stages::on_disk(partition, times, now, effects);
+                stages::on_committed(partition, now, effects);
             }
             Err(DiskFailed::NoSpace { .. }) => {
                 // What was appended stays in the log and is written once there is space: it waits for that, and must
@@ -245,10 +249,11 @@ impl IngestionCore {
                 return;
             };
             let Some(log) = partition.log.as_ref() else { return };
-            let Some(fetch) = partition.waiters.take_readable(log.high_watermark().offset) else {
+            let Some(parked) = partition.waiters.take_readable(log.high_watermark().offset) else {
                 return;
             };
-            self.on_fetch(fetch, now, effects);
+            waited(&parked, now, effects);
+            self.on_fetch(parked.fetch, now, effects);
         }
     }
 

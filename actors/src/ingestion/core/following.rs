@@ -3,7 +3,7 @@
 
 use super::committing::queue;
 use super::refusals::{refuse_all_held, refuse_pending, stop};
-use super::{Effects, IngestionCore, IngestionEffect, Terms};
+use super::{Effects, IngestionCore, IngestionEffect, Now, Terms, stages};
 use crate::ingestion::partition::{Leadership, Partition};
 use crate::ingestion::replica::{Fenced, FollowerSide};
 use lance_cluster::replica::{AppendDecision, FollowerReplica, LogFacts, Promise, TruncateDecision};
@@ -76,8 +76,8 @@ impl IngestionCore {
     }
 
     /// A leader's request for a replica of this shard.
-    pub fn on_replica_request(&mut self, session: u64, request: ReplicaRequest, effects: &mut Effects) {
-        let terms = self.terms();
+    pub fn on_replica_request(&mut self, session: u64, request: ReplicaRequest, now: Now, effects: &mut Effects) {
+        let (terms, node) = (self.terms(), self.options.node);
         let (id, epoch) = match &request {
             ReplicaRequest::Append(append) => (append.partition, append.epoch),
             ReplicaRequest::Truncate(truncate) => (truncate.partition, truncate.epoch),
@@ -91,8 +91,12 @@ impl IngestionCore {
         };
         match request {
             ReplicaRequest::Append(append) => {
+                let held = partition.log.as_ref().map_or(0, Log::log_end);
                 if on_append(partition, &mut self.pool, session, &append, terms, effects) {
                     queue(&mut self.dirty, partition, slot);
+                }
+                if !append.traced.is_empty() {
+                    stages::on_replica_appended(partition, node, held, &append, now);
                 }
             }
             ReplicaRequest::Truncate(truncate) => {
@@ -129,6 +133,7 @@ impl IngestionCore {
         match result {
             Ok(log) => {
                 partition.log = Some(log);
+                partition.traced.clear();
                 confirm(partition, terms, effects);
                 answer_promise(partition, terms, effects);
             }

@@ -3,9 +3,11 @@
 use super::committing::{queue, release};
 use super::following::step_down;
 use super::refusals::stop;
-use super::{Effects, IngestionCore, IngestionEffect, Now, Terms};
+use super::stages::over;
+use super::{Effects, IngestionCore, IngestionEffect, Now, Terms, stages};
 use crate::ingestion::partition::{Leadership, Partition};
 use crate::ingestion::replica::{Follower, LeaderRole, LeaderSide};
+use crate::stages::batches::TracedBatches;
 use bytes::Bytes;
 use lance_cluster::replica::{
     CatchUpPace, DivergedAnswer, DivergedStep, EpochHistory, EpochStart, FlowLog, FlowOptions, FlowStep, FollowerFlow,
@@ -173,7 +175,7 @@ impl IngestionCore {
         let Some(slot) = self.index.get(&response.partition).copied() else {
             return;
         };
-        let Self { partitions, meters, .. } = self;
+        let Self { partitions, meters, ack_times, .. } = self;
         let Some(partition) = partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
             return;
         };
@@ -195,7 +197,13 @@ impl IngestionCore {
             AppendOutcome::Appended { durable_end, sync_p99_micros } => {
                 follower.incarnation = Some(response.incarnation);
                 let progress = follower.flow.on_appended(response.incarnation, *durable_end, now.elapsed);
+                if !partition.traced.is_empty() {
+                    partition.traced.on_acked(partition.id, from.node, *durable_end, now.elapsed, &mut over(effects));
+                }
                 meters.entry(from.node).or_default().on_ack(&progress, *sync_p99_micros);
+                if let Some(latency) = progress.latency {
+                    ack_times.entry(from.node).or_default().observe(latency);
+                }
                 let (epoch, incarnation) = (response.epoch, response.incarnation);
                 if leader.role.newcomer() == Some(from.node) {
                     leader.quorum.on_newcomer_added(from.node, incarnation);
@@ -248,7 +256,9 @@ impl IngestionCore {
         };
         let batches = read.and_then(|bytes| split_batches(&bytes, id).map_err(|error| error.to_string()));
         match batches {
-            Ok(batches) => effects.extend(send(follower, log, epoch, from, batches, now.elapsed)),
+            Ok(batches) => {
+                effects.extend(send(follower, log, epoch, from, batches, now.elapsed, &mut partition.traced));
+            }
             Err(reason) => {
                 follower.flow.on_read_failed(now.elapsed);
                 effects.push(IngestionEffect::NotTaken(id, reason));
@@ -289,7 +299,7 @@ impl IngestionCore {
         for follower in followers {
             // Nobody waits for the others.
             let pace = if role.counts(follower.node) { None } else { Some(&mut *pace) };
-            feed_one(follower, log, role.epoch, (tail, pace), now.elapsed, effects);
+            feed_one(follower, log, role.epoch, (tail, pace, &mut partition.traced), now.elapsed, effects);
         }
     }
 
@@ -328,7 +338,7 @@ impl IngestionCore {
         };
         let epoch = leader.role.epoch;
         for follower in leader.followers.iter_mut().filter(|follower| follower.flow.is_live(from)) {
-            effects.extend(send(follower, log, epoch, from, batches.clone(), now.elapsed));
+            effects.extend(send(follower, log, epoch, from, batches.clone(), now.elapsed, &mut partition.traced));
         }
     }
 
@@ -347,6 +357,7 @@ impl IngestionCore {
                     if let Some(log) = partition.log.as_mut() {
                         log.advance_high_watermark_in(position, tail);
                     }
+                    stages::on_committed(partition, now, effects);
                     if let Some(timed) = timed.take_if(|timed| timed.slot == slot && timed.end <= position) {
                         pace.on_committed(now.elapsed.saturating_sub(timed.appended_at));
                     }
@@ -412,7 +423,7 @@ fn feed_one(
     follower: &mut Follower,
     log: &Log,
     epoch: LeaderEpoch,
-    (tail, mut pace): (&TailRing, Option<&mut CatchUpPace>),
+    (tail, mut pace, traced): (&TailRing, Option<&mut CatchUpPace>, &mut TracedBatches),
     now: Duration,
     effects: &mut Effects,
 ) {
@@ -423,14 +434,16 @@ fn feed_one(
         }
         match follower.flow.next(&flow_log, now) {
             FlowStep::Nothing => return,
-            FlowStep::Probe { prev_end } => effects.extend(send(follower, log, epoch, prev_end, Vec::new(), now)),
+            FlowStep::Probe { prev_end } => {
+                effects.extend(send(follower, log, epoch, prev_end, Vec::new(), now, traced));
+            }
             FlowStep::Send { from, max_bytes } => {
                 let max_bytes = max_bytes.min(APPEND_BYTES) as usize;
                 match log.replica_read(from, max_bytes, tail) {
                     ReplicaRead::Batches { bytes, .. } => match split_batches(&bytes, log.partition()) {
                         Ok(batches) => {
                             pace.iter_mut().for_each(|pace| pace.on_sent(bytes.len() as u64));
-                            effects.extend(send(follower, log, epoch, from, batches, now));
+                            effects.extend(send(follower, log, epoch, from, batches, now, traced));
                         }
                         Err(error) => {
                             effects.push(IngestionEffect::NotTaken(log.partition(), error.to_string()));
@@ -468,7 +481,9 @@ fn send(
     from: u64,
     batches: Vec<ReplicaBatch>,
     now: Duration,
+    traced: &mut TracedBatches,
 ) -> Option<IngestionEffect> {
+    let traced = if traced.is_empty() { Vec::new() } else { traced.on_sent(follower.node, &batches, now) };
     let high_watermark = log.high_watermark().position;
     let append = AppendRequest {
         partition: log.partition(),
@@ -478,6 +493,7 @@ fn send(
         high_watermark,
         log_start: log.log_start().position,
         batches,
+        traced,
     };
     follower.flow.on_sent(from, append.end_position(), high_watermark, now);
     Some(IngestionEffect::ToFollower(follower.node, ReplicaRequest::Append(append)))

@@ -8,13 +8,17 @@ pub mod moving;
 mod reading;
 mod refusals;
 mod replacing;
+mod stages;
 
 use self::refusals::{fail_all, refuse_pending, stop};
 use super::gather::Gather;
 use super::partition::{Leadership, Partition};
 use super::replica::Fenced;
+use crate::metrics::LatencyCounts;
 use crate::network::budget::ByteBudget;
 use crate::network::readers::SegmentRead;
+use crate::stages::StageSpan;
+use crate::stages::batches::StepTimes;
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
 use lance_cluster::replica::{CatchUpPace, FlowOptions, FollowerMeter, LatencyWindow};
@@ -105,6 +109,8 @@ pub enum IngestionEffect {
     NotTaken(TopicPartition, String),
     /// The target of a planned move holds everything in this epoch.
     MoveReady(TopicPartition, LeaderEpoch, NodeId),
+    /// A stage of a traced request is over.
+    StageOver(Box<StageSpan>),
 }
 
 /// How a core is set up.
@@ -180,6 +186,8 @@ pub struct IngestionCore {
     peers: HashMap<NodeId, PeerIdentity>,
     /// How followers did since the last look.
     meters: HashMap<NodeId, FollowerMeter>,
+    /// From appends to their acks, since they were last taken.
+    ack_times: HashMap<NodeId, LatencyCounts>,
     sync_p99_micros: u32,
     /// Time of the last flush or completion.
     now: Duration,
@@ -196,6 +204,8 @@ pub struct IngestionCore {
     pace: CatchUpPace,
     /// A batch whose time to commit is measured; one at a time.
     timed: Option<Timed>,
+    /// When the step that is completed next did what.
+    step_times: StepTimes,
 }
 
 /// A batch that was appended to the partition in `slot`.
@@ -233,6 +243,7 @@ impl IngestionCore {
             live: Vec::new(),
             peers: HashMap::new(),
             meters: HashMap::new(),
+            ack_times: HashMap::new(),
             sync_p99_micros: 0,
             now: Duration::ZERO,
             sync_times: LatencyWindow::default(),
@@ -243,7 +254,13 @@ impl IngestionCore {
             starved: VecDeque::new(),
             pace: CatchUpPace::default(),
             timed: None,
+            step_times: StepTimes::default(),
         }
+    }
+
+    /// Tells when the step did what that is handed to [`Self::on_disk_done`] next.
+    pub fn set_step_times(&mut self, times: StepTimes) {
+        self.step_times = times;
     }
 
     /// Copies to readers are made within this budget, together with those of others.
@@ -259,6 +276,13 @@ impl IngestionCore {
     /// Figures since the last call.
     pub fn take_counts(&mut self) -> IngestionCounts {
         std::mem::take(&mut self.counts)
+    }
+
+    /// How long followers took from appends to acks, since the last call.
+    pub fn take_ack_times(&mut self, mut out: impl FnMut(NodeId, &LatencyCounts)) {
+        for (node, counts) in &mut self.ack_times {
+            out(*node, &std::mem::take(counts));
+        }
     }
 
     /// Whether requests wait for a free slot of the pool.
@@ -326,6 +350,7 @@ impl IngestionCore {
         let offline = log.offline().map(ToString::to_string);
         let latched = log.latched().map(ToString::to_string);
         partition.log = Some(log);
+        partition.traced.clear();
         if let Some(reason) = offline.or(latched) {
             stop(partition, reason, None, effects);
         }
@@ -381,6 +406,16 @@ impl IngestionCore {
     /// A partition's log, for retention.
     pub fn log_mut(&mut self, id: TopicPartition) -> Option<&mut Log> {
         self.partition_mut(id)?.log.as_mut()
+    }
+
+    /// A partition of the shard.
+    pub fn partition(&self, id: TopicPartition) -> Option<&Partition> {
+        self.partitions.get(*self.index.get(&id)? as usize)?.as_ref()
+    }
+
+    /// The ring of recent batches.
+    pub fn tail_ring(&self) -> &TailRing {
+        &self.tail
     }
 
     fn partition_mut(&mut self, id: TopicPartition) -> Option<&mut Partition> {

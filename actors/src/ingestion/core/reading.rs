@@ -1,9 +1,12 @@
 //! Reading: from memory, from segments, or later.
 
 use super::refusals::hold_or_refuse;
+use super::stages::over;
 use super::{Effects, IngestionCore, IngestionEffect, Now, TAIL_COPY_BYTES};
 use crate::ingestion::partition::{Held, Leadership, Partition};
+use crate::ingestion::waiters::ParkedFetch;
 use crate::network::readers::SegmentRead;
+use crate::stages::{ReadSource, Stage, StageSpan};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::mail::connection::{Answer, FetchedData, PartitionBounds, Reply};
 use lance_messages::mail::ingestion::{CancelWait, Fetch, LookUpOffset, OffsetQuery};
@@ -65,6 +68,10 @@ impl IngestionCore {
             LogRead::Empty => FetchedData::Empty,
             LogRead::OutOfRange { .. } => FetchedData::BeyondEnd,
         };
+        if let (Some(parent), FetchedData::Tail { data, .. }) = (fetch.trace, &found) {
+            let stage = Stage::Read { source: ReadSource::Memory, bytes: data.len() as u64 };
+            over(effects)(StageSpan::until_now(parent, stage, fetch.partition, now.elapsed));
+        }
         answer_fetch(effects, &fetch, Ok((bounds, found)));
     }
 
@@ -88,7 +95,7 @@ impl IngestionCore {
     }
 
     /// Ends the waiting of one part of a request.
-    pub fn on_cancel_wait(&mut self, cancel: CancelWait, effects: &mut Effects) {
+    pub fn on_cancel_wait(&mut self, cancel: CancelWait, now: Now, effects: &mut Effects) {
         let is_cancelled = |fetch: &Fetch| {
             fetch.connection == cancel.connection
                 && fetch.request == cancel.request
@@ -105,7 +112,8 @@ impl IngestionCore {
             return;
         };
         while let Some(fetch) = partition.waiters.take_request(cancel.connection, cancel.request) {
-            answer_empty(partition, &fetch, effects);
+            waited(&fetch, now, effects);
+            answer_empty(partition, &fetch.fetch, effects);
         }
         // One that is held for an epoch must not begin to wait once there is one.
         for held in &mut partition.held {
@@ -133,7 +141,8 @@ impl IngestionCore {
                 continue;
             }
             while let Some(fetch) = partition.waiters.take_expired(now.elapsed) {
-                answer_empty(partition, &fetch, effects);
+                waited(&fetch, now, effects);
+                answer_empty(partition, &fetch.fetch, effects);
             }
             if let Some(deadline) = partition.waiters.next_deadline() {
                 next = Some(next.map_or(deadline, |next| next.min(deadline)));
@@ -162,7 +171,10 @@ impl IngestionCore {
         let answer = match look_up.query {
             OffsetQuery::Earliest => Answer::LookedUp(Ok((start.offset, start.record, 0))),
             OffsetQuery::Latest => Answer::LookedUp(Ok((high_watermark.offset, high_watermark.record, 0))),
-            OffsetQuery::Timestamp(_) | OffsetQuery::Record(_) => {
+            OffsetQuery::Offset(offset) if offset >= high_watermark.offset => {
+                Answer::LookedUp(Ok((high_watermark.offset, high_watermark.record, 0)))
+            }
+            OffsetQuery::Timestamp(_) | OffsetQuery::Record(_) | OffsetQuery::Offset(_) => {
                 Answer::LookUpSegments(SegmentRead::View(log.view()), look_up.query)
             }
         };
@@ -177,6 +189,15 @@ pub(super) fn answer_fetch(
 ) {
     let answer = Answer::Fetched { part: fetch.part, partition: fetch.partition, result };
     effects.push(IngestionEffect::Reply(fetch.connection, Reply { request: fetch.request, answer }));
+}
+
+/// A parked fetch waits no longer.
+pub(super) fn waited(parked: &ParkedFetch, now: Now, effects: &mut Effects) {
+    let ParkedFetch { fetch, parked_at, .. } = parked;
+    if let Some(parent) = fetch.trace {
+        let span = StageSpan::until_now(parent, Stage::Wait, fetch.partition, *parked_at);
+        over(effects)(StageSpan { ended: Some(now.elapsed), ..span });
+    }
 }
 
 fn answer_empty(partition: &Partition, fetch: &Fetch, effects: &mut Effects) {

@@ -5,8 +5,11 @@ use crate::ingestion::maintenance::describe_partitions;
 use crate::metadata::actor::Call;
 use crate::network::session::answers::CallFailure;
 use crate::network::session::{DEFAULT_TOPIC_REQUEST, MetadataCall};
+use crate::tee::TeeCall;
 use actix::prelude::*;
 use lance_messages::error_code::ErrorCode;
+use lance_messages::mail::group::AskGroup;
+use lance_messages::wire::tee::TeeRequest;
 
 impl ConnectionActor {
     pub(super) fn ask_metadata(&mut self, request: u64, call: MetadataCall, ctx: &mut Context<Self>) {
@@ -20,6 +23,29 @@ impl ConnectionActor {
                 } else {
                     core.on_metadata(request, answer, view, now, effects);
                 }
+            });
+        }));
+    }
+
+    /// Asks the tee actor about rules.
+    pub(super) fn ask_tee(&mut self, request: u64, asked: TeeRequest, ctx: &mut Context<Self>) {
+        let answer = actix::fut::wrap_future::<_, Self>(self.setup.tee.send(TeeCall(asked)));
+        ctx.spawn(answer.map(move |answer, actor, ctx| {
+            let unknown = |_| {
+                let code = ErrorCode::OutcomeUnknown;
+                Err(CallFailure::Failed(code, code.text().to_owned()))
+            };
+            let answer = answer.unwrap_or_else(unknown);
+            actor.with_core_later(ctx, |core, view, now, effects| core.on_tee(request, answer, view, now, effects));
+        }));
+    }
+
+    pub(super) fn ask_group(&mut self, request: u64, asked: AskGroup, ctx: &mut Context<Self>) {
+        let answer = actix::fut::wrap_future::<_, Self>(self.setup.group.send(asked));
+        ctx.spawn(answer.map(move |answer, actor, ctx| {
+            let answer = answer.unwrap_or(Err(ErrorCode::OutcomeUnknown));
+            actor.with_core_later(ctx, |core, view, now, effects| {
+                core.on_group_answer(request, answer, view, now, effects);
             });
         }));
     }

@@ -14,7 +14,7 @@ impl Handler<Replies<SegmentRead>> for ConnectionActor {
 
     fn handle(&mut self, message: Replies<SegmentRead>, ctx: &mut Self::Context) {
         self.with_core(ctx, |core, view, now, effects| {
-            core.on_replies(message.replies, message.pressed, view, now, effects);
+            core.on_replies(message, view, now, effects);
         });
     }
 }
@@ -58,7 +58,7 @@ impl Handler<FileSent> for ConnectionActor {
 
     fn handle(&mut self, message: FileSent, ctx: &mut Self::Context) {
         self.sending_file = false;
-        self.core.output.advance(message.sent as usize);
+        self.on_sent(message.sent as usize);
         if let Some(error) = message.error {
             tracing::debug!(connection = self.id.0, %error, "sending a segment failed: closing");
             ctx.stop();

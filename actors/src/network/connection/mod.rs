@@ -2,7 +2,10 @@
 
 mod asking;
 mod handlers;
+mod throttle;
+mod writing;
 
+use crate::audit::audit;
 use crate::clock::NodeClock;
 use crate::forward::actor::ForwardActor;
 use crate::group::actor::GroupActor;
@@ -13,11 +16,14 @@ use crate::metrics::Metrics;
 use crate::network::actor::{ConnectionClosed, NetworkActor};
 use crate::network::budget::{ByteBudget, FREE_FRAME_BYTES, Reservation};
 use crate::network::outbox::{ShardMessage, forward_message, push_produce, send, try_forward, try_send};
+use crate::network::quotas::{Meters, Quotas};
 use crate::network::readers::{ReadFailure, ReaderJob, ReaderPool};
-use crate::network::session::output::OutputItem;
+use crate::network::session::access::AuthGate;
 use crate::network::session::{MAX_PART_REPLIES, SessionCore, SessionEffect, SessionLimits};
 use crate::peer::{AcceptPeer, Inlet};
 use crate::supervision::{ActorState, Vitals};
+use crate::tee::actor::TeeActor;
+use crate::telemetry::RequestFacts;
 use crate::view::ClusterView;
 use actix::fut::ActorFuture;
 use actix::prelude::*;
@@ -29,7 +35,6 @@ use lance_messages::id::ConnectionId;
 use lance_messages::wire::codec::missing_bytes;
 use lance_messages::wire::peer::begins_with_peer_hello;
 use lance_storage::reader::ReadPlan;
-use std::io::{ErrorKind, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
@@ -43,8 +48,6 @@ use tokio::net::TcpStream;
 pub const CONNECTION_MAILBOX_SPARE: usize = MAX_PART_REPLIES + 64;
 /// What a connection reads at once, at first and at most.
 const READ_BYTES: std::ops::RangeInclusive<usize> = 16 * 1024..=256 * 1024;
-/// Most slices of one write.
-const WRITE_SLICES: usize = 64;
 /// How often a frame for which there is no room asks again.
 const FRAME_ROOM_RETRY: Duration = Duration::from_millis(10);
 /// A large frame that makes no progress for this long gives its room back: its connection is closed.
@@ -113,12 +116,18 @@ pub struct ConnectionSetup {
     pub metadata: Mailbox<MetadataActor>,
     /// The group actor.
     pub group: Mailbox<GroupActor>,
+    /// The tee actor.
+    pub tee: Mailbox<TeeActor>,
     /// Reader threads.
     pub readers: ReaderPool,
     /// Room for large frames.
     pub frames: ByteBudget,
     /// Room for copies of recent batches, which shards make for all connections.
     pub copies: ByteBudget,
+    /// How fast clients may be.
+    pub quotas: Arc<Quotas>,
+    /// Who may do what; `None` where anybody may do everything.
+    pub auth: Option<Arc<AuthGate>>,
     /// The node's clock.
     pub clock: NodeClock,
     /// Figures.
@@ -153,6 +162,12 @@ pub struct ConnectionActor {
     frame_room: Option<Reservation>,
     /// A look for room is due.
     asks_for_room: bool,
+    /// What the client's quotas count, if it has any.
+    meters: Option<Arc<Meters>>,
+    /// Until when its quotas let it wait.
+    throttled_until: Duration,
+    /// What spans say of the client, once one is traced.
+    facts: Option<Arc<RequestFacts>>,
 }
 
 impl ConnectionActor {
@@ -163,10 +178,12 @@ impl ConnectionActor {
         setup: ConnectionSetup,
         network: Addr<NetworkActor>,
         stream: TcpStream,
+        principal: Option<Arc<str>>,
     ) -> Self {
-        let core = SessionCore::new(id, setup.limits);
+        let core = SessionCore::new(id, setup.limits).guarded_by(setup.auth.clone(), principal);
         let last_frame = setup.clock.now().elapsed;
         let unrecognised = setup.peers.is_some();
+        let meters = setup.quotas.of("");
         Self {
             id,
             vitals,
@@ -189,6 +206,9 @@ impl ConnectionActor {
             drive: None,
             frame_room: None,
             asks_for_room: false,
+            meters,
+            throttled_until: Duration::ZERO,
+            facts: None,
         }
     }
 
@@ -226,7 +246,10 @@ impl ConnectionActor {
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
             match effect {
-                SessionEffect::Produce(shard, request) => push_produce(&mut outgoing, self.id, shard, request),
+                SessionEffect::Produce(shard, request) => {
+                    self.charge_produce(request.records.len() as u64, ctx);
+                    push_produce(&mut outgoing, self.id, shard, request);
+                }
                 SessionEffect::Fetch(shard, fetch) => outgoing.push((shard, ShardMessage::Fetch(fetch))),
                 SessionEffect::CancelWait(shard, cancel) => outgoing.push((shard, ShardMessage::CancelWait(cancel))),
                 SessionEffect::LookUp(shard, look_up) => outgoing.push((shard, ShardMessage::LookUp(look_up))),
@@ -241,10 +264,14 @@ impl ConnectionActor {
         match effect {
             SessionEffect::Metadata(request, call) => self.ask_metadata(request, call, ctx),
             SessionEffect::Describe(request) => self.describe(request, ctx),
+            SessionEffect::Tee(request, asked) => self.ask_tee(request, asked, ctx),
             SessionEffect::Commit(request, commit) => {
                 let answer = self.setup.group.send(commit);
                 self.await_commit(request, answer, ctx);
             }
+            SessionEffect::Audit(line) => audit(&line),
+            SessionEffect::Named(name) => self.meters = self.setup.quotas.of(&name),
+            SessionEffect::Group(request, asked) => self.ask_group(request, asked, ctx),
             SessionEffect::ForwardCommit(request, commit) => {
                 let answer = self.setup.forward.send(commit);
                 self.await_commit(request, answer, ctx);
@@ -271,11 +298,13 @@ impl ConnectionActor {
                     self.setup.metrics.fetch_latency.observe(took);
                 }
                 self.setup.metrics.fetched_bytes.add(bytes);
+                self.charge_fetch(bytes, ctx);
             }
             SessionEffect::Close(error) => {
                 tracing::debug!(connection = self.id.0, %error, "malformed frame: closing");
                 self.setup.metrics.bad_frames.add(1);
             }
+            SessionEffect::StageOver(stage) => self.record(stage),
             SessionEffect::Produce(..)
             | SessionEffect::Fetch(..)
             | SessionEffect::CancelWait(..)
@@ -424,58 +453,6 @@ impl ConnectionActor {
         self.input = input;
     }
 
-    /// Writes until nothing waits or the socket is full.
-    fn write_socket(&mut self, ctx: &mut Context<Self>, task: &mut TaskContext<'_>) {
-        while !self.sending_file {
-            match self.core.output.front() {
-                None => return,
-                Some(OutputItem::File { .. }) if !self.file_blocked => {
-                    self.send_files(ctx);
-                    return;
-                }
-                Some(_) => {}
-            }
-            if !matches!(self.stream.poll_write_ready(task), Poll::Ready(Ok(()))) {
-                return;
-            }
-            if self.file_blocked {
-                self.file_blocked = false;
-                continue;
-            }
-            let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(8);
-            self.core.output.slices(&mut slices, WRITE_SLICES);
-            match self.stream.try_write_vectored(&slices) {
-                Ok(count) => {
-                    drop(slices);
-                    self.core.output.advance(count);
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(_) => {
-                    ctx.stop();
-                    return;
-                }
-            }
-        }
-    }
-
-    fn send_files(&mut self, ctx: &mut Context<Self>) {
-        if self.file_socket.is_none() {
-            match self.stream.as_fd().try_clone_to_owned() {
-                Ok(socket) => self.file_socket = Some(Arc::new(socket)),
-                Err(error) => {
-                    tracing::warn!(connection = self.id.0, %error, "no descriptor left: closing");
-                    ctx.stop();
-                    return;
-                }
-            }
-        }
-        let Some(socket) = self.file_socket.clone() else { return };
-        self.sending_file = true;
-        let reply = ctx.address().recipient();
-        let ranges = self.core.output.file_ranges();
-        self.read(Box::new(ReaderJob::SendFiles { socket, ranges, reply }), ctx);
-    }
-
     fn check_idle(&mut self, ctx: &mut Context<Self>) {
         let idle = self.setup.clock.now().elapsed.saturating_sub(self.last_frame);
         if self.input.is_empty() && idle >= IDLE_CHECK {
@@ -536,6 +513,7 @@ impl Actor for ConnectionActor {
 
     fn stopped(&mut self, _: &mut Self::Context) {
         self.vitals.set_state(ActorState::Stopped);
+        self.close_spans();
         if !self.handed_over {
             // Reader threads may still hold a duplicate of the descriptor.
             let _ = socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Both);

@@ -1,7 +1,7 @@
 //! Answers of other actors, and how replies are written.
 
 use super::cluster::order_done;
-use super::control::{metadata, mode_code, topic_body};
+use super::control::{mode_code, topic_body};
 use super::replies::{ControlKind, ReplySlot, weight};
 use super::routing::{groups_partition, not_leader};
 use super::{Effects, SessionCore, SessionEffect};
@@ -10,12 +10,14 @@ use crate::view::ClusterView;
 use lance_cluster::metadata::answer::{MetadataAnswer, MetadataRefusal};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{TopicId, TopicPartition};
-use lance_messages::mail::connection::{Answer, Reply};
+use lance_messages::mail::connection::{Answer, Replies, Reply};
 use lance_messages::mail::group::{CommitOffset, CommittedOffset};
 use lance_messages::wire::hello::ProducerEpoch;
 use lance_messages::wire::json::{DeletedBody, RetentionBody, to_json};
 use lance_messages::wire::lookup::LookupOffsetResponse;
 use lance_messages::wire::produce::{AckOffsets, put_ack};
+use lance_messages::wire::security::SecurityReply;
+use lance_messages::wire::tee::TeeReply;
 use lance_messages::wire::topics::TopicConfigured;
 use lance_messages::wire::typed_error::{Answers, TypedError};
 use lance_messages::wire::{Response, ResponseFrame};
@@ -34,15 +36,18 @@ impl SessionCore {
     /// Answers of a shard.
     pub fn on_replies(
         &mut self,
-        replies: Vec<Reply<SegmentRead>>,
-        pressed: bool,
+        replies: Replies<SegmentRead>,
         view: &ClusterView,
         now: Duration,
         effects: &mut Effects,
     ) {
+        let Replies { replies, pressed, known_at, .. } = replies;
         for Reply { request, answer } in replies {
             match answer {
                 Answer::Produced(result) => {
+                    if !self.traces_nothing() {
+                        self.spans.on_answer(request, known_at);
+                    }
                     let Some(&mut ReplySlot::Produce(produce)) = self.slot_mut(request) else { continue };
                     let answered = match result {
                         Err(ErrorCode::NotLeader) => self.refused_produce(produce, view),
@@ -54,7 +59,9 @@ impl SessionCore {
                     self.in_flight_bytes = self.in_flight_bytes.saturating_sub(produce.bytes);
                     self.forget_forwarded(&produce);
                 }
-                Answer::Fetched { part, result, .. } => self.on_fetched(request, part, result, view, effects),
+                Answer::Fetched { part, result, .. } => {
+                    self.on_fetched(request, part, result, (view, now), effects);
+                }
                 Answer::LookedUp(result) => self.on_looked_up(request, result, view),
                 Answer::LookUpSegments(read, query) => {
                     effects.push(SessionEffect::PlanLookUp { request, read, query });
@@ -103,9 +110,11 @@ impl SessionCore {
             if created && let Some(next) = self.next_missing(&wanted, view) {
                 return effects.push(SessionEffect::Metadata(request, next));
             }
-            self.finish_control(request, view, |_| Ok(Response::Metadata(metadata(view, &wanted))));
+            let visible = self.visible_metadata(view, &wanted);
+            self.finish_control(request, view, |_| Ok(Response::Metadata(visible)));
             return self.advance(effects, now);
         }
+        self.audit_outcome(request, || outcome_of(&result), effects);
         let mut bound = None;
         self.finish_control(request, view, |kind| match result {
             Ok(answer) => {
@@ -123,6 +132,23 @@ impl SessionCore {
         if bound.is_some() {
             self.producer = bound;
         }
+        self.advance(effects, now);
+    }
+
+    /// The tee actor's answer.
+    pub fn on_tee(
+        &mut self,
+        request: u64,
+        result: Result<TeeReply, CallFailure>,
+        view: &ClusterView,
+        now: Duration,
+        effects: &mut Effects,
+    ) {
+        self.finish_control(request, view, |_| match result {
+            Ok(reply) => Ok(Response::TopicTee(reply)),
+            Err(CallFailure::Refused(refusal)) => Err((refusal_code(&refusal), Some(refusal.to_string()))),
+            Err(CallFailure::Failed(code, text)) => Err((code, Some(text))),
+        });
         self.advance(effects, now);
     }
 
@@ -234,7 +260,7 @@ impl SessionCore {
 fn asked_partition(kind: &ControlKind, view: &ClusterView) -> Option<TopicPartition> {
     match kind {
         ControlKind::LookUp { partition, .. } => Some(*partition),
-        ControlKind::Subscribe { .. } | ControlKind::Commit { .. } => groups_partition(view),
+        ControlKind::Subscribe { .. } | ControlKind::Commit { .. } | ControlKind::Group => groups_partition(view),
         _ => None,
     }
 }
@@ -274,10 +300,13 @@ fn metadata_response(
             _ => Err((ErrorCode::Internal, None)),
         },
         ControlKind::ClusterCommand(_) => order_done(answer),
+        ControlKind::Security { what } => Ok(Response::Security(SecurityReply::Done { what: *what })),
         ControlKind::Subscribe { .. }
         | ControlKind::Commit { .. }
         | ControlKind::DescribeCluster
+        | ControlKind::Group
         | ControlKind::LookUp { .. }
+        | ControlKind::TopicTee
         | ControlKind::Metadata(_) => Err((ErrorCode::Internal, None)),
     }
 }
@@ -290,6 +319,15 @@ fn configured(view: &ClusterView, topic: TopicId) -> Option<TopicConfigured> {
         replication_factor: topic.config.replication_factor,
         mode: mode_code(topic.config.mode),
     })
+}
+
+/// What the audit log says of an answer.
+fn outcome_of(result: &Result<MetadataAnswer, CallFailure>) -> String {
+    match result {
+        Ok(_) => "done".to_owned(),
+        Err(CallFailure::Refused(refusal)) => refusal.to_string(),
+        Err(CallFailure::Failed(_, text)) => text.clone(),
+    }
 }
 
 /// The wire code of each refusal of the metadata.
@@ -311,6 +349,15 @@ fn refusal_code(refusal: &MetadataRefusal) -> ErrorCode {
         | MetadataRefusal::Partition { .. } => ErrorCode::InvalidRequest,
         MetadataRefusal::NotEnoughNodes { .. } => ErrorCode::NotEnoughReplicas,
         MetadataRefusal::TooManyPartitions { .. } | MetadataRefusal::IdsExhausted { .. } => ErrorCode::LimitReached,
+        MetadataRefusal::TeeNotFound { .. }
+        | MetadataRefusal::TeeExists { .. }
+        | MetadataRefusal::TeeCycle { .. }
+        | MetadataRefusal::InvalidTee { .. } => ErrorCode::InvalidRequest,
+        MetadataRefusal::UserExists { .. }
+        | MetadataRefusal::UserNotFound { .. }
+        | MetadataRefusal::RuleNotFound
+        | MetadataRefusal::InvalidSecurity { .. } => ErrorCode::InvalidRequest,
+        MetadataRefusal::TooManyOf { .. } | MetadataRefusal::TooManyTees { .. } => ErrorCode::LimitReached,
         MetadataRefusal::ProducerFenced { .. } => ErrorCode::FencedProducer,
         MetadataRefusal::ProducerUnknown { .. } => ErrorCode::UnknownProducer,
         MetadataRefusal::RolledBack { .. }

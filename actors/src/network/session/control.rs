@@ -1,7 +1,10 @@
 //! Control requests: what can be answered from the view is answered at once, the rest goes to its actor.
 
+use super::groups::group_request;
 use super::replies::{ControlKind, ReplySlot, weight};
+use super::rights::admin_action;
 use super::routing::{Route, groups_partition, not_leader};
+use super::security::{list_rules, list_users};
 use super::{Effects, GRANTED_FEATURES, SessionCore, SessionEffect, shard_of};
 use crate::view::{ClusterView, INTERNAL_PREFIX, TopicView};
 use bytes::Bytes;
@@ -10,10 +13,12 @@ use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{TopicId, TopicPartition};
 use lance_messages::mail::group::{CommitOffset, CommittedOffset};
 use lance_messages::mail::ingestion::{LookUpOffset, OffsetQuery};
+use lance_messages::security::Operation;
 use lance_messages::wire::cluster::ClusterCommand;
 use lance_messages::wire::hello::{Hello, HelloResponse, MINOR_VERSION, ProducerEpoch};
 use lance_messages::wire::json::{ClusterStatusBody, TopicBody, TopicsBody, to_json};
 use lance_messages::wire::lookup::LookupTarget;
+use lance_messages::wire::security::SecurityRequest;
 use lance_messages::wire::topics::{
     AlterTopic, CreateTopicWithConfig, MetadataRequest, MetadataResponse, NodeMetadata, PartitionMetadata,
     TopicMetadata, TopicMode,
@@ -21,6 +26,7 @@ use lance_messages::wire::topics::{
 use lance_messages::wire::typed_error::{Answers, TypedError};
 use lance_messages::wire::{Features, Request, Response};
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What a session asks of the metadata actor.
@@ -36,12 +42,17 @@ pub enum MetadataCall {
     AlterTopic(AlterTopic),
     /// An operator's order, with the partitions led here whose copy on the node it is about is complete.
     Cluster(ClusterCommand, Vec<TopicPartition>),
+    /// Change users or rules.
+    Security(SecurityRequest),
     /// Allocate a producer, or bind a known one again.
     InitProducer(Option<ProducerEpoch>),
 }
 
+/// As much of what a client calls itself is kept for its spans.
+const MAX_NAME_CHARS: usize = 64;
+
 impl SessionCore {
-    pub(super) fn on_hello(&mut self, hello: &Hello, correlation: u64) {
+    pub(super) fn on_hello(&mut self, hello: &Hello, correlation: u64, effects: &mut Effects) {
         let granted = Features(hello.features.0 & GRANTED_FEATURES.0);
         let response = HelloResponse {
             minor_version: MINOR_VERSION,
@@ -59,6 +70,8 @@ impl SessionCore {
         }
         lance_messages::wire::ResponseFrame { correlation, response: Response::Hello(response) }
             .encode(&mut self.output.tail, None);
+        self.client_name = hello.client_name.chars().take(MAX_NAME_CHARS).collect::<String>().into();
+        effects.push(SessionEffect::Named(Arc::clone(&self.client_name)));
         self.features = Some(granted);
     }
 
@@ -81,61 +94,54 @@ impl SessionCore {
             return;
         }
         if let Some(kind) = described_call(&request) {
+            let action = admin_action(&request, view);
             let request = self.reserve_control(correlation, command, kind);
+            self.note_action(request, action);
             return effects.push(SessionEffect::Describe(request));
         }
+        if let Request::TopicTee(asked) = request {
+            let request = self.reserve_control(correlation, command, ControlKind::TopicTee);
+            return effects.push(SessionEffect::Tee(request, asked));
+        }
         if let Some((kind, call)) = metadata_call(&request) {
-            return self.ask(correlation, command, kind, call, effects);
+            let action = admin_action(&request, view);
+            let request = self.ask(correlation, command, kind, call, effects);
+            return self.note_action(request, action);
+        }
+        if let Some(asked) = group_request(&request) {
+            let action = admin_action(&request, view);
+            return self.on_group_request(asked, action, correlation, command, view, effects);
         }
         let response = match request {
             Request::Fetch(fetch) => return self.on_fetch(fetch, correlation, partition, view, now, effects),
             Request::FetchPartitions(fetch) => {
                 return self.on_fetch_partitions(&fetch, correlation, view, now, effects);
             }
-            Request::ListTopics => Response::Topic(list_topics(view)),
+            Request::ListTopics => Response::Topic(self.list_topics(view)),
             Request::GetTopic { topic } => match view.topics.get(&topic) {
                 Some(topic) => Response::Topic(to_json(&topic_body(topic)).into()),
                 None => refuse(ErrorCode::TopicNotFound),
             },
             Request::GetClusterStatus => Response::ClusterStatus(cluster_status(view)),
-            Request::Authenticate { .. } => Response::Authenticate { ok: true, text: "Authenticated".to_owned() },
-            Request::Subscribe(subscribe) if !has_partition(view, TopicPartition::new(subscribe.topic, partition)) => {
-                refuse(ErrorCode::UnknownTopic)
+            Request::Authenticate { token } => self.on_token(&token, view, effects),
+            Request::ScramStep(message) => self.on_scram_step(&message, command, view, effects),
+            Request::Security(SecurityRequest::ListUsers) => list_users(view),
+            Request::Security(SecurityRequest::ListRules) => list_rules(view),
+            asked @ (Request::Subscribe(_)
+            | Request::Unsubscribe { .. }
+            | Request::CommitOffset(_)
+            | Request::LookupOffset(_)) => {
+                match self.on_place_request(asked, correlation, partition, command, view, effects) {
+                    Some(response) => response,
+                    None => return,
+                }
             }
-            Request::Subscribe(subscribe) if subscribe.start_offset != 0 => {
-                Response::SubscribeAck { consumer_id: subscribe.consumer_id, offset: subscribe.start_offset }
-            }
-            Request::Subscribe(subscribe) => {
-                let asked = CommittedOffset {
-                    partition: TopicPartition::new(subscribe.topic, partition),
-                    consumer_id: subscribe.consumer_id,
-                };
-                return self.on_subscribe(asked, correlation, command, view, effects);
-            }
-            Request::Unsubscribe { consumer_id, .. } => Response::Ack { batch_id: consumer_id, offsets: None },
-            Request::CommitOffset(commit) if !has_partition(view, TopicPartition::new(commit.topic, partition)) => {
-                refuse(ErrorCode::UnknownTopic)
-            }
-            Request::CommitOffset(commit) => {
-                let commit = CommitOffset {
-                    partition: TopicPartition::new(commit.topic, partition),
-                    consumer_id: commit.consumer_id,
-                    offset: commit.offset,
-                };
-                return self.on_commit(commit, correlation, command, view, effects);
-            }
-            Request::LookupOffset(look_up) if !has_partition(view, look_up.partition) => {
-                refuse(ErrorCode::UnknownTopic)
-            }
-            Request::LookupOffset(look_up) if self.route(look_up.partition, view) != Route::Here => {
-                Response::Error(not_leader(view, Some(look_up.partition), Answers::Control(command)))
-            }
-            Request::LookupOffset(look_up) => return self.on_look_up(look_up, correlation, command, effects),
             Request::Metadata(wanted) => {
                 if let Some(create) = self.next_missing(&wanted, view) {
-                    return self.ask(correlation, command, ControlKind::Metadata(wanted), create, effects);
+                    self.ask(correlation, command, ControlKind::Metadata(wanted), create, effects);
+                    return;
                 }
-                Response::Metadata(metadata(view, &wanted))
+                Response::Metadata(self.visible_metadata(view, &wanted))
             }
             // No control requests, or asked of other actors above.
             Request::Ignored | Request::Keepalive | Request::Produce(_) | Request::Hello(_) => return,
@@ -152,10 +158,79 @@ impl SessionCore {
             | Request::GroupOffsets(_)
             | Request::DescribeGroups(_)
             | Request::DeleteGroup { .. }
+            | Request::TopicTee(_)
+            | Request::Security(_)
             | Request::InitProducer(_) => return,
         };
         self.waiting_bytes += weight(&response);
         self.lanes.reserve(self.control_lane(), ReplySlot::ready(correlation, response));
+    }
+
+    /// Where a consumer is, or where something is in a log; `None` when another actor answers.
+    fn on_place_request(
+        &mut self,
+        request: Request,
+        correlation: u64,
+        partition: u16,
+        command: u8,
+        view: &ClusterView,
+        effects: &mut Effects,
+    ) -> Option<Response> {
+        let refuse = |code| Response::Error(TypedError::new(code, Answers::Control(command)));
+        Some(match request {
+            Request::Subscribe(subscribe) if !has_partition(view, TopicPartition::new(subscribe.topic, partition)) => {
+                refuse(ErrorCode::UnknownTopic)
+            }
+            Request::Subscribe(subscribe) if subscribe.start_offset != 0 => {
+                Response::SubscribeAck { consumer_id: subscribe.consumer_id, offset: subscribe.start_offset }
+            }
+            Request::Subscribe(subscribe) => {
+                let asked = CommittedOffset {
+                    partition: TopicPartition::new(subscribe.topic, partition),
+                    consumer_id: subscribe.consumer_id,
+                };
+                self.on_subscribe(asked, correlation, command, view, effects);
+                return None;
+            }
+            Request::Unsubscribe { consumer_id, .. } => Response::Ack { batch_id: consumer_id, offsets: None },
+            Request::CommitOffset(commit) if !has_partition(view, TopicPartition::new(commit.topic, partition)) => {
+                refuse(ErrorCode::UnknownTopic)
+            }
+            Request::CommitOffset(commit) => {
+                let commit = CommitOffset {
+                    partition: TopicPartition::new(commit.topic, partition),
+                    consumer_id: commit.consumer_id,
+                    offset: commit.offset,
+                };
+                self.on_commit(commit, correlation, command, view, effects);
+                return None;
+            }
+            Request::LookupOffset(look_up) if !has_partition(view, look_up.partition) => {
+                refuse(ErrorCode::UnknownTopic)
+            }
+            Request::LookupOffset(look_up) if self.route(look_up.partition, view) != Route::Here => {
+                Response::Error(not_leader(view, Some(look_up.partition), Answers::Control(command)))
+            }
+            Request::LookupOffset(look_up) => {
+                self.on_look_up(look_up, correlation, command, effects);
+                return None;
+            }
+            _ => return None,
+        })
+    }
+
+    /// The topics that the client may see.
+    fn list_topics(&self, view: &ClusterView) -> Bytes {
+        let visible = |topic: &&TopicView| self.access.may(Operation::Describe, &topic.name, view);
+        let topics = view.sorted_topics().into_iter().filter(visible).map(topic_body).collect();
+        to_json(&TopicsBody { topics }).into()
+    }
+
+    /// Of all topics those that the client may see; those it names were checked before.
+    pub(super) fn visible_metadata(&self, view: &ClusterView, wanted: &MetadataRequest) -> MetadataResponse {
+        let mut found = metadata(view, wanted);
+        found.topics.retain(|topic| self.access.may(Operation::Describe, &topic.name, view));
+        found
     }
 
     /// The first topic that a metadata request would have created, if this server does that.
@@ -163,18 +238,29 @@ impl SessionCore {
         if !(wanted.create_missing && self.limits.auto_create) {
             return None;
         }
-        let creatable = |name: &&String| view.topic_by_name(name).is_none() && !name.starts_with(INTERNAL_PREFIX);
+        let creatable = |name: &&String| {
+            let is_missing = view.topic_by_name(name).is_none() && !name.starts_with(INTERNAL_PREFIX);
+            is_missing && self.access.may(Operation::Create, name, view)
+        };
         let missing = wanted.topics.iter().find(creatable)?;
         Some(MetadataCall::CreateTopic(create_named(missing.clone(), None)))
     }
 
-    fn ask(&mut self, correlation: u64, command: u8, kind: ControlKind, call: MetadataCall, effects: &mut Effects) {
+    fn ask(
+        &mut self,
+        correlation: u64,
+        command: u8,
+        kind: ControlKind,
+        call: MetadataCall,
+        effects: &mut Effects,
+    ) -> u64 {
         let request = self.reserve_control(correlation, command, kind);
         effects.push(SessionEffect::Metadata(request, call));
+        request
     }
 
     /// Keeps a place for the reply to a control request that another actor answers.
-    fn reserve_control(&mut self, correlation: u64, command: u8, kind: ControlKind) -> u64 {
+    pub(super) fn reserve_control(&mut self, correlation: u64, command: u8, kind: ControlKind) -> u64 {
         self.lanes.reserve(self.control_lane(), ReplySlot::Control { correlation, command, kind }).0
     }
 
@@ -219,7 +305,7 @@ impl SessionCore {
         });
     }
 
-    fn redirect_offsets(&mut self, correlation: u64, command: u8, view: &ClusterView) {
+    pub(super) fn redirect_offsets(&mut self, correlation: u64, command: u8, view: &ClusterView) {
         let error = not_leader(view, groups_partition(view), Answers::Control(command));
         self.lanes.reserve(self.control_lane(), ReplySlot::ready(correlation, Response::Error(error)));
     }
@@ -239,6 +325,7 @@ impl SessionCore {
             LookupTarget::Latest => OffsetQuery::Latest,
             LookupTarget::Timestamp(at) => OffsetQuery::Timestamp(at),
             LookupTarget::RecordNumber(number) => OffsetQuery::Record(number),
+            LookupTarget::Offset(offset) => OffsetQuery::Offset(offset),
         };
         let look_up = LookUpOffset { connection: self.id, request, partition: look_up.partition, query };
         effects.push(SessionEffect::LookUp(shard, look_up));
@@ -280,6 +367,10 @@ fn metadata_call(request: &Request) -> Option<(ControlKind, MetadataCall)> {
         }
         Request::ClusterCommand(order) => {
             (ControlKind::ClusterCommand(order.clone()), MetadataCall::Cluster(order.clone(), Vec::new()))
+        }
+        Request::Security(SecurityRequest::ListUsers | SecurityRequest::ListRules) => return None,
+        Request::Security(change) => {
+            (ControlKind::Security { what: change.what() }, MetadataCall::Security(change.clone()))
         }
         Request::InitProducer(init) => (ControlKind::InitProducer, MetadataCall::InitProducer(init.existing)),
         _ => return None,
@@ -325,11 +416,6 @@ pub(super) fn topic_body(topic: &TopicView) -> TopicBody {
     }
 }
 
-fn list_topics(view: &ClusterView) -> Bytes {
-    let topics = view.sorted_topics().into_iter().map(topic_body).collect();
-    to_json(&TopicsBody { topics }).into()
-}
-
 fn cluster_status(view: &ClusterView) -> Bytes {
     let node_id = view.node.map_or(0, |node| u64::from(node.0));
     let state = |node| if view.is_alive(node) { "Connected" } else { "Disconnected" };
@@ -348,7 +434,7 @@ fn cluster_status(view: &ClusterView) -> Bytes {
     to_json(&body).into()
 }
 
-pub(super) fn metadata(view: &ClusterView, wanted: &MetadataRequest) -> MetadataResponse {
+fn metadata(view: &ClusterView, wanted: &MetadataRequest) -> MetadataResponse {
     let topics = if wanted.topics.is_empty() {
         view.sorted_topics().into_iter().map(topic_metadata).collect()
     } else {

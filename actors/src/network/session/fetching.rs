@@ -1,6 +1,7 @@
 //! Fetches: split into parts, one a partition; answered when every part is.
 
 use super::control::has_partition;
+use super::lanes::RequestId;
 use super::replies::{FetchPart, FetchSlot, PartData, ReplySlot};
 use super::routing::{Route, leader_id, not_leader, redirect};
 use super::{Effects, SessionCore, SessionEffect, shard_of};
@@ -125,11 +126,12 @@ impl SessionCore {
             .zip(0..)
             .map(|(part, number)| (number, part.partition, part.offset, part.max_bytes, part.waiting_for))
             .collect();
-        let request = self.lanes.reserve(lane, ReplySlot::Fetch(Box::new(slot))).0;
+        let id = self.lanes.reserve(lane, ReplySlot::Fetch(Box::new(slot)));
         for (part, partition, offset, max_bytes, shard) in asked {
             let Some(shard) = shard else { continue };
-            let connection = self.id;
-            let fetch = Fetch { connection, request, part, partition, offset, max_bytes, max_wait, compressed: false };
+            let (connection, request, compressed) = (self.id, id.0, false);
+            let trace = self.spans.fetch_trace(id, part);
+            let fetch = Fetch { connection, request, part, partition, offset, max_bytes, max_wait, compressed, trace };
             effects.push(SessionEffect::Fetch(shard, fetch));
         }
     }
@@ -139,7 +141,7 @@ impl SessionCore {
         request: u64,
         number: u16,
         result: Result<(PartitionBounds, FetchedData<SegmentRead>), ErrorCode>,
-        view: &ClusterView,
+        (view, now): (&ClusterView, Duration),
         effects: &mut Effects,
     ) {
         if matches!(result, Err(ErrorCode::NotLeader)) && self.read_elsewhere(request, effects) {
@@ -157,6 +159,7 @@ impl SessionCore {
             return;
         }
         part.waiting_for = None;
+        let mut wants_plan = false;
         match result {
             Err(code) => {
                 if code == ErrorCode::NotLeader {
@@ -177,6 +180,7 @@ impl SessionCore {
                     FetchedData::Segments(read) => {
                         let offset = part.offset.max(bounds.log_start_offset);
                         let max_bytes = part.max_bytes;
+                        wants_plan = true;
                         effects.push(SessionEffect::Plan { request, part: number, read, offset, max_bytes });
                     }
                     FetchedData::Empty => answer_part(part, None, part.offset.max(bounds.log_start_offset), 0, 0),
@@ -196,6 +200,9 @@ impl SessionCore {
                 effects.push(SessionEffect::CancelWait(shard, cancel));
             }
         }
+        if wants_plan && !self.traces_nothing() {
+            self.spans.on_plan_wanted(request, number, now);
+        }
     }
 
     /// Another node leads by now: a 1.0 Fetch goes on to it. `false` where the client has to go there itself.
@@ -214,7 +221,9 @@ impl SessionCore {
         part.waiting_for = Some(forwarder);
         let FetchPart { partition, offset, max_bytes, .. } = *part;
         let max_wait = Duration::ZERO;
-        let fetch = Fetch { connection, request, part: 0, partition, offset, max_bytes, max_wait, compressed: false };
+        let trace = self.spans.fetch_trace(RequestId(request), 0);
+        let compressed = false;
+        let fetch = Fetch { connection, request, part: 0, partition, offset, max_bytes, max_wait, compressed, trace };
         effects.push(SessionEffect::Fetch(forwarder, fetch));
         true
     }
@@ -232,14 +241,19 @@ impl SessionCore {
             && let Some(part) = fetch.parts.get_mut(usize::from(number))
             && part.answer.is_none()
         {
+            let (partition, mut planned) = (part.partition, 0);
             match plan {
                 Ok(plan) => {
+                    planned = plan.bytes;
                     (part.data_crc, part.timestamp_ns) = (plan.crc, plan.timestamp_ns);
                     let (next_offset, records, len) = (plan.next_offset, plan.record_count, plan.bytes as u32);
                     part.data = PartData::Plan(plan);
                     answer_part(part, None, next_offset, records, len);
                 }
                 Err(failure) => finish_part(part, Some(failure.into().code())),
+            }
+            if !self.traces_nothing() {
+                self.spans.on_planned(request, number, (partition, planned), effects);
             }
         }
         self.advance(effects, now);

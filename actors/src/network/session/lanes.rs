@@ -60,6 +60,17 @@ impl<S> Lanes<S> {
         self.lanes[lane & 1].slots.front_mut()
     }
 
+    /// The id that the next request of a lane will have.
+    pub fn next_id(&self, lane: usize) -> RequestId {
+        let queue = &self.lanes[lane & 1];
+        RequestId((queue.first + queue.slots.len() as u64) << 1 | (lane as u64 & 1))
+    }
+
+    /// The id of the request whose reply leaves next.
+    pub fn front_id(&self, lane: usize) -> RequestId {
+        RequestId(self.lanes[lane & 1].first << 1 | (lane as u64 & 1))
+    }
+
     /// Removes the slot whose reply left.
     pub fn pop(&mut self, lane: usize) -> Option<S> {
         let queue = &mut self.lanes[lane & 1];
@@ -98,13 +109,16 @@ mod tests {
     #[test]
     fn a_request_is_found_by_its_number_until_its_reply_left() {
         let mut lanes = Lanes::default();
+        let expected = lanes.next_id(INGEST_LANE);
         let first = lanes.reserve(INGEST_LANE, "a");
+        assert_eq!((first, lanes.front_id(INGEST_LANE)), (expected, expected));
         let second = lanes.reserve(INGEST_LANE, "b");
         let control = lanes.reserve(CONTROL_LANE, "c");
         assert_eq!(lanes.get_mut(second), Some(&mut "b"));
         assert_eq!(lanes.get_mut(control), Some(&mut "c"));
         assert_eq!(lanes.pop(INGEST_LANE), Some("a"));
         assert_eq!(lanes.get_mut(first), None);
+        assert_eq!(lanes.front_id(INGEST_LANE), second);
         assert_eq!(lanes.get_mut(second), Some(&mut "b"));
         assert_eq!(lanes.len(), 2);
         let ids: Vec<u64> = lanes.iter_mut().map(|(id, _)| id.0).collect();

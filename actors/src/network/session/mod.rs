@@ -1,35 +1,45 @@
 //! `SessionCore`: one connection's side of the protocol. Frames come in, requests to other actors and bytes for
 //! the socket go out; no socket, clock or thread inside.
 
+pub mod access;
 pub mod answers;
 mod cluster;
 mod control;
 mod fetching;
+mod groups;
 pub mod lanes;
 pub mod output;
 pub mod replies;
+pub mod rights;
 pub mod routing;
+mod security;
+mod spans;
 
+use self::access::{Access, AuditLine, AuthGate};
 use self::lanes::{CONTROL_LANE, INGEST_LANE, Lanes, RequestId};
 use self::output::Output;
 use self::replies::{ControlKind, ProduceSlot, ReplySlot};
 use self::routing::{Route, not_leader};
+use self::spans::OpenSpans;
 use crate::network::readers::SegmentRead;
+use crate::stages::{RequestTraces, StageSpan};
 use crate::view::ClusterView;
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
 use lance_messages::batch::{BatchFlags, ProducerSequence};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{ConnectionId, NodeId, TopicId, TopicPartition};
-use lance_messages::mail::group::{CommitOffset, CommittedOffset};
+use lance_messages::mail::group::{AskGroup, CommitOffset, CommittedOffset};
 use lance_messages::mail::ingestion::{CancelWait, Fetch, LookUpOffset, OffsetQuery, ProduceRequest};
 use lance_messages::record::{count_records, max_timestamp_ns};
 use lance_messages::wire::compression::{Compression, decompress_unnamed};
 use lance_messages::wire::hello::ProducerEpoch;
+use lance_messages::wire::tee::TeeRequest;
 use lance_messages::wire::typed_error::{Answers, TypedError};
 use lance_messages::wire::{
     Features, Frame, FrameError, FrameLimits, Request, RequestFrame, Response, ResponseFrame, next_frame,
 };
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::control::MetadataCall;
@@ -46,7 +56,11 @@ pub const GRANTED_FEATURES: Features = Features(
         | Features::LOOKUP.0
         | Features::METADATA.0
         | Features::COMPRESSED_INGEST.0
-        | Features::CLUSTER.0,
+        | Features::CLUSTER.0
+        | Features::GROUPS.0
+        | Features::TEE.0
+        | Features::SECURITY.0
+        | Features::SCRAM.0,
 );
 
 /// Fetches of one connection that may be under way together; more are not read from the socket.
@@ -77,6 +91,8 @@ pub struct SessionLimits {
     pub shards: u16,
     /// This node.
     pub node: NodeId,
+    /// Which requests are traced; `None`: none is.
+    pub traces: Option<RequestTraces>,
 }
 
 /// What a session wants done.
@@ -94,10 +110,18 @@ pub enum SessionEffect {
     Metadata(u64, MetadataCall),
     /// Ask every shard how its partitions stand.
     Describe(u64),
+    /// Ask the tee actor.
+    Tee(u64, TeeRequest),
     /// Store an offset.
     Commit(u64, CommitOffset),
     /// Ask for a stored offset.
     Committed(u64, CommittedOffset),
+    /// The client said what it calls itself.
+    Named(Arc<str>),
+    /// Something for the audit log.
+    Audit(AuditLine),
+    /// Ask the coordinator of consumer groups.
+    Group(u64, AskGroup),
     /// Store an offset on the node that keeps them.
     ForwardCommit(u64, CommitOffset),
     /// Ask the node that keeps them for a stored offset.
@@ -130,6 +154,8 @@ pub enum SessionEffect {
     FetchDone(Option<Duration>, u64),
     /// Close the connection once everything is written.
     Close(FrameError),
+    /// A stage of a traced request is over.
+    StageOver(Box<StageSpan>),
 }
 
 type Effects = Vec<SessionEffect>;
@@ -139,7 +165,10 @@ pub struct SessionCore {
     id: ConnectionId,
     limits: SessionLimits,
     features: Option<Features>,
+    /// What the client calls itself, from its Hello on.
+    client_name: Arc<str>,
     producer: Option<ProducerEpoch>,
+    access: Access,
     lanes: Lanes<ReplySlot>,
     /// What is to be written.
     pub output: Output,
@@ -154,6 +183,8 @@ pub struct SessionCore {
     draining: bool,
     pressed: bool,
     tight: bool,
+    throttled: bool,
+    spans: OpenSpans,
 }
 
 /// Whether a request can only be answered by who knows the topics.
@@ -164,6 +195,7 @@ fn needs_metadata(request: &Request) -> bool {
             | Request::Keepalive
             | Request::Hello(_)
             | Request::Authenticate { .. }
+            | Request::ScramStep(_)
             | Request::GetClusterStatus
     )
 }
@@ -182,7 +214,9 @@ impl SessionCore {
             id,
             limits,
             features: None,
+            client_name: Arc::from(""),
             producer: None,
+            access: Access::default(),
             lanes: Lanes::default(),
             output: Output::default(),
             in_flight_bytes: 0,
@@ -194,7 +228,15 @@ impl SessionCore {
             draining: false,
             pressed: false,
             tight: false,
+            throttled: false,
+            spans: OpenSpans::default(),
         }
+    }
+
+    /// The same session, held to what its client may do; `certificate` is the name in the client's certificate.
+    #[must_use]
+    pub fn guarded_by(self, gate: Option<Arc<AuthGate>>, certificate: Option<Arc<str>>) -> Self {
+        Self { access: Access::new(gate, certificate), ..self }
     }
 
     /// Whether the client said Hello: only then it is sent frames it did not ask for.
@@ -202,9 +244,15 @@ impl SessionCore {
         self.features.is_some()
     }
 
+    /// What the client calls itself, where requests are traced.
+    pub fn client_name(&self) -> Option<&str> {
+        (!self.client_name.is_empty()).then_some(&*self.client_name)
+    }
+
     /// Whether more may be read from the socket: backpressure is not reading.
     pub fn wants_input(&self) -> bool {
         !self.closing
+            && !self.throttled
             && self.blocked.is_none()
             && self.in_flight_bytes < self.limits.max_in_flight_bytes
             && self.lanes.len() < self.limits.max_requests
@@ -216,6 +264,15 @@ impl SessionCore {
     /// Whether the node holds so much for slow readers that each is given one thing at a time.
     pub fn set_tight(&mut self, tight: bool) {
         self.tight = tight;
+    }
+
+    /// Whether the client has moved more than its quota and is not read from for a while. It hears of it, so that it
+    /// knows that the connection lives.
+    pub fn set_throttled(&mut self, throttled: bool) {
+        self.throttled = throttled;
+        if throttled {
+            self.send_backpressure();
+        }
     }
 
     /// Whether everything asked for was answered.
@@ -310,21 +367,43 @@ impl SessionCore {
     /// One frame of the client.
     fn on_frame(&mut self, frame: Frame, view: &ClusterView, now: Duration, effects: &mut Effects) {
         let kept = frame.clone();
-        let RequestFrame { correlation, partition, trace: _, request } =
-            match RequestFrame::decode(frame, self.features) {
-                Ok(request) => request,
-                Err(refused) => {
-                    let lane = match refused.error.answers {
-                        Answers::Ingest(_) => INGEST_LANE,
-                        Answers::Control(_) => self.control_lane(),
-                    };
-                    self.lanes.reserve(lane, ReplySlot::ready(refused.correlation, Response::Error(refused.error)));
-                    return;
-                }
-            };
-        if !view.is_known() && needs_metadata(&request) {
-            return self.refuse_for_now(&request, correlation, kept.header.command());
+        let RequestFrame { correlation, partition, trace, request } = match RequestFrame::decode(frame, self.features) {
+            Ok(request) => request,
+            Err(refused) => {
+                let lane = match refused.error.answers {
+                    Answers::Ingest(_) => INGEST_LANE,
+                    Answers::Control(_) => self.control_lane(),
+                };
+                self.lanes.reserve(lane, ReplySlot::ready(refused.correlation, Response::Error(refused.error)));
+                return;
+            }
+        };
+        if !view.is_known() && (needs_metadata(&request) || self.access.needs_users(&request)) {
+            let starting = "The server is starting: try again";
+            return self.refuse(&request, correlation, kept.header.command(), ErrorCode::Unavailable, starting);
         }
+        if let Err(code) = self.access.check(&request, view) {
+            self.audit_denial(&request, code, view, effects);
+            return self.refuse(&request, correlation, kept.header.command(), code, code.text());
+        }
+        if self.limits.traces.is_none() {
+            return self.on_request(request, (correlation, partition), kept, view, now, effects);
+        }
+        let lane = if matches!(request, Request::Produce(_)) { INGEST_LANE } else { self.control_lane() };
+        self.open_span(&request, (partition, trace), lane, now);
+        self.on_request(request, (correlation, partition), kept, view, now, effects);
+        self.keep_span(lane);
+    }
+
+    fn on_request(
+        &mut self,
+        request: Request,
+        (correlation, partition): (u64, u16),
+        kept: Frame,
+        view: &ClusterView,
+        now: Duration,
+        effects: &mut Effects,
+    ) {
         match request {
             Request::Ignored => {}
             Request::Keepalive => {
@@ -341,19 +420,18 @@ impl SessionCore {
                 }
                 self.on_produce(produce, partition, view, now, effects);
             }
-            Request::Hello(hello) => self.on_hello(&hello, correlation),
+            Request::Hello(hello) => self.on_hello(&hello, correlation, effects),
             other => self.on_control(other, correlation, partition, kept.header.command(), view, now, effects),
         }
     }
 
-    /// What exists is not known yet: clients hear that they may try again, and nothing that they would give up for.
-    fn refuse_for_now(&mut self, request: &Request, correlation: u64, command: u8) {
+    /// The request is not looked at.
+    fn refuse(&mut self, request: &Request, correlation: u64, command: u8, code: ErrorCode, message: &'static str) {
         let (lane, correlation, answers) = match request {
             Request::Produce(produce) => (INGEST_LANE, 0, Answers::Ingest(produce.batch_id)),
             _ => (self.control_lane(), correlation, Answers::Control(command)),
         };
-        let message = "The server is starting: try again";
-        let error = TypedError::with_message(ErrorCode::Unavailable, answers, message);
+        let error = TypedError::with_message(code, answers, message);
         self.lanes.reserve(lane, ReplySlot::ready(correlation, Response::Error(error)));
     }
 
@@ -414,6 +492,7 @@ impl SessionCore {
         }
         let slot = ProduceSlot { batch_id, partition, shard, bytes, since: now };
         let request = self.lanes.reserve(INGEST_LANE, ReplySlot::Produce(slot));
+        let trace = self.spans.produce_trace(request);
         self.in_flight_bytes += bytes;
         let timestamp_ns =
             if produce.timestamp != 0 { produce.timestamp } else { max_timestamp_ns(&records).unwrap_or(0) };
@@ -427,6 +506,7 @@ impl SessionCore {
             flags,
             timestamp_ns,
             producer,
+            trace,
         };
         effects.push(SessionEffect::Produce(shard, request));
     }
@@ -481,8 +561,11 @@ impl SessionCore {
                 if !ready {
                     break;
                 }
-                if let Some(slot) = self.lanes.pop(lane) {
-                    self.write_reply(slot, now, effects);
+                let request = self.lanes.front_id(lane);
+                match self.lanes.pop(lane) {
+                    Some(slot) if self.traces_nothing() => self.write_reply(slot, now, effects),
+                    Some(slot) => self.write_traced_reply(request, slot, now, effects),
+                    None => {}
                 }
             }
         }

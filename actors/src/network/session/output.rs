@@ -29,6 +29,10 @@ pub struct Output {
     /// Small replies gather here and are written together.
     pub tail: BytesMut,
     queued_bytes: usize,
+    /// Bytes of files that wait.
+    file_bytes: u64,
+    /// Bytes ever written.
+    written_bytes: u64,
 }
 
 impl Output {
@@ -46,6 +50,7 @@ impl Output {
     /// Adds a range of a file.
     pub fn push_file(&mut self, file: Arc<dyn DiskFile>, file_offset: u64, len: u64) {
         self.seal();
+        self.file_bytes += len;
         self.items.push_back(OutputItem::File { file, file_offset, len });
     }
 
@@ -55,6 +60,16 @@ impl Output {
             self.queued_bytes += bytes.len();
             self.items.push_back(OutputItem::Bytes(bytes));
         }
+    }
+
+    /// Bytes ever written.
+    pub fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
+    /// What [`Self::written_bytes`] will be once everything that waits now is written.
+    pub fn mark(&self) -> u64 {
+        self.written_bytes + self.file_bytes + self.memory_bytes() as u64
     }
 
     /// Bytes held in memory.
@@ -101,6 +116,7 @@ impl Output {
 
     /// `count` bytes of the front were written.
     pub fn advance(&mut self, mut count: usize) {
+        self.written_bytes += count as u64;
         while count > 0 {
             match self.items.front_mut() {
                 Some(OutputItem::Bytes(bytes)) => {
@@ -116,6 +132,7 @@ impl Output {
                     let taken = (count as u64).min(*len);
                     *file_offset += taken;
                     *len -= taken;
+                    self.file_bytes -= taken;
                     count -= taken as usize;
                     if *len == 0 {
                         self.items.pop_front();
@@ -141,7 +158,7 @@ mod tests {
         output.tail.extend_from_slice(b"abc");
         output.push_bytes(Bytes::from(vec![b'x'; 5000]));
         output.tail.extend_from_slice(b"def");
-        assert_eq!(output.memory_bytes(), 5006);
+        assert_eq!((output.memory_bytes(), output.mark()), (5006, 5006));
         let mut written = Vec::new();
         while !output.is_empty() {
             let mut slices = Vec::new();
@@ -153,6 +170,6 @@ mod tests {
         }
         assert_eq!(&written[..3], b"abc");
         assert_eq!(&written[5003..], b"def");
-        assert_eq!(written.len(), 5006);
+        assert_eq!((written.len(), output.written_bytes(), output.mark()), (5006, 5006, 5006));
     }
 }

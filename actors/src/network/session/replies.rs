@@ -6,6 +6,7 @@ use lance_messages::id::TopicPartition;
 use lance_messages::mail::connection::{PartitionBounds, Produced};
 use lance_messages::wire::cluster::ClusterCommand;
 use lance_messages::wire::fetch::FetchedPartition;
+use lance_messages::wire::tee::TeeReply;
 use lance_messages::wire::topics::MetadataRequest;
 use lance_messages::wire::{Response, ResponseFrame};
 use lance_storage::reader::ReadPlan;
@@ -117,6 +118,8 @@ pub enum ControlKind {
     DescribeCluster,
     /// ClusterCommand.
     ClusterCommand(ClusterCommand),
+    /// TopicTee.
+    TopicTee,
     /// Metadata of topics that are being created.
     Metadata(MetadataRequest),
     /// Subscribe from the committed offset.
@@ -135,6 +138,13 @@ pub enum ControlKind {
         /// Its offset.
         offset: u64,
     },
+    /// A change of users or rules.
+    Security {
+        /// The byte of what was asked.
+        what: u8,
+    },
+    /// A request about consumer groups.
+    Group,
     /// LookupOffset.
     LookUp {
         /// The partition.
@@ -183,6 +193,11 @@ pub fn weight(response: &Response) -> usize {
             metadata.topics.iter().map(|topic| 128 + topic.name.len() + 24 * topic.partitions.len()).sum()
         }
         Response::DescribeCluster(cluster) => cluster.weight(),
+        Response::TopicTee(TeeReply::List(list)) => {
+            list.rules.iter().map(|rule| 256 + rule.topic_name.len() + 64 * rule.partitions.len()).sum()
+        }
+        Response::DescribeGroups(body) => body.len(),
+        Response::GroupOffsets(found) => found.offsets.iter().map(|found| 64 + found.metadata.len()).sum(),
         _ => 0,
     }
 }

@@ -3,6 +3,7 @@
 use crate::peer::acceptor::AcceptPeer;
 use crate::peer::doorstep::{Caller, caller, hand_over};
 use crate::peer::inlet::Inlet;
+use crate::tls::{TlsKeeper, TlsRefusal};
 use bytes::BytesMut;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::wire::typed_error::{Answers, TypedError};
@@ -24,6 +25,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub async fn accept_peers(
     listener: std::net::TcpListener,
     acceptor: Inlet<AcceptPeer>,
+    tls: Option<Arc<TlsKeeper>>,
     mut closed: watch::Receiver<()>,
 ) {
     let listening = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
@@ -43,9 +45,12 @@ pub async fn accept_peers(
         };
         match accepted {
             Ok((stream, _)) => {
-                let acceptor = acceptor.clone();
+                let (acceptor, tls) = (acceptor.clone(), tls.clone());
                 actix_rt::spawn(async move {
-                    receive(stream, &acceptor).await;
+                    match plain(stream, tls.as_deref()).await {
+                        Ok(stream) => receive(stream, &acceptor).await,
+                        Err(refusal) => tracing::info!(%refusal, "a connection is closed"),
+                    }
                     drop(place);
                 });
             }
@@ -54,6 +59,14 @@ pub async fn accept_peers(
                 actix_rt::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// What is inside of TLS, where that is spoken.
+async fn plain(stream: TcpStream, tls: Option<&TlsKeeper>) -> Result<TcpStream, TlsRefusal> {
+    match tls {
+        None => Ok(stream),
+        Some(tls) => TcpStream::from_std(tls.accept(stream).await?.stream).map_err(TlsRefusal::Sockets),
     }
 }
 

@@ -141,8 +141,9 @@ fn open_door(parts: &FormationParts<'_>, actor: &Mailbox<FormationActor>) -> Res
     let listener = parts.listener.try_clone().map_err(FormationError::Listen)?;
     let (open, closed) = watch::channel(());
     let acceptor: Inlet<AcceptPeer> = Inlet::of(parts.acceptor);
+    let tls = parts.local.tls.clone();
     parts.thread.spawn_fn(move || {
-        actix_rt::spawn(accept_peers(listener, acceptor, closed));
+        actix_rt::spawn(accept_peers(listener, acceptor, tls, closed));
     });
     for address in &parts.listed {
         let (address, local, actor) = (address.clone(), Arc::clone(parts.local), actor.clone());

@@ -8,7 +8,7 @@ use crate::supervision::{ActorStopped, Shell};
 use actix::prelude::*;
 use lance_messages::mail::peer::{SendControl, SendToFollower};
 use lance_messages::peer::ReplicaRequest;
-use lance_messages::wire::peer::{PeerFrame, PeerFrameError};
+use lance_messages::wire::peer::{PeerFrame, PeerFrameError, TRACED_VERSION};
 use std::convert::Infallible;
 
 /// The peer has another address: a connection to the old one ends.
@@ -30,9 +30,15 @@ impl PeerLinkActor {
     fn send_requests(&mut self, requests: Vec<ReplicaRequest>) -> Result<(), LinkEnd> {
         let max_bytes = self.setup.max_queued_bytes;
         let Some(connection) = &mut self.connection else { return Ok(()) };
+        let names_traced = connection.socket.version() >= TRACED_VERSION;
         for request in requests {
             connection.socket.queue(&match request {
-                ReplicaRequest::Append(append) => PeerFrame::Append(append),
+                ReplicaRequest::Append(mut append) => {
+                    if !names_traced {
+                        append.traced.clear();
+                    }
+                    PeerFrame::Append(append)
+                }
                 ReplicaRequest::Truncate(truncate) => PeerFrame::Truncate(truncate),
             })?;
             let bytes = connection.socket.queued_bytes();
@@ -118,6 +124,7 @@ impl Handler<StopLink> for PeerLinkActor {
             ctx.cancel_future(attempt);
         }
         self.hang_up();
+        self.setup.metrics.links.forget(self.setup.peer, self.setup.kind);
         self.life().vitals.set_state(ActorState::Stopped);
         let supervisor = self.setup.supervisor.clone();
         let gone = ActorStopped { name: self.life.vitals.name.clone() };

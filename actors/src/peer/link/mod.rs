@@ -12,6 +12,7 @@ use super::handshake::{self, PeerRefusal};
 use super::inlet::Inlet;
 use super::local::LocalPeer;
 use super::socket::{FrameSocket, LinkEnd};
+use crate::metrics::{LinkFigure, Metrics};
 use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell, guarded};
 use crate::supervision::{ActorState, Escalated, NodeSupervisor, RestartPolicy, Vitals};
@@ -51,6 +52,8 @@ pub struct LinkSetup {
     pub changed: Vec<Inlet<LinkChanged>>,
     /// Who shows links in the tree.
     pub supervisor: Addr<NodeSupervisor>,
+    /// Where it is shown whether the link stands.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The name of a link in the tree.
@@ -72,6 +75,7 @@ struct Connection {
 pub struct PeerLinkActor {
     life: Life,
     setup: LinkSetup,
+    figure: Arc<LinkFigure>,
     connection: Option<Connection>,
     delivery: Delivery,
     frames: Vec<PeerFrame>,
@@ -89,6 +93,7 @@ impl PeerLinkActor {
     pub fn new(vitals: Arc<Vitals>, policy: RestartPolicy, parent: Recipient<Escalated>, setup: LinkSetup) -> Self {
         Self {
             life: Life::new(vitals, policy, parent),
+            figure: setup.metrics.links.of(setup.peer, setup.kind),
             setup,
             connection: None,
             delivery: Delivery::default(),
@@ -131,6 +136,7 @@ impl PeerLinkActor {
                 self.failures = 0;
                 self.last_refusal.clear();
                 self.connection = Some(Connection { socket, peer, fresh: true });
+                self.figure.up.set(1);
                 self.tell(Some(peer));
                 self.wake();
             }
@@ -167,6 +173,8 @@ impl PeerLinkActor {
     fn hang_up(&mut self) -> bool {
         let stood = self.connection.take().is_some();
         if stood {
+            self.figure.up.set(0);
+            self.figure.losses.add(1);
             self.tell(None);
         }
         stood

@@ -309,6 +309,7 @@ impl State {
             high_watermark: if self.tells { position(high_watermark) } else { 0 },
             log_start: 0,
             batches: taken.iter().map(|batch| replica_batch(position(prev), batch.epoch)).collect(),
+            traced: Vec::new(),
         }
     }
 

@@ -38,7 +38,7 @@ impl Connection {
                 self.core.on_input(&mut self.input, view, now, &mut effects);
             }
             Mail::Closed(_) => return false,
-            Mail::Replies(replies) => self.core.on_replies(replies.replies, replies.pressed, view, now, &mut effects),
+            Mail::Replies(replies) => self.core.on_replies(replies, view, now, &mut effects),
             Mail::ShardRestarted(shard) => self.core.on_shard_restarted(shard, now, &mut effects),
             Mail::Planned { request, part, plan } => self.core.on_plan(request, part, plan, now, &mut effects),
             Mail::LookedUp { request, result } => self.core.on_look_up_done(request, result, view, now, &mut effects),

@@ -83,7 +83,7 @@ impl Ingestion {
             Mail::ExtendLease(until) => core.on_lease(until, now, effects),
             Mail::AppendReplica(append) => {
                 for request in append.requests {
-                    core.on_replica_request(append.session, request, effects);
+                    core.on_replica_request(append.session, request, now, effects);
                 }
             }
             Mail::ReplicaAnswered(mut answered) => {

@@ -225,7 +225,7 @@ impl Ingestion {
                 let Some(core) = self.core.as_mut() else { return Ok(false) };
                 match mail {
                     Mail::Fetch(fetch) => core.on_fetch(fetch, now, &mut effects),
-                    Mail::CancelWait(cancel) => core.on_cancel_wait(cancel, &mut effects),
+                    Mail::CancelWait(cancel) => core.on_cancel_wait(cancel, now, &mut effects),
                     Mail::LookUp(look_up) => core.on_look_up(look_up, now, &mut effects),
                     Mail::DiskDone(done) => on_disk_done(core, done, self.lives, now, &mut effects),
                     Mail::Introduce(replicas) => {
@@ -410,7 +410,8 @@ impl Ingestion {
         }
         let pressed = self.core.as_ref().is_some_and(IngestionCore::is_pressed);
         for (connection, replies) in outgoing {
-            let replies = Replies { shard: self.shard, replies, pressed };
+            let known_at = ctx.now.elapsed;
+            let replies = Replies { shard: self.shard, replies, pressed, known_at };
             ctx.send(self.to(Part::Connection(connection.0)), Mail::Replies(replies));
         }
         self.obey_about_replicas(about_replicas, ctx);

@@ -17,6 +17,7 @@ use ingestion::Ingestion;
 use lance_actors::ingestion::partition::Leadership;
 use lance_actors::network::readers::look_up;
 use lance_actors::network::session::{SessionLimits, shard_of};
+use lance_actors::stages::RequestTraces;
 use lance_actors::supervision::RestartPolicy;
 use lance_actors::supervision::policy::{RestartHistory, Verdict};
 use lance_cluster::control::ControlMessage;
@@ -269,6 +270,8 @@ impl Node {
             auto_create: true,
             shards: self.setup.shards,
             node: NodeId(self.index + 1),
+            // Some requests are traced: that must change nothing of what happens to them.
+            traces: Some(RequestTraces::new(connection, 0.25, true)),
         };
         let Some(process) = self.process.as_mut() else { return false };
         // The listener accepts nobody before the committed metadata is known.

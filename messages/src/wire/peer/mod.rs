@@ -5,7 +5,7 @@
 //! flags          0x40 (control), nothing else
 //! header CRC     over bytes 0..=7 and 12..=43; of a refusal over 0..=7, as every ErrorResponse
 //! batch id       command code
-//! payload CRC    over the payload; of Append over its first 44 bytes, since batches carry checksums of their own
+//! payload CRC    over the payload; of Append over what is in front of its batches, which carry checksums of their own
 //! all others     0
 //!
 //! requests (by who opened the connection)    replies
@@ -44,8 +44,12 @@ pub const MAX_OPENING_PAYLOAD_BYTES: usize = 4096;
 /// Bytes of a stream that tell whether its first frame is a PeerHello.
 pub const RECOGNISED_BYTES: usize = 20;
 
-/// Version of the peer protocol spoken here; the oldest and the newest are the same.
-pub const PEER_VERSION: u16 = 2;
+/// Newest version of the peer protocol spoken here.
+pub const PEER_VERSION: u16 = 3;
+/// Oldest version spoken here: nodes of two releases form one cluster while one after the other is updated.
+pub const OLDEST_PEER_VERSION: u16 = 2;
+/// From this version on an Append may name batches that are traced.
+pub const TRACED_VERSION: u16 = 3;
 
 /// The command code of a peer frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -276,7 +280,7 @@ pub fn next_peer_frame(buffer: &mut BytesMut, stage: PeerStage) -> Result<Option
     buffer.advance(HEADER_LEN);
     let payload = buffer.split_to(payload_bytes).freeze();
     let checked = match command {
-        PeerCommand::Append => payload.get(..replica::APPEND_HEAD_BYTES).unwrap_or(&payload),
+        PeerCommand::Append => replica::append_checked(&payload),
         _ => &payload[..],
     };
     let computed = if checked.is_empty() { 0 } else { crc32fast::hash(checked) };

@@ -4,18 +4,20 @@
 //! Append 0x62                           AppendAnswer 0xE2: u32 count, and that many of
 //!   0  4 topic id                         0  4 topic id
 //!   4  2 partition                        4  2 partition
-//!   6  2 zero                             6  1 outcome
+//!   6  2 traced batches                   6  1 outcome
 //!   8  4 epoch                            7  1 zero
 //!  12  4 epoch of the batch before        8  4 epoch
 //!  16  8 position where the first begins 12  4 damage count of the replica
 //!  24  8 high watermark                  16  8 incarnation of its node
 //!  32  8 log start                       24    of outcome 1, Appended:
 //!  40  4 batches                                 8 durable end, 4 p99 of syncs, µs
-//!  44  … each: header (104), records           of outcome 2, Fenced: 4 promised epoch
-//!                                              of outcome 3, Diverged:
-//! Truncate 0x63                                  4 last epoch, 8 log start, 8 log end,
-//!   0  4 topic id                                4 epochs, each: 4 epoch, 8 where it begins
-//!   4  2 partition                             of outcome 4, Unavailable: nothing
+//!  44  … each traced: 4 index of its           of outcome 2, Fenced: 4 promised epoch
+//!        batch, trace context (25)             of outcome 3, Diverged:
+//!     … each: header (104), records              4 last epoch, 8 log start, 8 log end,
+//!                                                4 epochs, each: 4 epoch, 8 where it begins
+//! Truncate 0x63                                of outcome 4, Unavailable: nothing
+//!   0  4 topic id
+//!   4  2 partition                      Version 2 knows no traced batches: there are none.
 //!   6  1 1 to a position, 2 restart
 //!   7  1 zero                           A truncation answers a log that is named by
 //!   8  4 epoch                          incarnation, last epoch and end.
@@ -29,16 +31,20 @@
 
 use super::super::header::HEADER_LEN;
 use super::super::payload::PayloadReader;
+use super::super::trace::{TRACE_CONTEXT_LEN, TraceContext};
 use super::{MAX_DATA_PAYLOAD_BYTES, PeerCommand, PeerFrameError, frame_header, sealed};
 use crate::batch::{BATCH_HEADER_BYTES, BatchHeader, BatchSeed};
 use crate::id::{LeaderEpoch, ReplicaIncarnation, TopicId, TopicPartition};
 use crate::peer::{
-    AppendOutcome, AppendRequest, AppendResponse, DivergedLog, LogPlace, ReplicaBatch, TruncateRequest, TruncateTo,
+    AppendOutcome, AppendRequest, AppendResponse, DivergedLog, LogPlace, ReplicaBatch, TracedBatch, TruncateRequest,
+    TruncateTo,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// Bytes of an Append in front of its batches: what its payload CRC covers.
+/// Bytes of an Append in front of its traced batches. Its payload CRC covers these and those.
 pub const APPEND_HEAD_BYTES: usize = 44;
+/// Bytes that name one traced batch.
+const TRACED_BYTES: usize = 4 + TRACE_CONTEXT_LEN;
 /// Most batches of one frame.
 pub const MAX_FRAME_BATCHES: usize = 16 * 1024;
 /// Most epochs of a diverged log that are told, the newest; a log has one for each change of its leader.
@@ -54,9 +60,14 @@ const HISTORY_ENTRY_BYTES: usize = 12;
 pub(super) fn encode_append(request: &AppendRequest, out: &mut Vec<Bytes>) {
     let (mut prev_end, mut prev_epoch) = (request.prev_end, request.prev_epoch);
     let mut rest = &request.batches[..];
+    let mut traced = &request.traced[..];
+    let mut first = 0;
     loop {
-        let (batches, behind) = rest.split_at(batches_that_fit(rest));
-        encode_append_frame(request, prev_end, prev_epoch, batches, out);
+        let (batches, behind) = rest.split_at(batches_that_fit(rest, traced.len()));
+        let next = first + batches.len() as u32;
+        let (now, later) = traced.split_at(traced.iter().take_while(|traced| traced.index < next).count());
+        encode_append_frame(request, (prev_end, prev_epoch), batches, (now, first), out);
+        (traced, first) = (later, next);
         match batches.last() {
             Some(last) if !behind.is_empty() => {
                 (prev_end, prev_epoch) = (last.header.end_position(), last.header.leader_epoch);
@@ -67,8 +78,8 @@ pub(super) fn encode_append(request: &AppendRequest, out: &mut Vec<Bytes>) {
     }
 }
 
-fn batches_that_fit(batches: &[ReplicaBatch]) -> usize {
-    let mut bytes = APPEND_HEAD_BYTES;
+fn batches_that_fit(batches: &[ReplicaBatch], traced: usize) -> usize {
+    let mut bytes = APPEND_HEAD_BYTES + traced * TRACED_BYTES;
     let fits = |batch: &&ReplicaBatch| {
         bytes += BATCH_HEADER_BYTES + batch.records.len();
         bytes <= MAX_DATA_PAYLOAD_BYTES
@@ -78,19 +89,22 @@ fn batches_that_fit(batches: &[ReplicaBatch]) -> usize {
     count.max(usize::from(!batches.is_empty()))
 }
 
+/// `first` is the index of the first of `batches` in the request.
 fn encode_append_frame(
     request: &AppendRequest,
-    prev_end: u64,
-    prev_epoch: LeaderEpoch,
+    (prev_end, prev_epoch): (u64, LeaderEpoch),
     batches: &[ReplicaBatch],
+    (traced, first): (&[TracedBatch], u32),
     out: &mut Vec<Bytes>,
 ) {
     let headers_bytes = batches.len() * BATCH_HEADER_BYTES;
     let records_bytes: usize = batches.iter().map(|batch| batch.records.len()).sum();
-    let payload_bytes = APPEND_HEAD_BYTES + headers_bytes + records_bytes;
+    let checked_bytes = APPEND_HEAD_BYTES + traced.len() * TRACED_BYTES;
+    let payload_bytes = checked_bytes + headers_bytes + records_bytes;
     let mut head = [0u8; APPEND_HEAD_BYTES];
     head[0..4].copy_from_slice(&request.partition.topic.0.to_le_bytes());
     head[4..6].copy_from_slice(&request.partition.partition.to_le_bytes());
+    head[6..8].copy_from_slice(&(traced.len() as u16).to_le_bytes());
     head[8..12].copy_from_slice(&request.epoch.0.to_le_bytes());
     head[12..16].copy_from_slice(&prev_epoch.0.to_le_bytes());
     head[16..24].copy_from_slice(&prev_end.to_le_bytes());
@@ -98,13 +112,19 @@ fn encode_append_frame(
     head[32..40].copy_from_slice(&request.log_start.to_le_bytes());
     head[40..44].copy_from_slice(&(batches.len() as u32).to_le_bytes());
     // Everything but the records lies in one allocation; the pieces are cut out of it.
-    let mut block = BytesMut::with_capacity(HEADER_LEN + APPEND_HEAD_BYTES + headers_bytes);
-    block.put_slice(&frame_header(PeerCommand::Append, payload_bytes, &head));
+    let mut block = BytesMut::with_capacity(HEADER_LEN + checked_bytes + headers_bytes);
+    block.put_bytes(0, HEADER_LEN);
     block.put_slice(&head);
+    for TracedBatch { index, context } in traced {
+        block.put_u32_le(index - first);
+        block.put_slice(&context.encode());
+    }
+    let header = frame_header(PeerCommand::Append, payload_bytes, &block[HEADER_LEN..]);
+    block[..HEADER_LEN].copy_from_slice(&header);
     batches.iter().for_each(|batch| block.put_slice(&batch.raw_header));
     let mut block = block.freeze();
     for (index, batch) in batches.iter().enumerate() {
-        let in_front = if index == 0 { HEADER_LEN + APPEND_HEAD_BYTES } else { 0 };
+        let in_front = if index == 0 { HEADER_LEN + checked_bytes } else { 0 };
         out.push(block.split_to(in_front + BATCH_HEADER_BYTES));
         if !batch.records.is_empty() {
             out.push(batch.records.clone());
@@ -115,16 +135,23 @@ fn encode_append_frame(
     }
 }
 
+/// What the payload CRC of an Append covers; everything where it is cut short.
+pub(super) fn append_checked(payload: &[u8]) -> &[u8] {
+    let traced = payload.get(6..8).and_then(|bytes| bytes.first_chunk()).map_or(0, |count| u16::from_le_bytes(*count));
+    payload.get(..APPEND_HEAD_BYTES + usize::from(traced) * TRACED_BYTES).unwrap_or(payload)
+}
+
 /// Reads an Append; every batch must be one of the partition and follow the one before it.
 pub(super) fn decode_append(payload: &Bytes) -> Result<AppendRequest, PeerFrameError> {
     let malformed = || PeerFrameError::Malformed { command: PeerCommand::Append, bytes: payload.len() };
     let mut reader = PayloadReader::new(payload);
-    let (mut request, count) = decode_head(&mut reader).ok_or_else(malformed)?;
-    if count as usize > MAX_FRAME_BATCHES {
+    let (mut request, traced, count) = decode_head(&mut reader).ok_or_else(malformed)?;
+    if count as usize > MAX_FRAME_BATCHES || u32::from(traced) > count {
         return Err(malformed());
     }
+    request.traced = decode_traced(&mut reader, traced, count).ok_or_else(malformed)?;
     let seed = BatchSeed::new(request.partition);
-    let mut at = APPEND_HEAD_BYTES;
+    let mut at = APPEND_HEAD_BYTES + usize::from(traced) * TRACED_BYTES;
     request.batches.reserve(count as usize);
     for index in 0..count {
         let raw: &[u8; BATCH_HEADER_BYTES] = payload.get(at..).and_then(<[u8]>::first_chunk).ok_or_else(malformed)?;
@@ -141,9 +168,9 @@ pub(super) fn decode_append(payload: &Bytes) -> Result<AppendRequest, PeerFrameE
     if at == payload.len() { Ok(request) } else { Err(malformed()) }
 }
 
-fn decode_head(reader: &mut PayloadReader<'_>) -> Option<(AppendRequest, u32)> {
+fn decode_head(reader: &mut PayloadReader<'_>) -> Option<(AppendRequest, u16, u32)> {
     let partition = TopicPartition::new(TopicId(reader.u32()?), reader.u16()?);
-    let zero = reader.u16()?;
+    let traced = reader.u16()?;
     let request = AppendRequest {
         partition,
         epoch: LeaderEpoch(reader.u32()?),
@@ -152,9 +179,20 @@ fn decode_head(reader: &mut PayloadReader<'_>) -> Option<(AppendRequest, u32)> {
         high_watermark: reader.u64()?,
         log_start: reader.u64()?,
         batches: Vec::new(),
+        traced: Vec::new(),
     };
-    let count = reader.u32()?;
-    (zero == 0).then_some((request, count))
+    Some((request, traced, reader.u32()?))
+}
+
+/// Each batch is named at most once, in order.
+fn decode_traced(reader: &mut PayloadReader<'_>, traced: u16, batches: u32) -> Option<Vec<TracedBatch>> {
+    let mut next = 0;
+    let mut one = || {
+        let index = reader.u32().filter(|index| (next..batches).contains(index))?;
+        next = index + 1;
+        Some(TracedBatch { index, context: TraceContext::decode(reader.bytes(TRACE_CONTEXT_LEN)?)? })
+    };
+    (0..traced).map(|_| one()).collect()
 }
 
 /// A batch begins where the one before it ended, in every count, and epochs never go back nor beyond the leader's.

@@ -5,9 +5,10 @@ use crate::batch::{BATCH_HEADER_BYTES, BatchFlags, BatchHeader, BatchSeed};
 use crate::id::{LeaderEpoch, NodeId, ReplicaIncarnation, TopicId, TopicPartition};
 use crate::peer::{
     AppendOutcome, AppendRequest, AppendResponse, DivergedLog, LinkKind, LogPlace, PeerIdentity, ReplicaBatch,
-    TruncateRequest, TruncateTo,
+    TracedBatch, TruncateRequest, TruncateTo,
 };
 use crate::sort_key::SortKey;
+use crate::wire::TraceContext;
 use crate::wire::codec::FrameError;
 use proptest::prelude::*;
 
@@ -76,7 +77,12 @@ fn append(lengths: &[usize]) -> AppendRequest {
         high_watermark: 900,
         log_start: 100,
         batches,
+        traced: Vec::new(),
     }
+}
+
+fn traced(index: u32) -> TracedBatch {
+    TracedBatch { index, context: TraceContext { trace_id: [0x11; 16], span_id: [0x22; 8], flags: 1 } }
 }
 
 fn answers() -> Vec<AppendResponse> {
@@ -128,6 +134,7 @@ fn every_kind() -> Vec<PeerFrame> {
         PeerFrame::Hello(hello()),
         PeerFrame::Proof(PeerProof { proof: Some([6; 32]) }),
         PeerFrame::Append(append(&[3])),
+        PeerFrame::Append(AppendRequest { traced: vec![traced(0)], ..append(&[3]) }),
         PeerFrame::Truncate(truncate(TruncateTo::Position(0x44))),
         PeerFrame::Truncate(truncate(TruncateTo::Restart(LogPlace { position: 0x44, offset: 0x55, record: 0x66 }))),
         PeerFrame::Control(Bytes::from_static(b"raft")),
@@ -168,7 +175,9 @@ fn every_flipped_bit_outside_of_records_is_noticed() {
         // The records of an append have a checksum of their own, which the receiver's log checks; a refusal's header is
         // that of 1.0.
         let checked = match &frame {
-            PeerFrame::Append(_) => HEADER_LEN + replica::APPEND_HEAD_BYTES + BATCH_HEADER_BYTES,
+            PeerFrame::Append(_) => {
+                HEADER_LEN + replica::append_checked(&bytes[HEADER_LEN..]).len() + BATCH_HEADER_BYTES
+            }
             PeerFrame::Refused(_) => 12,
             _ => bytes.len(),
         };
@@ -200,19 +209,38 @@ fn records_are_neither_copied_to_be_sent_nor_when_they_arrive() {
 
 #[test]
 fn an_append_above_the_limit_of_a_frame_becomes_several_that_mean_the_same() {
-    let request = append(&[9 * 1024 * 1024, 16 * 1024 * 1024, 1, 2]);
+    let mut request = append(&[9 * 1024 * 1024, 16 * 1024 * 1024, 1, 2]);
+    request.traced = vec![traced(0), traced(3)];
     let frames = decode_all(bytes_of(&PeerFrame::Append(request.clone())));
-    let mut batches = Vec::new();
+    let (mut batches, mut names) = (Vec::new(), Vec::new());
     let (mut end, mut epoch) = (request.prev_end, request.prev_epoch);
     for frame in &frames {
         let PeerFrame::Append(part) = frame else { panic!("{frame:?}") };
         assert_eq!((part.prev_end, part.prev_epoch), (end, epoch));
         assert_eq!((part.epoch, part.high_watermark, part.log_start), (request.epoch, 900, 100));
         (end, epoch) = (part.end_position(), LeaderEpoch(5));
+        let first = batches.len() as u32;
+        names.extend(part.traced.iter().map(|one| TracedBatch { index: first + one.index, ..*one }));
         batches.extend(part.batches.iter().cloned());
     }
     assert_eq!(frames.len(), 2);
-    assert_eq!(batches, request.batches);
+    assert_eq!((batches, names), (request.batches, request.traced));
+}
+
+#[test]
+fn traced_batches_are_named_once_in_order_and_exist() {
+    let request = AppendRequest { traced: vec![traced(0), traced(1)], ..append(&[3, 3]) };
+    let payload = bytes_of(&PeerFrame::Append(request)).split_off(HEADER_LEN);
+    let named = |first: u32, second: u32| {
+        let mut payload = payload.clone();
+        payload[44..48].copy_from_slice(&first.to_le_bytes());
+        payload[73..77].copy_from_slice(&second.to_le_bytes());
+        decode_payload(PeerCommand::Append, payload.freeze())
+    };
+    assert!(named(0, 1).is_ok());
+    for (first, second) in [(0, 0), (1, 0), (1, 1), (0, 2), (0, u32::MAX), (u32::MAX, 1)] {
+        assert!(matches!(named(first, second), Err(PeerFrameError::Malformed { .. })), "{first}, {second}");
+    }
 }
 
 #[test]
@@ -379,9 +407,10 @@ proptest! {
     fn appends_survive_any_cut_of_the_stream(
         lengths in prop::collection::vec(0usize..300, 0..6),
         cuts in prop::collection::vec(1usize..200, 1..20),
-        high_watermark: u64, log_start: u64,
+        high_watermark: u64, log_start: u64, names in any::<u8>(),
     ) {
-        let request = AppendRequest { high_watermark, log_start, ..append(&lengths) };
+        let traced = (0..lengths.len() as u32).filter(|index| names >> index & 1 == 1).map(traced).collect();
+        let request = AppendRequest { high_watermark, log_start, traced, ..append(&lengths) };
         let sent = [PeerFrame::Append(request), PeerFrame::AppendAnswer(answers()), PeerFrame::Control(Bytes::new())];
         let stream: Vec<u8> = sent.iter().flat_map(|frame| bytes_of(frame).to_vec()).collect();
         let (mut buffer, mut received) = (BytesMut::new(), Vec::new());

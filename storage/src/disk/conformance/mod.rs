@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::memory::{MemoryConfig, MemoryDisk};
 use super::*;
@@ -141,6 +141,23 @@ fn a_group_is_written_as_one(home: Home) {
     assert_eq!((done.len(), done[0].result.is_ok(), done[0].chunks.len()), (1, true, 3));
     let expected = [[3u8; 2 * BLOCK], [1; 2 * BLOCK], [2; 2 * BLOCK]].concat();
     assert!(content(&file) == expected);
+}
+
+fn a_write_is_told_from_its_sync(home: Home) {
+    let Some(mut rig) = Rig::new(home, 2 * BLOCK, 8) else {
+        return;
+    };
+    let file = rig.file("a");
+    let before = Instant::now();
+    // Apart: no home syncs both with the call that writes them.
+    let chunks = vec![rig.chunk(1, 4 * BLOCK as u64), rig.chunk(2, 0)];
+    let OpTimes { started, written } = rig.run(&file, OpKind::Write { chunks, sync: true }).times;
+    match (started, written) {
+        (Some(started), Some(written)) => assert!(before <= started && started <= written),
+        times => assert_eq!((home, times), (Home::Memory, (None, None)), "only this one has no clock"),
+    }
+    let synced = rig.run(&file, OpKind::Sync).times;
+    assert_eq!((synced.started.is_some(), synced.written), (home != Home::Memory, None));
 }
 
 fn parts_of_slots_are_written(home: Home) {
@@ -426,6 +443,7 @@ macro_rules! suite {
             use super::Home;
             suite!(@tests $home;
                 a_group_is_written_as_one
+                a_write_is_told_from_its_sync
                 parts_of_slots_are_written
                 many_files_are_written_at_once
                 more_buffers_than_one_call_takes_are_written

@@ -116,8 +116,7 @@ impl WriteQueue for FaultyQueue {
         let delay = self.switch.delay(op.names().1);
         let token = op.token;
         if let Some(error) = self.refuse(&op) {
-            let completion = DiskCompletion { token, result: Err(error), chunks: op.kind.into_chunks(), file: None };
-            self.refused.push((delay, completion));
+            self.refused.push((delay, op.completed(Err(error))));
         } else {
             op.token = self.remember(Submitted { token, delay });
             if let Err(mut back) = self.inner.submit(op) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::notify::Notify;
-use super::super::{DiskCompletion, DiskError, DiskFile, DiskOp, OpKind, OpenMode, Operation, WriteQueue};
+use super::super::{DiskCompletion, DiskError, DiskFile, DiskOp, OpKind, OpTimes, OpenMode, Operation, WriteQueue};
 use super::inode::Change;
 use super::state::State;
 use super::{Completion, MemoryFile, Shared};
@@ -129,7 +129,7 @@ fn execute(state: &mut State, shared: &Arc<Shared>, generation: u64, op: DiskOp)
             (Ok(()), None) => (kind.into_chunks(), Err(DiskError::ForeignFile { path: file.path().to_owned() })),
         },
     };
-    DiskCompletion { token, result, chunks, file: made }
+    DiskCompletion { token, result, chunks, file: made, times: OpTimes::default() }
 }
 
 fn create(

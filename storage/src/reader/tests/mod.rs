@@ -307,6 +307,13 @@ fn records_times_and_keys_are_found() {
         assert_eq!((found.offset, found.record), (*offset, number as u64));
     }
     assert_eq!(reader.find(&slices, Lookup::Record(maker.record)).unwrap(), None);
+    for (number, offset) in maker.records.iter().enumerate().skip(1).step_by(7) {
+        for before in [0, 1, 2] {
+            let found = reader.find(&slices, Lookup::Offset(offset - before)).unwrap().unwrap();
+            assert_eq!((found.offset, found.record), (*offset, number as u64));
+        }
+    }
+    assert_eq!(reader.find(&slices, Lookup::Offset(maker.plain.len() as u64)).unwrap(), None);
     // Ascending times find ascending batches, each the first at or after its time.
     let mut batches = Vec::new();
     for time in 0..=maker.time {

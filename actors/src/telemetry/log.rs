@@ -1,13 +1,20 @@
 //! The log of the process: lines on standard error, as text or JSON, at a level that can be changed while it runs.
 
+use super::line::WithTrace;
+use super::tracer::tracer;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
-use tracing_subscriber::filter::{EnvFilter, LevelFilter, ParseError};
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{EnvFilter, FilterExt, LevelFilter, ParseError, filter_fn};
+use tracing_subscriber::fmt::format::{JsonFields, format};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::Registry;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, fmt, reload};
+
+/// Spans and their events are those of this project: the exporter's own libraries have some, too.
+const OWN_TARGETS: &str = "lance";
 
 /// The environment variable that overrides the configured filter, as everywhere in Rust.
 const FILTER_VARIABLE: &str = "RUST_LOG";
@@ -75,18 +82,32 @@ impl LogLevel {
     }
 }
 
-/// Logs from now on, panics of every thread included.
+/// What a span of the process is made of: where there is a tracer, what happens inside becomes events of it.
+fn is_traced(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() <= Level::INFO && metadata.target().starts_with(OWN_TARGETS)
+}
+
+/// Logs from now on, panics of every thread included; spans go to the tracer, if there is one by now.
 pub fn start(options: &TelemetryOptions) -> Result<LogLevel, TelemetryError> {
     let from_environment = std::env::var(FILTER_VARIABLE).ok().filter(|filter| !filter.trim().is_empty());
     let filter = parse(from_environment.as_deref().unwrap_or(&options.filter))?;
     let (filter, handle) = reload::Layer::new(filter);
     let lines = fmt::layer().with_writer(std::io::stderr);
     let lines = if options.json {
-        lines.json().flatten_event(true).boxed()
+        let line = format().json().flatten_event(true).with_current_span(false).with_span_list(false);
+        lines.fmt_fields(JsonFields::new()).event_format(WithTrace::json(line)).boxed()
     } else {
-        lines.with_ansi(std::io::stderr().is_terminal()).boxed()
+        let ansi = std::io::stderr().is_terminal();
+        lines.with_ansi(ansi).event_format(WithTrace::text(format().with_ansi(ansi))).boxed()
     };
-    tracing_subscriber::registry().with(filter).with(lines).try_init()?;
+    // Spans are the tracer's: a line says what it has to say without them.
+    let lines = lines.with_filter(filter.and(filter_fn(|metadata: &Metadata<'_>| metadata.is_event())));
+    let spans = tracer().map(|tracer| {
+        let layer = tracing_opentelemetry::layer().with_tracer(tracer.sdk());
+        let layer = layer.with_location(false).with_threads(false).with_tracked_inactivity(false).with_target(false);
+        layer.with_level(true).with_filter(filter_fn(is_traced))
+    });
+    tracing_subscriber::registry().with(lines).with(spans).try_init()?;
     std::panic::set_hook(Box::new(log_panic));
     Ok(LogLevel { handle })
 }

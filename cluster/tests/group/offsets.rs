@@ -45,7 +45,8 @@ fn golden_bytes_of_every_record() {
         let trailing = OffsetRecord::decode(&[&golden[..], &[0]].concat());
         assert_eq!(trailing, Err(OffsetRecordError::Trailing { trailing: 1 }));
     }
-    assert_eq!(OffsetRecord::decode(&[2, 1]), Err(OffsetRecordError::UnknownVersion { found: 2 }));
+    assert_eq!(OffsetRecord::decode(&[3, 1]), Err(OffsetRecordError::UnknownVersion { found: 3 }));
+    assert_eq!(OffsetRecord::decode(&[2, 1]), Err(OffsetRecordError::UnknownKind { found: 1 }));
     assert_eq!(OffsetRecord::decode(&[1, 9]), Err(OffsetRecordError::UnknownKind { found: 9 }));
     assert_eq!(OffsetRecord::decode(&[1, 3, 7]), Err(OffsetRecordError::UnknownConsumer { found: 7 }));
     assert_eq!(OffsetRecord::decode(&[1, 3, 1, 0, 0]), Err(OffsetRecordError::BadGroupName { bytes: 0 }));
@@ -62,7 +63,7 @@ fn the_latest_commit_counts_even_when_it_goes_back() {
     offsets.apply(commit(key(1, 0, group("9")), 7)).unwrap();
     assert_eq!(offset_of(&offsets, &mine), Some(40));
     assert_eq!(offset_of(&offsets, &key(1, 1, ConsumerKey::Id(9))), None);
-    assert_eq!(offsets.group_names().into_iter().collect::<Vec<_>>(), ["9"]);
+    assert_eq!(offsets.group_names().collect::<Vec<_>>(), ["9"]);
 }
 
 #[test]
@@ -75,7 +76,8 @@ fn a_deleted_topic_and_a_forgotten_consumer_take_their_offsets_along() {
         }
     }
     offsets.apply(OffsetRecord::TopicDeleted(TopicId(2))).unwrap();
-    assert_eq!((offsets.of_topic(TopicId(2)).count(), offsets.of_topic(TopicId(1)).count(), offsets.len()), (0, 4, 8));
+    let of_topic = |topic| offsets.iter().filter(|(key, _)| key.partition.topic == TopicId(topic)).count();
+    assert_eq!((of_topic(2), of_topic(1), offsets.len()), (0, 4, 8));
     offsets.apply(OffsetRecord::ForgetConsumer(group("g"))).unwrap();
     assert_eq!((offsets.of_consumer(&group("g")).count(), offsets.len()), (0, 4));
 }

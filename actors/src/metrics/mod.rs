@@ -1,5 +1,12 @@
 //! Figures that actors write and the admin API reads: atomics only, so that nobody waits for a scrape.
 
+mod followers;
+mod links;
+
+pub use followers::{FollowerDecision, FollowerFigures, JudgedFollower};
+pub use links::{LinkFigure, LinkFigures};
+
+use arc_swap::ArcSwap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -19,16 +26,50 @@ pub struct LatencyHistogram {
 impl LatencyHistogram {
     /// Counts one duration.
     pub fn observe(&self, duration: Duration) {
-        let seconds = duration.as_secs_f64();
-        let bucket = LATENCY_BOUNDS.partition_point(|&bound| bound < seconds);
-        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.buckets[bucket_of(duration)].fetch_add(1, Ordering::Relaxed);
         self.sum_ns.fetch_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Adds what was counted elsewhere.
+    pub fn add(&self, counts: &LatencyCounts) {
+        for (bucket, count) in self.buckets.iter().zip(counts.buckets).filter(|(_, count)| *count > 0) {
+            bucket.fetch_add(count.into(), Ordering::Relaxed);
+        }
+        self.sum_ns.fetch_add(counts.sum_ns, Ordering::Relaxed);
+    }
+
+    /// As the text format has it: the sum in seconds, the count, and each bucket with its bound.
+    pub fn encoded(&self) -> (f64, u64, Vec<(f64, u64)>) {
+        let (counts, sum) = self.snapshot();
+        let count = counts.iter().sum();
+        (sum, count, LATENCY_BOUNDS.into_iter().chain([f64::MAX]).zip(counts).collect())
     }
 
     /// Count in each bucket (not cumulative; the last is for everything above the bounds), and the sum in seconds.
     pub fn snapshot(&self) -> (Vec<u64>, f64) {
         let counts = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
         (counts, self.sum_ns.load(Ordering::Relaxed) as f64 / 1e9)
+    }
+}
+
+fn bucket_of(duration: Duration) -> usize {
+    let seconds = duration.as_secs_f64();
+    LATENCY_BOUNDS.partition_point(|&bound| bound < seconds)
+}
+
+/// Durations in plain numbers, of one that counts alone until it adds them to a histogram.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LatencyCounts {
+    buckets: [u32; LATENCY_BOUNDS.len() + 1],
+    sum_ns: u64,
+}
+
+impl LatencyCounts {
+    /// Counts one duration.
+    pub fn observe(&mut self, duration: Duration) {
+        let bucket = &mut self.buckets[bucket_of(duration)];
+        *bucket = bucket.saturating_add(1);
+        self.sum_ns = self.sum_ns.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
     }
 }
 
@@ -56,6 +97,32 @@ impl Figure {
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
+}
+
+/// The consumer groups that a node coordinates.
+#[derive(Clone, Debug, Default)]
+pub struct GroupsShown {
+    /// Name, members, whether partitions are moving, and epoch of each.
+    pub groups: Vec<(String, u64, bool, i32)>,
+    /// How far each is behind.
+    pub lags: Vec<GroupLag>,
+}
+
+/// How far a group is behind in a partition.
+#[derive(Clone, Debug)]
+pub struct GroupLag {
+    /// The group.
+    pub group: String,
+    /// Name of the topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: u16,
+    /// Records that are not committed as read.
+    pub records: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Age of the first of them.
+    pub seconds: f64,
 }
 
 /// Every figure of a node that is not an actor's vital sign.
@@ -93,6 +160,8 @@ pub struct Metrics {
     pub connection_failures: Figure,
     /// Connections refused because of the limit.
     pub connections_refused: Figure,
+    /// Nanoseconds that quotas let clients wait.
+    pub throttled_ns: Figure,
     /// Frames that were malformed.
     pub bad_frames: Figure,
     /// Requests answered with an error.
@@ -111,6 +180,8 @@ pub struct Metrics {
     pub damaged_batches: Figure,
     /// Records of `__groups` that could not be read when offsets were last loaded.
     pub undecodable_group_records: Figure,
+    /// The consumer groups coordinated here, replaced as a whole.
+    pub groups: ArcSwap<GroupsShown>,
     /// Closed segments re-read by the scrubber.
     pub scrubbed_bytes: Figure,
     /// Bytes removed by retention.
@@ -119,6 +190,10 @@ pub struct Metrics {
     pub disk_free_bytes: Figure,
     /// Bytes of the data directory's disk.
     pub disk_total_bytes: Figure,
+    /// Followers of what is led here.
+    pub followers: FollowerFigures,
+    /// Links to other nodes.
+    pub links: LinkFigures,
 }
 
 impl Metrics {

@@ -1,0 +1,50 @@
+//! Clients that move more than their quota wait.
+
+use super::ConnectionActor;
+use actix::prelude::*;
+use std::time::Duration;
+
+/// A throttled client hears from the server this often.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+
+impl ConnectionActor {
+    pub(super) fn charge_produce(&mut self, bytes: u64, ctx: &mut Context<Self>) {
+        let now = self.setup.clock.now().elapsed;
+        let meter = self.meters.as_ref().and_then(|meters| meters.produce.as_ref());
+        let Some(wait) = meter.map(|meter| meter.charge(bytes, now)) else { return };
+        self.throttle(wait, now, ctx);
+    }
+
+    pub(super) fn charge_fetch(&mut self, bytes: u64, ctx: &mut Context<Self>) {
+        let now = self.setup.clock.now().elapsed;
+        let meter = self.meters.as_ref().and_then(|meters| meters.fetch.as_ref());
+        let Some(wait) = meter.map(|meter| meter.charge(bytes, now)) else { return };
+        self.throttle(wait, now, ctx);
+    }
+
+    fn throttle(&mut self, wait: Duration, now: Duration, ctx: &mut Context<Self>) {
+        if wait.is_zero() {
+            return;
+        }
+        self.setup.metrics.throttled_ns.add(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX));
+        let before = self.throttled_until;
+        self.throttled_until = before.max(now + wait);
+        if before <= now {
+            self.stay_throttled(now, ctx);
+        }
+    }
+
+    fn stay_throttled(&mut self, now: Duration, ctx: &mut Context<Self>) {
+        self.core.set_throttled(true);
+        let wait = self.throttled_until.saturating_sub(now).min(SIGN_OF_LIFE);
+        ctx.run_later(wait, |actor, ctx| {
+            let now = actor.setup.clock.now().elapsed;
+            if actor.throttled_until > now {
+                actor.stay_throttled(now, ctx);
+            } else {
+                actor.core.set_throttled(false);
+            }
+            actor.wake();
+        });
+    }
+}
