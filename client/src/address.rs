@@ -5,6 +5,14 @@ use std::fmt;
 use std::str::FromStr;
 
 /// A list of at least one server.
+///
+/// ```
+/// use lance_client::address::ServerList;
+///
+/// let servers: ServerList = "lance-1:1992,[::1]:1992".parse()?;
+/// assert_eq!(servers.addresses(), ["lance-1:1992", "[::1]:1992"]);
+/// # Ok::<(), lance_client::ClientError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerList {
     addresses: Vec<String>,

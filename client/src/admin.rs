@@ -14,7 +14,42 @@ use lance_messages::wire::topics::{
 use lance_messages::wire::{Features, Request, Response};
 
 /// A topic to create; `None` takes the server's default.
-pub type NewTopic = CreateTopicWithConfig;
+///
+/// ```
+/// use lance_client::NewTopic;
+///
+/// let topic = NewTopic { partitions: Some(8), ..NewTopic::new("orders") };
+/// assert_eq!((topic.name.as_str(), topic.replication_factor), ("orders", None));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewTopic {
+    /// Its name: 1 to 255 of A-Z a-z 0-9 . _ -.
+    pub name: String,
+    /// How many partitions it gets.
+    pub partitions: Option<u16>,
+    /// How many nodes hold a copy of each.
+    pub replication_factor: Option<u8>,
+    /// When producers are acked.
+    pub mode: Option<TopicMode>,
+    /// Records older than this many seconds may go; 0 = unlimited.
+    pub max_age_secs: Option<u64>,
+    /// Bytes of a partition that are kept; 0 = unlimited.
+    pub max_bytes: Option<u64>,
+}
+
+impl NewTopic {
+    /// A topic with the server's defaults.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+}
+
+impl From<NewTopic> for CreateTopicWithConfig {
+    fn from(topic: NewTopic) -> Self {
+        let NewTopic { name, partitions, replication_factor, mode, max_age_secs, max_bytes } = topic;
+        Self { name, partitions, replication_factor, mode, max_age_secs, max_bytes }
+    }
+}
 
 /// A topic with its properties and partitions.
 pub type TopicDescription = TopicMetadata;
@@ -43,7 +78,22 @@ pub struct Nodes {
     pub nodes: Vec<NodeMetadata>,
 }
 
-/// Manages topics.
+/// Manages topics and the cluster.
+///
+/// ```no_run
+/// use lance_client::{Client, ClientOptions, NewTopic, TopicChange};
+///
+/// # async fn example() -> Result<(), lance_client::ClientError> {
+/// let client = Client::connect(ClientOptions::new("127.0.0.1:1992")?).await?;
+/// let admin = client.admin();
+/// admin.create_topic(NewTopic { partitions: Some(8), ..NewTopic::new("orders") }).await?;
+/// admin.set_retention("orders", 7 * 24 * 3600, 10 << 30).await?;
+/// admin.alter_topic("orders", TopicChange { partitions: Some(16), ..TopicChange::default() }).await?;
+/// println!("{} partitions", admin.describe_topic("orders").await?.partitions.len());
+/// admin.delete_topic("orders").await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Admin {
     pub(crate) client: Client,
@@ -61,7 +111,7 @@ impl Admin {
             return create_1_0(&connection, topic).await;
         }
         self.client.forget_topic(&topic.name);
-        match connection.request(Request::CreateTopicWithConfig(topic), "create topic").await? {
+        match connection.request(Request::CreateTopicWithConfig(topic.into()), "create topic").await? {
             Response::CreateTopicWithConfig(created) => Ok(created),
             _ => Err(unexpected(&connection, "create topic")),
         }
@@ -179,6 +229,19 @@ pub(crate) fn unsupported(connection: &Connection, feature: &'static str) -> Cli
 }
 
 /// Whether creation failed only because the topic is there.
+///
+/// ```no_run
+/// use lance_client::admin::exists_already;
+/// use lance_client::NewTopic;
+///
+/// # async fn example(admin: &lance_client::Admin) -> Result<(), lance_client::ClientError> {
+/// match admin.create_topic(NewTopic::new("orders")).await {
+///     Err(error) if !exists_already(&error) => return Err(error),
+///     _ => {}
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub fn exists_already(error: &ClientError) -> bool {
     error.code() == Some(ErrorCode::TopicExists)
 }

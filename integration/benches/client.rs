@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a bench that cannot go on should panic")]
 
 use bytes::Bytes;
-use lance_client::{Client, ClientOptions, Codec, ProducerOptions, ProducerRecord};
+use lance_client::{Client, ClientOptions, Producer, ProducerOptions, ProducerRecord};
 use lance_integration::harness::ServerSpec;
 use lance_integration::harness::process::run;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -51,8 +51,8 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
-/// Megabytes of payload a second over one connection of the raw generator.
-fn raw(address: &str, batch_bytes: usize, seconds: u64) -> f64 {
+/// Throughput of one connection of the raw generator.
+fn raw(address: &str, batch_bytes: usize, seconds: u64) -> Measured {
     let records = (batch_bytes / (RECORD_BYTES + TLV_BYTES)).to_string();
     let (in_flight, bytes, duration) = (IN_FLIGHT.to_string(), RECORD_BYTES.to_string(), format!("{seconds}s"));
     let warm_up = format!("{}s", WARM_UP.as_secs());
@@ -76,13 +76,24 @@ fn raw(address: &str, batch_bytes: usize, seconds: u64) -> f64 {
         "json",
     ];
     let report: serde_json::Value = serde_json::from_str(&run("lnc-bench", &arguments, b"").ok()).unwrap();
-    report["figures"]["throughput_MB_per_s"].as_f64().unwrap()
+    let figure = |name: &str| report["figures"][name].as_f64().unwrap();
+    let megabytes = figure("throughput_MB_per_s");
+    Measured { megabytes, cpu: figure("generator_cpu_cores") * 1e3 / megabytes, allocations: 0.0 }
 }
 
-/// What the client did: megabytes of payload a second, and allocations for each record.
+/// CPU seconds of this process; the kernel counts hundredths.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields = stat.rsplit(')').next().unwrap().split_whitespace();
+    let ticks: Vec<f64> = fields.skip(11).take(2).map(|field| field.parse().unwrap()).collect();
+    (ticks[0] + ticks[1]) / 100.0
+}
+
+/// Megabytes of payload a second, CPU seconds for a gigabyte, allocations for a record.
 #[derive(Clone, Copy, Debug)]
 struct Measured {
     megabytes: f64,
+    cpu: f64,
     allocations: f64,
 }
 
@@ -95,15 +106,9 @@ enum Outcomes {
     Awaited,
 }
 
-async fn client(
-    address: &str,
-    batch_bytes: usize,
-    compression: Option<Codec>,
-    seconds: u64,
-    outcomes: Outcomes,
-) -> Measured {
+async fn client(address: &str, batch_bytes: usize, seconds: u64, outcomes: Outcomes) -> Measured {
     let client = Client::connect(ClientOptions::new(address).unwrap()).await.unwrap();
-    let options = ProducerOptions { batch_bytes, compression, max_in_flight: IN_FLIGHT, ..ProducerOptions::default() };
+    let options = ProducerOptions { batch_bytes, max_in_flight: IN_FLIGHT, ..ProducerOptions::default() };
     let producer = client.producer(options);
     let topic: Arc<str> = Arc::from("client");
     let value = Bytes::from(vec![b'x'; RECORD_BYTES]);
@@ -116,7 +121,7 @@ async fn client(
     });
     let started = Instant::now();
     let mut begin = None;
-    let mut end = (0, 0);
+    let mut end = now(&producer);
     for number in 0u64.. {
         let delivery = producer.send(ProducerRecord::new(Arc::clone(&topic), value.clone())).await.unwrap();
         if outcomes == Outcomes::Awaited {
@@ -125,25 +130,31 @@ async fn client(
         if number.is_multiple_of(256) {
             let took = started.elapsed();
             if begin.is_none() && took >= WARM_UP {
-                begin = Some((Instant::now(), producer.stats().records, ALLOCATIONS.load(Ordering::Relaxed)));
+                begin = Some(now(&producer));
             }
             if took >= WARM_UP + Duration::from_secs(seconds) {
-                end = (producer.stats().records, ALLOCATIONS.load(Ordering::Relaxed));
+                end = now(&producer);
                 break;
             }
         }
     }
-    let (since, records, allocations) = begin.unwrap();
-    let took = since.elapsed().as_secs_f64();
+    let begin = begin.unwrap();
     producer.close().await;
     drop(sender);
     awaiting.await.unwrap();
     assert_eq!(producer.stats().failed_records, 0);
-    let records = (end.0 - records) as f64;
+    let records = (end.0 - begin.0) as f64;
+    let megabytes = records * (RECORD_BYTES + TLV_BYTES) as f64 / 1e6;
     Measured {
-        megabytes: records * (RECORD_BYTES + TLV_BYTES) as f64 / 1e6 / took,
-        allocations: (end.1 - allocations) as f64 / records,
+        megabytes: megabytes / (end.3 - begin.3).as_secs_f64(),
+        cpu: (end.2 - begin.2) * 1e3 / megabytes,
+        allocations: (end.1 - begin.1) as f64 / records,
     }
+}
+
+/// Records delivered, allocations, CPU seconds and the time.
+fn now(producer: &Producer) -> (u64, u64, f64, Instant) {
+    (producer.stats().records, ALLOCATIONS.load(Ordering::Relaxed), cpu_seconds(), Instant::now())
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -158,23 +169,31 @@ fn main() {
         0 => tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
         _ => tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build().unwrap(),
     };
-    println!("| 1 KB records, one partition | raw MB/s | client MB/s | ratio | allocations a record |");
-    println!("| --- | --- | --- | --- | --- |");
+    println!(
+        "| 1 KB records, one partition | raw MB/s | client MB/s | ratio | CPU s/GB raw, client | allocations a record |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- |");
     for batch_kb in [64, 128, 256] {
         for outcomes in [Outcomes::Dropped, Outcomes::Awaited] {
             let server = ServerSpec::new().start();
             let (address, batch_bytes) = (server.address(), batch_kb * 1024);
-            let (mut raws, mut clients, mut allocations) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut raws, mut clients) = (Vec::new(), Vec::new());
             for _ in 0..rounds {
                 raws.push(raw(&address, batch_bytes, seconds));
-                let measured = runtime.block_on(client(&address, batch_bytes, None, seconds, outcomes));
-                clients.push(measured.megabytes);
-                allocations.push(measured.allocations);
+                clients.push(runtime.block_on(client(&address, batch_bytes, seconds, outcomes)));
             }
-            let (raw, client, allocations) = (median(raws), median(clients), median(allocations));
-            let ratio = client / raw;
+            let of = |all: &[Measured], value: fn(&Measured) -> f64| median(all.iter().map(value).collect());
+            let (raw, client) = (of(&raws, |m| m.megabytes), of(&clients, |m| m.megabytes));
+            let (raw_cpu, cpu) = (of(&raws, |m| m.cpu), of(&clients, |m| m.cpu));
+            let allocations = of(&clients, |m| m.allocations);
+            let ratios: Vec<f64> =
+                clients.iter().zip(&raws).map(|(client, raw)| client.megabytes / raw.megabytes).collect();
+            let (least, most) =
+                ratios.iter().fold((f64::MAX, 0f64), |(least, most), ratio| (least.min(*ratio), most.max(*ratio)));
             println!(
-                "| {batch_kb} KB batches, {outcomes:?} | {raw:.0} | {client:.0} | {ratio:.2} | {allocations:.4} |"
+                "| {batch_kb} KB batches, outcomes {outcomes:?} | {raw:.0} | {client:.0} | {:.2} ({least:.2} – {most:.2}) \
+                 | {raw_cpu:.2}, {cpu:.2} | {allocations:.3} |",
+                median(ratios)
             );
         }
     }

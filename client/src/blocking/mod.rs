@@ -70,7 +70,7 @@ impl Client {
     /// use lance_client::NewTopic;
     ///
     /// # fn example(client: &lance_client::blocking::Client) -> Result<(), lance_client::ClientError> {
-    /// client.create_topic(NewTopic { name: "orders".to_owned(), partitions: Some(8), ..NewTopic::default() })?;
+    /// client.create_topic(NewTopic { partitions: Some(8), ..NewTopic::new("orders") })?;
     /// # Ok(())
     /// # }
     /// ```

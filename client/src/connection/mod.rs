@@ -29,6 +29,23 @@ pub use tls::{TlsConnector, TlsError};
 const WORK_QUEUE: usize = 256;
 
 /// A connection that speaks LWP, after Hello and authentication. Clones share it; the last one dropped closes it.
+///
+/// For tools that speak the protocol by themselves; producers and consumers open their own.
+///
+/// ```no_run
+/// use lance_client::ClientOptions;
+/// use lance_client::connection::Connection;
+/// use lance_client::wire::{Request, Response};
+///
+/// # async fn example() -> Result<(), lance_client::ClientError> {
+/// let options = ClientOptions::new("127.0.0.1:1992")?;
+/// let connection = Connection::open("127.0.0.1:1992", &options).await?;
+/// if let Response::Topic(json) = connection.request(Request::ListTopics, "list topics").await? {
+///     println!("{}", String::from_utf8_lossy(&json));
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Connection {
     shared: Arc<Shared>,

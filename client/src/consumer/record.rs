@@ -44,6 +44,20 @@ impl ConsumedRecord {
 }
 
 /// Records of one partition, in order.
+///
+/// ```no_run
+/// use lance_client::Consumer;
+///
+/// # async fn example(consumer: &mut Consumer) -> Result<(), lance_client::ClientError> {
+/// let chunk = consumer.next_chunk().await?;
+/// for record in &chunk.records {
+///     println!("{:?}", record.value);
+/// }
+/// let lag_bytes = chunk.high_watermark.map(|end| end - chunk.next_offset);
+/// # drop(lag_bytes);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsumedChunk {
     /// Name of the topic.
