@@ -5,3 +5,4 @@
 mod forwarder;
 mod sessions;
 mod support;
+mod traced;

@@ -3,6 +3,7 @@
 use crate::support::*;
 use bytes::BytesMut;
 use lance_actors::network::session::{SessionCore, SessionEffect, SessionLimits};
+use lance_actors::stages::RequestTraces;
 use lance_actors::view::ClusterView;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId};
@@ -17,7 +18,7 @@ use lance_messages::wire::{Features, FrameLimits, Request, Response, ResponseFra
 use std::time::Duration;
 
 const SHARDS: u16 = 3;
-const NOW: Duration = Duration::from_secs(1);
+pub const NOW: Duration = Duration::from_secs(1);
 const FEATURES: Features = Features(
     Features::PARTITIONS.0
         | Features::TYPED_ERRORS.0
@@ -26,15 +27,20 @@ const FEATURES: Features = Features(
         | Features::LOOKUP.0,
 );
 
-struct Session {
-    core: SessionCore,
+pub struct Session {
+    pub core: SessionCore,
     features: Option<Features>,
     view: ClusterView,
-    effects: Vec<SessionEffect>,
+    pub effects: Vec<SessionEffect>,
 }
 
 impl Session {
     fn legacy(leader: Option<NodeId>) -> Self {
+        Self::traced(leader, None)
+    }
+
+    /// One whose requests may be traced.
+    pub fn traced(leader: Option<NodeId>, traces: Option<RequestTraces>) -> Self {
         let limits = SessionLimits {
             max_payload_bytes: 1 << 20,
             max_in_flight_bytes: 1 << 20,
@@ -44,7 +50,7 @@ impl Session {
             auto_create: false,
             shards: SHARDS,
             node: HERE,
-            traces: None,
+            traces,
         };
         let core = SessionCore::new(ConnectionId(20), limits);
         Self { core, features: None, view: view(leader), effects: Vec::new() }
@@ -60,19 +66,19 @@ impl Session {
         session
     }
 
-    fn send(&mut self, request: Request) {
+    pub fn send(&mut self, request: Request) {
         let mut input = frame(request, 7, self.features);
         self.core.on_input(&mut input, &self.view, NOW, &mut self.effects);
         assert!(input.is_empty());
     }
 
-    fn reply(&mut self, request: u64, answer: Answer<lance_actors::network::readers::SegmentRead>) {
+    pub fn reply(&mut self, request: u64, answer: Answer<lance_actors::network::readers::SegmentRead>) {
         let replies = Replies { shard: 0, replies: vec![Reply { request, answer }], pressed: false, known_at: NOW };
         self.core.on_replies(replies, &self.view, NOW, &mut self.effects);
     }
 
     /// What was written since the last call.
-    fn responses(&mut self) -> Vec<Response> {
+    pub fn responses(&mut self) -> Vec<Response> {
         let mut bytes = BytesMut::new();
         let mut slices = Vec::new();
         self.core.output.front();
@@ -93,7 +99,7 @@ impl Session {
     }
 }
 
-fn fetch() -> Request {
+pub fn fetch() -> Request {
     Request::Fetch(Fetch { topic: EVENTS.topic, offset: 4, max_bytes: 1000 })
 }
 

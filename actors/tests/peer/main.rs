@@ -5,6 +5,7 @@
 mod door;
 mod forming;
 mod support;
+mod versions;
 
 use actix::prelude::*;
 use bytes::Bytes;

@@ -185,11 +185,21 @@ impl FakeNode {
 
     /// A link to `peer`.
     pub async fn link(&self, peer: &FakeNode, kind: LinkKind, max_queued_bytes: usize) -> Mailbox<PeerLinkActor> {
-        let id = peer.local.identity.node;
+        self.link_to(peer.local.identity.node, peer.address, kind, max_queued_bytes).await
+    }
+
+    /// A link to whoever is there.
+    pub async fn link_to(
+        &self,
+        id: NodeId,
+        address: SocketAddr,
+        kind: LinkKind,
+        max_queued_bytes: usize,
+    ) -> Mailbox<PeerLinkActor> {
         let setup = LinkSetup {
             local: Arc::clone(&self.local),
             peer: id,
-            address: peer.address.to_string(),
+            address: address.to_string(),
             kind,
             max_queued_bytes,
             shard_of: Arc::new(|partition| usize::from(partition.partition)),

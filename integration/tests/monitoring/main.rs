@@ -32,7 +32,12 @@ fn scraped() -> Exposition {
         let mut all = Exposition::default();
         cluster.nodes.iter().for_each(|node| all.add(&http::get(&node.admin(), "/metrics").body));
         let seen = |name: &str| !all.labels_of(name).is_empty();
-        let awaited = ["lance_replication_lag_bytes", "lance_group_lag_records", "lance_tee_lag_records"];
+        let awaited = [
+            "lance_replication_lag_bytes",
+            "lance_group_lag_records",
+            "lance_tee_lag_records",
+            "lance_follower_ack_p99_seconds",
+        ];
         awaited.iter().all(|name| seen(name)).then_some(all)
     })
 }

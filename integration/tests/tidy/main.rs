@@ -61,6 +61,15 @@ fn cluster_names_nothing_that_can_do_io() {
 }
 
 #[test]
+fn only_who_exports_or_instruments_names_opentelemetry() {
+    for folder in ["messages", "storage", "cluster", "config"] {
+        let Manifest { dependencies, dev_dependencies, .. } = manifest(folder);
+        let named: Vec<String> = dependencies.into_iter().chain(dev_dependencies).collect();
+        assert!(!named.iter().any(|name| name.contains("opentelemetry")), "{folder} names {named:?}");
+    }
+}
+
+#[test]
 fn the_client_runs_on_every_platform() {
     let names = manifest("client").dependencies;
     for name in ["actix", "actix-rt", "io-uring", "tokio-uring", "libc"] {
@@ -188,11 +197,13 @@ fn cores_have_no_clock_thread_socket_or_randomness() {
         "actix",
         "rand",
         "tracing",
+        "opentelemetry",
         "prometheus_client",
     ];
     let is_core = |path: &String| {
         path.starts_with("cluster/src/")
             || path.starts_with("actors/src/network/session/")
+            || path.starts_with("actors/src/stages/")
             || path.starts_with("actors/") && (path.ends_with("/core.rs") || path.contains("/core/"))
     };
     let cores: Vec<String> = sources().into_iter().map(|source| source.path).filter(is_core).collect();
@@ -270,8 +281,7 @@ fn without_imports(code: &str) -> String {
 }
 
 /// Keys of features that this version lacks: the checks refuse or warn of them, or they mean nothing on a single node.
-const KEYS_WITHOUT_EFFECT: &[&str] =
-    &["eviction.", "cluster.", "telemetry.otlp_", "telemetry.sample_", "numa.", "network.nic_pci_addr"];
+const KEYS_WITHOUT_EFFECT: &[&str] = &["eviction.", "cluster.", "numa.", "network.nic_pci_addr"];
 
 #[test]
 fn every_configuration_key_reaches_the_node() {

@@ -192,3 +192,28 @@ fn a_refused_request_says_why() {
     assert!(refused.failed);
     assert_eq!(refused.attribute("error.type"), "UnknownTopic");
 }
+
+#[test]
+fn a_request_that_another_node_answers_is_one_trace_over_both() {
+    let collector = Collector::start(Speaks::Http);
+    let cluster = ThreeNodes::start_with(&|spec| exporting(spec, &collector));
+    lnc(&collector, &cluster.servers(), &["topic", "create", "events"]);
+    let leader = cluster.leader("events", 0);
+    let asked = cluster.others(leader)[0];
+    let (leader, asked_id) = ((leader + 1).to_string(), (asked + 1).to_string());
+    // A client of the old kind knows no redirects.
+    let mut legacy = cluster.nodes[asked].connect();
+    let topic = eventually("the node knows the topic", || {
+        let topics = legacy.control(0x03, b"").json();
+        let found = topics["topics"].as_array()?.iter().find(|topic| topic["name"] == "events")?.get("id")?.as_u64();
+        found.map(|id| id as u32)
+    });
+    eventually("it is stored", || (!legacy.ingest(topic, 5, b"click").is_error()).then_some(()));
+    let is_it = |span: &Received| span.name == "publish events" && span.process().1 == asked_id && !span.failed;
+    let taken = collector.await_span("the request", is_it);
+    let spans = collector.await_trace(&taken, "the leader's part", |spans| named(spans, "ack").len() == 2);
+    assert_eq!(taken.parent, "");
+    let forwarded = only(&spans, "publish events", &leader);
+    assert_eq!((forwarded.kind, &forwarded.parent), (SpanKind::Server, &taken.id));
+    assert_eq!(only(&spans, "append", &leader).parent, forwarded.id);
+}
