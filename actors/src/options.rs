@@ -125,11 +125,11 @@ pub fn trace_options(config: &Config, is_set: impl Fn(&str) -> bool) -> TraceOpt
     }
 }
 
-/// What a topic has that says nothing itself.
+/// What a topic has that says nothing itself; no copies stands for [`crate::metadata::calls`] deciding by the nodes there are.
 pub fn topic_defaults(config: &Config) -> TopicConfig {
     TopicConfig {
         partitions: config.topics.default_partitions.max(1),
-        replication_factor: config.topics.default_replication_factor.max(1),
+        replication_factor: config.topics.default_replication_factor,
         mode: match config.replication.mode {
             ConfiguredMode::L1 => ReplicationMode::L1,
             ConfiguredMode::L2 => ReplicationMode::L2,

@@ -76,10 +76,14 @@ async fn serve(config: &Config, log_level: Option<LogLevel>, welcome: impl FnOnc
     if let Some(tracer) = tracer() {
         tracer.learn(NodeId(config.node.id), Arc::clone(&view));
     }
-    let node = node::start(config, disk, supervisor, Arc::default(), view, side).await?;
+    let mut ends = Ends { terminate, interrupt, on_fatal, drain_orders };
+    let node = tokio::select! {
+        node = node::start(config, disk, supervisor, Arc::default(), view, side) => node?,
+        // Nothing was served yet: there is nothing to drain.
+        end = ends.next() => return Ok(before_serving(&end)),
+    };
     health.set_started();
     health.set_reason("recovering logs");
-    let mut ends = Ends { terminate, interrupt, on_fatal, drain_orders };
     let end = tokio::select! {
         () = wait_until_ready(&node) => None,
         end = ends.next() => Some(end),
@@ -93,10 +97,7 @@ async fn serve(config: &Config, log_level: Option<LogLevel>, welcome: impl FnOnc
         }
     };
     match end {
-        End::Escalated(escalated) => {
-            tracing::error!(actor = %escalated.name, reason = %escalated.reason, "giving up");
-            Ok(EXIT_ESCALATED)
-        }
+        End::Escalated(escalated) => Ok(give_up(&escalated)),
         End::Ordered => {
             tracing::info!("draining");
             health.set_draining();
@@ -107,6 +108,22 @@ async fn serve(config: &Config, log_level: Option<LogLevel>, welcome: impl FnOnc
                     Ok(EXIT_OK)
                 }
             }
+        }
+    }
+}
+
+fn give_up(escalated: &Escalated) -> i32 {
+    tracing::error!(actor = %escalated.name, reason = %escalated.reason, "giving up");
+    EXIT_ESCALATED
+}
+
+/// The exit code of a node that ends before it was part of a cluster.
+fn before_serving(end: &End) -> i32 {
+    match end {
+        End::Escalated(escalated) => give_up(escalated),
+        End::Ordered => {
+            tracing::info!("stopping before the cluster has formed");
+            EXIT_OK
         }
     }
 }

@@ -12,6 +12,9 @@ use lance_messages::wire::hello::ProducerEpoch;
 use lance_messages::wire::security::SecurityRequest;
 use lance_messages::wire::topics::{CreateTopicWithConfig, TopicMode};
 
+/// Copies of a topic where nobody says how many: the fewest that keep a quorum without one.
+const USUAL_COPIES: u8 = 3;
+
 /// How many topics and partitions clients may make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicLimits {
@@ -68,9 +71,11 @@ pub fn command_for(
         MetadataCall::EnsureDefaultTopic if view.topics.contains_key(&TopicId(0)) => {
             Err(Ok(MetadataAnswer::TopicCreated { topic: TopicId(0) }))
         }
-        MetadataCall::EnsureDefaultTopic => Ok(create(DEFAULT_TOPIC_NAME.to_owned(), *defaults, now_secs)),
+        MetadataCall::EnsureDefaultTopic => {
+            Ok(create(DEFAULT_TOPIC_NAME.to_owned(), with_copies(*defaults, view), now_secs))
+        }
         MetadataCall::CreateTopic(wanted) => {
-            let config = config_for(&wanted, defaults);
+            let config = with_copies(config_for(&wanted, defaults), view);
             Ok(create(wanted.name, config, now_secs))
         }
         MetadataCall::DeleteTopic(topic) => Ok(MetadataCommand::DeleteTopic { topic, deleted_at_secs: now_secs }),
@@ -110,6 +115,16 @@ fn create(name: String, config: TopicConfig, created_at_secs: u64) -> MetadataCo
     MetadataCommand::CreateTopic { name, config, created_at_secs, request: 0 }
 }
 
+/// `config` with a number of copies where it has none: three, or as many as there are nodes. Those that have yet to
+/// register count too, or what is created while a cluster begins would stay with one copy.
+fn with_copies(mut config: TopicConfig, view: &ClusterView) -> TopicConfig {
+    if config.replication_factor == 0 {
+        let nodes = view.nodes.len() + view.allowed.len();
+        config.replication_factor = nodes.clamp(1, usize::from(USUAL_COPIES)) as u8;
+    }
+    config
+}
+
 fn config_for(wanted: &CreateTopicWithConfig, defaults: &TopicConfig) -> TopicConfig {
     TopicConfig {
         partitions: wanted.partitions.unwrap_or(defaults.partitions),
@@ -127,6 +142,7 @@ fn config_for(wanted: &CreateTopicWithConfig, defaults: &TopicConfig) -> TopicCo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lance_messages::id::NodeId;
     use lance_messages::wire::topics::AlterTopic;
 
     fn creation(name: &str, partitions: Option<u16>) -> MetadataCall {
@@ -138,6 +154,22 @@ mod tests {
             max_age_secs: None,
             max_bytes: None,
         })
+    }
+
+    #[test]
+    fn a_topic_that_says_nothing_has_three_copies_or_as_many_as_there_are_nodes() {
+        let copies = |nodes: u16, allowed: u16, default: u8| {
+            let mut view = ClusterView::default();
+            view.nodes = (0..nodes).map(|node| (NodeId(node), String::new())).collect();
+            view.allowed = (nodes..nodes + allowed).map(|node| (NodeId(node), String::new())).collect();
+            let defaults = TopicConfig { replication_factor: default, ..TopicConfig::default() };
+            match command_for(creation("events", None), &view, &defaults, 0) {
+                Ok(MetadataCommand::CreateTopic { config, .. }) => config.replication_factor,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!([copies(1, 0, 0), copies(2, 0, 0), copies(3, 0, 0), copies(5, 0, 0)], [1, 2, 3, 3]);
+        assert_eq!((copies(1, 2, 0), copies(3, 0, 2)), (3, 2), "all members count, and what is configured is kept");
     }
 
     fn is_refused(limits: TopicLimits, call: &MetadataCall) -> bool {

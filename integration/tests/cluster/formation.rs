@@ -61,3 +61,18 @@ fn a_node_that_waits_for_the_others_answers_probes_and_says_for_whom() {
     assert_eq!(http::get(&admin, "/health/startup").status, 200);
     assert_eq!(http::get(&admin, "/v1/cluster").status, 200);
 }
+
+#[test]
+fn a_node_that_waits_for_the_others_stops_when_told() {
+    let mut cluster = ThreeNodes::prepare();
+    cluster.nodes[0].spawn();
+    let admin = cluster.nodes[0].admin();
+    eventually("the node waits", || {
+        let reply = http::try_request(&admin, "GET", "/health/ready", "").ok()?;
+        reply.body.contains("waiting for").then_some(())
+    });
+    let exit = cluster.nodes[0].terminate();
+    assert_eq!(exit.code(), Some(0), "{exit:?}");
+    cluster.spawn_all();
+    cluster.await_ready();
+}
