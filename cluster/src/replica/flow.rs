@@ -144,8 +144,12 @@ pub struct FollowerFlow {
     told_high_watermark: u64,
     told_at: Duration,
     measure: bool,
-    /// Since when the follower owes an ack.
+    /// Since when the follower owes any answer.
     unanswered_since: Option<Duration>,
+    /// Since when it has synced nothing of what it was sent.
+    owes_since: Option<Duration>,
+    /// Where the last batch ends that it was sent since the link stands.
+    sent_end: u64,
     backoff: Duration,
     /// The last state of its log that was answered, and when.
     answered: Option<(DivergedLog, Duration)>,
@@ -168,6 +172,8 @@ impl FollowerFlow {
             told_at: Duration::ZERO,
             measure: false,
             unanswered_since: None,
+            owes_since: None,
+            sent_end: 0,
             backoff: BACKOFF_MIN,
             answered: None,
         }
@@ -179,6 +185,7 @@ impl FollowerFlow {
         self.acked = None;
         self.probed_at = None;
         self.answered = None;
+        self.sent_end = 0;
         self.backoff = BACKOFF_MIN;
         self.start_probing();
     }
@@ -194,7 +201,7 @@ impl FollowerFlow {
         match self.state {
             State::Down => {
                 if self.acked != Some(log.log_end) {
-                    self.unanswered_since.get_or_insert(now);
+                    self.expect_answer(now);
                 }
                 return FlowStep::Nothing;
             }
@@ -223,9 +230,10 @@ impl FollowerFlow {
         let measured = end > from || self.measure;
         self.measure &= end > from;
         self.next = end;
+        self.sent_end = self.sent_end.max(end);
         self.in_flight_bytes += end - from;
         self.in_flight.push_back(InFlight { from, end, sent_at: now, measured });
-        self.unanswered_since.get_or_insert(now);
+        self.expect_answer(now);
     }
 
     /// What `next` wanted sent could not be read, or not handed to the link: it is tried again later.
@@ -265,7 +273,7 @@ impl FollowerFlow {
             Ok(Resolution::Truncate(to)) => {
                 self.clear();
                 self.state = State::Truncating { since: now };
-                self.unanswered_since.get_or_insert(now);
+                self.expect_answer(now);
                 DivergedStep::Truncate { answers: state, to }
             }
             Err(_) => {
@@ -312,9 +320,15 @@ impl FollowerFlow {
         self.acked
     }
 
-    /// How long the follower has owed an ack; `None` while nothing waits for it.
+    /// How long the follower has synced nothing of what it was sent; `None` while nothing waits for it. Answers that bring
+    /// no progress, as to probes or from a replica without room, pay nothing back.
     pub fn outstanding(&self, now: Duration) -> Option<Duration> {
-        self.unanswered_since.map(|since| now.saturating_sub(since))
+        self.owes_since.map(|since| now.saturating_sub(since))
+    }
+
+    fn expect_answer(&mut self, now: Duration) {
+        self.unanswered_since.get_or_insert(now);
+        self.owes_since.get_or_insert(now);
     }
 
     fn next_probe(&mut self, log: &FlowLog, now: Duration) -> FlowStep {
@@ -322,7 +336,7 @@ impl FollowerFlow {
             return FlowStep::Nothing;
         }
         self.probed_at = Some(now);
-        self.unanswered_since.get_or_insert(now);
+        self.expect_answer(now);
         FlowStep::Probe { prev_end: log.log_end }
     }
 
@@ -391,6 +405,11 @@ impl FollowerFlow {
             self.stream_from(durable_end);
         }
         self.unanswered_since = if self.in_flight.is_empty() { None } else { Some(now) };
+        if self.in_flight.is_empty() && self.sent_end <= durable_end {
+            self.owes_since = None;
+        } else if progress.advanced || progress.acked_count > 0 {
+            self.owes_since = Some(now);
+        }
         progress.caught_up = self.in_flight.is_empty();
         progress
     }

@@ -268,6 +268,28 @@ fn an_unavailable_follower_is_left_alone_for_a_growing_while() {
 }
 
 #[test]
+fn a_follower_that_answers_and_syncs_nothing_owes_all_the_while() {
+    let mut run = Run::live();
+    run.push(100);
+    for _ in 0..4 {
+        run.at(250);
+        run.flow.on_unavailable(run.now);
+        run.at(400);
+        while run.next() == FlowStep::Nothing {
+            run.at(1);
+        }
+        assert!(!run.ack(1000).advanced);
+    }
+    assert!(run.outstanding() >= Some(ms(2_600)));
+    assert!(matches!(run.next(), FlowStep::Send { from: 1000, .. }));
+    run.sent(1000, 1100);
+    assert!(run.at(10).ack(1050).advanced);
+    assert_eq!(run.at(5).outstanding(), Some(ms(5)), "counted from its last progress");
+    run.ack(1100);
+    assert_eq!(run.outstanding(), None);
+}
+
+#[test]
 fn an_idle_follower_learns_the_high_watermark() {
     let mut run = Run::live();
     run.push(100);

@@ -70,7 +70,7 @@ fn a_slow_follower_is_evicted_and_comes_back_with_the_figures_that_led_to_it() {
     let number = (follower + 1).to_string();
     let load = load(&cluster);
     load.await_more(50);
-    inject(&cluster.nodes[follower], r#"{"kind":"slow","millis":600,"path":"logs/"}"#);
+    inject(&cluster.nodes[follower], r#"{"kind":"slow","millis":150,"path":"logs/"}"#);
 
     let evicted = collector.await_span("the eviction", about("evict", &number));
     assert_eq!(evicted.process().1, (leader + 1).to_string(), "it is the leader that decides");

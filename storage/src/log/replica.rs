@@ -11,6 +11,9 @@ use lance_messages::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use lance_messages::peer::LogPlace;
 use std::sync::Arc;
 
+/// Most groups that wait with an end of their own: behind them everything joins one.
+const MAX_PARTED: usize = 4;
+
 /// Where the batches from a log position on are.
 #[derive(Clone, Debug)]
 pub enum ReplicaRead {
@@ -61,14 +64,16 @@ impl Log {
 
     /// Has what is committed written and synced in a group of its own, before a batch that says so: recovery takes that for
     /// proof that what lies below was synced here once. Called before the batch is appended, by a replica that is near its
-    /// leader; one that is far behind takes larger steps, and is refilled should power fail in one of them.
+    /// leader; one that is far behind takes larger steps, and is refilled should power fail in one of them. So does one whose
+    /// disk falls behind those of the others: a group for each of theirs would make it slower still.
     pub fn part_from_committed(&mut self, committed_through: u64) {
         let in_flight = match &self.in_flight {
             Some(InFlight::Write { end, .. }) => end.position,
             _ => self.written.position,
         };
         let open_start = self.active.group_ends.back().map_or(in_flight, |end| end.position);
-        if committed_through > open_start && self.active.buffer.open_group_bytes() > 0 {
+        let keeps_up = self.active.group_ends.len() < MAX_PARTED;
+        if keeps_up && committed_through > open_start && self.active.buffer.open_group_bytes() > 0 {
             self.active.buffer.seal();
             self.active.group_ends.push_back(self.end);
         }
