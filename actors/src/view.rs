@@ -218,23 +218,42 @@ impl ClusterView {
 
     /// Whether this node holds a copy of a partition, or is being given one.
     pub fn holds(&self, partition: TopicPartition) -> bool {
-        let topic = self.any_topic(partition.topic);
-        let members = topic.and_then(|topic| topic.members.get(usize::from(partition.partition)));
+        let members = self.members(partition);
         let own = |members: &PartitionMembers, node| members.replicas.contains(&node) || members.newcomer == Some(node);
         members.is_some_and(|members| self.node.is_some_and(|node| own(members, node)))
     }
 
+    /// Whether this node's copy of a partition counts.
+    pub fn is_in_quorum(&self, partition: TopicPartition) -> bool {
+        let members = self.members(partition);
+        members.is_some_and(|members| self.node.is_some_and(|node| members.in_quorum.contains(&node)))
+    }
+
+    /// Who serves readers in `rack` better than this node, which is in another one: a node of that rack whose copy counts.
+    /// Where there are several, partitions are spread over them.
+    pub fn nearer_replica(&self, partition: TopicPartition, rack: &str) -> Option<NodeId> {
+        let is_in_rack = |node: &NodeId| self.racks.get(node).is_some_and(|known| known == rack);
+        if rack.is_empty() || self.node.as_ref().is_some_and(is_in_rack) {
+            return None;
+        }
+        let serves = |node: &&NodeId| is_in_rack(node) && self.is_alive(**node) && !self.draining.contains(*node);
+        let able: Vec<NodeId> = self.members(partition)?.in_quorum.iter().filter(serves).copied().collect();
+        able.get(usize::from(partition.partition).checked_rem(able.len())?).copied()
+    }
+
+    fn members(&self, partition: TopicPartition) -> Option<&PartitionMembers> {
+        self.any_topic(partition.topic)?.members.get(usize::from(partition.partition))
+    }
+
     /// Whether a copy of a partition that is lost here can be had from another node.
     pub fn is_held_elsewhere(&self, partition: TopicPartition) -> bool {
-        let topic = self.any_topic(partition.topic);
-        let members = topic.and_then(|topic| topic.members.get(usize::from(partition.partition)));
+        let members = self.members(partition);
         members.is_some_and(|members| members.replicas.iter().any(|node| Some(*node) != self.node))
     }
 
     /// How many nodes hold a copy of a partition; 0 when it is not known.
     pub fn copies(&self, partition: TopicPartition) -> usize {
-        let topic = self.any_topic(partition.topic);
-        let members = topic.and_then(|topic| topic.members.get(usize::from(partition.partition)));
+        let members = self.members(partition);
         members.map_or(0, |members| members.replicas.len())
     }
 
@@ -249,4 +268,39 @@ impl ClusterView {
 fn members_of(partition: &PartitionState) -> PartitionMembers {
     let replicas = partition.replicas.iter().map(|replica| replica.node).collect();
     PartitionMembers { replicas, in_quorum: partition.in_quorum.clone(), newcomer: partition.newcomer() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_are_sent_to_a_copy_that_counts_in_their_rack_unless_this_node_is_in_it() {
+        let nodes = |ids: &[u16]| ids.iter().copied().map(NodeId).collect::<Vec<_>>();
+        let members = PartitionMembers { replicas: nodes(&[1, 2, 3, 4]), in_quorum: nodes(&[1, 2, 3]), newcomer: None };
+        let topic = TopicView {
+            id: TopicId(7),
+            name: "events".to_owned(),
+            created_at: 0,
+            topic_epoch: 1,
+            config: TopicConfig::default(),
+            partitions: vec![(Some(NodeId(1)), LeaderEpoch(1)); 2],
+            members: vec![members; 2],
+        };
+        let racks = [(1, "a"), (2, "b"), (3, "b"), (4, "c")];
+        let racks = racks.map(|(node, rack)| (NodeId(node), rack.to_owned())).into_iter().collect();
+        let mut view = ClusterView { node: Some(NodeId(1)), racks, ..ClusterView::default() };
+        view.insert(topic);
+        let nearer = |view: &ClusterView, number, rack: &str| {
+            view.nearer_replica(TopicPartition::new(TopicId(7), number), rack).map(|node| node.0)
+        };
+        assert_eq!((nearer(&view, 0, "b"), nearer(&view, 1, "b")), (Some(2), Some(3)), "spread over the rack");
+        for elsewhere in ["", "a", "c", "d"] {
+            assert_eq!(nearer(&view, 0, elsewhere), None, "{elsewhere}: own rack, not in the quorum, or nobody");
+        }
+        assert_eq!(nearer(&view, 9, "b"), None, "no such partition");
+        view.alive.insert(NodeId(2), false);
+        view.draining.insert(NodeId(3));
+        assert_eq!(nearer(&view, 0, "b"), None, "dead, and about to go");
+    }
 }

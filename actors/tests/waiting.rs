@@ -180,6 +180,7 @@ impl Rig {
             max_bytes,
             max_wait: Duration::from_secs(60),
             compressed: false,
+            near: false,
             trace: None,
         };
         self.core.on_fetch(fetch, self.now(), &mut self.effects);

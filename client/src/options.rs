@@ -27,6 +27,9 @@ pub struct ClientOptions {
     pub servers: ServerList,
     /// Told to the server, for its logs.
     pub client_name: String,
+    /// What the client fails together with, as `node.rack` of the servers: consumers read from a replica there, if one is in
+    /// the quorum, instead of the leader. Empty: always from the leader.
+    pub rack: String,
     /// Sent on every connection when there is one.
     pub token: Option<String>,
     /// Logs in on every connection; takes the place of the token.
@@ -66,6 +69,7 @@ impl fmt::Debug for ClientOptions {
         f.debug_struct("ClientOptions")
             .field("servers", &self.servers)
             .field("client_name", &self.client_name)
+            .field("rack", &self.rack)
             .field("token", &self.token.as_ref().map(|_| "********"))
             .field("login", &self.login)
             .field("connect_timeout", &self.connect_timeout)
@@ -84,6 +88,7 @@ impl ClientOptions {
         Ok(Self {
             servers: servers.parse()?,
             client_name: concat!("lance-client/", env!("CARGO_PKG_VERSION")).to_owned(),
+            rack: String::new(),
             token: None,
             login: None,
             connect_timeout: Duration::from_secs(5),

@@ -118,6 +118,8 @@ error_codes! {
     GroupNotFound = 36, false, "Group not found";
     /// The partition is not the member's.
     PartitionNotOwned = 37, false, "The partition is not assigned to this group member";
+    /// A replica in the reader's rack has the records too: the answer names its node.
+    ReadElsewhere = 38, true, "A nearer replica serves these reads";
 }
 
 impl ErrorCode {

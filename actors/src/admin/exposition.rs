@@ -102,6 +102,7 @@ impl Scrape {
             ("duplicate_batches", "Batches recognised as retries and stored once", &metrics.duplicate_batches),
             ("fetched_bytes", "Record bytes sent to consumers", &metrics.fetched_bytes),
             ("tail_fetches", "Fetches answered from memory", &metrics.tail_fetches),
+            ("replica_fetches", "Fetches of readers nearer to this node than to the leader", &metrics.replica_fetches),
             ("segment_fetches", "Fetches answered from segments", &metrics.segment_fetches),
             ("pool_waits", "Appends that waited for a free write buffer", &metrics.pool_waits),
             ("connection_failures", "Connections closed because their actor failed", &metrics.connection_failures),

@@ -174,6 +174,7 @@ impl GroupActor {
             max_bytes: LOAD_BYTES,
             max_wait: Duration::ZERO,
             compressed: false,
+            near: false,
             trace: None,
         };
         actix_rt::spawn(async move {

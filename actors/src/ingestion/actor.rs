@@ -498,6 +498,7 @@ impl IngestionActor {
         metrics.produced_records.add(counts.records);
         metrics.duplicate_batches.add(counts.duplicates);
         metrics.tail_fetches.add(counts.tail_fetches);
+        metrics.replica_fetches.add(counts.replica_fetches);
         metrics.segment_fetches.add(counts.segment_fetches);
         metrics.pool_waits.add(counts.pool_waits);
         core.take_ack_times(|node, counts| metrics.followers.add_latencies(node, counts));

@@ -146,6 +146,8 @@ pub struct Metrics {
     pub fetched_bytes: Figure,
     /// Fetches answered from memory.
     pub tail_fetches: Figure,
+    /// Fetches answered by a replica that does not lead.
+    pub replica_fetches: Figure,
     /// Fetches answered from segments.
     pub segment_fetches: Figure,
     /// Appends that had to wait for a free buffer.

@@ -195,6 +195,7 @@ impl TeeActor {
             max_bytes: 1,
             max_wait: WAIT,
             compressed: false,
+            near: false,
             trace: None,
         };
         let Some(shard) = self.shard(partition).cloned() else { return };

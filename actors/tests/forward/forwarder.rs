@@ -67,6 +67,7 @@ impl Forwarder {
             max_bytes: 8 * MIB,
             max_wait: Duration::ZERO,
             compressed: false,
+            near: false,
             trace: None,
         };
         self.core.on_fetch(fetch, &self.view, self.now_ms, &mut self.effects);

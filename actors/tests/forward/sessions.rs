@@ -116,9 +116,15 @@ fn look_up() -> Request {
 }
 
 fn fetch_partitions() -> Request {
-    let asked = FetchPartition { partition: EVENTS, offset: 4, max_bytes: 1000 };
+    let asked = FetchPartition { partition: EVENTS, offset: 4, max_bytes: 1000, near: false };
     let partitions = FetchList::new(&[asked]);
-    Request::FetchPartitions(FetchPartitions { max_wait_ms: 100, min_bytes: 1, max_bytes: 1000, partitions })
+    Request::FetchPartitions(FetchPartitions {
+        max_wait_ms: 100,
+        min_bytes: 1,
+        max_bytes: 1000,
+        partitions,
+        rack: String::new(),
+    })
 }
 
 #[test]

@@ -43,9 +43,10 @@ fn every_part_of_a_fetch_is_answered_however_few_requests_may_wait() {
             let hello = Hello { minor_version: 1, features, client_name: "test".to_owned() };
             socket.write_all(&encode(Request::Hello(hello), None)).await.unwrap();
             read_frame(&mut socket).await;
-            let asked = vec![FetchPartition { partition, offset: 0, max_bytes: 1024 }; 4096];
+            let asked = vec![FetchPartition { partition, offset: 0, max_bytes: 1024, near: false }; 4096];
             let partitions = FetchList::new(&asked);
-            let fetch = FetchPartitions { max_wait_ms: 0, min_bytes: 0, max_bytes: 8 << 20, partitions };
+            let fetch =
+                FetchPartitions { max_wait_ms: 0, min_bytes: 0, max_bytes: 8 << 20, partitions, rack: String::new() };
             let frame = encode(Request::FetchPartitions(fetch), Some(features));
             socket.write_all(&frame).await.unwrap();
             socket.write_all(&frame).await.unwrap();

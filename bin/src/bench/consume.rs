@@ -115,10 +115,14 @@ pub fn wanted() -> Features {
 /// The end of a partition, by a fetch past it.
 pub fn end_offset(connection: &mut RawConnection, topic: TopicId, partition: u16) -> Result<u64, Failure> {
     if connection.features().is_some_and(|granted| granted.contains(Features::LONG_POLL)) {
-        let asked =
-            FetchPartition { partition: TopicPartition::new(topic, partition), offset: END_OFFSET, max_bytes: 1 };
+        let asked = FetchPartition {
+            partition: TopicPartition::new(topic, partition),
+            offset: END_OFFSET,
+            max_bytes: 1,
+            near: false,
+        };
         let partitions = FetchList::new(&[asked]);
-        let fetch = FetchPartitions { max_wait_ms: 0, min_bytes: 0, max_bytes: 1, partitions };
+        let fetch = FetchPartitions { max_wait_ms: 0, min_bytes: 0, max_bytes: 1, partitions, rack: String::new() };
         return match connection.ask(Request::FetchPartitions(fetch), partition)? {
             Response::FetchPartitions(reply) if !reply.partitions.is_empty() => {
                 Ok(reply.partitions[0].0.high_watermark)

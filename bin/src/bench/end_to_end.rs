@@ -123,9 +123,16 @@ impl Arrivals {
                 }
                 return Ok(arrived);
             }
-            let asked = FetchPartition { partition: self.partition, offset: self.offset, max_bytes: 1 << 20 };
+            let asked =
+                FetchPartition { partition: self.partition, offset: self.offset, max_bytes: 1 << 20, near: false };
             let partitions = FetchList::new(&[asked]);
-            let fetch = FetchPartitions { max_wait_ms: POLL_MS, min_bytes: 1, max_bytes: 1 << 20, partitions };
+            let fetch = FetchPartitions {
+                max_wait_ms: POLL_MS,
+                min_bytes: 1,
+                max_bytes: 1 << 20,
+                partitions,
+                rack: String::new(),
+            };
             let Response::FetchPartitions(reply) = self.consumer.ask(Request::FetchPartitions(fetch), 0)? else {
                 return Err(self.consumer.surprised());
             };

@@ -145,8 +145,15 @@ impl Reader {
         let request = match self.features {
             Some(_) => {
                 let max_bytes = self.fetch_bytes;
-                let partitions = FetchList::new(&[FetchPartition { partition: self.partition, offset, max_bytes }]);
-                Request::FetchPartitions(FetchPartitions { max_wait_ms: 0, min_bytes: 0, max_bytes, partitions })
+                let partitions =
+                    FetchList::new(&[FetchPartition { partition: self.partition, offset, max_bytes, near: false }]);
+                Request::FetchPartitions(FetchPartitions {
+                    max_wait_ms: 0,
+                    min_bytes: 0,
+                    max_bytes,
+                    partitions,
+                    rack: String::new(),
+                })
             }
             None => Request::Fetch(Fetch { topic: self.partition.topic, offset, max_bytes: self.fetch_bytes }),
         };

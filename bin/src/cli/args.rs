@@ -232,6 +232,9 @@ pub struct ConsumeArgs {
     /// How long this member may be silent before its partitions go to others.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration, requires = "group")]
     pub session_timeout: std::time::Duration,
+    /// Read from a replica whose `node.rack` is this one, where one is in the quorum, rather than from the leader.
+    #[arg(long, value_name = "NAME")]
+    pub rack: Option<String>,
     /// How a record is printed.
     #[arg(short, long, default_value = "%v\\n")]
     pub format: String,

@@ -43,7 +43,7 @@ struct Group {
 /// Prints records until the end, the count or an interruption.
 pub async fn run(args: &ConsumeArgs, common: &Common) -> Result<(), Failure> {
     let format = RecordFormat::parse(&args.format).map_err(|error| Failure::usage(format!("--format: {error}")))?;
-    let client = session::connect(common).await?;
+    let client = session::connect_in(common, args.rack.as_deref().unwrap_or_default()).await?;
     let printer = Printer {
         format: (common.output == OutputFormat::Text).then_some(format),
         out: Out::stdout(),

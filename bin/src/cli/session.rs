@@ -9,9 +9,15 @@ use std::sync::Arc;
 
 /// Connects as the flags say.
 pub async fn connect(common: &Common) -> Result<Client, Failure> {
+    connect_in(common, "").await
+}
+
+/// As [`connect`], from a rack whose replicas are read from rather than leaders.
+pub async fn connect_in(common: &Common, rack: &str) -> Result<Client, Failure> {
     let options = ClientOptions::new(&common.server).map_err(|error| Failure::usage(format!("--server: {error}")))?;
     let mut options = ClientOptions {
         client_name: concat!("lnc/", env!("CARGO_PKG_VERSION")).to_owned(),
+        rack: rack.to_owned(),
         token: token(common)?,
         login: login(common)?,
         ..options

@@ -1,6 +1,7 @@
 //! The board, shared between a consumer and the tasks that fetch for it, and the bells they ring for one another.
 
 use super::board::{Ask, Board, Key, Plan, ReaderId};
+use super::near::NearReads;
 use super::record::ConsumedChunk;
 use crate::error::ClientError;
 use lance_messages::id::TopicId;
@@ -10,6 +11,8 @@ use tokio::sync::{Notify, watch};
 #[derive(Debug)]
 pub(super) struct Hub {
     board: Mutex<Board>,
+    /// Replicas that are read from instead of leaders.
+    pub(super) near: NearReads,
     /// What is to be read has changed.
     changed: watch::Sender<()>,
     /// There is more room.
@@ -19,9 +22,10 @@ pub(super) struct Hub {
 }
 
 impl Hub {
-    pub(super) fn new(prefetch_bytes: usize) -> Arc<Self> {
+    pub(super) fn new(prefetch_bytes: usize, rack: String) -> Arc<Self> {
         Arc::new(Self {
             board: Mutex::new(Board::new(prefetch_bytes)),
+            near: NearReads::new(rack),
             changed: watch::Sender::new(()),
             drained: watch::Sender::new(()),
             arrived: Notify::new(),

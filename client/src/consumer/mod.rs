@@ -2,6 +2,7 @@
 
 mod board;
 mod hub;
+mod near;
 mod options;
 mod placement;
 mod reader;
@@ -67,7 +68,13 @@ struct Begun {
 
 impl Consumer {
     pub(crate) fn new(client: Client, options: ConsumerOptions) -> Self {
-        let hub = Hub::new(options.prefetch_bytes);
+        let rack = client.options().rack.clone();
+        Self::in_rack(client, options, rack)
+    }
+
+    /// As [`Consumer::new`], in another rack than the client's.
+    pub(crate) fn in_rack(client: Client, options: ConsumerOptions, rack: String) -> Self {
+        let hub = Hub::new(options.prefetch_bytes, rack);
         Self { client, options, hub, placement: None, begun: None, store: None, committed: HashMap::new() }
     }
 
@@ -166,6 +173,7 @@ impl Consumer {
             self.end_begun(&key);
             self.committed.remove(&key);
             self.hub.change(|board| board.unassign(&key));
+            self.hub.near.forget(&key);
         }
     }
 

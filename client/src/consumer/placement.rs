@@ -20,6 +20,8 @@ pub(super) struct Lost {
     pub(super) keys: Vec<Key>,
     /// Whether the node named another that leads: that one can be asked at once.
     pub(super) redirected: bool,
+    /// The replica that the leader has named to read from.
+    pub(super) near: Option<String>,
     /// Whether the node had answered before.
     pub(super) answered: bool,
     pub(super) error: ClientError,
@@ -91,7 +93,8 @@ impl Placement {
         };
         let mut without_leader = Vec::new();
         for key in keys {
-            match self.client.leader_address(&info, key.partition) {
+            let near = self.hub.near.address(&key).map(Ok);
+            match near.unwrap_or_else(|| self.client.leader_address(&info, key.partition)) {
                 Ok(address) => self.place(&key, address, info.id),
                 Err(error) if error.is_retriable() => without_leader.push((key, error)),
                 Err(error) => self.hub.fail_partition(&key, error),
@@ -142,12 +145,20 @@ impl Placement {
     }
 
     async fn on_lost(&mut self, lost: Lost) {
-        let Lost { keys, redirected, answered, error } = lost;
+        let Lost { keys, redirected, near, answered, error } = lost;
         let mut doubted = HashSet::new();
         for key in keys {
             tracing::debug!(topic = &*key.topic, partition = key.partition, %error, "reading stopped");
             if answered {
                 self.troubles.remove(&key);
+            }
+            if let Some(address) = &near {
+                self.hub.near.go(key, address.clone());
+                continue;
+            }
+            // The leader that named a nearer replica is still there.
+            if self.hub.near.leave(&key, Instant::now()) {
+                continue;
             }
             let trouble = self.trouble(key.clone());
             if redirected && trouble.redirects < MAX_REDIRECTS {

@@ -21,6 +21,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 /// Wait between two empty answers of a server without long poll.
 const POLL_FIRST: Duration = Duration::from_millis(5);
@@ -46,8 +47,8 @@ pub(super) struct Reader {
 
 /// Why a part of an answer is no data.
 enum Refused {
-    /// The partition needs another node.
-    Lost { error: ClientError, redirected: bool },
+    /// The partition needs another node; `near` is a replica's that its leader has named.
+    Lost { error: ClientError, redirected: bool, near: Option<String> },
     /// It cannot be read any further.
     Failed(ClientError),
 }
@@ -71,7 +72,7 @@ impl Reader {
         if error.is_retriable() || error.is_stale_metadata() {
             let keys = self.hub.change(|board| board.remove_reader(self.id));
             let answered = !self.answered.is_empty();
-            _ = self.lost.send(Lost { keys, redirected: false, answered, error });
+            _ = self.lost.send(Lost { keys, redirected: false, near: None, answered, error });
         } else {
             self.hub.fail_reader(self.id, error);
         }
@@ -125,16 +126,19 @@ impl Reader {
     ) -> Result<Option<FetchPartitionsResponse>, ClientError> {
         let partition_max_bytes = self.options.partition_max_bytes.min(max_bytes);
         let mut partitions = Vec::with_capacity(asks.len());
+        let now = Instant::now();
         for ask in asks {
             let partition = TopicPartition::new(ask.topic_id, ask.key.partition);
             let offset = self.splitter(ask).fetch_offset();
-            partitions.push(FetchPartition { partition, offset, max_bytes: partition_max_bytes });
+            let near = self.hub.near.may_be_near(&ask.key, now);
+            partitions.push(FetchPartition { partition, offset, max_bytes: partition_max_bytes, near });
         }
         let fetch = FetchPartitions {
             max_wait_ms: self.options.max_wait.as_millis().min(u128::from(u32::MAX)) as u32,
             min_bytes: self.options.min_bytes,
             max_bytes,
             partitions: FetchList::new(&partitions),
+            rack: self.hub.near.rack().to_owned(),
         };
         let request = Request::FetchPartitions(fetch);
         let request = traced(connection, asks, request, 0, self.options.max_wait);
@@ -192,10 +196,10 @@ impl Reader {
     fn on_refused(&mut self, ask: &Ask, refused: Refused) {
         match refused {
             Refused::Failed(error) => self.hub.fail(ask, error),
-            Refused::Lost { error, redirected } => {
+            Refused::Lost { error, redirected, near } => {
                 self.hub.change(|board| board.displace(&ask.key));
                 let answered = self.answered.remove(&ask.key);
-                _ = self.lost.send(Lost { keys: vec![ask.key.clone()], redirected, answered, error });
+                _ = self.lost.send(Lost { keys: vec![ask.key.clone()], redirected, near, answered, error });
             }
         }
     }
@@ -209,7 +213,7 @@ impl Reader {
     ) -> Result<Result<(), Refused>, ClientError> {
         if self.hub.board().is_deposed(&ask.key, fetched.leader_epoch) {
             let error = ClientError::from_code(ErrorCode::NotLeader);
-            return Ok(Err(Refused::Lost { error, redirected: false }));
+            return Ok(Err(Refused::Lost { error, redirected: false, near: None }));
         }
         let asked = self.splitter(ask).fetch_offset();
         let (earliest, latest) = (fetched.log_start, fetched.high_watermark);
@@ -235,6 +239,10 @@ impl Reader {
     }
 
     fn refused(&mut self, ask: &Ask, code: ErrorCode, leader: u16) -> Refused {
+        if code == ErrorCode::ReadElsewhere {
+            let near = self.client.node_address(NodeId(leader));
+            return Refused::Lost { error: ClientError::from_code(code), redirected: false, near };
+        }
         let error = match code {
             ErrorCode::UnknownTopic | ErrorCode::TopicNotFound => {
                 ClientError::UnknownTopic { topic: ask.key.topic.to_string() }
@@ -249,7 +257,7 @@ impl Reader {
         if let Some(address) = &address {
             self.client.redirect(&ask.key.topic, ask.key.partition, address);
         }
-        Refused::Lost { error, redirected: address.is_some() }
+        Refused::Lost { error, redirected: address.is_some(), near: None }
     }
 
     /// The partition does not have what was asked for: before its log start, or after its end.
@@ -302,7 +310,7 @@ impl Reader {
                 }
                 Err(error @ ClientError::Server { .. }) if error.is_retriable() || error.is_stale_metadata() => {
                     let redirected = self.client.follow(&ask.key.topic, ask.key.partition, &error);
-                    self.on_refused(ask, Refused::Lost { error, redirected });
+                    self.on_refused(ask, Refused::Lost { error, redirected, near: None });
                 }
                 Err(error @ (ClientError::Server { .. } | ClientError::OffsetOutOfRange { .. })) => {
                     self.on_refused(ask, Refused::Failed(error));

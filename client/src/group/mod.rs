@@ -54,7 +54,7 @@ pub struct GroupOptions {
     pub topics: Vec<String>,
     /// A name that stays the same when the process starts anew: its partitions wait for it, for as long as a session.
     pub instance: Option<String>,
-    /// Where the consumer runs.
+    /// Where the consumer runs; empty: where [`ClientOptions::rack`](crate::ClientOptions::rack) says.
     pub rack: String,
     /// How long the consumer may be silent before its partitions go to others.
     pub session_timeout: Duration,
@@ -136,10 +136,11 @@ pub struct GroupConsumer {
 
 impl GroupConsumer {
     pub(crate) fn new(client: Client, options: GroupOptions) -> Self {
+        let rack = if options.rack.is_empty() { &client.options().rack } else { &options.rack }.clone();
         let profile = Profile {
             group: options.group.clone(),
             instance: options.instance.clone(),
-            rack: options.rack.clone(),
+            rack: rack.clone(),
             session_timeout: options.session_timeout,
             rebalance_timeout: options.rebalance_timeout,
             strategy: options.strategy,
@@ -156,7 +157,7 @@ impl GroupConsumer {
             timer
         });
         Self {
-            consumer: client.consumer(options.consumer),
+            consumer: Consumer::in_rack(client.clone(), options.consumer, rack),
             client,
             options,
             shared,

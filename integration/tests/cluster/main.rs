@@ -7,6 +7,7 @@ mod damaged;
 mod failover;
 mod formation;
 mod membership;
+mod near_reads;
 mod restarts;
 mod wiped;
 

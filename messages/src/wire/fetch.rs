@@ -12,14 +12,15 @@
 //!   8 4 max bytes
 //!  12 4 number of partitions
 //!  16 … 20 bytes each
+//!   … text rack of the reader (may be absent: none)
 //! one partition asked for         one partition answered
 //!   0 4 topic id                    0 4 topic id
 //!   4 2 partition                   4 2 partition
-//!   6 2 zero                        6 2 error code, 0 = none
+//!   6 2 flags: 1 near                6 2 error code, 0 = none
 //!   8 8 offset (u64::MAX: the end)  8 4 leader epoch
 //!  16 4 max bytes                  12 1 encoding: 0 plain records, 1 stored batches
 //!                                  13 1 zero
-//!                                  14 2 node id of the leader (0: unknown)
+//!                                  14 2 node id of the leader, or of the replica to read from (0: unknown)
 //!                                  16 8 high watermark (offset)
 //!                                  24 8 log start (offset)
 //!                                  32 8 next offset
@@ -28,12 +29,15 @@
 //!                                  52 4 bytes of data n
 //!                                  56 n data
 //! ```
+//! With `near`, a replica of Q answers although it does not lead, with what is committed as far as it knows; and a leader whose
+//! rack is not the reader's, while a replica of Q is in it, answers ReadElsewhere with that node.
+//!
 //! Plain data starts at offset `next offset − n`. Each partition's data is one run of bytes, so a server can send it
 //! from a file, having combined the payload CRC from the checksums it has stored.
 
 use super::command::Command;
 use super::header::{Flags, HEADER_LEN, Header, HeaderCrc};
-use super::payload::PayloadReader;
+use super::payload::{PayloadReader, put_text};
 use crate::error_code::ErrorCode;
 use crate::id::{TopicId, TopicPartition};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -49,6 +53,8 @@ pub const FETCH_PARTITION_LEN: usize = 20;
 pub const FETCHED_PARTITION_LEN: usize = 56;
 /// Bytes in front of the first partition of a reply.
 pub const FETCH_PARTITIONS_PREFIX_LEN: usize = 4;
+/// Flag of a partition asked for: a replica that does not lead may answer.
+const NEAR: u16 = 1;
 /// The offset that stands for the end of the log.
 pub const END_OFFSET: u64 = u64::MAX;
 
@@ -74,6 +80,8 @@ pub struct FetchPartitions {
     pub max_bytes: u32,
     /// The partitions.
     pub partitions: FetchList,
+    /// What the reader fails together with, as `node.rack` of nodes; empty when it is somewhere else, or does not say.
+    pub rack: String,
 }
 
 /// The partitions of a FetchPartitions request, kept as they came.
@@ -91,6 +99,8 @@ pub struct FetchPartition {
     pub offset: u64,
     /// Most bytes of data from this partition.
     pub max_bytes: u32,
+    /// Whether a replica that does not lead may answer, or be named as the one to ask.
+    pub near: bool,
 }
 
 /// How the data of a partition is written.
@@ -115,7 +125,7 @@ pub struct FetchedPartition {
     pub leader_epoch: u32,
     /// How the data is written.
     pub encoding: DataEncoding,
-    /// The leader's node id for NotLeader; 0 when unknown.
+    /// The leader's node id for NotLeader, that of a nearer replica for ReadElsewhere; 0 when unknown.
     pub leader: u16,
     /// Offset up to which everything is committed.
     pub high_watermark: u64,
@@ -151,7 +161,7 @@ impl FetchList {
         for asked in partitions {
             entries.put_u32_le(asked.partition.topic.0);
             entries.put_u16_le(asked.partition.partition);
-            entries.put_u16_le(0);
+            entries.put_u16_le(if asked.near { NEAR } else { 0 });
             entries.put_u64_le(asked.offset);
             entries.put_u32_le(asked.max_bytes);
         }
@@ -174,9 +184,9 @@ impl FetchList {
             let mut reader = PayloadReader::new(entry);
             let topic = TopicId(reader.u32().unwrap_or_default());
             let partition = TopicPartition::new(topic, reader.u16().unwrap_or_default());
-            reader.u16();
+            let near = reader.u16().unwrap_or_default() & NEAR != 0;
             let offset = reader.u64().unwrap_or_default();
-            FetchPartition { partition, offset, max_bytes: reader.u32().unwrap_or_default() }
+            FetchPartition { partition, offset, max_bytes: reader.u32().unwrap_or_default(), near }
         })
     }
 }
@@ -190,7 +200,9 @@ impl FetchPartitions {
             return None;
         }
         let partitions = FetchList { entries: payload.slice(16..16 + length) };
-        Some(FetchPartitions { max_wait_ms, min_bytes, max_bytes, partitions })
+        let mut rest = PayloadReader::new(&payload[16 + length..]);
+        let rack = if rest.remaining() == 0 { String::new() } else { rest.text()? };
+        Some(FetchPartitions { max_wait_ms, min_bytes, max_bytes, partitions, rack })
     }
 
     pub(super) fn encode(&self, out: &mut BytesMut) {
@@ -199,6 +211,9 @@ impl FetchPartitions {
         out.put_u32_le(self.max_bytes);
         out.put_u32_le(self.partitions.len() as u32);
         out.put_slice(&self.partitions.entries);
+        if !self.rack.is_empty() {
+            put_text(out, &self.rack);
+        }
     }
 }
 

@@ -147,8 +147,14 @@ fn replies_of_1_0_have_their_golden_payloads() {
 #[test]
 fn extension_payloads_are_golden() {
     let partition = TopicPartition::new(TopicId(7), 2);
-    let asked = FetchPartition { partition, offset: 5, max_bytes: 6 };
-    let fetch = FetchPartitions { max_wait_ms: 1, min_bytes: 2, max_bytes: 3, partitions: FetchList::new(&[asked]) };
+    let asked = FetchPartition { partition, offset: 5, max_bytes: 6, near: true };
+    let fetch = FetchPartitions {
+        max_wait_ms: 1,
+        min_bytes: 2,
+        max_bytes: 3,
+        partitions: FetchList::new(&[asked]),
+        rack: "r".into(),
+    };
     let hello = Hello { minor_version: 1, features: Features(0x0201), client_name: "c".into() };
     let create = CreateTopicWithConfig {
         name: "t".into(),
@@ -167,7 +173,7 @@ fn extension_payloads_are_golden() {
             0x42,
             [
                 &[1u8, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0][..],
-                &[7, 0, 0, 0, 2, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0],
+                &[7, 0, 0, 0, 2, 0, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 1, 0, b'r'],
             ]
             .concat(),
         ),
@@ -489,16 +495,16 @@ proptest! {
     }
 
     #[test]
-    fn fetch_lists_round_trip(asked in prop::collection::vec(any::<(u32, u16, u64, u32)>(), 0..20), waits in any::<(u32, u32, u32)>()) {
+    fn fetch_lists_round_trip(asked in prop::collection::vec(any::<(u32, u16, u64, u32, bool)>(), 0..20), waits in any::<(u32, u32, u32)>(), rack in ".{0,20}") {
         let asked: Vec<_> = asked
             .into_iter()
-            .map(|(topic, partition, offset, max_bytes)| {
-                FetchPartition { partition: TopicPartition::new(TopicId(topic), partition), offset, max_bytes }
+            .map(|(topic, partition, offset, max_bytes, near)| {
+                FetchPartition { partition: TopicPartition::new(TopicId(topic), partition), offset, max_bytes, near }
             })
             .collect();
         let partitions = FetchList::new(&asked);
         prop_assert_eq!(partitions.iter().collect::<Vec<_>>(), asked);
-        let fetch = FetchPartitions { max_wait_ms: waits.0, min_bytes: waits.1, max_bytes: waits.2, partitions };
+        let fetch = FetchPartitions { max_wait_ms: waits.0, min_bytes: waits.1, max_bytes: waits.2, partitions, rack };
         let request = RequestFrame { correlation: 3, partition: 0, trace: None, request: Request::FetchPartitions(fetch) };
         prop_assert_eq!(sent(&request, Some(EVERY_FEATURE)), request);
     }

@@ -239,11 +239,17 @@ impl IngestionCore {
 
     /// Requests that waited for the epoch, and fetches that now have something to read.
     pub(super) fn serve_ready(&mut self, slot: u32, now: Now, effects: &mut Effects) {
-        let partition = self.partitions.get(slot as usize).and_then(Option::as_ref);
-        if partition.is_none_or(|partition| partition.leading_epoch().is_none()) {
-            return;
+        let leadership = self.partitions.get(slot as usize).and_then(Option::as_ref).map(|one| &one.leadership);
+        match leadership {
+            Some(Leadership::Leading { .. }) => self.serve_held(slot, now, effects),
+            Some(Leadership::Following { .. }) => {}
+            _ => return,
         }
-        self.serve_held(slot, now, effects);
+        self.serve_waiting(slot, now, effects);
+    }
+
+    /// Fetches that now have something to read.
+    pub(super) fn serve_waiting(&mut self, slot: u32, now: Now, effects: &mut Effects) {
         loop {
             let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
                 return;

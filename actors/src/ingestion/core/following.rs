@@ -98,6 +98,8 @@ impl IngestionCore {
                 if !append.traced.is_empty() {
                     stages::on_replica_appended(partition, node, held, &append, now);
                 }
+                // The high watermark may have moved.
+                self.serve_waiting(slot, now, effects);
             }
             ReplicaRequest::Truncate(truncate) => {
                 on_truncate(partition, session, truncate, terms, effects);

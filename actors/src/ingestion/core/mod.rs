@@ -157,6 +157,8 @@ pub struct IngestionCounts {
     pub duplicates: u64,
     /// Fetches answered from the tail.
     pub tail_fetches: u64,
+    /// Fetches of readers that are nearer to this node than to the leader.
+    pub replica_fetches: u64,
     /// Fetches handed to reader threads.
     pub segment_fetches: u64,
     /// Appends that had to wait for a slot of the pool.

@@ -8,6 +8,7 @@ use crate::ingestion::waiters::ParkedFetch;
 use crate::network::readers::SegmentRead;
 use crate::stages::{ReadSource, Stage, StageSpan};
 use lance_messages::error_code::ErrorCode;
+use lance_messages::id::TopicPartition;
 use lance_messages::mail::connection::{Answer, FetchedData, PartitionBounds, Reply};
 use lance_messages::mail::ingestion::{CancelWait, Fetch, LookUpOffset, OffsetQuery};
 use lance_messages::wire::fetch::END_OFFSET;
@@ -29,13 +30,20 @@ impl IngestionCore {
         if partition.holds_reads() {
             return hold_or_refuse(partition, Held::Fetch(fetch), now, effects);
         }
-        if matches!(partition.leadership, Leadership::Following { .. }) {
+        let follows = matches!(partition.leadership, Leadership::Following { .. });
+        if follows && !fetch.near {
             return answer_fetch(effects, &fetch, Err(ErrorCode::NotLeader));
         }
         let Some(log) = readable_log(partition) else {
             return answer_fetch(effects, &fetch, Err(ErrorCode::StorageOffline));
         };
         let bounds = bounds_of(log, &partition.leadership);
+        if follows {
+            self.counts.replica_fetches += 1;
+            if fetch.offset >= bounds.high_watermark_offset {
+                return self.await_leader(slot, fetch, now, effects);
+            }
+        }
         let offset = fetch.offset.max(bounds.log_start_offset);
         // A leader that is cut off may have a successor whose log goes on: who reads there must not be told that it ends.
         let beyond = fetch.offset != END_OFFSET && fetch.offset > bounds.high_watermark_offset;
@@ -73,6 +81,29 @@ impl IngestionCore {
             over(effects)(StageSpan::until_now(parent, stage, fetch.partition, now.elapsed));
         }
         answer_fetch(effects, &fetch, Ok((bounds, found)));
+    }
+
+    /// Whether another node leads a partition that is held here.
+    pub fn is_following(&self, id: TopicPartition) -> bool {
+        let slot = self.index.get(&id).copied();
+        let partition = slot.and_then(|slot| self.partitions.get(slot as usize)?.as_ref());
+        partition.is_some_and(|partition| matches!(partition.leadership, Leadership::Following { .. }))
+    }
+
+    /// A reader has all that this replica knows to be committed: it waits for more, as long as news of the leader can come.
+    fn await_leader(&mut self, slot: u32, fetch: Fetch, now: Now, effects: &mut Effects) {
+        let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        // A node that is cut off would let its readers wait for ever: the leader may have dropped it from Q.
+        if now.elapsed >= self.lease_until {
+            return answer_fetch(effects, &fetch, Err(ErrorCode::NotLeader));
+        }
+        if fetch.max_wait.is_zero() {
+            return answer_empty(partition, &fetch, effects);
+        }
+        let deadline = partition.waiters.park(fetch, now.elapsed);
+        self.next_deadline = Some(self.next_deadline.map_or(deadline, |next| next.min(deadline)));
     }
 
     /// Lets a fetch wait until other readers have taken what was copied for them.
@@ -222,9 +253,9 @@ fn readable_log(partition: &Partition) -> Option<&Log> {
 
 fn bounds_of(log: &Log, leadership: &Leadership) -> PartitionBounds {
     let leader_epoch = match leadership {
-        Leadership::Starting { epoch, .. } | Leadership::Leading { epoch } => *epoch,
+        Leadership::Starting { epoch, .. } | Leadership::Leading { epoch } | Leadership::Following { epoch } => *epoch,
         // Consumers ignore who answers in an epoch below one they have seen.
-        Leadership::Waiting | Leadership::Following { .. } | Leadership::Stopped { .. } => log.last_epoch(),
+        Leadership::Waiting | Leadership::Stopped { .. } => log.last_epoch(),
     };
     PartitionBounds {
         leader_epoch,

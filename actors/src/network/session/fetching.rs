@@ -83,11 +83,19 @@ impl SessionCore {
             .iter()
             .map(|asked| {
                 let mut part = self.part(asked.partition, asked.offset, asked.max_bytes.min(share).min(ceiling));
+                part.near = asked.near && asked.offset != END_OFFSET;
                 if !has_partition(view, asked.partition) {
                     finish_part(&mut part, Some(ErrorCode::UnknownPartition));
                 } else if self.route(asked.partition, view) != Route::Here {
-                    part.leader = leader_id(view, asked.partition);
-                    finish_part(&mut part, Some(ErrorCode::NotLeader));
+                    if !(part.near && view.is_in_quorum(asked.partition)) {
+                        part.leader = leader_id(view, asked.partition);
+                        finish_part(&mut part, Some(ErrorCode::NotLeader));
+                    }
+                } else if part.near
+                    && let Some(node) = view.nearer_replica(asked.partition, &fetch.rack)
+                {
+                    part.leader = node.0;
+                    finish_part(&mut part, Some(ErrorCode::ReadElsewhere));
                 }
                 part
             })
@@ -112,6 +120,7 @@ impl SessionCore {
             data_crc: 0,
             timestamp_ns: 0,
             leader: 0,
+            near: false,
         }
     }
 
@@ -120,18 +129,19 @@ impl SessionCore {
         let any_failed = slot.is_complete() || slot.parts.iter().any(|part| part.answer.is_some());
         let max_wait = if any_failed || self.draining { Duration::ZERO } else { max_wait };
         let lane = self.control_lane();
-        let asked: Vec<(u16, TopicPartition, u64, u32, Option<u16>)> = slot
+        let asked: Vec<_> = slot
             .parts
             .iter()
             .zip(0..)
-            .map(|(part, number)| (number, part.partition, part.offset, part.max_bytes, part.waiting_for))
+            .map(|(part, number)| (number, (part.partition, part.offset, part.max_bytes, part.near), part.waiting_for))
             .collect();
         let id = self.lanes.reserve(lane, ReplySlot::Fetch(Box::new(slot)));
-        for (part, partition, offset, max_bytes, shard) in asked {
+        for (part, (partition, offset, max_bytes, near), shard) in asked {
             let Some(shard) = shard else { continue };
             let (connection, request, compressed) = (self.id, id.0, false);
             let trace = self.spans.fetch_trace(id, part);
-            let fetch = Fetch { connection, request, part, partition, offset, max_bytes, max_wait, compressed, trace };
+            let fetch =
+                Fetch { connection, request, part, partition, offset, max_bytes, max_wait, compressed, near, trace };
             effects.push(SessionEffect::Fetch(shard, fetch));
         }
     }
@@ -223,7 +233,9 @@ impl SessionCore {
         let max_wait = Duration::ZERO;
         let trace = self.spans.fetch_trace(RequestId(request), 0);
         let compressed = false;
-        let fetch = Fetch { connection, request, part: 0, partition, offset, max_bytes, max_wait, compressed, trace };
+        let (part, near) = (0, false);
+        let fetch =
+            Fetch { connection, request, part, partition, offset, max_bytes, max_wait, compressed, near, trace };
         effects.push(SessionEffect::Fetch(forwarder, fetch));
         true
     }

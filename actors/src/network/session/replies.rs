@@ -59,8 +59,10 @@ pub struct FetchPart {
     pub data_crc: u32,
     /// Timestamp of the newest batch in the data, ns; 0 when unknown.
     pub timestamp_ns: u64,
-    /// Node id of the leader, for NotLeader; 0 when unknown.
+    /// Node id of the leader, for NotLeader, or of the replica to read from; 0 when unknown.
     pub leader: u16,
+    /// Whether a replica that does not lead may answer it.
+    pub near: bool,
 }
 
 /// A fetch under way.

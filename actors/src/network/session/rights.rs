@@ -239,7 +239,7 @@ mod tests {
 
     fn of_reading() -> Vec<(Request, Vec<AclRule>)> {
         let (partition, consumer_id) = (TopicPartition::new(TOPIC, 0), 1);
-        let fetch = FetchPartition { partition, offset: 0, max_bytes: 1 };
+        let fetch = FetchPartition { partition, offset: 0, max_bytes: 1, near: false };
         let name = || "orders".to_owned();
         vec![
             (Request::Fetch(Fetch { topic: TOPIC, offset: 0, max_bytes: 1 }), on_topic(Operation::Read)),
@@ -249,6 +249,7 @@ mod tests {
                     min_bytes: 0,
                     max_bytes: 1,
                     partitions: FetchList::new(&[fetch]),
+                    rack: String::new(),
                 }),
                 on_topic(Operation::Read),
             ),

@@ -11,9 +11,21 @@ use lance_messages::wire::{Request, Response};
 use std::collections::BTreeMap;
 
 enum Asked {
-    Follow(BTreeMap<TopicPartition, u64>),
-    Probe { partition: TopicPartition, offset: u64, high_watermark: u64 },
-    LookUp { partition: TopicPartition, target: LookupTarget, high_watermark: u64 },
+    Follow {
+        positions: BTreeMap<TopicPartition, u64>,
+        /// Whether a replica that does not lead may answer.
+        near: bool,
+    },
+    Probe {
+        partition: TopicPartition,
+        offset: u64,
+        high_watermark: u64,
+    },
+    LookUp {
+        partition: TopicPartition,
+        target: LookupTarget,
+        high_watermark: u64,
+    },
 }
 
 /// A consumer.
@@ -107,17 +119,19 @@ impl Consumer {
     fn follow(&self, known: &[TopicPartition], ctx: &mut Context<'_>) -> (Asked, Request, u16) {
         let positions: BTreeMap<TopicPartition, u64> = known.iter().map(|p| (*p, self.position(*p))).collect();
         let max_bytes = ctx.rng.range(1_000, 600_000) as u32;
+        let near = ctx.rng.below(3) == 0;
         let asked: Vec<FetchPartition> = positions
             .iter()
-            .map(|(partition, offset)| FetchPartition { partition: *partition, offset: *offset, max_bytes })
+            .map(|(partition, offset)| FetchPartition { partition: *partition, offset: *offset, max_bytes, near })
             .collect();
         let fetch = FetchPartitions {
             max_wait_ms: ctx.rng.below(400) as u32,
             min_bytes: 1,
             max_bytes: 4 << 20,
             partitions: FetchList::new(&asked),
+            rack: String::new(),
         };
-        (Asked::Follow(positions), Request::FetchPartitions(fetch), 0)
+        (Asked::Follow { positions, near }, Request::FetchPartitions(fetch), 0)
     }
 
     /// The connection is gone.
@@ -134,7 +148,7 @@ impl Consumer {
             return ctx.oracle.violated(format!("reply {correlation} came where {} is next", self.correlation));
         }
         match (asked, response) {
-            (Asked::Follow(positions), Response::FetchPartitions(reply)) => {
+            (Asked::Follow { positions, near }, Response::FetchPartitions(reply)) => {
                 if reply.partitions.len() != positions.len() {
                     ctx.oracle.violated(format!(
                         "{} partitions answered of {}",
@@ -144,7 +158,7 @@ impl Consumer {
                 }
                 for (fetched, data) in &reply.partitions {
                     let offset = positions.get(&fetched.partition).copied().unwrap_or_default();
-                    self.on_fetched(fetched, offset, data, ctx);
+                    self.on_fetched(fetched, (offset, near), data, ctx);
                 }
             }
             (Asked::Probe { partition, .. }, Response::Fetch { next_offset, data, .. }) => {
@@ -176,7 +190,13 @@ impl Consumer {
         self.paused_until_ns = ctx.now_ns + ctx.rng.range(2_000_000, 60_000_000);
     }
 
-    fn on_fetched(&mut self, fetched: &FetchedPartition, asked: u64, data: &[u8], ctx: &mut Context<'_>) {
+    fn on_fetched(
+        &mut self,
+        fetched: &FetchedPartition,
+        (asked, near): (u64, bool),
+        data: &[u8],
+        ctx: &mut Context<'_>,
+    ) {
         let partition = fetched.partition;
         if let Some(code) = fetched.error {
             return self.on_error(partition, code, ctx);
@@ -193,12 +213,17 @@ impl Consumer {
         if start != asked {
             ctx.oracle.violated(format!("{partition}: asked for {asked}, got {} bytes at {start}", data.len()));
         }
+        // A replica may know of less than others have shown.
+        if near && data.is_empty() && fetched.next_offset == asked {
+            return;
+        }
         if fetched.next_offset > fetched.high_watermark {
             let (next, end) = (fetched.next_offset, fetched.high_watermark);
             ctx.oracle.violated(format!("{partition}: data up to {next} was shown, committed is {end}"));
         }
-        let before = self.watermarks.insert(partition, fetched.high_watermark).unwrap_or_default();
-        if fetched.high_watermark < before {
+        let before = self.watermarks.get(&partition).copied().unwrap_or_default();
+        self.watermarks.insert(partition, fetched.high_watermark.max(before));
+        if fetched.high_watermark < before && !near {
             let now = fetched.high_watermark;
             ctx.oracle.violated(format!("{partition}: a consumer saw the high watermark go from {before} to {now}"));
         }

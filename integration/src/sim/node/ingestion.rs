@@ -437,9 +437,10 @@ impl Ingestion {
                 }
             }
             Answer::Fetched { partition, result: Ok((bounds, _)), .. } => {
-                if self.has_peers {
+                let follows = self.core.as_ref().is_some_and(|core| core.is_following(*partition));
+                if self.has_peers && !follows {
                     replicas::served(ctx.oracle, *partition, bounds, self.node);
-                } else {
+                } else if !self.has_peers {
                     watermark::served(ctx.oracle, *partition, bounds);
                 }
                 Some((*partition, bounds.high_watermark_offset))

@@ -1,0 +1,99 @@
+//! Which replicas a consumer reads from instead of the leader, because they are in its rack.
+
+use super::board::Key;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a partition is read from its leader after a nearer replica could not serve it.
+const REST: Duration = Duration::from_secs(10);
+
+/// Where one partition is read, if not from its leader.
+#[derive(Clone, Debug)]
+enum Place {
+    /// From the replica at this address.
+    At(String),
+    /// From the leader until then: a nearer replica has just failed.
+    LeaderUntil(Instant),
+}
+
+/// The nearer replicas that leaders have named.
+#[derive(Debug)]
+pub(super) struct NearReads {
+    rack: String,
+    places: Mutex<HashMap<Key, Place>>,
+}
+
+impl NearReads {
+    /// For a consumer in `rack`; empty: it always reads from leaders.
+    pub(super) fn new(rack: String) -> Self {
+        Self { rack, places: Mutex::default() }
+    }
+
+    pub(super) fn rack(&self) -> &str {
+        &self.rack
+    }
+
+    /// Whether a nearer replica may be named, or answer, at the moment.
+    pub(super) fn may_be_near(&self, key: &Key, now: Instant) -> bool {
+        let resting = |place: &Place| matches!(place, Place::LeaderUntil(until) if now < *until);
+        !self.rack.is_empty() && !self.places().get(key).is_some_and(resting)
+    }
+
+    /// The replica to read from instead of the leader.
+    pub(super) fn address(&self, key: &Key) -> Option<String> {
+        match self.places().get(key) {
+            Some(Place::At(address)) => Some(address.clone()),
+            _ => None,
+        }
+    }
+
+    /// The leader has named a replica.
+    pub(super) fn go(&self, key: Key, address: String) {
+        self.places().insert(key, Place::At(address));
+    }
+
+    /// Who reads a partition does not serve it any more. True when that was a nearer replica: the leader comes next.
+    pub(super) fn leave(&self, key: &Key, now: Instant) -> bool {
+        let mut places = self.places();
+        let was_near = matches!(places.get(key), Some(Place::At(_)));
+        if was_near {
+            places.insert(key.clone(), Place::LeaderUntil(now + REST));
+        }
+        was_near
+    }
+
+    /// The partition is not read any more.
+    pub(super) fn forget(&self, key: &Key) {
+        self.places().remove(key);
+    }
+
+    fn places(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Place>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_that_failed_is_left_alone_for_a_while() {
+        let near = NearReads::new("a".to_owned());
+        let (key, now) = (Key::new("events", 3), Instant::now());
+        assert!(near.may_be_near(&key, now) && near.address(&key).is_none());
+        assert!(!near.leave(&key, now), "it was the leader that failed");
+        near.go(key.clone(), "b:1".to_owned());
+        assert_eq!(near.address(&key).as_deref(), Some("b:1"));
+        assert!(near.leave(&key, now));
+        assert!(!near.may_be_near(&key, now) && near.address(&key).is_none());
+        assert!(near.may_be_near(&key, now + REST));
+        assert!(near.may_be_near(&Key::new("events", 4), now), "others are not concerned");
+    }
+
+    #[test]
+    fn without_a_rack_there_is_nothing_near() {
+        assert!(!NearReads::new(String::new()).may_be_near(&Key::new("events", 0), Instant::now()));
+    }
+}
