@@ -249,7 +249,9 @@ impl Reader {
             }
             code => ClientError::from_code(code),
         };
-        if !error.is_retriable() && !error.is_stale_metadata() {
+        // What is wrong with a nearer replica need not be wrong with the leader.
+        let is_near = self.hub.near.address(&ask.key).is_some();
+        if !error.is_retriable() && !error.is_stale_metadata() && !is_near {
             return Refused::Failed(error);
         }
         let leader = (code == ErrorCode::NotLeader).then_some(NodeId(leader));

@@ -72,7 +72,7 @@ pub struct Fetch {
     pub max_wait: Duration,
     /// Whether compressed batches may be served as stored.
     pub compressed: bool,
-    /// Whether this node may answer without leading, with what it knows to be committed.
+    /// Whether this node was asked as a replica that follows: it answers with what it knows to be committed.
     pub near: bool,
     /// The span of the request, where it is traced.
     pub trace: Option<TraceContext>,

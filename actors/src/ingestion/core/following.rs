@@ -347,7 +347,7 @@ fn follow(partition: &mut Partition, epoch: LeaderEpoch, effects: &mut Effects) 
     }
     partition.leadership = Leadership::Following { epoch };
     refuse_all_held(partition, ErrorCode::NotLeader, effects);
-    super::refusals::refuse_waiters(partition, ErrorCode::NotLeader, effects);
+    super::refusals::refuse_waiters(&mut partition.waiters, ErrorCode::NotLeader, effects);
     effects.push(IngestionEffect::Following(partition.id, epoch));
 }
 

@@ -2,7 +2,7 @@
 
 use super::committing::{queue, release};
 use super::following::step_down;
-use super::refusals::stop;
+use super::refusals::{refuse_waiters, stop};
 use super::stages::over;
 use super::{Effects, IngestionCore, IngestionEffect, Now, Terms, stages};
 use crate::ingestion::partition::{Leadership, Partition};
@@ -14,6 +14,7 @@ use lance_cluster::replica::{
     LeaderEffect, LeaderLog, LeaderReplica, Vote,
 };
 use lance_messages::batch::{BatchFlags, ControlBatch};
+use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
 use lance_messages::peer::{
     AppendOutcome, AppendRequest, AppendResponse, PeerIdentity, ReplicaBatch, ReplicaRequest, TruncateRequest,
@@ -79,6 +80,8 @@ impl IngestionCore {
         };
         match log.append(&batch, pool, tail) {
             Ok(appended) => {
+                // Readers who came to a follower ask whoever leads.
+                refuse_waiters(&mut partition.waiters, ErrorCode::NotLeader, effects);
                 partition.leadership = Leadership::Starting { epoch, start_end: appended.end_position };
                 partition.leader = role.is_replicated().then(|| {
                     let flushed = if sync_always { log.durable_end() } else { log.written_end() };

@@ -27,15 +27,18 @@ impl IngestionCore {
         let Some(partition) = self.partitions.get_mut(slot as usize).and_then(Option::as_mut) else {
             return;
         };
+        let follows = matches!(partition.leadership, Leadership::Following { .. });
+        let leads = partition.leading_epoch().is_some();
+        // A replica that was stopped, or knows no leader, does not know what is committed by now either.
+        if follows != fetch.near && !leads {
+            return answer_fetch(effects, &fetch, Err(ErrorCode::NotLeader));
+        }
         if partition.holds_reads() {
             return hold_or_refuse(partition, Held::Fetch(fetch), now, effects);
         }
-        let follows = matches!(partition.leadership, Leadership::Following { .. });
-        if follows && !fetch.near {
-            return answer_fetch(effects, &fetch, Err(ErrorCode::NotLeader));
-        }
         let Some(log) = readable_log(partition) else {
-            return answer_fetch(effects, &fetch, Err(ErrorCode::StorageOffline));
+            let code = if follows { ErrorCode::NotLeader } else { ErrorCode::StorageOffline };
+            return answer_fetch(effects, &fetch, Err(code));
         };
         let bounds = bounds_of(log, &partition.leadership);
         if follows {

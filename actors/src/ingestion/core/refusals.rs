@@ -3,6 +3,7 @@
 use super::reading::answer_fetch;
 use super::{Effects, IngestionEffect, Now};
 use crate::ingestion::partition::{Held, Leadership, Partition};
+use crate::ingestion::waiters::Waiters;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::ConnectionId;
 use lance_messages::mail::connection::{Answer, Reply};
@@ -17,7 +18,7 @@ pub(super) fn stop(partition: &mut Partition, reason: String, latch: Option<Latc
     refuse_pending(partition, ErrorCode::OutcomeUnknown, effects);
     let code = stopped_code(partition);
     refuse_all_held(partition, code, effects);
-    refuse_waiters(partition, code, effects);
+    refuse_waiters(&mut partition.waiters, code, effects);
     effects.push(IngestionEffect::Stopped(partition.id, reason, latch));
 }
 
@@ -29,7 +30,7 @@ fn stopped_code(partition: &Partition) -> ErrorCode {
 pub(super) fn fail_all(partition: &mut Partition, code: ErrorCode, effects: &mut Effects) {
     refuse_pending(partition, code, effects);
     refuse_all_held(partition, code, effects);
-    refuse_waiters(partition, code, effects);
+    refuse_waiters(&mut partition.waiters, code, effects);
 }
 
 /// Answers every request whose batch is appended and not committed.
@@ -40,8 +41,10 @@ pub(super) fn refuse_pending(partition: &mut Partition, code: ErrorCode, effects
 }
 
 /// Answers every fetch that waits for records.
-pub(super) fn refuse_waiters(partition: &mut Partition, code: ErrorCode, effects: &mut Effects) {
-    while let Some(fetch) = partition.waiters.take_any() {
+pub(super) fn refuse_waiters(waiters: &mut Waiters, code: ErrorCode, effects: &mut Effects) {
+    while let Some(fetch) = waiters.take_any() {
+        // What has befallen a replica is not for its readers to know: the leader goes on.
+        let code = if fetch.near { ErrorCode::NotLeader } else { code };
         answer_fetch(effects, &fetch, Err(code));
     }
 }

@@ -83,15 +83,17 @@ impl SessionCore {
             .iter()
             .map(|asked| {
                 let mut part = self.part(asked.partition, asked.offset, asked.max_bytes.min(share).min(ceiling));
-                part.near = asked.near && asked.offset != END_OFFSET;
                 if !has_partition(view, asked.partition) {
                     finish_part(&mut part, Some(ErrorCode::UnknownPartition));
                 } else if self.route(asked.partition, view) != Route::Here {
-                    if !(part.near && view.is_in_quorum(asked.partition)) {
+                    // The end of the log is the leader's to tell.
+                    part.near = asked.near && asked.offset != END_OFFSET && view.is_in_quorum(asked.partition);
+                    if !part.near {
                         part.leader = leader_id(view, asked.partition);
                         finish_part(&mut part, Some(ErrorCode::NotLeader));
                     }
-                } else if part.near
+                } else if asked.near
+                    && asked.offset != END_OFFSET
                     && let Some(node) = view.nearer_replica(asked.partition, &fetch.rack)
                 {
                     part.leader = node.0;

@@ -61,7 +61,7 @@ pub struct FetchPart {
     pub timestamp_ns: u64,
     /// Node id of the leader, for NotLeader, or of the replica to read from; 0 when unknown.
     pub leader: u16,
-    /// Whether a replica that does not lead may answer it.
+    /// Whether this node answers it without leading.
     pub near: bool,
 }
 
