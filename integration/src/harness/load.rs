@@ -5,6 +5,7 @@
 
 use super::{PATIENCE, eventually};
 use bytes::Bytes;
+use lance_client::connection::Connector;
 use lance_client::consumer::Position;
 use lance_client::{Client, ClientError, ClientOptions, ConsumerOptions, DeliveryFuture};
 use lance_client::{NewTopic, ProducerOptions, ProducerRecord};
@@ -32,12 +33,15 @@ pub struct LoadOptions {
     pub pause: Duration,
     /// Whether the server recognises what it stored before.
     pub idempotent: bool,
+    /// How the producer and the reader connect, if not plainly.
+    pub connector: Option<Arc<dyn Connector>>,
 }
 
 impl LoadOptions {
     /// As fast as it goes, 100 bytes a record.
     pub fn new(topic: &str, partitions: u16) -> Self {
-        Self { topic: topic.to_owned(), partitions, record_bytes: 100, pause: Duration::ZERO, idempotent: true }
+        let (topic, pause) = (topic.to_owned(), Duration::ZERO);
+        Self { topic, partitions, record_bytes: 100, pause, idempotent: true, connector: None }
     }
 }
 
@@ -74,7 +78,9 @@ impl Load {
             failures: Mutex::default(),
         });
         let client = runtime.block_on(async {
-            let client = Client::connect(ClientOptions::new(address).unwrap()).await.unwrap();
+            let mut how = ClientOptions::new(address).unwrap();
+            how.connector = options.connector.clone().unwrap_or(how.connector);
+            let client = Client::connect(how).await.unwrap();
             create_topic(&client, &options).await;
             client
         });

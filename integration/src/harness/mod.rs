@@ -12,6 +12,7 @@
 pub mod cluster;
 pub mod collector;
 pub mod contents;
+pub mod dropped_acks;
 pub mod http;
 pub mod load;
 pub mod process;
@@ -27,6 +28,7 @@ pub mod three_nodes;
 pub use cluster::Cluster;
 pub use collector::Collector;
 pub use contents::TopicView;
+pub use dropped_acks::DroppedAcks;
 pub use load::Load;
 pub use raw::{Frame, Raw};
 pub use server::{Server, ServerSpec};

@@ -1,7 +1,10 @@
 //! Nodes that die or stop under load: nothing acked is lost, nothing is there twice, writes go on.
 
 use super::{expect_all_well, load, rounds};
-use lance_integration::harness::{ThreeNodes, eventually};
+use lance_integration::harness::load::LoadOptions;
+use lance_integration::harness::{DroppedAcks, Load, ThreeNodes, eventually};
+use std::sync::Arc;
+use std::time::Duration;
 
 #[test]
 fn a_killed_leader_is_replaced_and_nothing_acked_is_lost() {
@@ -73,5 +76,28 @@ fn a_stopped_leader_that_wakes_after_its_failover_has_acked_nothing_that_is_miss
         load.check();
         cluster.await_ready();
     }
+    expect_all_well(&cluster, load);
+}
+
+#[test]
+fn records_are_there_once_and_in_order_while_leaders_die_and_acks_are_lost() {
+    let mut cluster = ThreeNodes::start();
+    let lossy = DroppedAcks::every(50);
+    // Faster than acks come: five batches of each partition are under way.
+    let pause = Duration::from_micros(200);
+    let options = LoadOptions { connector: Some(Arc::new(lossy.clone())), pause, ..LoadOptions::new("events", 2) };
+    let mut load = Load::start(&cluster.servers(), options);
+    for round in 0..rounds(3, 200) {
+        load.await_more(2_000);
+        let leader = cluster.leader("events", round as u64 % 2);
+        cluster.nodes[leader].kill();
+        load.await_all_partitions();
+        load.check();
+        cluster.nodes[leader].start_again();
+        cluster.await_ready();
+    }
+    load.check();
+    assert!(lossy.count() > 20, "{} answers were lost", lossy.count());
+    println!("answers lost {}, records acked {}", lossy.count(), load.total_acked());
     expect_all_well(&cluster, load);
 }
