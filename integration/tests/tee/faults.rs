@@ -2,7 +2,7 @@
 
 use super::{add, server};
 use lance_integration::harness::load::LoadOptions;
-use lance_integration::harness::{Load, Server, ThreeNodes, TopicView, eventually, http};
+use lance_integration::harness::{Load, Server, ThreeNodes, TopicView, eventually, http, is_long};
 use std::time::Duration;
 
 const PARTITIONS: u16 = 3;
@@ -30,15 +30,18 @@ fn await_arrival(copy: &TopicView) {
 #[test]
 fn a_target_that_is_killed_again_and_again_has_everything_once() {
     let (source, mut target) = (server(), server());
-    let load = load(&source.address());
+    // A million records, as fast as they come, in the long variant.
+    let (some, pause) = if is_long() { (170_000, Duration::ZERO) } else { (500, Duration::from_millis(1)) };
+    let options = LoadOptions { record_bytes: 400, pause, ..LoadOptions::new("events", PARTITIONS) };
+    let load = Load::start(&source.address(), options);
     add(&source.address(), "events", &format!("{}/copy", target.address()), &[]);
     for _ in 0..3 {
-        load.await_more(500);
+        load.await_more(some);
         eventually("the copy is there", || TopicView::new(&target.address(), "copy").end(0).filter(|end| *end > 0));
         await_arrival(&TopicView::new(&target.address(), "copy"));
         target.kill();
         // The source goes on as if nothing had happened.
-        load.await_more(500);
+        load.await_more(some);
         target.start_again();
     }
     expect_same(load, &source.address(), &target);
