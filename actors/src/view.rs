@@ -251,12 +251,6 @@ impl ClusterView {
         members.is_some_and(|members| members.replicas.iter().any(|node| Some(*node) != self.node))
     }
 
-    /// How many nodes hold a copy of a partition; 0 when it is not known.
-    pub fn copies(&self, partition: TopicPartition) -> usize {
-        let members = self.members(partition);
-        members.map_or(0, |members| members.replicas.len())
-    }
-
     /// Topics in the order of their ids.
     pub fn sorted_topics(&self) -> Vec<&TopicView> {
         let mut topics: Vec<&TopicView> = self.topics.values().collect();

@@ -37,7 +37,7 @@ fn must_hold_all(seeds: impl Iterator<Item = u64>, options: &ClusterOptions) -> 
     let sum = |figure: fn(&ClusterOutcome) -> u64| outcomes.iter().map(figure).sum::<u64>();
     println!(
         "{} seeds, {} nodes: {} s simulated in {:.1} s ({:.0} times as fast); {} messages, at least {} a seed; {} faults, \
-         {} elections, {} cuts, {} admissions, {} exchanges, {} acks, {} MB read",
+         {} elections, {} cuts, {} admissions, {} evictions, {} returns, {} exchanges, {} acks, {} MB read",
         outcomes.len(),
         options.nodes,
         sum(|outcome| outcome.simulated.as_secs()),
@@ -49,6 +49,8 @@ fn must_hold_all(seeds: impl Iterator<Item = u64>, options: &ClusterOptions) -> 
         sum(|outcome| outcome.elections),
         sum(|outcome| outcome.cuts),
         sum(|outcome| outcome.admissions),
+        sum(|outcome| outcome.evictions),
+        sum(|outcome| outcome.returns),
         sum(|outcome| outcome.exchanges),
         sum(|outcome| outcome.acks),
         sum(|outcome| outcome.read_bytes) >> 20,
@@ -88,6 +90,9 @@ fn three_nodes_keep_what_they_acked() {
     let outcomes = must_hold_all(0..asked_seeds(), &ClusterOptions::default());
     let cuts: u64 = outcomes.iter().map(|outcome| outcome.cuts).sum();
     assert!(asked_seeds() < SEEDS || cuts > 0, "some logs part and are cut");
+    let sum = |figure: fn(&ClusterOutcome) -> u64| outcomes.iter().map(figure).sum::<u64>();
+    let moved = sum(|outcome| outcome.evictions) > 0 && sum(|outcome| outcome.returns) > 0;
+    assert!(asked_seeds() < SEEDS || moved, "some replicas are evicted and come back");
 }
 
 #[test]

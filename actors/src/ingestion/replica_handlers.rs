@@ -100,6 +100,17 @@ pub struct ReplicaReport {
     pub sync_p99_micros: Option<u32>,
 }
 
+impl ReplicaReport {
+    /// Adds what another shard reports.
+    pub fn absorb(&mut self, other: ReplicaReport) {
+        self.windows.extend(other.windows);
+        self.counted.extend(other.counted);
+        self.candidates.extend(other.candidates);
+        self.replacements.extend(other.replacements);
+        self.sync_p99_micros = self.sync_p99_micros.max(other.sync_p99_micros);
+    }
+}
+
 /// The data links to other nodes.
 #[derive(Clone, Message)]
 #[rtype(result = "()")]

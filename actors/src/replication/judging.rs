@@ -1,16 +1,16 @@
 //! Slow followers: what the judge says of them, and what is proposed about it.
 
 use super::actor::ReplicationActor;
-use crate::ingestion::core::moving::{Candidate, Counted};
+use super::judgement::{by_node, joined, spared};
+use crate::ingestion::core::moving::Candidate;
 use crate::ingestion::replica_handlers::{ReplicaReport, ReportReplicas};
 use crate::metadata::actor::ProposeChange;
 use crate::metrics::{FollowerDecision, JudgedFollower};
 use actix::prelude::*;
 use futures_util::future::join_all;
 use lance_cluster::metadata::{MetadataAnswer, MetadataCommand};
-use lance_cluster::replica::{EvictionCause, Figures, FollowerWindow, Verdict};
+use lance_cluster::replica::{EvictionCause, Figures, Verdict};
 use lance_messages::id::NodeId;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::Span;
@@ -36,13 +36,7 @@ impl ReplicationActor {
         ctx.spawn(reports.map(move |reports, actor, ctx| {
             actor.looking = false;
             let mut all = ReplicaReport::default();
-            for report in reports.into_iter().flatten() {
-                all.windows.extend(report.windows);
-                all.counted.extend(report.counted);
-                all.candidates.extend(report.candidates);
-                all.replacements.extend(report.replacements);
-                all.sync_p99_micros = all.sync_p99_micros.max(report.sync_p99_micros);
-            }
+            reports.into_iter().flatten().for_each(|report| all.absorb(report));
             actor.admit(&all.candidates, ctx);
             actor.replace(std::mem::take(&mut all.replacements), ctx);
             if window_ends {
@@ -124,8 +118,7 @@ impl ReplicationActor {
         report: &ReplicaReport,
         ctx: &mut Context<Self>,
     ) {
-        let copies = |partition| self.setup.view.load().copies(partition);
-        let (swaps, partitions) = spared(node, report, copies);
+        let (swaps, partitions) = spared(node, report);
         let decision = match cause {
             EvictionCause::Slow => FollowerDecision::EvictSlow,
             EvictionCause::Silent => FollowerDecision::EvictSilent,
@@ -193,113 +186,4 @@ fn verdict_span(name: &'static str, node: NodeId, cause: Option<EvictionCause>, 
         lance.slow_windows = slow_count,
         lance.outstanding_ms = outstanding_ms,
     )
-}
-
-type Admissions = Vec<(
-    lance_messages::id::TopicPartition,
-    lance_messages::id::ReplicaIncarnation,
-    lance_messages::id::LeaderEpoch,
-    u32,
-)>;
-
-fn by_node<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> BTreeMap<NodeId, Admissions> {
-    let mut nodes: BTreeMap<NodeId, Admissions> = BTreeMap::new();
-    for one in candidates {
-        let entry = (one.partition, one.incarnation, one.epoch, one.in_quorum_version);
-        nodes.entry(one.node).or_default().push(entry);
-    }
-    nodes
-}
-
-type Evictions = Vec<(lance_messages::id::TopicPartition, lance_messages::id::LeaderEpoch, u32)>;
-
-/// What it takes to do without a follower: a spare in its place where too few would be left, else its eviction.
-fn spared(
-    node: NodeId,
-    report: &ReplicaReport,
-    copies: impl Fn(lance_messages::id::TopicPartition) -> usize,
-) -> (Vec<MetadataCommand>, Evictions) {
-    let (mut swaps, mut evictions) = (Vec::new(), Vec::new());
-    for one in report.counted.iter().filter(|counted| counted.node == node) {
-        let Counted { partition, epoch, in_quorum_version, .. } = *one;
-        // With the leader and without this follower, as many as there are followers that count.
-        let left = report.counted.iter().filter(|counted| counted.partition == partition).count();
-        let is_spare = |spare: &&Candidate| {
-            spare.may_rejoin && (spare.partition, spare.in_quorum_version) == (partition, in_quorum_version)
-        };
-        match report.candidates.iter().find(is_spare).filter(|_| left <= copies(partition) / 2) {
-            Some(&Candidate { node: into, incarnation, .. }) => swaps.push(MetadataCommand::SwapIn {
-                partition,
-                epoch,
-                in_quorum_version,
-                out: node,
-                into,
-                incarnation,
-            }),
-            None => evictions.push((partition, epoch, in_quorum_version)),
-        }
-    }
-    (swaps, evictions)
-}
-
-/// The windows of several shards as one for each node.
-fn joined(windows: Vec<FollowerWindow>) -> Vec<FollowerWindow> {
-    let mut nodes: BTreeMap<NodeId, FollowerWindow> = BTreeMap::new();
-    for window in windows {
-        nodes
-            .entry(window.node)
-            .and_modify(|known| {
-                known.p99_micros = known.p99_micros.max(window.p99_micros);
-                known.acks = known.acks.saturating_add(window.acks);
-                known.outstanding_ms = known.outstanding_ms.max(window.outstanding_ms);
-                known.sync_p99_micros = known.sync_p99_micros.max(window.sync_p99_micros);
-                known.in_quorum_count += window.in_quorum_count;
-                known.evicted_count += window.evicted_count;
-            })
-            .or_insert(window);
-    }
-    nodes.into_values().collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use lance_messages::id::{LeaderEpoch, ReplicaIncarnation, TopicId, TopicPartition};
-
-    const PARTITION: TopicPartition = TopicPartition::new(TopicId(1), 0);
-
-    fn counted(node: u16) -> Counted {
-        Counted { partition: PARTITION, node: NodeId(node), epoch: LeaderEpoch(1), in_quorum_version: 3 }
-    }
-
-    fn spare(node: u16, may_rejoin: bool) -> Candidate {
-        Candidate {
-            partition: PARTITION,
-            node: NodeId(node),
-            incarnation: ReplicaIncarnation { node: 7, copy_version: 0, damage_count: 0 },
-            epoch: LeaderEpoch(1),
-            in_quorum_version: 3,
-            may_be_admitted: false,
-            may_rejoin,
-        }
-    }
-
-    #[test]
-    fn a_spare_is_swapped_in_only_where_too_few_would_be_left() {
-        for (copies, followers, may_rejoin, swaps) in [
-            (3, vec![2], true, true),
-            (3, vec![2], false, false),
-            (3, vec![2, 3], true, false),
-            (5, vec![2, 3], true, true),
-            (5, vec![2, 3, 4], true, false),
-        ] {
-            let report = ReplicaReport {
-                counted: followers.iter().copied().map(counted).collect(),
-                candidates: vec![spare(9, may_rejoin)],
-                ..ReplicaReport::default()
-            };
-            let (swapped, evicted) = spared(NodeId(2), &report, |_| copies);
-            assert_eq!((swapped.len() == 1, evicted.is_empty()), (swaps, swaps), "{copies} copies, {followers:?}");
-        }
-    }
 }

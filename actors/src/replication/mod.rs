@@ -3,5 +3,6 @@
 pub mod actor;
 pub mod core;
 mod failover;
+pub mod judgement;
 mod judging;
 pub mod promises;

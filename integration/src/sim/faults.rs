@@ -1,10 +1,10 @@
 //! What goes wrong: a seed picks some kinds of faults, and when each strikes.
 
 use super::disk::FileKind;
-use super::node::Node;
+use super::node::{DATA_DIR, Node};
 use super::rng::Rng;
 use lance_messages::id::TopicPartition;
-use lance_storage::disk::Operation;
+use lance_storage::disk::{Disk, Operation};
 use lance_storage::disk::memory::{Fault, FaultKind};
 use std::path::{Path, PathBuf};
 
@@ -108,6 +108,15 @@ pub fn stall(node: &Node, rng: &mut Rng) {
     let operation = rng.pick(&[Operation::Write, Operation::Sync, Operation::Create]).unwrap_or(Operation::Write);
     let fault = Fault::new(operation, FaultKind::Delay { steps: rng.range(1, 8) });
     node.disk.memory().inject(fault.after(rng.below(4)).times(rng.range(1, 4)));
+}
+
+/// A full disk has room again, any other one none from now on but a little.
+pub fn toggle_space(node: &Node, rng: &mut Rng) {
+    let memory = node.disk.memory();
+    let Ok(space) = memory.space(Path::new(DATA_DIR)) else { return };
+    let full = space.total_bytes < 1 << 40;
+    let room = rng.below(60_000);
+    memory.set_capacity((!full).then_some(space.total_bytes - space.free_bytes + room));
 }
 
 /// A flipped bit, to be flipped back when faults end.

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use lance_actors::ingestion::opener::Opened;
 use lance_actors::ingestion::replica::{Fenced, LeaderRole};
-use lance_actors::ingestion::replica_handlers::MoveLeadership;
+use lance_actors::ingestion::replica_handlers::{MoveLeadership, ReplicaReport};
 use lance_actors::network::readers::SegmentRead;
 use lance_actors::network::session::MetadataCall;
 use lance_actors::network::session::answers::CallFailure;
@@ -137,6 +137,7 @@ pub enum Mail {
     LeadersChosen(Vec<LeaderRole>),
     Fenced(Vec<(TopicPartition, LeaderEpoch, Fenced)>),
     News(ReplicaNews),
+    Report(Box<ReplicaReport>),
     RolesChanged(Vec<LeaderRole>),
     MoveWanted(MoveLeadership),
     PartitionsGone(Vec<TopicPartition>),
@@ -254,6 +255,7 @@ impl Mail {
             Self::LeadersChosen(_) => "leaders chosen",
             Self::Fenced(_) => "fenced",
             Self::News(_) => "news",
+            Self::Report(_) => "report",
             Self::RolesChanged(_) => "roles changed",
             Self::MoveWanted(_) => "move wanted",
             Self::PartitionsGone(_) => "partitions gone",

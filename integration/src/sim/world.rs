@@ -6,7 +6,7 @@ use super::context::{Context, Outgoing, Phase};
 use super::disk::{FileKind, SimDisk};
 use super::faults::{self, Plan, Trouble};
 use super::mail::{Address, Mail, Part, Wake};
-use super::node::{DATA_DIR, Node, NodeSetup};
+use super::node::{Node, NodeSetup};
 use super::oracle::{LaneKind, Oracle};
 use super::rng::Rng;
 use super::sabotage::Sabotage;
@@ -14,10 +14,9 @@ use super::scheduler::{Envelope, Scheduler};
 use super::trace::Trace;
 use lance_actors::ingestion::core::Now;
 use lance_messages::id::TopicPartition;
-use lance_storage::disk::Disk;
 use lance_storage::disk::memory::{Completion, CrashPolicy, MemoryConfig, MemoryDisk};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 const MILLISECOND: u64 = 1_000_000;
@@ -378,7 +377,7 @@ impl World {
             Trouble::SyncError => faults::sync_error(&self.nodes[index], &mut self.rng),
             Trouble::WriteError => faults::write_error(&self.nodes[index], &mut self.rng),
             Trouble::Stall => faults::stall(&self.nodes[index], &mut self.rng),
-            Trouble::NoSpace => self.toggle_space(node),
+            Trouble::NoSpace => faults::toggle_space(&self.nodes[index], &mut self.rng),
             Trouble::ActorFailure => {
                 let parts = self.nodes[index].failing_parts();
                 if let Some(part) = self.rng.pick(&parts) {
@@ -405,14 +404,6 @@ impl World {
             }
         }
         self.flush_outgoing();
-    }
-
-    fn toggle_space(&mut self, node: u16) {
-        let memory = self.nodes[usize::from(node)].disk.memory();
-        let Ok(space) = memory.space(Path::new(DATA_DIR)) else { return };
-        let full = space.total_bytes < 1 << 40;
-        let room = self.rng.below(60_000);
-        memory.set_capacity((!full).then_some(space.total_bytes - space.free_bytes + room));
     }
 
     fn flip(&mut self, node: u16) {

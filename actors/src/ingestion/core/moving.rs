@@ -42,6 +42,8 @@ pub struct Counted {
     pub epoch: LeaderEpoch,
     /// The version of the in-quorum set that it is in.
     pub in_quorum_version: u32,
+    /// How many nodes hold the partition.
+    pub copies: usize,
 }
 
 impl IngestionCore {
@@ -81,6 +83,7 @@ impl IngestionCore {
                 node: vote.node,
                 epoch: role.epoch,
                 in_quorum_version: role.in_quorum_version,
+                copies: role.votes.len(),
             })
         });
         counted.collect()

@@ -32,6 +32,10 @@ pub struct ReplicaTruth {
     pub exchanges: u64,
     /// Replicas that the first node saw counted again in another life.
     pub admissions: u64,
+    /// Quorums that the first node saw lose a replica.
+    pub evictions: u64,
+    /// Quorums that the first node saw get one back, or another one in its place.
+    pub returns: u64,
 }
 
 /// A partition is led from now on: node, start of its process, life of its actor.

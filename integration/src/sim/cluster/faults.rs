@@ -30,6 +30,12 @@ pub enum ClusterTrouble {
     Reset,
     /// A disk stalls.
     SlowDisk,
+    /// A sync fails.
+    SyncError,
+    /// A write fails, maybe in the middle.
+    WriteError,
+    /// A disk is full for a while.
+    NoSpace,
     /// A wall clock jumps.
     ClockJump,
     /// An actor fails.
@@ -56,6 +62,9 @@ impl ClusterTrouble {
             Self::SlowLink,
             Self::Reset,
             Self::SlowDisk,
+            Self::SyncError,
+            Self::WriteError,
+            Self::NoSpace,
             Self::ClockJump,
             Self::ActorFailure,
             Self::Disconnect,

@@ -55,6 +55,10 @@ pub struct ClusterOutcome {
     pub exchanges: u64,
     /// Replicas that count again in another life.
     pub admissions: u64,
+    /// Quorums that the first node saw lose a replica.
+    pub evictions: u64,
+    /// Quorums that the first node saw get one back.
+    pub returns: u64,
     /// Kinds of files at whose change the power failed.
     pub power_cuts: BTreeSet<FileKind>,
     /// How the nodes were configured, and what could go wrong.

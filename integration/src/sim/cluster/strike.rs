@@ -60,6 +60,9 @@ impl World {
             ClusterTrouble::HealNetwork => self.heal_network(),
             ClusterTrouble::Reset => self.network.reset((node, other)),
             ClusterTrouble::SlowDisk => faults::stall(&self.nodes[index], &mut self.rng),
+            ClusterTrouble::SyncError => faults::sync_error(&self.nodes[index], &mut self.rng),
+            ClusterTrouble::WriteError => faults::write_error(&self.nodes[index], &mut self.rng),
+            ClusterTrouble::NoSpace => faults::toggle_space(&self.nodes[index], &mut self.rng),
             ClusterTrouble::ClockJump => {
                 let seconds = [1, 60, 3_600, 90_000][self.rng.below(4) as usize];
                 let by = self.rng.below(seconds * SECOND) as i64;

@@ -379,6 +379,7 @@ impl World {
             let disk = &self.nodes[usize::from(node)].disk;
             disk.disarm();
             disk.memory().clear_faults();
+            disk.memory().set_capacity(None);
         }
     }
 
@@ -388,7 +389,10 @@ impl World {
             Phase::Setup => self.set_up(),
             Phase::Chaos => {}
             Phase::Settle => {
-                let waiting = self.waiting();
+                let mut waiting = self.waiting();
+                if waiting.is_empty() {
+                    waiting.extend(self.not_counted());
+                }
                 let now_ns = self.scheduler.now_ns();
                 liveness::unfinished(&mut self.oracle, self.healed_ns, now_ns, &waiting);
                 if waiting.is_empty() {
@@ -443,6 +447,19 @@ impl World {
             }
         }
         waiting
+    }
+
+    /// A replica that is not in the quorum again, in the eyes of the node that knows most.
+    fn not_counted(&self) -> Option<String> {
+        let view = self.nodes.iter().filter_map(Node::view).max_by_key(|view| view.applied)?;
+        let partitions =
+            view.topics.values().flat_map(|topic| topic.members.iter().zip(0..).map(|one| (topic.id, one)));
+        partitions.into_iter().find(|(_, (members, _))| members.in_quorum.len() < self.nodes.len()).map(
+            |(topic, (members, number))| {
+                let partition = TopicPartition::new(topic, number);
+                format!("{partition} is held by {:?} and counts on {:?}", members.replicas, members.in_quorum)
+            },
+        )
     }
 
     fn begin_chaos(&mut self) {
@@ -516,6 +533,8 @@ impl World {
             cuts: self.oracle.replicas.cuts,
             exchanges: self.oracle.replicas.exchanges,
             admissions: self.oracle.replicas.admissions,
+            evictions: self.oracle.replicas.evictions,
+            returns: self.oracle.replicas.returns,
             power_cuts: self.nodes.iter().flat_map(|node| node.disk.cuts()).collect(),
             setup: format!("{:?} {:?}", self.setup, self.plan),
             recent: self.trace.recent(60),

@@ -8,6 +8,7 @@ use crate::sim::sabotage::Sabotage;
 use lance_actors::ingestion::core::{IngestionCore, IngestionEffect, Now};
 use lance_actors::ingestion::opener::{Opened, TruncateJob};
 use lance_actors::ingestion::replica::Fenced;
+use lance_actors::ingestion::replica_handlers::ReplicaReport;
 use lance_actors::replication::actor::ReplicaNews;
 use lance_cluster::metadata::MetadataCommand;
 use lance_messages::id::{LeaderEpoch, TopicPartition};
@@ -39,6 +40,20 @@ impl Ingestion {
         commands.extend(core.take_replacements(ctx.now));
         let metadata = self.to(Part::Metadata);
         commands.into_iter().for_each(|command| ctx.send(metadata, Mail::Propose(command)));
+    }
+
+    /// A window ends: the replication actor is told how followers did in it.
+    pub(super) fn report_followers(&mut self, ctx: &mut Context<'_>) {
+        let Some(core) = self.core.as_mut() else { return };
+        let report = ReplicaReport {
+            windows: core.take_windows(ctx.now),
+            counted: core.counted(),
+            candidates: core.candidates(),
+            replacements: Vec::new(),
+            sync_p99_micros: core.end_sync_window(),
+        };
+        core.measure_followers();
+        ctx.send(self.to(Part::Replication), Mail::Report(Box::new(report)));
     }
 
     /// One message about replicas.

@@ -193,6 +193,9 @@ impl Ingestion {
                     core.on_space_retry(&mut effects);
                     core.refuse_overdue(now, &mut effects);
                 }
+                if self.has_peers {
+                    self.report_followers(ctx);
+                }
             }
             Mail::Wake(Wake::Sync) => {
                 ctx.wake(Wake::Sync, Duration::from_millis(50));

@@ -368,6 +368,15 @@ impl Metadata {
             let truth = &mut ctx.oracle.replicas;
             truth.exchanges += u64::from(self.node == 0 && matches!(event, MetadataEvent::ReplicasChanged { .. }));
             truth.admissions += u64::from(self.node == 0 && matches!(event, MetadataEvent::ReplicaAdmitted { .. }));
+            if let MetadataEvent::InQuorumChanged { partition, in_quorum, .. } = event
+                && self.node == 0
+            {
+                let before = Arc::clone(&self.view);
+                let before = before.any_topic(partition.topic);
+                let before = before.and_then(|topic| topic.members.get(usize::from(partition.partition)));
+                let lost = before.is_some_and(|members| members.in_quorum.len() > in_quorum.len());
+                *(if lost { &mut truth.evictions } else { &mut truth.returns }) += 1;
+            }
             if let MetadataEvent::ReplicasChanged { partition, .. } = event {
                 // Who is new holds a log of its own by now; until then what is durable may be one of an earlier time.
                 check_replicas::dropped(ctx.oracle, *partition, self.node);

@@ -3,6 +3,7 @@
 pub mod connection;
 mod following;
 mod ingestion;
+mod judging;
 mod members;
 mod metadata;
 mod poller;

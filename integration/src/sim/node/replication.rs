@@ -1,6 +1,7 @@
 //! The replication actor's shell, as `actors/src/replication/actor.rs` is.
 
 use super::Failure;
+use super::judging::Judge;
 use crate::sim::context::Context;
 use crate::sim::disk::SimDisk;
 use crate::sim::mail::{Address, Mail, Part, Wake};
@@ -25,6 +26,7 @@ pub struct Replication {
     boot_number: u64,
     promises: Checkpoint,
     core: Option<ReplicationCore>,
+    judge: Judge,
     logs: Vec<(TopicPartition, u32, u32)>,
     /// Which of them are led, fed or stopped since.
     settled: BTreeSet<TopicPartition>,
@@ -48,6 +50,7 @@ impl Replication {
             boot_number,
             promises,
             core: None,
+            judge: Judge::new(),
             logs: Vec::new(),
             settled: BTreeSet::new(),
             led: BTreeMap::new(),
@@ -57,6 +60,7 @@ impl Replication {
     /// What is done when the actor fails.
     pub fn drop_core(&mut self) {
         self.core = None;
+        self.judge = Judge::new();
     }
 
     /// Starts, for the first time or again.
@@ -101,6 +105,11 @@ impl Replication {
             Mail::News(ReplicaNews::Damaged(partition, end)) => core.on_damaged(partition, end, &mut effects),
             Mail::News(ReplicaNews::MoveReady(partition, epoch, to)) => {
                 ctx.send(Address::Node(self.node, Part::Metadata), Mail::MoveReady { partition, epoch, to });
+            }
+            Mail::Report(report) => {
+                let metadata = Address::Node(self.node, Part::Metadata);
+                let commands = self.judge.on_report(*report, self.shards, ctx.elapsed_ms());
+                commands.into_iter().for_each(|command| ctx.send(metadata, Mail::Propose(command)));
             }
             Mail::RolesChanged(roles) => self.tell(roles, |role| role.partition, Mail::ChangeRoles, ctx),
             Mail::MoveWanted(wanted) => {
