@@ -131,6 +131,10 @@ impl Metadata {
 
     /// Starts, for the first time or again.
     pub fn begin(&mut self, ctx: &mut Context<'_>, first: bool) -> Result<(), Failure> {
+        // Also for the lives that come after one whose disk fails below.
+        if first {
+            ctx.wake(Wake::Tick, TICK);
+        }
         let genesis = match self.genesis.iter().any(|node| node.incarnation == self.identity.incarnation) {
             _ if self.is_alone() => RaftConf::of_voters([self.identity.incarnation]),
             true => RaftConf::of_voters(self.genesis.iter().map(|node| node.incarnation)),
@@ -148,9 +152,6 @@ impl Metadata {
         let core = MetadataCore::new(options, &persisted, ctx.elapsed_ms(), &mut effects)
             .map_err(|error| Failure(error.to_string()))?;
         self.running = Some(Running { core, store });
-        if first {
-            ctx.wake(Wake::Tick, TICK);
-        }
         self.obey(effects, ctx)
     }
 

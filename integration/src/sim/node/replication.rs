@@ -65,6 +65,10 @@ impl Replication {
 
     /// Starts, for the first time or again.
     pub fn begin(&mut self, ctx: &mut Context<'_>, first: bool) -> Result<(), Failure> {
+        // Also for the lives that come after one whose disk fails below.
+        if first {
+            ctx.wake(Wake::Tick, REQUEST_INTERVAL);
+        }
         let body = self.promises.read().map_err(|error| Failure(error.to_string()))?.unwrap_or_default();
         let promises = promises::decode(&body).map_err(|error| Failure(error.to_string()))?;
         let mut core = ReplicationCore::new(self.incarnation, self.boot_number, promises);
@@ -75,9 +79,6 @@ impl Replication {
         core.on_restarted(&settled, &led);
         core.on_restarted_unled(&unled, &mut effects);
         self.core = Some(core);
-        if first {
-            ctx.wake(Wake::Tick, REQUEST_INTERVAL);
-        }
         effects.into_iter().try_for_each(|effect| self.obey(effect, ctx))
     }
 
