@@ -90,8 +90,9 @@ pub fn sync_interval(config: &Config) -> Option<Duration> {
 /// How fast clients may be; the rules of the configuration were checked when it was read.
 pub fn quotas(config: &Config) -> Quotas {
     let quotas = &config.quotas;
-    let clients = quotas.clients.iter().filter_map(|client| ClientQuota::parse(client)).collect();
-    Quotas::new(quotas.produce_bytes_per_second, quotas.fetch_bytes_per_second, clients)
+    let parsed = |texts: &[String]| texts.iter().filter_map(|text| ClientQuota::parse(text)).collect();
+    let every = (quotas.produce_bytes_per_second, quotas.fetch_bytes_per_second);
+    Quotas::new(every, parsed(&quotas.clients), parsed(&quotas.principals))
 }
 
 /// What one connection may do.

@@ -219,6 +219,8 @@ pub static KEYS: &[Key] = &[
     key!("quotas.fetch_bytes_per_second", quotas.fetch_bytes_per_second, size(0, MAX_QUOTA),
         "Bytes a second the clients of one name may fetch from this node; faster ones are slowed down. 0 = unlimited."),
     key!("quotas.clients", quotas.clients, Rule::Quotas, "Clients with quotas of their own, by the name in their Hello."),
+    key!("quotas.principals", quotas.principals, Rule::Quotas,
+        "Users with quotas, over all their connections and besides those of client names."),
 
     key!("shutdown.drain_timeout_ms", shutdown.drain_timeout, millis(0, HOUR_MS), "Time a graceful drain may take."),
 

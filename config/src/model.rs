@@ -457,6 +457,8 @@ pub struct QuotasConfig {
     pub fetch_bytes_per_second: u64,
     /// Clients with quotas of their own, `NAME=PRODUCE/FETCH`; see [`crate::quota::ClientQuota`].
     pub clients: Vec<String>,
+    /// Principals with quotas, likewise, whatever their clients call themselves.
+    pub principals: Vec<String>,
 }
 
 /// `[shutdown]`.

@@ -1,14 +1,14 @@
-//! Quotas of named clients, as `NAME=PRODUCE/FETCH`.
+//! Quotas of named clients and of principals, as `NAME=PRODUCE/FETCH`.
 
 use crate::units::parse_size;
 
 /// Most bytes a second that can be set.
 pub const MAX_QUOTA: u64 = 1 << 40;
 
-/// How many bytes a second clients of one name may move.
+/// How many bytes a second clients of one name, or of one principal, may move.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientQuota {
-    /// The client's name; with a `*` at the end every name that begins so.
+    /// The name of the client or of the principal; with a `*` at the end every name that begins so.
     pub name: String,
     /// Bytes a second it may produce; 0 = unlimited.
     pub produce_bytes_per_second: u64,
@@ -30,11 +30,11 @@ impl ClientQuota {
         Some(Self { name, produce_bytes_per_second: size(produce)?, fetch_bytes_per_second: size(fetch)? })
     }
 
-    /// Whether a client of this name is meant.
-    pub fn matches(&self, client: &str) -> bool {
+    /// Whether this name is meant.
+    pub fn matches(&self, name: &str) -> bool {
         match self.name.strip_suffix('*') {
-            Some(beginning) => client.starts_with(beginning),
-            None => client == self.name,
+            Some(beginning) => name.starts_with(beginning),
+            None => name == self.name,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Quotas: how many bytes a second the clients of one name may move through this node, over all their connections.
+//! Quotas: how many bytes a second the clients of one name, and those of one principal, may move through this node, over
+//! all their connections.
 //!
 //! Nothing is refused: who has moved too much is not read from until its debt is paid.
 
@@ -17,13 +18,21 @@ const MAX_NAMES: usize = 4096;
 /// The quotas of a node.
 #[derive(Debug, Default)]
 pub struct Quotas {
+    clients: Table,
+    principals: Table,
+}
+
+/// The quotas of names of one kind.
+#[derive(Debug, Default)]
+struct Table {
+    /// Of names without a quota of their own.
     every: (u64, u64),
     named: Vec<ClientQuota>,
     /// Replaced as a whole when a connection says who it is, never while it moves bytes.
     meters: ArcSwap<HashMap<String, Arc<Meters>>>,
 }
 
-/// The meters of one client name; connections share them.
+/// The meters of one name; connections share them.
 #[derive(Debug)]
 pub struct Meters {
     /// Of what it produces.
@@ -40,20 +49,33 @@ pub struct Meter {
 }
 
 impl Quotas {
-    /// Quotas of bytes a second to produce and to fetch, for every name without one of its own; 0 = unlimited.
-    pub fn new(produce: u64, fetch: u64, named: Vec<ClientQuota>) -> Self {
-        Self { every: (produce, fetch), named, meters: ArcSwap::default() }
+    /// Quotas of bytes a second to produce and to fetch, for every client name without one of its own (0 = unlimited), of
+    /// named clients, and of principals.
+    pub fn new(every: (u64, u64), clients: Vec<ClientQuota>, principals: Vec<ClientQuota>) -> Self {
+        let table = |every, named| Table { every, named, meters: ArcSwap::default() };
+        Self { clients: table(every, clients), principals: table((0, 0), principals) }
     }
 
     /// The meters of a client; `None` when it may move what it likes.
-    pub fn of(&self, client: &str) -> Option<Arc<Meters>> {
-        let named = self.named.iter().find(|quota| quota.matches(client));
+    pub fn of_client(&self, name: &str) -> Option<Arc<Meters>> {
+        self.clients.of(name)
+    }
+
+    /// The meters of a principal; `None` when it may move what it likes.
+    pub fn of_principal(&self, name: &str) -> Option<Arc<Meters>> {
+        self.principals.of(name)
+    }
+}
+
+impl Table {
+    fn of(&self, name: &str) -> Option<Arc<Meters>> {
+        let named = self.named.iter().find(|quota| quota.matches(name));
         let (produce, fetch) =
             named.map_or(self.every, |quota| (quota.produce_bytes_per_second, quota.fetch_bytes_per_second));
         if (produce, fetch) == (0, 0) {
             return None;
         }
-        if let Some(known) = self.meters.load().get(client) {
+        if let Some(known) = self.meters.load().get(name) {
             return Some(Arc::clone(known));
         }
         let new = Arc::new(Meters { produce: Meter::new(produce), fetch: Meter::new(fetch) });
@@ -63,11 +85,11 @@ impl Quotas {
                 // The table holds one, and so does the one it replaces.
                 meters.retain(|_, meters| Arc::strong_count(meters) > 2);
             }
-            meters.entry(client.to_owned()).or_insert_with(|| Arc::clone(&new));
+            meters.entry(name.to_owned()).or_insert_with(|| Arc::clone(&new));
             meters
         });
         // Another connection of this name may have been first.
-        Some(self.meters.load().get(client).map_or(new, Arc::clone))
+        Some(self.meters.load().get(name).map_or(new, Arc::clone))
     }
 }
 
@@ -96,13 +118,16 @@ mod tests {
     #[test]
     fn connections_of_one_name_share_a_meter_and_others_have_their_own() {
         let named = vec![ClientQuota::parse("reports=0/5").unwrap(), ClientQuota::parse("free=0/0").unwrap()];
-        let quotas = Quotas::new(10, 0, named);
-        assert!(Arc::ptr_eq(&quotas.of("a").unwrap(), &quotas.of("a").unwrap()));
-        assert!(!Arc::ptr_eq(&quotas.of("a").unwrap(), &quotas.of("b").unwrap()));
-        let reports = quotas.of("reports").unwrap();
+        let quotas = Quotas::new((10, 0), named, vec![ClientQuota::parse("a=7/0").unwrap()]);
+        let of = |name| quotas.of_client(name);
+        assert!(Arc::ptr_eq(&of("a").unwrap(), &of("a").unwrap()));
+        assert!(!Arc::ptr_eq(&of("a").unwrap(), &of("b").unwrap()));
+        let reports = of("reports").unwrap();
         assert!(reports.produce.is_none() && reports.fetch.is_some());
-        assert!(quotas.of("free").is_none());
-        assert!(Quotas::default().of("a").is_none());
+        assert!(of("free").is_none());
+        let principal = quotas.of_principal("a").unwrap();
+        assert!(!Arc::ptr_eq(&of("a").unwrap(), &principal), "a principal is not a client of its name");
+        assert!(quotas.of_principal("b").is_none() && Quotas::default().of_client("a").is_none());
     }
 
     proptest! {

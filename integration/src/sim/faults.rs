@@ -4,8 +4,8 @@ use super::disk::FileKind;
 use super::node::{DATA_DIR, Node};
 use super::rng::Rng;
 use lance_messages::id::TopicPartition;
-use lance_storage::disk::{Disk, Operation};
 use lance_storage::disk::memory::{Fault, FaultKind};
+use lance_storage::disk::{Disk, Operation};
 use std::path::{Path, PathBuf};
 
 /// Kinds of faults.

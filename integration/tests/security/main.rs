@@ -3,6 +3,7 @@
 
 mod certificates;
 mod encryption;
+mod quotas;
 mod rights;
 
 use lance_integration::harness::process::{Finished, lnc};

@@ -162,8 +162,8 @@ pub struct ConnectionActor {
     frame_room: Option<Reservation>,
     /// A look for room is due.
     asks_for_room: bool,
-    /// What the client's quotas count, if it has any.
-    meters: Option<Arc<Meters>>,
+    /// What the quotas of its client's name and of its principal count, if there are any.
+    meters: [Option<Arc<Meters>>; 2],
     /// Until when its quotas let it wait.
     throttled_until: Duration,
     /// What spans say of the client, once one is traced.
@@ -180,10 +180,11 @@ impl ConnectionActor {
         stream: TcpStream,
         principal: Option<Arc<str>>,
     ) -> Self {
-        let core = SessionCore::new(id, setup.limits).guarded_by(setup.auth.clone(), principal);
         let last_frame = setup.clock.now().elapsed;
         let unrecognised = setup.peers.is_some();
-        let meters = setup.quotas.of("");
+        let by_certificate = principal.as_ref().and_then(|principal| setup.quotas.of_principal(principal));
+        let meters = [setup.quotas.of_client(""), by_certificate];
+        let core = SessionCore::new(id, setup.limits).guarded_by(setup.auth.clone(), principal);
         Self {
             id,
             vitals,
@@ -270,7 +271,10 @@ impl ConnectionActor {
                 self.await_commit(request, answer, ctx);
             }
             SessionEffect::Audit(line) => audit(&line),
-            SessionEffect::Named(name) => self.meters = self.setup.quotas.of(&name),
+            SessionEffect::Named(name) => self.meters[0] = self.setup.quotas.of_client(&name),
+            SessionEffect::Identified(principal) => {
+                self.meters[1] = principal.and_then(|principal| self.setup.quotas.of_principal(&principal));
+            }
             SessionEffect::Group(request, asked) => self.ask_group(request, asked, ctx),
             SessionEffect::ForwardCommit(request, commit) => {
                 let answer = self.setup.forward.send(commit);

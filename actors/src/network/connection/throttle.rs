@@ -1,6 +1,7 @@
 //! Clients that move more than their quota wait.
 
 use super::ConnectionActor;
+use crate::network::quotas::{Meter, Meters};
 use actix::prelude::*;
 use std::time::Duration;
 
@@ -9,16 +10,17 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 impl ConnectionActor {
     pub(super) fn charge_produce(&mut self, bytes: u64, ctx: &mut Context<Self>) {
-        let now = self.setup.clock.now().elapsed;
-        let meter = self.meters.as_ref().and_then(|meters| meters.produce.as_ref());
-        let Some(wait) = meter.map(|meter| meter.charge(bytes, now)) else { return };
-        self.throttle(wait, now, ctx);
+        self.charge(bytes, |meters| meters.produce.as_ref(), ctx);
     }
 
     pub(super) fn charge_fetch(&mut self, bytes: u64, ctx: &mut Context<Self>) {
+        self.charge(bytes, |meters| meters.fetch.as_ref(), ctx);
+    }
+
+    fn charge(&mut self, bytes: u64, of: fn(&Meters) -> Option<&Meter>, ctx: &mut Context<Self>) {
         let now = self.setup.clock.now().elapsed;
-        let meter = self.meters.as_ref().and_then(|meters| meters.fetch.as_ref());
-        let Some(wait) = meter.map(|meter| meter.charge(bytes, now)) else { return };
+        let meters = self.meters.iter().flatten().filter_map(|meters| of(meters));
+        let Some(wait) = meters.map(|meter| meter.charge(bytes, now)).max() else { return };
         self.throttle(wait, now, ctx);
     }
 

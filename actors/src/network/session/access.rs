@@ -130,6 +130,16 @@ pub enum Identity {
     Certificate(Arc<str>),
 }
 
+impl Identity {
+    /// The user, or whom a certificate names.
+    pub fn name(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Nobody | Self::Bootstrap | Self::Node => None,
+            Self::User { name, .. } | Self::Certificate(name) => Some(name),
+        }
+    }
+}
+
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -118,6 +118,8 @@ pub enum SessionEffect {
     Committed(u64, CommittedOffset),
     /// The client said what it calls itself.
     Named(Arc<str>),
+    /// It is known, or not known any more, whose connection it is.
+    Identified(Option<Arc<str>>),
     /// Something for the audit log.
     Audit(AuditLine),
     /// Ask the coordinator of consumer groups.

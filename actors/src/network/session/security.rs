@@ -46,6 +46,7 @@ impl SessionCore {
     fn after_attempt(&mut self, action: &str, outcome: &str, effects: &mut Effects) {
         self.audit(action.to_owned(), outcome.to_owned(), effects);
         self.closing |= self.access.is_spent();
+        effects.push(SessionEffect::Identified(self.access.identity().name().cloned()));
     }
 
     fn audit(&self, action: String, outcome: String, effects: &mut Effects) {
