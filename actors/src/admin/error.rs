@@ -62,6 +62,7 @@ impl ApiError {
             }
             ErrorCode::TopicExists => (StatusCode::CONFLICT, "topic_exists"),
             ErrorCode::LimitReached => (StatusCode::CONFLICT, "limit_reached"),
+            ErrorCode::NotEnoughReplicas => (StatusCode::CONFLICT, "not_enough_nodes"),
             ErrorCode::NotLeader => (StatusCode::SERVICE_UNAVAILABLE, "not_leader"),
             ErrorCode::StorageOffline => (StatusCode::SERVICE_UNAVAILABLE, "storage_offline"),
             ErrorCode::OutcomeUnknown => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown"),

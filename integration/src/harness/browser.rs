@@ -117,10 +117,11 @@ impl Browser {
         self.complaints.clone()
     }
 
-    /// Opens an address.
+    /// Opens an address, and waits until the page is there.
     pub fn open(&mut self, address: &str) {
         let opened = self.call("Page.navigate", json!({ "url": address }));
         assert!(opened.get("errorText").is_none(), "{address}: {opened}");
+        self.await_that(&format!("document.readyState === 'complete' && location.href.startsWith({})", json!(address)));
     }
 
     /// The value of an expression in the page.
@@ -136,7 +137,7 @@ impl Browser {
         let deadline = Instant::now() + PATIENCE;
         while self.evaluate(&format!("Boolean({expression})")) != true {
             if Instant::now() > deadline {
-                let text = self.evaluate("document.body.innerText");
+                let text = self.evaluate("document.body?.innerText");
                 panic!("not within {PATIENCE:?}: {expression}\n{}", text.as_str().unwrap_or_default());
             }
             std::thread::sleep(Duration::from_millis(50));

@@ -51,7 +51,7 @@ fn a_topic_that_cannot_be_is_refused_with_a_sentence() {
         (r#"{"name":"__groups"}"#, 400),
         (r#"{"name":"a","partitions":0}"#, 400),
         (r#"{"name":"a","partitions":65535}"#, 409),
-        (r#"{"name":"a","replication_factor":200}"#, 400),
+        (r#"{"name":"a","replication_factor":200}"#, 409),
         (r#"{"name":"a","mode":"L3"}"#, 400),
         (r#"{"name":"a","partition":3}"#, 400),
         (r#"{"name":"a""#, 400),

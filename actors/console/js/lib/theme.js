@@ -1,7 +1,7 @@
 // Light, dark, or as the system has it; remembered in this browser.
 
 const KEY = "lance.theme";
-const WORDS = { auto: "Auto", light: "Light", dark: "Dark" };
+const WORDS = { auto: "◐ Auto", light: "☀ Light", dark: "☾ Dark" };
 const SAID = { auto: "as the system has it", light: "light", dark: "dark" };
 const NEXT = { auto: "light", light: "dark", dark: "auto" };
 

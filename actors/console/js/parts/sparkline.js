@@ -3,13 +3,14 @@
 import { h } from "../lib/dom.js";
 
 const [WIDTH, HEIGHT] = [240, 44];
-/** Points across the whole width: the line grows from the right until there are so many. */
-const POINTS = 90;
+/** Points across the whole width: fewer begin at its right, more push the oldest out. */
+const [FEWEST, MOST] = [30, 90];
 
 function place(values, top) {
-  const recent = values.slice(-POINTS);
-  const step = WIDTH / (POINTS - 1);
-  const first = POINTS - recent.length;
+  const recent = values.slice(-MOST);
+  const across = Math.max(FEWEST, recent.length);
+  const step = WIDTH / (across - 1);
+  const first = across - recent.length;
   return recent.map((value, at) => [(first + at) * step, value === null ? null : HEIGHT - 2 - (value / top) * (HEIGHT - 6)]);
 }
 

@@ -8,7 +8,7 @@ import { flatActors } from "../state/cluster.js";
 
 function mailbox(actor) {
   const said = `${count(actor.mailbox_depth)} of ${count(actor.mailbox_capacity)}`;
-  return h("span", { title: said }, h("meter", { min: 0, max: actor.mailbox_capacity, high: actor.mailbox_capacity * 0.7, optimum: 0, value: Math.min(actor.mailbox_depth, actor.mailbox_capacity), "aria-label": `Mailbox: ${said}` }), h("span.number", {}, ` ${said}`));
+  return h("span", {}, h("span.number", {}, `${said} `), h("meter", { min: 0, max: actor.mailbox_capacity, high: actor.mailbox_capacity * 0.7, optimum: 0, value: Math.min(actor.mailbox_depth, actor.mailbox_capacity), "aria-label": "Filled" }));
 }
 
 const COLUMNS = [

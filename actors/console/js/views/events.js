@@ -71,6 +71,6 @@ export function events(state, filter) {
   return [
     h("div.head", {}, h("h1", {}, "Events"), h("nav.filters", { "aria-label": "Which events" }, links)),
     h("section.card.flush", {}, found.length > 0 ? h("ul.list", {}, found.map((event) => eventItem(event))) : empty("Nothing of this kind has happened since this node started.")),
-    h("p.muted", {}, "What this node saw and decided since it started. Who leads a partition decides about its followers: figures are told there."),
+    h("p.fine", {}, "What this node saw and decided since it started. Who leads a partition decides about its followers: figures are told there."),
   ];
 }

@@ -26,6 +26,6 @@ export function nodes(state) {
   return [
     head("Nodes", drain),
     h("section.card.flush", {}, table("Nodes of the cluster", COLUMNS, rows, { key: (node) => node.id, self: (node) => node.isSelf })),
-    h("p.muted", {}, "Behind: bytes of what this node leads that the other has not acked. Ack p99 is what it is judged by, allowed what that is held against. Ask another node for what it leads."),
+    h("p.fine", {}, "Behind: bytes of what this node leads that the other has not acked. Ack p99 is what it is judged by, allowed what that is held against. Ask another node for what it leads."),
   ];
 }

@@ -38,7 +38,7 @@ function latency(figures, title, key) {
 
 function load(figures) {
   return h(
-    "div.grid",
+    "div.grid.thirds",
     {},
     rate(figures, "Produced", "producedBytes", bytes, "/s"),
     rate(figures, "Records in", "producedRecords", short, "/s"),

@@ -40,13 +40,12 @@ function shown(value, whole) {
 function row(partition, record) {
   const key = record.key === null ? null : [h("span.key", {}, shown(record.key, "the beginning")), " "];
   const headers = record.headers.map(({ name, value }) => h("div.aside", {}, `${name}: `, shown(value, "the beginning")));
-  const at = new Date(record.timestamp_ms ?? NaN);
-  const when = record.timestamp_ms === null ? "–" : clock(record.timestamp_ms);
+  const timed = record.timestamp_ms !== null;
   return h(
-    "div.row",
+    `div.row${timed ? ".timed" : ""}`,
     {},
     h("span.at", { title: `Partition ${partition}, offset ${record.offset}` }, `${partition}/${record.offset}`),
-    h("span.when", { title: Number.isNaN(at.getTime()) ? "" : at.toLocaleString() }, when),
+    timed ? h("span.when", { title: new Date(record.timestamp_ms).toLocaleString() }, clock(record.timestamp_ms)) : null,
     h("div.body", { tabindex: "-1" }, key, shown(record.value, "the beginning"), headers),
   );
 }

@@ -18,7 +18,7 @@ function copies({ replicas, in_quorum, leader }) {
 }
 
 const COLUMNS = [
-  { title: "Partition", cell: (one) => h("span.name", {}, one.partition) },
+  { title: "Partition", cell: (one) => h("span.name", {}, h("span.phone", {}, "Partition "), one.partition) },
   { title: "Leader", cell: (one) => (one.leader === null ? statePill("no leader") : `Node ${one.leader}`) },
   { title: "Copies", cell: copies },
   { title: "Epoch", right: true, cell: (one) => count(one.epoch) },
@@ -40,7 +40,7 @@ export function topic(state, name) {
   const stored = partitions.reduce((sum, one) => sum + (one.log_end === null ? 0 : one.log_end - one.log_start), 0);
   const remove = mayChange() ? h("button.danger", { type: "button", "data-action": "delete-topic", "data-topic": name }, "Delete topic") : null;
   return [
-    h("p", {}, h("a", { href: "#/topics" }, "Topics"), h("span.muted", {}, " / ")),
+    h("p.back", {}, h("a", { href: "#/topics" }, "← All topics")),
     head(name, remove),
     h(
       "div.grid",
