@@ -152,3 +152,21 @@ fn a_failover_is_told_by_those_who_see_it() {
         await_event(&admin, "the node that is down", |event| event["kind"] == "node-down" && event["node"] == gone);
     }
 }
+
+#[test]
+fn every_node_lists_groups_that_one_of_them_keeps() {
+    let cluster = ThreeNodes::start();
+    assert_eq!(http::get(&cluster.nodes[0].admin(), "/v1/groups").json()["known"], true, "nobody has committed yet");
+    lnc(&cluster.servers(), &["topic", "create", "events", "--partitions", "1"], b"").ok();
+    lnc(&cluster.servers(), &["produce", "--topic", "events"], b"one\ntwo\nthree").ok();
+    let consume = ["consume", "--topic", "events", "--group", "billing", "--offset", "earliest", "--count", "1"];
+    lnc(&cluster.servers(), &consume, b"").ok();
+    for node in &cluster.nodes {
+        let lag = eventually("the lag is known", || {
+            let listed = http::get(&node.admin(), "/v1/groups").json();
+            let group = listed["groups"].as_array()?.iter().find(|group| group["name"] == "billing")?.clone();
+            group["partitions"].as_array()?.iter().find_map(|at| at["lag_records"].as_u64())
+        });
+        assert!(lag <= 2, "{lag} records behind");
+    }
+}

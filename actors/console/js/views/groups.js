@@ -37,11 +37,9 @@ function card(group) {
 export function groups(state) {
   if (!state.groups || !state.cluster) return [head("Groups"), loading()];
   const { coordinator, groups: all, consumers } = state.groups;
-  const elsewhere = coordinator !== 0 && coordinator !== state.cluster.node;
   const found = [head("Groups")];
-  if (elsewhere) {
-    const node = state.cluster.nodes.find(({ id }) => id === coordinator);
-    found.push(h("p.notice", {}, `Groups are kept by node ${coordinator}${node ? ` (${node.address})` : ""}: open the console of that node to see them.`));
+  if (!state.groups.known) {
+    found.push(h("p.notice", { "data-tone": "warn" }, coordinator === 0 ? "Nobody keeps groups at the moment." : `Groups are kept by node ${coordinator}, which does not answer.`));
   } else if (all.length === 0) {
     found.push(h("section.card", {}, empty("There is no group. One begins with its first consumer: lnc consume --group NAME.")));
   }

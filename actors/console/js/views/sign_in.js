@@ -6,6 +6,8 @@ import { isSignedIn, signIn } from "../state/store.js";
 
 export function signInForm() {
   const input = h("input", { type: "password", required: true, autocomplete: "current-password", spellcheck: "false" });
+  // Who keeps passwords keeps this one under a name.
+  const name = h("input", { type: "text", autocomplete: "username", value: "lance", hidden: true });
   const submit = h("button.primary", { type: "submit" }, "Sign in");
   const error = h("p.error", { role: "alert" }, isSignedIn() ? "The token is not known any more." : "");
   const form = h(
@@ -13,6 +15,7 @@ export function signInForm() {
     {},
     h("h1", {}, "Sign in"),
     h("p.muted", {}, "This node wants a token. It is kept for this tab only, and sent to this node only."),
+    name,
     field("token", "Token", input),
     error,
     h("div.actions", {}, submit),
