@@ -50,7 +50,8 @@ export function plural(value, one, many = `${one}s`) {
 
 function ago(ms) {
   const past = Math.max(0, Date.now() - ms) / 1000;
-  return past < 2 ? "just now" : `${seconds(Math.round(past))} ago`;
+  if (past < 2) return "just now";
+  return past < 90 ? `${Math.round(past)} s ago` : `${seconds(past)} ago`;
 }
 
 /** How long ago, with the exact time for who points at it. */

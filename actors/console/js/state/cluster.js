@@ -64,6 +64,7 @@ export function problems(state) {
   const found = [];
   const { cluster, actors, groups } = state;
   if (!cluster) return found;
+  if (state.unreachable) found.push(problem("bad", "This node does not answer: what is shown is from before.", "#/"));
   if (cluster.metadata_leader === null) found.push(problem("bad", "The metadata has no leader: nothing can be created, deleted or failed over.", "#/nodes"));
   for (const node of cluster.nodes) {
     if (node.state === "down") found.push(problem("bad", `Node ${node.id} is down.`, "#/nodes"));
