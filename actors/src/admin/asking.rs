@@ -22,11 +22,25 @@ const MAX_OPEN: usize = 64;
 /// What is asked of the leader of a partition, here or on another node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
 #[rtype(result = "Result<Answer<SegmentRead>, ErrorCode>")]
-pub enum AskLeader {
+pub struct AskLeader {
+    /// Which one.
+    pub partition: TopicPartition,
+    /// What.
+    pub question: Question,
+}
+
+/// What is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
     /// Where something is.
-    LookUp(TopicPartition, OffsetQuery),
-    /// Committed records from an offset on, about so many bytes.
-    Fetch(TopicPartition, u64, u32),
+    LookUp(OffsetQuery),
+    /// Committed records.
+    Fetch {
+        /// From there on.
+        offset: u64,
+        /// About so many bytes.
+        max_bytes: u32,
+    },
 }
 
 /// Who waits for which answer.
@@ -84,7 +98,7 @@ impl Handler<AskLeader> for AdminActor {
         let Some((request, answered)) = self.asked.open() else {
             return Box::pin(async { Err(ErrorCode::Overloaded) });
         };
-        let (AskLeader::LookUp(partition, _) | AskLeader::Fetch(partition, ..)) = message;
+        let AskLeader { partition, question } = message;
         let is_here = {
             let view = self.setup.view.load();
             view.leads(partition) || view.is_alone()
@@ -92,15 +106,15 @@ impl Handler<AskLeader> for AdminActor {
         let shard = self.setup.shards.get(usize::from(shard_of(partition, self.setup.shards.len() as u16)));
         let (shard, forward) = (shard.filter(|_| is_here).cloned(), self.setup.forward.clone());
         Box::pin(async move {
-            let sent = match message {
-                AskLeader::LookUp(partition, query) => {
+            let sent = match question {
+                Question::LookUp(query) => {
                     let look_up = LookUpOffset { connection: CONNECTION, request, partition, query };
                     match shard {
                         Some(shard) => shard.send(look_up).await,
                         None => forward.send(look_up).await,
                     }
                 }
-                AskLeader::Fetch(partition, offset, max_bytes) => {
+                Question::Fetch { offset, max_bytes } => {
                     let fetch = Fetch {
                         connection: CONNECTION,
                         request,

@@ -4,7 +4,7 @@
 //! longer than is shown is cut and says so.
 
 use super::actor::{AdminActor, AdminSetup};
-use super::asking::AskLeader;
+use super::asking::{AskLeader, Question};
 use super::error::ApiError;
 use super::guard::Caller;
 use super::router::PATIENCE;
@@ -171,8 +171,8 @@ struct Asking<'a> {
 }
 
 impl Asking<'_> {
-    async fn ask(&self, question: AskLeader) -> Result<Answer<SegmentRead>, ApiError> {
-        match tokio::time::timeout(PATIENCE, self.own.send(question)).await {
+    async fn ask(&self, question: Question) -> Result<Answer<SegmentRead>, ApiError> {
+        match tokio::time::timeout(PATIENCE, self.own.send(AskLeader { partition: self.partition, question })).await {
             Ok(Ok(Ok(answer))) => Ok(answer),
             Ok(Ok(Err(code))) => Err(refused(code)),
             Ok(Err(_)) => Err(ApiError::unavailable("the admin interface is restarting")),
@@ -186,7 +186,7 @@ impl Asking<'_> {
 
     /// Offset and number of a record.
     async fn look_up(&self, query: OffsetQuery) -> Result<(u64, u64), ApiError> {
-        let found = match self.ask(AskLeader::LookUp(self.partition, query)).await? {
+        let found = match self.ask(Question::LookUp(query)).await? {
             Answer::LookedUp(found) => found,
             Answer::LookUpSegments(read, query) => {
                 let disk = Arc::clone(&self.setup.disk);
@@ -200,7 +200,7 @@ impl Asking<'_> {
 
     /// Record bytes, and the offset of the first.
     async fn fetch(&self, offset: u64) -> Result<(Bytes, u64), ApiError> {
-        let answer = self.ask(AskLeader::Fetch(self.partition, offset, READ_BYTES)).await?;
+        let answer = self.ask(Question::Fetch { offset, max_bytes: READ_BYTES }).await?;
         let Answer::Fetched { result, .. } = answer else { return Err(refused(ErrorCode::Internal)) };
         let (bounds, found) = result.map_err(refused)?;
         let offset = offset.max(bounds.log_start_offset);

@@ -48,7 +48,7 @@ export function topic(state, name) {
       stat("Partitions", count(known.partitions.length), { note: standing(known) }),
       stat("Copies", count(known.replication_factor), { note: known.mode === "L2" ? "L2: acked by a quorum" : "L1: acked by the leader" }),
       stat("Stored here", bytes(stored), { note: "copies of this node" }),
-      stat("Retention", retention(known) === "kept for ever" ? "Unlimited" : retention(known).split(", ")[0], { note: retention(known) }),
+      stat("Retention", retention(known) === "kept for ever" ? "Unlimited" : retention(known).split(", ")[0], { note: retention(known).split(", ")[1] ?? (known.retention_age_seconds + known.retention_bytes > 0 ? "then the oldest go" : "nothing is removed") }),
     ),
     h("section.card.flush", {}, h("div.head", {}, h("h2", {}, "Partitions"), legend()), table(`Partitions of ${name}`, COLUMNS, partitions, { key: (one) => one.partition })),
     tailPanel(name, known.partitions.length),
