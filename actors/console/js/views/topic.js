@@ -1,11 +1,11 @@
 // One topic: its partitions, and its records as they come.
 
 import { h } from "../lib/dom.js";
-import { bytes, count } from "../lib/format.js";
+import { bytes, count, seconds } from "../lib/format.js";
 import { empty, head, loading, stat, statePill } from "../parts/card.js";
 import { table } from "../parts/table.js";
 import { mayChange } from "../state/store.js";
-import { retention, standing } from "./topics.js";
+import { standing } from "./topics.js";
 import { tailPanel } from "./tail.js";
 
 /** The replicas of a partition: who leads, who is waited for, who is not. */
@@ -32,6 +32,12 @@ function legend() {
   return h("p.legend", {}, h("span", {}, h("span.chip.leads", {}, "n"), " leads"), h("span", {}, h("span.chip", {}, "n"), " in the quorum"), h("span", {}, h("span.chip.out", {}, "n"), " not waited for"), h("span", {}, "Positions are bytes of this node's copy."));
 }
 
+function kept({ retention_age_seconds: age, retention_bytes: size }) {
+  if (age === 0 && size === 0) return stat("Retention", "Unlimited", { note: "nothing is removed" });
+  if (age === 0) return stat("Retention", bytes(size), { note: "a partition, then the oldest go" });
+  return stat("Retention", seconds(age), { note: size === 0 ? "then records go" : `or ${bytes(size)} a partition` });
+}
+
 export function topic(state, name) {
   if (!state.topics || !state.cluster) return [head(name), loading()];
   const known = state.topics.find((one) => one.name === name);
@@ -48,7 +54,7 @@ export function topic(state, name) {
       stat("Partitions", count(known.partitions.length), { note: standing(known) }),
       stat("Copies", count(known.replication_factor), { note: known.mode === "L2" ? "L2: acked by a quorum" : "L1: acked by the leader" }),
       stat("Stored here", bytes(stored), { note: "copies of this node" }),
-      stat("Retention", retention(known) === "kept for ever" ? "Unlimited" : retention(known).split(", ")[0], { note: retention(known).split(", ")[1] ?? (known.retention_age_seconds + known.retention_bytes > 0 ? "then the oldest go" : "nothing is removed") }),
+      kept(known),
     ),
     h("section.card.flush", {}, h("div.head", {}, h("h2", {}, "Partitions"), legend()), table(`Partitions of ${name}`, COLUMNS, partitions, { key: (one) => one.partition })),
     tailPanel(name, known.partitions.length),

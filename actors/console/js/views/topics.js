@@ -13,7 +13,7 @@ export function standing(topic) {
   return thin > 0 ? pill("warn", `${thin} under-replicated`) : pill("good", "in sync");
 }
 
-export function retention(topic) {
+function retention(topic) {
   const parts = [];
   if (topic.retention_age_seconds > 0) parts.push(seconds(topic.retention_age_seconds));
   if (topic.retention_bytes > 0) parts.push(`${bytes(topic.retention_bytes)} a partition`);
