@@ -343,7 +343,7 @@ mod tests {
         let mut data = Vec::new();
         put_record(&mut data, RecordType::Json, b"{}").unwrap();
         let second = data.len() as u64;
-        put_data(&mut data, Some(b"k"), Some(7_000_000), Some(b"value")).unwrap();
+        put_data(&mut data, Some(b"k"), Some(7_000_000), b"value").unwrap();
         put_record(&mut data, RecordType::Null, b"").unwrap();
         let (listed, next) = list(&data, 100, LIMITS);
         assert_eq!(next, 100 + data.len() as u64);
