@@ -4,6 +4,7 @@ pub mod admin;
 pub mod audit;
 pub mod background;
 pub mod clock;
+pub mod events;
 pub mod forward;
 pub mod group;
 pub mod ingestion;

@@ -207,13 +207,15 @@ pub struct ClusterConfig {
 pub struct AdminConfig {
     /// Address of the HTTP interface.
     pub bind: String,
+    /// Names under which browsers may ask for it, beside addresses and names of private networks.
+    pub allowed_hosts: Vec<String>,
     /// Opens the endpoints that break things on purpose, for tests.
     pub fault_injection: bool,
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self { bind: "127.0.0.1:9644".to_owned(), fault_injection: false }
+        Self { bind: "127.0.0.1:9644".to_owned(), allowed_hosts: Vec::new(), fault_injection: false }
     }
 }
 

@@ -1,12 +1,15 @@
 //! `AdminActor`: serves the HTTP interface on its own thread's runtime. Its socket outlives a restart.
 
+use super::asking::Asked;
 use super::encrypted::EncryptedListener;
 use super::groups::ListGroups;
 use super::health::Health;
-use super::router::router;
+use super::router::{AdminState, router};
 use crate::background::spawn_guarded;
+use crate::forward::actor::ForwardActor;
 use crate::ingestion::actor::IngestionActor;
 use crate::mailbox::Mailbox;
+use crate::metadata::actor::MetadataActor;
 use crate::metrics::Metrics;
 use crate::network::session::access::AuthGate;
 use crate::supervised_shell;
@@ -18,7 +21,7 @@ use crate::tls::TlsKeeper;
 use crate::view::ClusterView;
 use actix::prelude::*;
 use arc_swap::ArcSwap;
-use lance_storage::disk::FaultSwitch;
+use lance_storage::disk::{Disk, FaultSwitch};
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -57,18 +60,28 @@ pub struct AdminSetup {
     pub tls: Option<Arc<TlsKeeper>>,
     /// What tokens are held against.
     pub auth: Option<Arc<AuthGate>>,
+    /// Public host names under which it may be asked for without authentication.
+    pub allowed_hosts: Vec<String>,
+    /// Where the logs are.
+    pub disk: Arc<dyn Disk>,
+    /// Changes the metadata.
+    pub metadata: Mailbox<MetadataActor>,
+    /// Asks other nodes for records.
+    pub forward: Mailbox<ForwardActor>,
 }
 
 /// The shell of the admin interface.
 pub struct AdminActor {
-    life: Life,
-    setup: Arc<AdminSetup>,
+    pub(super) life: Life,
+    pub(super) setup: Arc<AdminSetup>,
+    /// What shards and other nodes were asked.
+    pub(super) asked: Asked,
 }
 
 impl AdminActor {
     /// An admin interface.
     pub fn new(vitals: Arc<Vitals>, policy: RestartPolicy, parent: Recipient<Escalated>, setup: AdminSetup) -> Self {
-        Self { life: Life::new(vitals, policy, parent), setup: Arc::new(setup) }
+        Self { life: Life::new(vitals, policy, parent), setup: Arc::new(setup), asked: Asked::default() }
     }
 
     fn listen(&self) -> io::Result<tokio::net::TcpListener> {
@@ -85,15 +98,19 @@ impl Shell for AdminActor {
         &mut self.life
     }
 
-    /// All it holds belongs to others; what it serves ends with its context.
-    fn drop_core(&mut self, _: &mut Self::Context) {}
+    /// What it serves ends with its context, and with it who waits for answers.
+    fn drop_core(&mut self, _: &mut Self::Context) {
+        self.asked.forget();
+    }
 
     fn begin(&mut self, ctx: &mut Self::Context) {
         let listener = match self.listen() {
             Ok(listener) => listener,
             Err(error) => return fail(self, ctx, format!("the admin interface cannot listen: {error}")),
         };
-        let router = router(Arc::clone(&self.setup));
+        let own = Mailbox::new(ctx.address(), Arc::clone(&self.life.vitals));
+        let router = router(AdminState { setup: Arc::clone(&self.setup), own });
+        self.register(ctx);
         let (tls, asks_clients) = (self.setup.tls.clone(), self.setup.auth.is_none());
         let serve = async move {
             match tls {

@@ -84,5 +84,6 @@ fn router(health: Arc<Health>) -> Router {
         .route("/health/live", get(|| async { Json(json!({ "status": "ok" })) }))
         .route("/health/ready", get(not_ready.clone()))
         .route("/health/startup", get(not_ready.clone()))
+        .merge(super::assets::routes())
         .fallback(not_ready)
 }

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use lance_messages::error_code::ErrorCode;
 use serde::Serialize;
 
 /// An error answer.
@@ -46,6 +47,30 @@ impl ApiError {
     /// The body makes no sense.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request", message)
+    }
+
+    /// It is not what the host name, or the page that asks, is for.
+    pub fn misdirected(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::MISDIRECTED_REQUEST, "misdirected", message)
+    }
+
+    /// What a shard, another node or the metadata answered.
+    pub fn of_code(code: ErrorCode, message: impl Into<String>) -> Self {
+        let (status, word) = match code {
+            ErrorCode::UnknownTopic | ErrorCode::TopicNotFound | ErrorCode::UnknownPartition => {
+                (StatusCode::NOT_FOUND, "not_found")
+            }
+            ErrorCode::TopicExists => (StatusCode::CONFLICT, "topic_exists"),
+            ErrorCode::LimitReached => (StatusCode::CONFLICT, "limit_reached"),
+            ErrorCode::NotEnoughReplicas => (StatusCode::CONFLICT, "not_enough_nodes"),
+            ErrorCode::NotLeader => (StatusCode::SERVICE_UNAVAILABLE, "not_leader"),
+            ErrorCode::StorageOffline => (StatusCode::SERVICE_UNAVAILABLE, "storage_offline"),
+            ErrorCode::OutcomeUnknown => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown"),
+            ErrorCode::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            code if code.is_retriable() => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            _ => (StatusCode::BAD_REQUEST, "invalid_request"),
+        };
+        Self::new(status, word, message)
     }
 
     /// The node does not serve.

@@ -185,7 +185,8 @@ impl TopicsListing {
 }
 
 impl TopicListing {
-    fn new(topic: &TopicView, tees: Vec<TeeListing>) -> Self {
+    /// A topic, with the rules by which it goes on.
+    pub fn new(topic: &TopicView, tees: Vec<TeeListing>) -> Self {
         let partitions = numbered(topic).map(|(partition, leader, epoch)| {
             let PartitionMembers { replicas, in_quorum, .. } = members(topic, partition);
             TopicPartitionListing { partition, leader, epoch, replicas, in_quorum }

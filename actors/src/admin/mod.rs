@@ -1,6 +1,8 @@
 //! The admin HTTP interface: health, metrics, what the node holds, and levers for operators and tests.
 
 pub mod actor;
+mod asking;
+pub mod assets;
 pub mod cluster_figures;
 pub mod early;
 pub mod encrypted;
@@ -10,9 +12,12 @@ pub mod groups;
 pub mod guard;
 pub mod health;
 pub mod listing;
+pub mod origin;
+pub mod records;
 mod replication_figures;
 pub mod router;
 pub mod tee_figures;
+pub mod topics;
 
 pub use actor::{ADMIN_MAILBOX, AdminActor, AdminSetup};
 pub use groups::ListGroups;

@@ -1,65 +1,101 @@
 //! What is served under which path.
 
-use super::actor::AdminSetup;
+use super::actor::{AdminActor, AdminSetup};
+use super::assets;
 use super::cluster_figures::ClusterFigures;
 use super::error::ApiError;
 use super::exposition::{CONTENT_TYPE, Scrape, render};
-use super::guard::guard;
+use super::guard::{Caller, guard};
 use super::listing::{ClusterListing, TopicsListing};
+use super::origin::same_site;
+use super::records::list_records;
 use super::tee_figures::TeeFigures;
+use super::topics::{create_topic, delete_topic};
+use crate::events::{Event, MAX_EVENTS, events};
 use crate::ingestion::maintenance::describe_partitions;
+use crate::mailbox::Mailbox;
 use crate::supervision::node_supervisor::{ActorNode, DescribeTree, ListVitals, PanicActor};
 use crate::supervision::{ActorKind, ActorState, Vitals};
 use crate::tee::ListFlows;
 use crate::tee::core::status::FlowStatus;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, FromRef, Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
-use axum::routing::{get, post, put};
-use axum::{Json, Router};
+use axum::routing::{delete, get, post, put};
+use axum::{Extension, Json, Router};
+use lance_messages::id::NodeId;
 use lance_storage::disk::FaultCommand;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::error::TrySendError;
 
 /// How long a part of the node may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Largest request body.
 const BODY_BYTES: usize = 64 * 1024;
 
+/// What handlers are given.
+#[derive(Clone)]
+pub struct AdminState {
+    /// What the interface shows and moves.
+    pub setup: Arc<AdminSetup>,
+    /// The actor that asks shards and other nodes.
+    pub own: Mailbox<AdminActor>,
+}
+
+impl FromRef<AdminState> for Arc<AdminSetup> {
+    fn from_ref(state: &AdminState) -> Self {
+        Arc::clone(&state.setup)
+    }
+}
+
+impl FromRef<AdminState> for Mailbox<AdminActor> {
+    fn from_ref(state: &AdminState) -> Self {
+        state.own.clone()
+    }
+}
+
 type Admin = State<Arc<AdminSetup>>;
-type Body = Result<Bytes, BytesRejection>;
+/// The body of a request, or why there is none.
+pub(super) type Body = Result<Bytes, BytesRejection>;
 
 /// The routes of the interface; those that break things exist only when faults may be injected.
-pub fn router(setup: Arc<AdminSetup>) -> Router {
+pub fn router(state: AdminState) -> Router {
+    let setup = Arc::clone(&state.setup);
     let mut router = Router::new()
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
         .route("/health/startup", get(startup))
         .route("/metrics", get(metrics))
         .route("/v1/cluster", get(cluster))
-        .route("/v1/topics", get(topics))
+        .route("/v1/topics", get(topics).post(create_topic))
+        .route("/v1/topics/{topic}", delete(delete_topic))
+        .route("/v1/topics/{topic}/partitions/{partition}/records", get(list_records))
         .route("/v1/groups", get(groups))
         .route("/v1/actors", get(actors))
+        .route("/v1/events", get(list_events))
+        .route("/v1/whoami", get(whoami))
         .route("/v1/drain", post(drain))
         .route("/v1/log-level", put(log_level));
     if setup.faults.is_some() {
         router = router.route("/v1/actors/{name}/panic", post(panic_actor)).route("/v1/faults", post(faults));
     }
     router
+        .merge(assets::routes())
         .fallback(|| async { ApiError::not_found("no such path: see /health/ready, /metrics and /v1/actors") })
         .method_not_allowed_fallback(|| async {
             ApiError::method_not_allowed("another method is served under this path")
         })
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .layer(from_fn_with_state(Arc::clone(&setup), guard))
-        .with_state(setup)
+        .layer(from_fn_with_state(setup, same_site))
+        .with_state(state)
 }
 
 /// Waits for a part of the node, for a while.
@@ -71,7 +107,7 @@ async fn ask<T, E>(part: &str, asked: impl Future<Output = Result<T, E>>) -> Res
     }
 }
 
-fn parse<T: DeserializeOwned>(body: Body) -> Result<T, ApiError> {
+pub(super) fn parse<T: DeserializeOwned>(body: Body) -> Result<T, ApiError> {
     let body = body.map_err(|rejection| ApiError::invalid(rejection.body_text()))?;
     serde_json::from_slice(&body)
         .map_err(|error| ApiError::invalid(format!("the body is not what is expected: {error}")))
@@ -166,6 +202,37 @@ async fn groups(State(setup): Admin) -> Result<Json<Value>, ApiError> {
 
 async fn actors(State(setup): Admin) -> Result<Json<ActorNode>, ApiError> {
     ask("the root supervisor", setup.supervisor.send(DescribeTree)).await.map(Json)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventsQuery {
+    /// Only events with higher numbers.
+    #[serde(default)]
+    after: u64,
+}
+
+/// `GET /v1/events`.
+#[derive(Debug, Serialize)]
+struct EventsListing {
+    /// The node that answers: each tells what it saw and decided.
+    node: Option<NodeId>,
+    /// How many are kept.
+    capacity: usize,
+    events: Vec<Event>,
+}
+
+async fn list_events(
+    State(setup): Admin,
+    query: Result<Query<EventsQuery>, QueryRejection>,
+) -> Result<Json<EventsListing>, ApiError> {
+    let Query(query) = query.map_err(|rejection| ApiError::invalid(rejection.body_text()))?;
+    let node = setup.view.load().node;
+    Ok(Json(EventsListing { node, capacity: MAX_EVENTS, events: events().after(query.after) }))
+}
+
+async fn whoami(State(setup): Admin, Extension(caller): Extension<Caller>) -> Json<Value> {
+    Json(caller.describe(&setup))
 }
 
 async fn drain(State(setup): Admin) -> Result<(StatusCode, Json<Value>), ApiError> {

@@ -12,6 +12,7 @@ use crate::supervision::{ActorState, Escalated, RestartPolicy, Vitals};
 use crate::view::ClusterView;
 use actix::prelude::*;
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use hashbrown::HashMap;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::ConnectionId;
@@ -40,6 +41,11 @@ pub struct ForwardSetup {
     pub credentials: LinkCredentials,
 }
 
+/// Asks the node that keeps them for every group, as JSON.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Result<Bytes, ErrorCode>")]
+pub struct DescribeGroupsElsewhere;
+
 /// The shell of the forwarder.
 pub struct ForwardActor {
     life: Life,
@@ -53,6 +59,7 @@ pub struct ForwardActor {
     next_link: LinkId,
     commits: HashMap<u64, oneshot::Sender<Result<(), ErrorCode>>>,
     asks: HashMap<u64, oneshot::Sender<Result<Option<u64>, ErrorCode>>>,
+    groups: HashMap<u64, oneshot::Sender<Result<Bytes, ErrorCode>>>,
     next_ticket: u64,
     /// The next look at the time, and when it is due, ms.
     tick: Option<(SpawnHandle, u64)>,
@@ -73,6 +80,7 @@ impl ForwardActor {
             next_link: 1,
             commits: HashMap::new(),
             asks: HashMap::new(),
+            groups: HashMap::new(),
             next_ticket: 0,
             tick: None,
             lives: 0,
@@ -127,6 +135,11 @@ impl ForwardActor {
                 }
                 ForwardEffect::CommittedOffset(ticket, result) => {
                     if let Some(answer) = self.asks.remove(&ticket) {
+                        let _ = answer.send(result);
+                    }
+                }
+                ForwardEffect::Groups(ticket, result) => {
+                    if let Some(answer) = self.groups.remove(&ticket) {
                         let _ = answer.send(result);
                     }
                 }
@@ -188,6 +201,7 @@ impl Shell for ForwardActor {
         self.links.clear();
         self.commits.clear();
         self.asks.clear();
+        self.groups.clear();
     }
 
     fn begin(&mut self, _: &mut Self::Context) {
@@ -281,6 +295,20 @@ impl Handler<CommittedOffset> for ForwardActor {
         self.next_ticket += 1;
         self.asks.insert(ticket, sender);
         self.with_core(ctx, |core, view, now_ms, effects| core.on_committed(ticket, message, view, now_ms, effects));
+        Box::pin(async move { receiver.await.unwrap_or(Err(ErrorCode::Unavailable)) })
+    }
+}
+
+impl Handler<DescribeGroupsElsewhere> for ForwardActor {
+    type Result = ResponseFuture<Result<Bytes, ErrorCode>>;
+
+    fn handle(&mut self, _: DescribeGroupsElsewhere, ctx: &mut Self::Context) -> Self::Result {
+        self.life.vitals.message_taken();
+        let (sender, receiver) = oneshot::channel();
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.groups.insert(ticket, sender);
+        self.with_core(ctx, |core, view, now_ms, effects| core.on_groups(ticket, view, now_ms, effects));
         Box::pin(async move { receiver.await.unwrap_or(Err(ErrorCode::Unavailable)) })
     }
 }

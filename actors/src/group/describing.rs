@@ -3,6 +3,7 @@
 use super::actor::{CONNECTION, GroupActor, Stage};
 use super::lag::{LookUp, Place};
 use crate::background::spawn_guarded;
+use crate::forward::actor::DescribeGroupsElsewhere;
 use crate::metrics::{GroupLag, GroupsShown};
 use crate::network::readers::{SegmentRead, look_up};
 use actix::prelude::*;
@@ -146,7 +147,9 @@ impl GroupActor {
                     let groups = self.groups_json(&[]);
                     let coordinator = self.setup.view.load().node.map_or(0, |node| node.0);
                     let consumers = self.consumers_json();
-                    _ = answer.send(json!({ "coordinator": coordinator, "groups": groups, "consumers": consumers }));
+                    _ = answer.send(
+                        json!({ "coordinator": coordinator, "known": true, "groups": groups, "consumers": consumers }),
+                    );
                 }
             }
         }
@@ -158,7 +161,21 @@ impl GroupActor {
         if !self.serves() {
             let view = self.setup.view.load();
             let coordinator = self.partition.and_then(|partition| view.leader(partition)).map_or(0, |node| node.0);
-            _ = answer.send(json!({ "coordinator": coordinator, "groups": [], "consumers": [] }));
+            // Without its topic nobody has ever committed.
+            let never = self.partition.is_none();
+            let is_elsewhere = coordinator != 0 && view.node.is_some_and(|node| node.0 != coordinator);
+            let forward = self.setup.forward.clone();
+            actix_rt::spawn(async move {
+                let told = if is_elsewhere { forward.send(DescribeGroupsElsewhere).await.ok() } else { None };
+                let told = told.and_then(Result::ok).and_then(|json| serde_json::from_slice::<Value>(&json).ok());
+                let groups = told.map(|mut told| told["groups"].take());
+                let is_known = never || groups.is_some();
+                let groups = groups.unwrap_or_else(|| json!([]));
+                let listed =
+                    json!({ "coordinator": coordinator, "known": is_known, "groups": groups, "consumers": [] });
+                // Who asked may have gone.
+                _ = answer.send(listed);
+            });
             return;
         }
         self.asked.push(Asker::Admin(answer));

@@ -433,6 +433,7 @@ impl MetadataActor {
         view.cluster = self.setup.cluster_id;
         let shards = self.shards.len() as u16;
         let before = self.setup.view.load();
+        crate::events::changes::note_changes(&before, &view);
         let mut deleted: Vec<TopicId> = before.partitions().map(|partition| partition.topic).collect();
         deleted.dedup();
         deleted.retain(|topic| view.is_deleted(*topic));

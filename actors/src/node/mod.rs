@@ -6,7 +6,7 @@ mod peering;
 pub mod side;
 
 use self::peering::Peering;
-use self::side::SideParts;
+use self::side::{SideParts, SideRoutes};
 use crate::admin::Health;
 use crate::admin::early::EarlyProbes;
 use crate::clock::NodeClock;
@@ -245,6 +245,7 @@ pub async fn start(
     let serving = if network_threads.is_empty() { &threads } else { &network_threads };
     let first = serving.first().map_or_else(|| control.handle(), Thread::handle);
     let serving = serving.iter().map(Thread::handle).collect();
+    let routes = SideRoutes { disk: Arc::clone(&disk), forward: forward.clone() };
     let mut network_setup = wiring.network_setup(listener, serving, &shards, forward, &metadata, (&group, &tee))?;
     network_setup.connection.peers = peering.as_ref().map(Peering::door);
     if let (Some(peering), Some(keeper)) = (&peering, keeper) {
@@ -275,7 +276,7 @@ pub async fn start(
     };
     // Nobody else accepts on the admin address from here on.
     drop(early);
-    side::start(config, &starter, &control.handle(), disk, clock, (side, admin_listener), &mut node).await?;
+    side::start(config, &starter, &control.handle(), routes, clock, (side, admin_listener), &mut node).await?;
     node.threads
         .extend([control, durable, own_tee].into_iter().chain(own_forward).chain(peering.map(Peering::into_thread)));
     Ok(node)

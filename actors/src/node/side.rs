@@ -4,6 +4,8 @@ use super::{Node, StartError, Starter};
 use crate::admin::actor::{ADMIN_MAILBOX, AdminActor, AdminSetup};
 use crate::admin::health::Health;
 use crate::clock::NodeClock;
+use crate::forward::actor::ForwardActor;
+use crate::mailbox::Mailbox;
 use crate::network::session::access::AuthGate;
 use crate::retention::actor::{RETENTION_MAILBOX, RetentionActor, RetentionSetup};
 use crate::scrub::actor::{SCRUB_MAILBOX, ScrubActor, ScrubSetup};
@@ -33,12 +35,20 @@ pub struct SideParts {
     pub auth: Option<Arc<AuthGate>>,
 }
 
+/// What side actors ask other actors of the node for that the node itself does not keep.
+pub(super) struct SideRoutes {
+    /// Where the files are.
+    pub(super) disk: Arc<dyn Disk>,
+    /// Asks other nodes.
+    pub(super) forward: Mailbox<ForwardActor>,
+}
+
 /// Starts the actors beside the data path.
 pub(super) async fn start(
     config: &Config,
     starter: &Starter,
     thread: &ArbiterHandle,
-    disk: Arc<dyn Disk>,
+    SideRoutes { disk, forward }: SideRoutes,
     clock: NodeClock,
     (parts, listener): (SideParts, TcpListener),
     node: &mut Node,
@@ -69,7 +79,7 @@ pub(super) async fn start(
         replication: node.replication.clone(),
         view: Arc::clone(&node.view),
         metrics: Arc::clone(&node.metrics),
-        disk,
+        disk: Arc::clone(&disk),
         interval: config.storage.scrub_interval,
         bytes_per_second: config.storage.scrub_bytes_per_second,
         clock,
@@ -94,6 +104,10 @@ pub(super) async fn start(
         groups: crate::admin::groups::list_groups(node.group.clone()),
         tls: parts.tls,
         auth: parts.auth,
+        allowed_hosts: config.admin.allowed_hosts.clone(),
+        disk,
+        metadata: node.metadata.clone(),
+        forward,
     };
     starter
         .start(thread, "admin".into(), ActorKind::Admin, ADMIN_MAILBOX, |vitals, policy, parent| {

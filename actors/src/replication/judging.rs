@@ -2,6 +2,7 @@
 
 use super::actor::ReplicationActor;
 use super::judgement::{by_node, joined, spared};
+use crate::events::{Event, EventKind, events};
 use crate::ingestion::core::moving::Candidate;
 use crate::ingestion::replica_handlers::{ReplicaReport, ReportReplicas};
 use crate::metadata::actor::ProposeChange;
@@ -51,8 +52,8 @@ impl ReplicationActor {
             let partitions = admitted.len();
             let span = tracing::info_span!("admit", lance.follower = node.0, lance.partitions = partitions);
             span.in_scope(|| tracing::info!(%node, partitions, "replicas hold everything again: admitting them"));
-            let decision = Some((FollowerDecision::Admit, node));
-            self.propose(MetadataCommand::Admit { node, partitions: admitted }, decision, span, ctx);
+            let decided = Decided { decision: FollowerDecision::Admit, kind: EventKind::Admit, node, judged: None };
+            self.propose(MetadataCommand::Admit { node, partitions: admitted }, Some(decided), span, ctx);
         }
     }
 
@@ -85,11 +86,13 @@ impl ReplicationActor {
                     let _inside = verdict_span("demote", node, None, &figures).entered();
                     tracing::info!(%node, ?figures, "a follower is slow: it still counts");
                     followers.decided(FollowerDecision::Demote, node);
+                    events().note(Event::of_follower(EventKind::Demote, node, None, Some(figures), 0));
                 }
                 Verdict::Promote { node, figures } => {
                     let _inside = verdict_span("promote", node, None, &figures).entered();
                     tracing::info!(%node, ?figures, "a follower is fast again");
                     followers.decided(FollowerDecision::Promote, node);
+                    events().note(Event::of_follower(EventKind::Promote, node, None, Some(figures), 0));
                 }
                 Verdict::Evict { node, cause, figures } => self.evict((node, cause, figures), &report, ctx),
                 Verdict::Rejoin { node, figures } => {
@@ -98,14 +101,17 @@ impl ReplicationActor {
                         let span = verdict_span("rejoin", node, None, &figures);
                         let count = partitions.len();
                         span.in_scope(|| tracing::info!(%node, ?figures, partitions = count, "a follower comes back"));
-                        let decision = Some((FollowerDecision::Rejoin, node));
-                        self.propose(MetadataCommand::Rejoin { node, partitions }, decision, span, ctx);
+                        let (decision, kind) = (FollowerDecision::Rejoin, EventKind::Rejoin);
+                        let decided = Decided { decision, kind, node, judged: Some((None, figures)) };
+                        self.propose(MetadataCommand::Rejoin { node, partitions }, Some(decided), span, ctx);
                     }
                 }
                 Verdict::MoveLeadership { own_sync_p99_micros, slow } => {
                     let _inside = tracing::info_span!("slow leader", lance.sync_p99_us = own_sync_p99_micros).entered();
                     tracing::warn!(own_sync_p99_micros, ?slow, "this node is slow, not its followers");
                     followers.slow_leader.add(1);
+                    let node = self.setup.view.load().node;
+                    events().note(Event { node, ..Event::new(EventKind::SlowLeader) });
                 }
             }
         }
@@ -123,29 +129,25 @@ impl ReplicationActor {
             EvictionCause::Slow => FollowerDecision::EvictSlow,
             EvictionCause::Silent => FollowerDecision::EvictSilent,
         };
+        let judged = Some((Some(cause), figures));
         for swap in swaps {
             let span = verdict_span("swap in", node, Some(cause), &figures);
             span.in_scope(|| {
                 tracing::warn!(%node, ?cause, ?figures, ?swap, "a spare takes the place of a follower");
             });
-            self.propose(swap, Some((decision, node)), span, ctx);
+            self.propose(swap, Some(Decided { decision, kind: EventKind::SwapIn, node, judged }), span, ctx);
         }
         if !partitions.is_empty() {
             let span = verdict_span("evict", node, Some(cause), &figures);
             let count = partitions.len();
             span.in_scope(|| tracing::warn!(%node, ?cause, ?figures, partitions = count, "evicting a follower"));
-            self.propose(MetadataCommand::Evict { node, partitions }, Some((decision, node)), span, ctx);
+            let decided = Decided { decision, kind: EventKind::Evict, node, judged };
+            self.propose(MetadataCommand::Evict { node, partitions }, Some(decided), span, ctx);
         }
     }
 
     /// Proposes within `span`, which ends with the outcome; `decided` counts once it is committed.
-    fn propose(
-        &self,
-        command: MetadataCommand,
-        decided: Option<(FollowerDecision, NodeId)>,
-        span: Span,
-        ctx: &mut Context<Self>,
-    ) {
+    fn propose(&self, command: MetadataCommand, decided: Option<Decided>, span: Span, ctx: &mut Context<Self>) {
         let proposed = actix::fut::wrap_future::<_, Self>(self.setup.metadata.send(ProposeChange(command)));
         ctx.spawn(proposed.map(move |answer, actor, _| {
             let _inside = span.entered();
@@ -158,15 +160,27 @@ impl ReplicationActor {
                 }
                 _ => 0,
             };
-            let Some((decision, node)) = decided.filter(|_| changed > 0) else { return };
+            let Some(Decided { decision, kind, node, judged }) = decided.filter(|_| changed > 0) else { return };
             tracing::info!(%node, decision = decision.as_str(), changed, "committed");
             actor.setup.metrics.followers.decided(decision, node);
+            let (cause, figures) = judged.map_or((None, None), |(cause, figures)| (cause, Some(figures)));
+            events().note(Event::of_follower(kind, node, cause, figures, changed));
             if matches!(decision, FollowerDecision::EvictSlow | FollowerDecision::EvictSilent) {
                 let now_ms = actor.now_ms();
                 actor.eviction.on_evicted(node, now_ms);
             }
         }));
     }
+}
+
+/// What was decided about a follower; told once it holds.
+#[derive(Clone, Copy)]
+struct Decided {
+    decision: FollowerDecision,
+    kind: EventKind,
+    node: NodeId,
+    /// Why it is evicted, and what led to the decision.
+    judged: Option<(Option<EvictionCause>, Figures)>,
 }
 
 /// The span of a verdict, with what led to it.

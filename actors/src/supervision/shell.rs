@@ -5,6 +5,7 @@
 
 use super::policy::{RestartHistory, RestartPolicy, Verdict};
 use super::vitals::{ActorState, Vitals};
+use crate::events::{Event, events};
 use actix::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -70,6 +71,7 @@ impl Life {
             lance.restart.pause_ms = pause_ms,
         );
         span.in_scope(|| tracing::error!(actor = %self.vitals.name, %reason, "actor failed"));
+        events().note(Event::of_restart(&self.vitals.name, &reason));
         (self.pending_pause, self.last_reason) = (Some(verdict), reason);
         self.restarting = Some(span);
     }

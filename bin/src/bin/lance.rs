@@ -92,7 +92,7 @@ fn welcome(config: &Config, node: &Node) {
     }
     println!(
         "LANCE {version} serves.\n\
-         \n  clients     {address}\n  admin HTTP  {scheme}://{admin}\n  data        {data}\n  disk        {backend}\n\
+         \n  clients     {address}\n  admin HTTP  {scheme}://{admin}\n  console     {scheme}://{admin}/\n  data        {data}\n  disk        {backend}\n\
          \nType next, in another terminal:\n\
          \n  lnc produce{server} --topic events --data '{{\"event\": \"click\"}}'\
          \n  lnc consume{server} --topic events --offset earliest -e\

@@ -16,6 +16,12 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// A header by its name in small letters.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(':'));
+        lines.into_iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    }
+
     /// The body as JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
@@ -29,11 +35,7 @@ pub fn get(address: &str, path: &str) -> Reply {
 
 /// GET with a bearer token.
 pub fn get_with_token(address: &str, path: &str, token: &str) -> Reply {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let lines = format!("Host: {address}\r\nConnection: close\r\nAuthorization: Bearer {token}");
-    write!(stream, "GET {path} HTTP/1.1\r\n{lines}\r\n\r\n").unwrap();
-    read_reply(stream).unwrap_or_else(|error| panic!("GET http://{address}{path}: {error}"))
+    request_with(address, "GET", path, &[("Authorization", &format!("Bearer {token}"))], "")
 }
 
 /// POST of a JSON body.
@@ -46,13 +48,26 @@ pub fn request(address: &str, method: &str, path: &str, body: &str) -> Reply {
     try_request(address, method, path, body).unwrap_or_else(|error| panic!("{method} http://{address}{path}: {error}"))
 }
 
+/// Any request with further header lines; `Host` replaces the usual one.
+pub fn request_with(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+    exchange(address, method, path, headers, body)
+        .unwrap_or_else(|error| panic!("{method} http://{address}{path}: {error}"))
+}
+
 /// Any request, to a server that may not be there.
 pub fn try_request(address: &str, method: &str, path: &str, body: &str) -> std::io::Result<Reply> {
+    exchange(address, method, path, &[], body)
+}
+
+fn exchange(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> std::io::Result<Reply> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
+    let host = [("Host", address)].into_iter().filter(|_| !headers.iter().any(|(name, _)| *name == "Host"));
+    let lines: String =
+        host.chain(headers.iter().copied()).map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\n\
+        "{method} {path} HTTP/1.1\r\n{lines}Connection: close\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\n\r\n{body}",
         body.len()
     )?;

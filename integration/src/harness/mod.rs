@@ -9,6 +9,7 @@
     reason = "part of tests: what fails ends the test and says why"
 )]
 
+pub mod browser;
 pub mod cluster;
 pub mod collector;
 pub mod contents;
@@ -25,6 +26,7 @@ pub mod segments;
 pub mod server;
 pub mod three_nodes;
 
+pub use browser::Browser;
 pub use cluster::Cluster;
 pub use collector::Collector;
 pub use contents::TopicView;

@@ -117,6 +117,61 @@ fn the_admin_interface_wants_a_token_but_for_health_and_metrics() {
     assert!(server.stderr().contains("POST /v1/drain"), "in the audit log");
 }
 
+/// Paths of the admin interface, and what each takes of a user; `None`: a token is enough.
+const ADMIN_RIGHTS: [(&str, &str, &str, Option<&[&str]>); 11] = [
+    ("GET", "/v1/whoami", "", None),
+    ("GET", "/v1/cluster", "", Some(&["describe", "--cluster"])),
+    ("GET", "/v1/topics", "", Some(&["describe", "--cluster"])),
+    ("GET", "/v1/groups", "", Some(&["describe", "--cluster"])),
+    ("GET", "/v1/actors", "", Some(&["describe", "--cluster"])),
+    ("GET", "/v1/events", "", Some(&["describe", "--cluster"])),
+    ("GET", "/v1/topics/orders/partitions/0/records", "", Some(&["read", "--topic", "orders"])),
+    ("POST", "/v1/topics", r#"{"name":"made"}"#, Some(&["create", "--topic", "made"])),
+    ("DELETE", "/v1/topics/made", "", Some(&["delete", "--topic", "made"])),
+    ("PUT", "/v1/log-level", r#"{"level":"info"}"#, Some(&["admin", "--cluster"])),
+    ("POST", "/v1/drain", "", Some(&["admin", "--cluster"])),
+];
+
+#[test]
+fn each_path_of_the_admin_interface_takes_exactly_its_right() {
+    let server = guarded().start();
+    let admin = |arguments: &[&str]| with_token(&server, TOKEN, arguments).ok();
+    admin(&["topic", "create", "orders", "--partitions", "1"]);
+    let added: serde_json::Value = serde_json::from_str(&admin(&["user", "add", "al", "--output", "json"])).unwrap();
+    let bearer = format!("Bearer {}", added["token"].as_str().unwrap());
+    let ask = |method, path, body, headers: &[(&str, &str)]| {
+        http::request_with(&server.admin(), method, path, headers, body).status
+    };
+    for (method, path, body, right) in ADMIN_RIGHTS {
+        let with = [("Authorization", bearer.as_str())];
+        assert_eq!(ask(method, path, body, &[]), 401, "{method} {path} of nobody");
+        assert_eq!(ask(method, path, body, &[("Authorization", "Bearer guess")]), 401, "{method} {path} of a stranger");
+        if let Some(right) = right {
+            assert_eq!(ask(method, path, body, &with), 403, "{method} {path} without a right");
+            // Rights on other topics, and less than is needed, do not help.
+            admin(&["acl", "add", "al", "--allow", "all", "--topic", "other"]);
+            assert_eq!(ask(method, path, body, &with), 403, "{method} {path} with rights on something else");
+            admin(&[&["acl", "add", "al", "--allow"], right].concat());
+        }
+        let answered = ask(method, path, body, &with);
+        assert!((200..300).contains(&answered), "{method} {path} with its right: {answered}");
+        if let Some(right) = right.filter(|_| path != "/v1/drain") {
+            admin(&[&["acl", "remove", "al", "--allow"], right].concat());
+            admin(&["acl", "remove", "al", "--allow", "all", "--topic", "other"]);
+        }
+    }
+    assert!(server.stderr().contains("DELETE /v1/topics/made"), "what was changed is in the audit log");
+}
+
+#[test]
+fn the_page_itself_is_open_and_shows_nothing() {
+    let server = guarded().start();
+    for path in ["/", "/console/js/main.js", "/console/css/base.css"] {
+        assert_eq!(http::get(&server.admin(), path).status, 200, "{path}");
+    }
+    assert_eq!(http::post(&server.admin(), "/", "").status, 401);
+}
+
 #[test]
 fn nodes_forward_for_clients_of_1_0_where_everybody_authenticates() {
     let mut cluster = ThreeNodes::prepare();

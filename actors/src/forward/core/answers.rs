@@ -161,6 +161,7 @@ fn success(work: &Work, response: Response, data_crc: u32) -> Option<ForwardEffe
         (Work::Committed(ticket, _), Response::SubscribeAck { offset, .. }) => {
             Some(ForwardEffect::CommittedOffset(*ticket, Ok(Some(offset))))
         }
+        (Work::Groups(ticket), Response::DescribeGroups(json)) => Some(ForwardEffect::Groups(*ticket, Ok(json))),
         _ => None,
     }
 }

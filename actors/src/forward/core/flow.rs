@@ -31,6 +31,8 @@ pub(super) enum Work {
     LookUp(LookUpOffset),
     Commit(u64, CommitOffset),
     Committed(u64, CommittedOffset),
+    /// Every group, from the node that keeps them.
+    Groups(u64),
 }
 
 /// A request that was not answered yet.
@@ -70,7 +72,7 @@ impl Work {
     pub(super) fn payload_bytes(&self) -> usize {
         match self {
             Self::Produce(_, request) => request.records.len(),
-            Self::Fetch(_) | Self::LookUp(_) | Self::Commit(..) | Self::Committed(..) => 0,
+            Self::Fetch(_) | Self::LookUp(_) | Self::Commit(..) | Self::Committed(..) | Self::Groups(_) => 0,
         }
     }
 
@@ -84,7 +86,7 @@ impl Work {
 
     /// Whether it changes nothing, so that it may be sent again after all.
     pub(super) fn is_repeatable(&self) -> bool {
-        matches!(self, Self::Fetch(_) | Self::LookUp(_) | Self::Committed(..))
+        matches!(self, Self::Fetch(_) | Self::LookUp(_) | Self::Committed(..) | Self::Groups(_))
     }
 
     pub(super) fn answer_error(&self, code: ErrorCode, effects: &mut Effects) {
@@ -104,6 +106,7 @@ impl Work {
             }
             Self::Commit(ticket, _) => ForwardEffect::Committed(*ticket, Err(code)),
             Self::Committed(ticket, _) => ForwardEffect::CommittedOffset(*ticket, Err(code)),
+            Self::Groups(ticket) => ForwardEffect::Groups(*ticket, Err(code)),
         });
     }
 }

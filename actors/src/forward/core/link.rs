@@ -3,8 +3,10 @@
 use super::flow::{FlowKey, Work};
 use super::{FETCH_BYTES, FORWARD_FEATURES, LINK_BYTES, LINK_REQUESTS};
 use bytes::{Bytes, BytesMut};
+use lance_messages::id::{TopicId, TopicPartition};
 use lance_messages::mail::ingestion::OffsetQuery;
 use lance_messages::wire::fetch::Fetch;
+use lance_messages::wire::group::DescribeGroups;
 use lance_messages::wire::lookup::{LookupOffset, LookupTarget};
 use lance_messages::wire::produce::ProduceHeader;
 use lance_messages::wire::request::{CommitOffset, Subscribe};
@@ -98,7 +100,9 @@ impl Link {
         let sent = Sent { flow, item, id, end: self.queued_bytes, weight };
         match work {
             Work::Produce(..) => self.acks.push_back(sent),
-            Work::Fetch(_) | Work::LookUp(_) | Work::Commit(..) | Work::Committed(..) => self.controls.push_back(sent),
+            Work::Fetch(_) | Work::LookUp(_) | Work::Commit(..) | Work::Committed(..) | Work::Groups(_) => {
+                self.controls.push_back(sent);
+            }
         }
         pieces
     }
@@ -175,6 +179,11 @@ fn encode(work: &Work, id: u64, max_payload_bytes: usize) -> [Bytes; 2] {
             let (topic, consumer_id) = (asked.partition.topic, asked.consumer_id);
             let subscribe = Subscribe { topic, start_offset: 0, max_batch_bytes: 0, consumer_id };
             (Request::Subscribe(subscribe), asked.partition)
+        }
+        // Of no partition.
+        Work::Groups(_) => {
+            let describe = DescribeGroups { groups: Vec::new() };
+            (Request::DescribeGroups(describe), TopicPartition::new(TopicId(0), 0))
         }
     };
     let trace = if let Work::Fetch(fetch) = work { fetch.trace } else { None };

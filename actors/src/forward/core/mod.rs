@@ -42,6 +42,7 @@ pub const FORWARD_FEATURES: Features = Features(
         | Features::TYPED_ERRORS.0
         | Features::ACK_OFFSETS.0
         | Features::LOOKUP.0
+        | Features::GROUPS.0
         | Features::TRACE_CONTEXT.0,
 );
 
@@ -85,6 +86,8 @@ pub enum ForwardEffect {
     Committed(u64, Result<(), ErrorCode>),
     /// Where a consumer goes on.
     CommittedOffset(u64, Result<Option<u64>, ErrorCode>),
+    /// Every group as JSON, from the node that keeps them.
+    Groups(u64, Result<Bytes, ErrorCode>),
 }
 
 type Effects = Vec<ForwardEffect>;
@@ -174,6 +177,11 @@ impl ForwardCore {
         effects: &mut Effects,
     ) {
         self.hold(FlowKey::Read(self.next_item), Work::Committed(ticket, asked), view, now_ms, effects);
+    }
+
+    /// All groups are asked for; answered under `ticket`.
+    pub fn on_groups(&mut self, ticket: u64, view: &ClusterView, now_ms: u64, effects: &mut Effects) {
+        self.hold(FlowKey::Read(self.next_item), Work::Groups(ticket), view, now_ms, effects);
     }
 
     fn hold(&mut self, key: FlowKey, work: Work, view: &ClusterView, now_ms: u64, effects: &mut Effects) {
@@ -374,7 +382,7 @@ fn target(work: &Work, view: &ClusterView) -> Option<TopicPartition> {
         Work::Produce(_, request) => Some(request.partition),
         Work::Fetch(fetch) => Some(fetch.partition),
         Work::LookUp(look_up) => Some(look_up.partition),
-        Work::Commit(..) | Work::Committed(..) => groups_partition(view),
+        Work::Commit(..) | Work::Committed(..) | Work::Groups(_) => groups_partition(view),
     }
 }
 
@@ -387,5 +395,6 @@ fn slot(work: &Work) -> u16 {
         Work::Fetch(fetch) => WRITE_LINKS + spread(fetch.partition, READ_LINKS),
         Work::LookUp(look_up) => WRITE_LINKS + spread(look_up.partition, READ_LINKS),
         Work::Committed(_, asked) => WRITE_LINKS + spread(asked.partition, READ_LINKS),
+        Work::Groups(_) => WRITE_LINKS,
     }
 }

@@ -331,7 +331,7 @@ fn outcome_of(result: &Result<MetadataAnswer, CallFailure>) -> String {
 }
 
 /// The wire code of each refusal of the metadata.
-fn refusal_code(refusal: &MetadataRefusal) -> ErrorCode {
+pub fn refusal_code(refusal: &MetadataRefusal) -> ErrorCode {
     match refusal {
         MetadataRefusal::TopicNameRequired => ErrorCode::TopicNameRequired,
         MetadataRefusal::InvalidTopicName { .. } => ErrorCode::InvalidTopicName,
