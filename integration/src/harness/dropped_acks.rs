@@ -56,7 +56,7 @@ impl AsyncRead for Lossy {
             return read;
         }
         let number = self.counts.reads.fetch_add(1, Ordering::AcqRel) + 1;
-        if number % self.every != 0 {
+        if !number.is_multiple_of(self.every) {
             return read;
         }
         buf.set_filled(before);
