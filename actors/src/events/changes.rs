@@ -82,10 +82,16 @@ mod tests {
     use lance_cluster::metadata::TopicConfig;
     use lance_messages::id::{LeaderEpoch, TopicId};
 
+    fn nothing() -> ClusterView {
+        let mut view = ClusterView::default();
+        view.node = Some(NodeId(1));
+        view
+    }
+
     fn view(leader: Option<u16>, in_quorum: &[u16]) -> ClusterView {
         let nodes = |ids: &[u16]| ids.iter().map(|id| NodeId(*id)).collect::<Vec<_>>();
         let members = PartitionMembers { replicas: nodes(&[1, 2, 3]), in_quorum: nodes(in_quorum), newcomer: None };
-        let mut view = ClusterView { node: Some(NodeId(1)), ..ClusterView::default() };
+        let mut view = nothing();
         view.nodes = nodes(&[1, 2, 3]).into_iter().map(|node| (node, String::new())).collect();
         view.insert(TopicView {
             id: TopicId(4),
@@ -116,7 +122,7 @@ mod tests {
 
     #[test]
     fn topics_nodes_and_the_metadata_leader_are_told() {
-        let (empty, full) = (ClusterView { node: Some(NodeId(1)), ..ClusterView::default() }, view(Some(1), &[1]));
+        let (empty, full) = (nothing(), view(Some(1), &[1]));
         assert_eq!(kinds(&changes(&empty, &full)), [(EventKind::TopicCreated, None, None, 20)]);
         assert_eq!(kinds(&changes(&full, &empty)), [(EventKind::TopicDeleted, None, None, 20)]);
         assert!(changes(&ClusterView::default(), &full).is_empty(), "the first view is no news");
