@@ -66,6 +66,8 @@ pub struct ClusterView {
     pub alive: HashMap<NodeId, bool>,
     /// Nodes that are being emptied.
     pub draining: HashSet<NodeId>,
+    /// Nodes that lead nothing until an operator says otherwise; they are draining too.
+    pub maintenance: HashSet<NodeId>,
     /// What each node may lose together with others; those that name nothing are left out.
     pub racks: HashMap<NodeId, String>,
     /// Leaders chosen since this node started, of all partitions.
@@ -98,6 +100,9 @@ impl ClusterView {
         for (id, known) in state.nodes() {
             if known.draining {
                 view.draining.insert(id);
+            }
+            if state.is_in_maintenance(id) {
+                view.maintenance.insert(id);
             }
             if !known.rack.is_empty() {
                 view.racks.insert(id, known.rack.clone());

@@ -194,7 +194,7 @@ impl TeeActor {
             offset,
             max_bytes: 1,
             max_wait: WAIT,
-            compressed: false,
+            stored: false,
             trace: None,
         };
         let Some(shard) = self.shard(partition).cloned() else { return };

@@ -144,7 +144,7 @@ impl Metadata {
         config.kept_entries = 8;
         let mut effects = Vec::new();
         let genesis = self.genesis.to_vec();
-        let options = MetadataOptions { raft: config, genesis, controller: ControllerOptions::default() };
+        let options = MetadataOptions { genesis, ..MetadataOptions::from(config) };
         let core = MetadataCore::new(options, &persisted, ctx.elapsed_ms(), &mut effects)
             .map_err(|error| Failure(error.to_string()))?;
         self.running = Some(Running { core, store });
