@@ -5,7 +5,7 @@ use lance_messages::id::TopicPartition;
 use lance_messages::peer::{LogPlace, TruncateTo};
 use lance_storage::disk::Disk;
 use lance_storage::log::{Latch, Log, LogOptions, OpenContext, OpenError, RecoveryReport, RestartError};
-use lance_storage::recovery::{restart_log, truncate_log};
+use lance_storage::recovery::{begin_log, restart_log, truncate_log};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -156,7 +156,7 @@ impl LogOpener {
         match begins {
             Some(place) if log.log_end_place() == LogPlace::default() && log.offline().is_none() => {
                 drop(log);
-                Ok((restart_log(&self.disk, self.options(partition), place)?, report))
+                Ok((begin_log(&self.disk, self.options(partition), place)?, report))
             }
             _ => Ok((log, report)),
         }
