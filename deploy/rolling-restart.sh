@@ -12,8 +12,10 @@ local: each FOLDER holds node.toml, a file `pid` and `log`; the program is $LANC
        are those of the caller.
 LIST is what `lnc --server` takes, of all nodes (LNC_SERVER).
 
-For each node: all others must serve and hold full copies; the node is drained, restarted, and waited for until it is ready
-and counts again in every partition it holds. The first thing that is not as it should be stops the script.
+For each node: all others must serve and hold full copies; the node is put in maintenance, restarted, and waited for until it
+is ready and counts again in every partition it holds; then it leads again. While a node of an older version is there it is
+drained instead. A node that was in maintenance before stays so. The first thing that is not as it should be stops the script;
+`lnc cluster resume ID` lets the node lead again that it was at.
 
 Example: rolling-restart.sh --server lance-0:9000,lance-1:9000,lance-2:9000 ssh 1=lance-0 2=lance-1 3=lance-2
 TEXT
@@ -57,9 +59,24 @@ is_whole() {
   "$lnc" cluster status --output json 2>/dev/null | python3 -c '
 import json, sys
 status = json.load(sys.stdin)
-nodes = all(node["state"] == "serving" for node in status["nodes"])
+nodes = all(node["state"] in ("serving", "maintenance") for node in status["nodes"])
 copies = all(one["leader"] and set(one["replicas"]) == set(one["in_quorum"]) for one in status["partitions"])
 sys.exit(not (nodes and copies))' 2>/dev/null
+}
+
+is_in_maintenance() {
+  "$lnc" cluster status --output json | python3 -c '
+import json, sys
+nodes = json.load(sys.stdin)["nodes"]
+sys.exit(not any(node["id"] == int(sys.argv[1]) and node.get("maintenance") for node in nodes))' "$1"
+}
+
+# Empties a node of leaderships; answers whether it has to be resumed afterwards.
+empty() {
+  is_in_maintenance "$1" && return 1
+  "$lnc" cluster maintenance "$1" --wait "${timeout}s" >/dev/null 2>&1 && return 0
+  "$lnc" cluster drain "$1" --wait "${timeout}s" >/dev/null || fail "node $1 does not drain"
+  return 1
 }
 
 # The admin address of a local node, as its configuration says.
@@ -98,11 +115,13 @@ for node in "$@"; do
   [[ $id =~ ^[0-9]+$ && -n $place && $place != "$node" ]] || { usage >&2; exit 2; }
   until_true "all nodes serve and all copies count, before node $id" is_whole
   say "node $id ($place): draining"
-  "$lnc" cluster drain "$id" --wait "${timeout}s" >/dev/null || fail "node $id does not drain"
+  resume=no
+  if empty "$id"; then resume=yes; fi
   say "node $id ($place): restarting"
   restart "$place"
   until_true "node $id is ready" is_ready "$place"
   until_true "all copies count again, after node $id" is_whole
+  if [[ $resume == yes ]]; then "$lnc" cluster resume "$id" >/dev/null || fail "node $id stays in maintenance"; fi
   say "node $id ($place): serves, all copies count"
 done
 say "done: $# nodes restarted"

@@ -5,7 +5,7 @@ use crate::metadata::calls::TopicLimits;
 use crate::network::quotas::Quotas;
 use crate::network::session::SessionLimits;
 use crate::network::session::access::{self, AuthGate};
-use crate::peer::PeerTrust;
+use crate::peer::{PeerTrust, PeerVersions};
 use crate::supervision::RestartPolicy;
 use crate::telemetry::{TelemetryOptions, TraceOptions, Transport, tracer};
 use bytes::Bytes;
@@ -17,6 +17,8 @@ use lance_config::model::{
 };
 use lance_config::quota::ClientQuota;
 use lance_messages::id::NodeId;
+use lance_messages::wire::peer::FEATURE_LEVEL_2_VERSION;
+use lance_storage::checkpoint::{FIRST_FORMAT, NEWEST_FORMAT};
 use lance_storage::disk::{BackendChoice, DiskOptions, QueueOptions};
 use std::time::Duration;
 
@@ -216,4 +218,25 @@ pub fn eviction_options(config: &Config) -> EvictionOptions {
         backoff: eviction.backoff,
         backoff_window: eviction.backoff_window,
     }
+}
+
+/// The variable by which a node behaves as one of an earlier feature level, where faults may be injected.
+const FEATURE_LEVEL_VARIABLE: &str = "LANCE_FEATURE_LEVEL";
+
+/// Whether this node is to behave as one that knows nothing newer than feature level 1: for tests of upgrades.
+fn is_of_first_level(config: &Config) -> bool {
+    config.admin.fault_injection && std::env::var(FEATURE_LEVEL_VARIABLE).is_ok_and(|level| level == "1")
+}
+
+/// What this node speaks with its peers.
+pub fn peer_versions(config: &Config) -> PeerVersions {
+    match is_of_first_level(config) {
+        true => PeerVersions::up_to(FEATURE_LEVEL_2_VERSION - 1),
+        false => PeerVersions::default(),
+    }
+}
+
+/// The newest format of a data dir that this node opens.
+pub fn newest_format(config: &Config) -> u64 {
+    if is_of_first_level(config) { FIRST_FORMAT } else { NEWEST_FORMAT }
 }

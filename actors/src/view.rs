@@ -1,6 +1,7 @@
 //! `ClusterView`: the committed metadata as connections read it, replaced as a whole when it changes.
 
 use hashbrown::{HashMap, HashSet};
+use lance_cluster::metadata::FeatureLevel;
 use lance_cluster::metadata::state::MetadataState;
 use lance_cluster::metadata::topic::{PartitionState, ReplicationMode, TopicConfig};
 use lance_cluster::metadata::{Security, TeeRule};
@@ -66,6 +67,10 @@ pub struct ClusterView {
     pub alive: HashMap<NodeId, bool>,
     /// Nodes that are being emptied.
     pub draining: HashSet<NodeId>,
+    /// What all nodes understand, as decided.
+    pub feature_level: FeatureLevel,
+    /// Nodes that lead nothing until an operator says otherwise; they are draining too.
+    pub maintenance: HashSet<NodeId>,
     /// What each node may lose together with others; those that name nothing are left out.
     pub racks: HashMap<NodeId, String>,
     /// Leaders chosen since this node started, of all partitions.
@@ -94,10 +99,14 @@ impl ClusterView {
         let mut view =
             Self { node: Some(node), metadata_leader, term, applied: state.applied_index(), ..Self::default() };
         view.security = Arc::clone(state.security());
+        view.feature_level = state.feature_level();
         view.next_topic = state.next_topic_id().0;
         for (id, known) in state.nodes() {
             if known.draining {
                 view.draining.insert(id);
+            }
+            if state.is_in_maintenance(id) {
+                view.maintenance.insert(id);
             }
             if !known.rack.is_empty() {
                 view.racks.insert(id, known.rack.clone());

@@ -99,6 +99,7 @@ impl Rig {
             flags: BatchFlags::OPAQUE,
             timestamp_ns: 0,
             producer: sequence.map(|sequence| ProducerSequence { id: ProducerId(1), epoch: 0, sequence }),
+            at: None,
             trace: None,
         };
         self.core.on_produce(ConnectionId(16), request, NOW, &mut self.effects);

@@ -155,6 +155,7 @@ impl Rig {
             flags: BatchFlags::OPAQUE,
             timestamp_ns: 0,
             producer: sequence.map(|sequence| ProducerSequence { id: ProducerId(1), epoch: 0, sequence }),
+            at: None,
             trace: None,
         };
         self.core.on_produce(CONNECTION, request, self.now(), &mut self.effects);
@@ -179,7 +180,7 @@ impl Rig {
             offset,
             max_bytes,
             max_wait: Duration::from_secs(60),
-            compressed: false,
+            stored: false,
             near: false,
             trace: None,
         };

@@ -6,6 +6,7 @@ use crate::error::ClientError;
 use crate::metadata::unexpected;
 use crate::options::Backoff;
 use lance_messages::wire::cluster::{ClusterCommand, ClusterCommandDone, ClusterDescription};
+use lance_messages::wire::hello::InitProducer;
 use lance_messages::wire::{Features, Request, Response};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -96,6 +97,16 @@ impl Admin {
             done.partition_count = done.partition_count.saturating_add(given.partition_count);
         }
         Ok(done)
+    }
+
+    /// Has a producer id given out that nobody uses; every producer before has a lower one.
+    pub async fn new_producer(&self) -> Result<u64, ClientError> {
+        let connection = self.client.control().await?;
+        let request = Request::InitProducer(InitProducer { existing: None });
+        match connection.request(request, "init producer").await? {
+            Response::InitProducer(producer) => Ok(producer.id.0),
+            _ => Err(unexpected(&connection, "init producer")),
+        }
     }
 
     async fn cluster_connection(&self) -> Result<Connection, ClientError> {

@@ -18,6 +18,7 @@ pub mod producer;
 pub mod record;
 mod security;
 mod spans;
+mod stored;
 mod tee;
 
 pub use admin::{Admin, NewTopic, TopicChange, TopicDescription};
@@ -28,6 +29,8 @@ pub use group::{
     AssignedPartition, GroupConsumer, GroupDescription, GroupOptions, GroupPartition, MemberDescription,
     NamedPartition, RebalanceListener,
 };
+/// Batches as they are stored, for tools that copy logs.
+pub use lance_messages::batch;
 pub use lance_messages::id::{NodeId, TeeId, TopicId, TopicPartition};
 /// Passwords, for tools that set them.
 pub use lance_messages::scram;
@@ -42,4 +45,5 @@ pub use options::{ClientOptions, Login};
 pub use partitioner::Partitioner;
 pub use producer::{Acks, Delivery, DeliveryFuture, Producer, ProducerOptions, ProducerStats};
 pub use record::{Header, ProducerRecord};
+pub use stored::{StoredBatches, StoredLogs, split_stored};
 pub use tee::NewTee;

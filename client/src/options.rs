@@ -46,6 +46,9 @@ pub struct ClientOptions {
     pub metadata_max_age: Duration,
     /// Opens connections; plain TCP unless told otherwise.
     pub connector: Arc<dyn Connector>,
+    /// Whether connections carry whole batches as they are stored, for tools that copy logs:
+    /// [`Client::stored_logs`](crate::Client::stored_logs) opens such ones by itself. Producers and consumers have no use for it.
+    pub stored_batches: bool,
 }
 
 /// A user and its password, for SCRAM-SHA-256: the password is never sent.
@@ -97,6 +100,7 @@ impl ClientOptions {
             delivery_timeout: Duration::from_secs(30),
             metadata_max_age: Duration::from_secs(300),
             connector: Arc::new(TcpConnector),
+            stored_batches: false,
         })
     }
 

@@ -151,6 +151,15 @@ pub struct ProducerSequence {
     pub sequence: u32,
 }
 
+/// Where a batch begins in the stream of records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchPlace {
+    /// Offset of its first plain byte.
+    pub offset: u64,
+    /// Number of its first record.
+    pub record: u64,
+}
+
 /// What seeds the header checksums of one partition; computed once per log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchSeed(u32);

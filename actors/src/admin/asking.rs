@@ -123,7 +123,7 @@ impl Handler<AskLeader> for AdminActor {
                         offset,
                         max_bytes,
                         max_wait: Duration::ZERO,
-                        compressed: false,
+                        stored: false,
                         near: false,
                         trace: None,
                     };

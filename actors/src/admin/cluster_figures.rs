@@ -23,6 +23,10 @@ pub struct ClusterFigures {
     pub lag_bytes: BTreeMap<NodeId, u64>,
     /// Raft term of the metadata.
     pub metadata_term: u64,
+    /// The feature level that the cluster uses.
+    pub feature_level: u64,
+    /// 1 while this node is in maintenance.
+    pub maintenance: u64,
     /// Leaders chosen since this node started, of all partitions.
     pub leader_changes: u64,
 }
@@ -30,7 +34,13 @@ pub struct ClusterFigures {
 impl ClusterFigures {
     /// What `view` and the shards of this node say.
     pub fn new(view: &ClusterView, statuses: &[PartitionStatus]) -> Self {
-        let mut figures = Self { metadata_term: view.term, leader_changes: view.leader_changes, ..Self::default() };
+        let mut figures = Self {
+            metadata_term: view.term,
+            leader_changes: view.leader_changes,
+            feature_level: view.feature_level.0.into(),
+            maintenance: view.node.is_some_and(|node| view.maintenance.contains(&node)).into(),
+            ..Self::default()
+        };
         for partition in view.partitions() {
             match view.leader(partition) {
                 None => figures.partitions_offline += 1,
@@ -67,6 +77,8 @@ impl ClusterFigures {
                 self.under_replicated,
             ),
             ("metadata_term", "Raft term of the metadata", self.metadata_term),
+            ("feature_level", "Feature level that the cluster uses", self.feature_level),
+            ("maintenance", "1 while this node is in maintenance and leads nothing", self.maintenance),
         ];
         for (name, help, value) in gauges {
             let family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;

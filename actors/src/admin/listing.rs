@@ -25,6 +25,8 @@ pub struct ClusterListing {
     pub nodes: Vec<NodeListing>,
     /// Every partition of every topic.
     pub partitions: Vec<PartitionListing>,
+    /// The feature level that the cluster uses.
+    pub feature_level: u16,
 }
 
 /// One node.
@@ -34,7 +36,8 @@ pub struct NodeListing {
     pub id: NodeId,
     /// Where clients reach it.
     pub address: String,
-    /// Of the answering node `starting`, `recovering`, `serving` or `draining`, of others `serving`, `draining` or `down`.
+    /// Of the answering node `starting`, `recovering`, `serving`, `maintenance` or `draining`, of others `serving`,
+    /// `maintenance`, `draining` or `down`.
     pub state: &'static str,
     /// Whether it leads the metadata.
     pub metadata_leader: bool,
@@ -119,14 +122,16 @@ impl ClusterListing {
     pub fn new(view: &ClusterView, health: &Health, statuses: Vec<PartitionStatus>) -> Self {
         let mut statuses: HashMap<TopicPartition, PartitionStatus> =
             statuses.into_iter().map(|status| (status.partition, status)).collect();
-        let state = |id: NodeId| match (view.node == Some(id), view.draining.contains(&id)) {
-            (true, draining) => match health.state() {
-                "serving" if draining => "draining",
-                state => state,
-            },
-            (false, _) if !view.is_alive(id) => "down",
+        let ordered = |id: NodeId| match (view.maintenance.contains(&id), view.draining.contains(&id)) {
+            (true, _) => "maintenance",
             (false, true) => "draining",
             (false, false) => "serving",
+        };
+        let state = |id: NodeId| match health.state() {
+            "serving" if view.node == Some(id) => ordered(id),
+            state if view.node == Some(id) => state,
+            _ if !view.is_alive(id) => "down",
+            _ => ordered(id),
         };
         let nodes = view.nodes.iter().map(|(id, address)| NodeListing {
             id: *id,
@@ -147,6 +152,7 @@ impl ClusterListing {
             applied: view.applied,
             nodes: nodes.collect(),
             partitions: partitions.collect(),
+            feature_level: view.feature_level.0,
         }
     }
 }

@@ -173,7 +173,7 @@ impl GroupActor {
             offset,
             max_bytes: LOAD_BYTES,
             max_wait: Duration::ZERO,
-            compressed: false,
+            stored: false,
             near: false,
             trace: None,
         };

@@ -139,7 +139,10 @@ impl GroupActor {
         for asker in std::mem::take(&mut self.answering) {
             match asker {
                 Asker::Client(describe, answer) => {
-                    let body = json!({ "groups": self.groups_json(&describe.groups) });
+                    let mut body = json!({ "groups": self.groups_json(&describe.groups) });
+                    if describe.groups.is_empty() {
+                        body["consumers"] = self.consumers_json().into();
+                    }
                     // The connection may be gone; so below.
                     let _ = answer.send(Ok(Response::DescribeGroups(body.to_string().into())));
                 }

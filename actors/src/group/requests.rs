@@ -252,6 +252,7 @@ impl GroupActor {
             flags: BatchFlags::RECORDS,
             timestamp_ns: self.setup.clock.now().wall_ns,
             producer: None,
+            at: None,
             trace: None,
         })
     }

@@ -157,7 +157,7 @@ impl IngestionActor {
             assigned: Vec::new(),
             copy_versions: HashMap::new(),
             replicated: HashSet::new(),
-            marks: LogMarks { flushed: marks, latches: HashMap::new() },
+            marks: LogMarks { flushed: marks, ..LogMarks::default() },
             openings: Openings::default(),
             removals: Openings::default(),
             flushed: Some(flushed),

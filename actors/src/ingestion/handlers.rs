@@ -116,6 +116,7 @@ impl Handler<AssignPartitions> for IngestionActor {
         };
         let before = with_copies(&self.assigned, &self.copy_versions);
         self.copy_versions = message.copy_versions.into_iter().collect();
+        self.marks.beginnings = message.beginnings.into_iter().collect();
         let after = with_copies(&message.partitions, &self.copy_versions);
         let added: Vec<TopicPartition> = after.difference(&before).map(|copy| copy.0).collect();
         let gone: Vec<TopicPartition> = before.difference(&after).map(|copy| copy.0).collect();

@@ -2,10 +2,10 @@
 
 use hashbrown::HashMap;
 use lance_messages::id::TopicPartition;
-use lance_messages::peer::TruncateTo;
+use lance_messages::peer::{LogPlace, TruncateTo};
 use lance_storage::disk::Disk;
-use lance_storage::log::{Latch, Log, LogOptions, OpenContext, OpenError};
-use lance_storage::recovery::{restart_log, truncate_log};
+use lance_storage::log::{Latch, Log, LogOptions, OpenContext, OpenError, RecoveryReport, RestartError};
+use lance_storage::recovery::{begin_log, restart_log, truncate_log};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -25,6 +25,8 @@ pub struct OpenRequest {
     pub flushed: Option<u64>,
     /// Why an earlier life of its owner stopped writing it.
     pub latch: Option<Latch>,
+    /// Where it begins when nothing is there, of a partition that was restored.
+    pub begins: Option<LogPlace>,
 }
 
 /// One opened log, or why it could not be opened.
@@ -70,6 +72,15 @@ impl Opened {
     }
 }
 
+/// Why a log could not be opened, or begun where it belongs.
+#[derive(Debug, thiserror::Error)]
+enum BeginError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Restart(#[from] RestartError),
+}
+
 /// Nothing is wrong with the log itself.
 fn may_pass(error: &OpenError) -> bool {
     let OpenError::Disk(error) = error else { return false };
@@ -111,7 +122,7 @@ impl LogOpener {
     pub fn open(&self, request: &OpenRequest, now_ns: u64) -> Opened {
         let partition = request.partition;
         let context = OpenContext { flushed_position: request.flushed, now_ns };
-        let opening = std::panic::AssertUnwindSafe(|| Log::open(&self.disk, self.options(partition), context));
+        let opening = std::panic::AssertUnwindSafe(|| self.open_at(partition, context, request.begins));
         match std::panic::catch_unwind(opening) {
             Ok(Ok((mut log, report))) => {
                 if let Some(latch) = request.latch.clone() {
@@ -124,12 +135,30 @@ impl LogOpener {
                 let truncated_bytes = report.truncated_bytes;
                 Opened { truncated_bytes, ..Opened::with_log(partition, log) }
             }
-            Ok(Err(error)) => Opened {
+            Ok(Err(BeginError::Open(error))) => Opened {
                 may_pass: may_pass(&error),
                 is_lost: is_lost(&error),
                 ..Opened::failed(partition, error.to_string())
             },
+            Ok(Err(BeginError::Restart(error))) => Opened::failed(partition, error.to_string()),
             Err(_) => Opened::failed(partition, "recovery panicked over this log".to_owned()),
+        }
+    }
+
+    /// Opens a log; a restored one that holds nothing yet begins where it was told to.
+    fn open_at(
+        &self,
+        partition: TopicPartition,
+        context: OpenContext,
+        begins: Option<LogPlace>,
+    ) -> Result<(Log, RecoveryReport), BeginError> {
+        let (log, report) = Log::open(&self.disk, self.options(partition), context)?;
+        match begins {
+            Some(place) if log.log_end_place() == LogPlace::default() && log.offline().is_none() => {
+                drop(log);
+                Ok((begin_log(&self.disk, self.options(partition), place)?, report))
+            }
+            _ => Ok((log, report)),
         }
     }
 
@@ -149,7 +178,7 @@ impl LogOpener {
             }
         };
         match cut {
-            Ok(()) => self.open(&OpenRequest { partition, flushed: None, latch: None }, now_ns),
+            Ok(()) => self.open(&OpenRequest { partition, flushed: None, latch: None, begins: None }, now_ns),
             Err(reason) => Opened::failed(partition, reason),
         }
     }
@@ -255,6 +284,8 @@ pub struct LogMarks {
     pub flushed: HashMap<TopicPartition, u64>,
     /// Why logs are not written any more; only a restart of the process lifts it.
     pub latches: HashMap<TopicPartition, Latch>,
+    /// Where restored partitions begin.
+    pub beginnings: HashMap<TopicPartition, LogPlace>,
 }
 
 impl LogMarks {
@@ -264,6 +295,7 @@ impl LogMarks {
             partition,
             flushed: self.flushed.get(&partition).copied(),
             latch: self.latches.get(&partition).cloned(),
+            begins: self.beginnings.get(&partition).copied(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::calls::TopicLimits;
 use super::elections::Elections;
+use super::levels::{LevelWatch, beginning_of, level_of};
 use super::remote::Forwarded;
 use super::roles::{role_of, roles_led};
 use super::store::{MetadataStore, StoreError};
@@ -14,6 +15,7 @@ use crate::mailbox::Mailbox;
 use crate::network::session::answers::CallFailure;
 use crate::network::session::{MetadataCall, shard_of};
 use crate::peer::PeerLinkActor;
+use crate::peer::PeerVersions;
 use crate::replication::actor::{LeadersChosen, MoveWanted, PromiseWanted, ReplicationActor, RolesChanged};
 use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell, fail, guarded};
@@ -135,6 +137,8 @@ pub struct MetadataSetup {
     pub is_voter: bool,
     /// The cluster's id, the same on every node.
     pub cluster_id: u64,
+    /// What this node and its peers understand.
+    pub versions: Arc<PeerVersions>,
 }
 
 pub(super) type Answered = Result<MetadataAnswer, CallFailure>;
@@ -150,7 +154,7 @@ pub struct MetadataActor {
     life: Life,
     pub(super) setup: MetadataSetup,
     pub(super) running: Option<Running>,
-    replication: Option<Mailbox<ReplicationActor>>,
+    pub(super) replication: Option<Mailbox<ReplicationActor>>,
     pub(super) shards: Vec<Mailbox<IngestionActor>>,
     pub(super) links: HashMap<NodeId, Mailbox<PeerLinkActor>>,
     pub(super) data_links: HashMap<NodeId, Mailbox<PeerLinkActor>>,
@@ -172,6 +176,7 @@ pub struct MetadataActor {
     leader_changes: u64,
     pub(super) elections: Elections,
     pub(super) state_changed: bool,
+    pub(super) levels: LevelWatch,
 }
 
 impl MetadataActor {
@@ -198,6 +203,7 @@ impl MetadataActor {
             leader_changes: 0,
             elections: Elections::default(),
             state_changed: false,
+            levels: LevelWatch::default(),
         }
     }
 
@@ -209,23 +215,6 @@ impl MetadataActor {
         let request = self.next_request;
         self.next_request += 1;
         request
-    }
-
-    pub(super) fn tell_replication<M>(&self, message: M)
-    where
-        M: Message<Result = ()> + Send + 'static,
-        ReplicationActor: Handler<M>,
-    {
-        if let Some(replication) = self.replication.clone() {
-            actix_rt::spawn(async move {
-                // Closed only while the process goes down.
-                let _ = replication.send(message).await;
-            });
-        }
-    }
-
-    pub(super) fn now_ms(&self) -> u64 {
-        u64::try_from(self.setup.clock.now().elapsed.as_millis()).unwrap_or(u64::MAX)
     }
 
     fn open(&mut self) -> Result<(Running, Vec<MetadataEffect>), String> {
@@ -243,6 +232,7 @@ impl MetadataActor {
             raft: config,
             genesis: self.setup.genesis.clone(),
             controller: ControllerOptions::default(),
+            understands: level_of(self.setup.versions.newest()),
         };
         let core = MetadataCore::new(options, &persisted, self.now_ms(), &mut effects).map_err(|e| e.to_string())?;
         Ok((Running { core, store, hard_state }, effects))
@@ -444,6 +434,7 @@ impl MetadataActor {
                 assignment.partitions.push(partition);
                 let copy_version = core.state().partition(partition).and_then(|it| it.copy_version(self.setup.node));
                 assignment.copy_versions.extend(copy_version.filter(|it| *it > 0).map(|it| (partition, it)));
+                assignment.beginnings.extend(beginning_of(core.state(), partition));
                 assignment.replicated.extend(Some(partition).filter(|partition| view.is_held_elsewhere(*partition)));
             }
         }
@@ -511,6 +502,7 @@ impl Shell for MetadataActor {
                     actor.settle_forwarded();
                     actor.with_core(ctx, |core, effects| core.on_tick(now_ms, effects));
                     actor.register(now_ms, ctx);
+                    actor.mind_level(now_ms, ctx);
                 });
             }
             Err(error) => fail(self, ctx, error),

@@ -3,6 +3,7 @@
 pub mod actor;
 pub mod calls;
 mod elections;
+mod levels;
 pub mod orders;
 mod proposing;
 mod remote;

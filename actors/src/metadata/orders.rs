@@ -4,10 +4,11 @@ use crate::network::session::answers::CallFailure;
 use lance_cluster::metadata::state::MetadataState;
 use lance_cluster::metadata::{
     MetadataCommand, MetadataRefusal, PartitionRecovery, PartitionRefusal, PartitionState, ReplicationMode,
+    TopicConfig, TopicRestoration,
 };
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{NodeId, TopicPartition};
-use lance_messages::wire::cluster::{ClusterCommand, RecoverPartition};
+use lance_messages::wire::cluster::{ClusterCommand, RecoverPartition, RestoreTopic};
 use lance_messages::wire::topics::TopicMode;
 use tracing::Span;
 
@@ -29,14 +30,18 @@ pub fn order_for(
         ClusterCommand::RemoveNode { node } => Ok(MetadataCommand::SetLeaving { node: *node }),
         ClusterCommand::Recover(order) => recover(order, state, now_secs),
         ClusterCommand::SetTopicMode { topic, mode } => {
-            let mode = match mode {
-                TopicMode::L1 => ReplicationMode::L1,
-                TopicMode::L2 => ReplicationMode::L2,
-            };
-            Ok(MetadataCommand::SetTopicMode { topic: *topic, mode })
+            Ok(MetadataCommand::SetTopicMode { topic: *topic, mode: mode_of(*mode) })
         }
         &ClusterCommand::SetReplicationFactor { topic, replication_factor } => {
             Ok(MetadataCommand::SetReplicationFactor { topic, replication_factor })
+        }
+        &ClusterCommand::Maintenance { node, on } => {
+            known(node, state)?;
+            Ok(MetadataCommand::SetMaintenance { node, on })
+        }
+        ClusterCommand::RestoreTopic(topic) => Ok(MetadataCommand::RestoreTopic(restoration(topic))),
+        &ClusterCommand::RestoreIds { next_topic, next_producer } => {
+            Ok(MetadataCommand::RestoreIds { next_topic_id: next_topic.0, next_producer_id: next_producer })
         }
     }
 }
@@ -52,8 +57,33 @@ pub fn order_span(order: &ClusterCommand) -> Span {
         ClusterCommand::Recover(_) => "recover",
         ClusterCommand::SetTopicMode { .. } => "set topic mode",
         ClusterCommand::SetReplicationFactor { .. } => "set replication factor",
+        ClusterCommand::Maintenance { on: true, .. } => "maintenance",
+        ClusterCommand::Maintenance { on: false, .. } => "resume",
+        ClusterCommand::RestoreTopic(_) => "restore topic",
+        ClusterCommand::RestoreIds { .. } => "restore ids",
     };
     tracing::info_span!("order", otel.name = name, lance.cause = "operator", lance.order = ?order)
+}
+
+fn mode_of(mode: TopicMode) -> ReplicationMode {
+    match mode {
+        TopicMode::L1 => ReplicationMode::L1,
+        TopicMode::L2 => ReplicationMode::L2,
+    }
+}
+
+fn restoration(topic: &RestoreTopic) -> TopicRestoration {
+    let config = TopicConfig {
+        // The wire carries no more of them than this.
+        partitions: u16::try_from(topic.beginnings.len()).unwrap_or(u16::MAX),
+        replication_factor: topic.replication_factor,
+        mode: mode_of(topic.mode),
+        max_age_secs: topic.max_age_secs,
+        max_bytes: topic.max_bytes,
+    };
+    let beginnings = topic.beginnings.iter().map(|place| (place.offset, place.record)).collect();
+    let (name, created_at_secs) = (topic.name.clone(), topic.created_at);
+    TopicRestoration { topic: topic.topic, name, config, created_at_secs, beginnings }
 }
 
 fn known(node: NodeId, state: &MetadataState) -> Result<(), CallFailure> {

@@ -5,6 +5,7 @@ use super::calls::{command_for, returning_producer};
 use super::orders::{no_state, order_for, order_span};
 use crate::network::session::MetadataCall;
 use crate::network::session::answers::CallFailure;
+use crate::replication::actor::ReplicationActor;
 use actix::prelude::*;
 use lance_cluster::metadata::MetadataCommand;
 use lance_messages::error_code::ErrorCode;
@@ -42,6 +43,9 @@ impl Handler<Call> for MetadataActor {
             Ok(command) => command,
             Err(answer) => return Box::pin(async move { answer }),
         };
+        if let Err(failure) = self.check_level(&command) {
+            return Box::pin(async move { Err(failure) });
+        }
         let answer = self.propose(request, &command, ctx);
         if order.is_none() {
             return answer;
@@ -89,5 +93,22 @@ impl MetadataActor {
             self.waiting.remove(&request);
         }
         Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(unknown())) })
+    }
+
+    pub(super) fn tell_replication<M>(&self, message: M)
+    where
+        M: Message<Result = ()> + Send + 'static,
+        ReplicationActor: Handler<M>,
+    {
+        if let Some(replication) = self.replication.clone() {
+            actix_rt::spawn(async move {
+                // Closed only while the process goes down.
+                let _ = replication.send(message).await;
+            });
+        }
+    }
+
+    pub(super) fn now_ms(&self) -> u64 {
+        u64::try_from(self.setup.clock.now().elapsed.as_millis()).unwrap_or(u64::MAX)
     }
 }

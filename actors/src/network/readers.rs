@@ -59,6 +59,8 @@ pub enum ReaderJob {
         offset: u64,
         /// Most data bytes.
         max_bytes: u32,
+        /// Whether whole batches are wanted, as they are stored.
+        stored: bool,
         /// Who is answered.
         reply: Recipient<PlanDone>,
     },
@@ -189,10 +191,13 @@ fn work(queue: &Receiver<Box<ReaderJob>>, disk: &Arc<dyn Disk>, open_files: usiz
 
 fn run(job: &ReaderJob, reader: &mut Reader, held: &Held) {
     match job {
-        ReaderJob::Plan { request, part, read, offset, max_bytes, reply } => {
+        ReaderJob::Plan { request, part, read, offset, max_bytes, stored, reply } => {
             let room = held.room() as u32;
             let max_bytes = if held.is_full() { (*max_bytes).min(room) } else { *max_bytes };
-            let mut plan = reader.plan_within(read.slices(), *offset, max_bytes, room);
+            let mut plan = match stored {
+                true => reader.plan_stored(read.slices(), *offset, max_bytes.min(room)),
+                false => reader.plan_within(read.slices(), *offset, max_bytes, room),
+            };
             if let Ok(plan) = &mut plan {
                 held.hold(plan);
             }

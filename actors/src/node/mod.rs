@@ -25,7 +25,7 @@ use crate::network::readers::ReaderPool;
 use crate::network::session::access::AuthGate;
 use crate::options::{self, ThreadPlan};
 use crate::outbound::socket::LinkCredentials;
-use crate::peer::FormationError;
+use crate::peer::{FormationError, PeerVersions};
 use crate::poller::actor::{POLLER_MAILBOX, PollerActor, PollerSetup, ServeIngestion};
 use crate::replication::actor::{REPLICATION_MAILBOX, ReplicationActor, ReplicationSetup};
 use crate::supervision::shell::{Escalated, InjectPanic, Shell};
@@ -169,7 +169,8 @@ fn lay_foundations(config: &Config, disk: Arc<dyn Disk>) -> Result<Foundations, 
     let listener = listen(&config.network.bind)?;
     let address =
         listener.local_addr().map_err(|source| StartError::Listen { address: config.network.bind.clone(), source })?;
-    let mut data_dir = DataDir::open(&disk, &config.node.data_dir, NodeId(config.node.id), rand::random())?;
+    let (path, node, format) = (&config.node.data_dir, NodeId(config.node.id), options::newest_format(config));
+    let mut data_dir = DataDir::open_up_to(&disk, path, node, rand::random(), format)?;
     if data_dir.record().cluster_id == 0 && config.replication.peers.is_empty() {
         // Without peers the genesis is one of a single voter, at once.
         data_dir.adopt_cluster(rand::random::<u64>().max(1))?;
@@ -216,6 +217,7 @@ pub async fn start(
         lease,
         tls: tls.clone(),
         auth: options::auth_gate(config).map(Arc::new),
+        versions: Arc::new(options::peer_versions(config)),
     };
     let (shards, mut threads) = wiring.start_shards(&plan, &data_dir, flushed, marks).await?;
     let control = Thread::start("control", None).map_err(StartError::Thread)?;
@@ -294,6 +296,7 @@ struct Wiring<'a> {
     lease: LeaseWatch,
     tls: Option<Arc<TlsKeeper>>,
     auth: Option<Arc<AuthGate>>,
+    versions: Arc<PeerVersions>,
 }
 
 impl Wiring<'_> {
@@ -313,7 +316,7 @@ impl Wiring<'_> {
             tracing::warn!(%problem, "no cluster yet");
             health.set_reason(&problem);
         };
-        let (serving, tls) = ((data_threads, self.clock), self.tls.clone());
+        let (serving, tls) = ((data_threads, self.clock), (self.tls.clone(), Arc::clone(&self.versions)));
         let (config, starter, disk) = (self.config, self.starter, self.disk);
         peering::join(config, starter, disk, data_dir, listening, serving, tls, on_problem).await.map(Some)
     }
@@ -383,6 +386,7 @@ impl Wiring<'_> {
             genesis,
             is_voter: peering.is_none_or(|peering| peering.formed.is_voter),
             cluster_id: record.cluster_id,
+            versions: Arc::clone(&self.versions),
         };
         let handle = thread.handle();
         let metadata = self

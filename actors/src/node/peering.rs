@@ -11,7 +11,7 @@ use crate::options;
 use crate::peer::acceptor::PEER_ACCEPTOR_NAME;
 use crate::peer::{
     AcceptPeer, FormationParts, Formed, Inlet, LocalPeer, PEER_ACCEPTOR_MAILBOX, PeerAcceptorActor, PeerAcceptorSetup,
-    ServePeers, SessionRoutes, SocketOptions, form_cluster,
+    PeerVersions, ServePeers, SessionRoutes, SocketOptions, form_cluster,
 };
 use crate::supervision::ActorKind;
 use crate::threads::Thread;
@@ -62,7 +62,7 @@ pub(super) async fn join(
     data_dir: &mut DataDir,
     (listener, address): (&TcpListener, SocketAddr),
     (data_threads, clock): (Vec<ArbiterHandle>, NodeClock),
-    tls: Option<Arc<TlsKeeper>>,
+    (tls, versions): (Option<Arc<TlsKeeper>>, Arc<PeerVersions>),
     on_problem: impl FnMut(String),
 ) -> Result<Peering, StartError> {
     let thread = Thread::start("links", None).map_err(StartError::Thread)?;
@@ -71,7 +71,7 @@ pub(super) async fn join(
         PeerIdentity { node: record.node_id, incarnation: record.incarnation, boot_number: record.boot_number };
     let (trust, sockets) = (options::peer_trust(config), SocketOptions::default());
     let local = LocalPeer::new(identity, advertised(config, address), record.cluster_id, trust, sockets);
-    let local = Arc::new(local.encrypted(tls));
+    let local = Arc::new(local.encrypted(tls).speaking(versions));
     let setup =
         PeerAcceptorSetup { local: Arc::clone(&local), data_threads, clock, supervisor: starter.supervisor.clone() };
     let acceptor = starter

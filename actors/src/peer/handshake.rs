@@ -10,8 +10,7 @@ use crate::tls::TlsRefusal;
 use lance_messages::id::NodeId;
 use lance_messages::peer::PeerIdentity;
 use lance_messages::wire::peer::{
-    OLDEST_PEER_VERSION, PEER_VERSION, PeerCommand, PeerFrame, PeerFrameError, PeerHello, PeerHelloResponse, PeerProof,
-    PeerPurpose, PeerStage,
+    PeerCommand, PeerFrame, PeerFrameError, PeerHello, PeerHelloResponse, PeerProof, PeerPurpose, PeerStage,
 };
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -71,7 +70,8 @@ pub enum PeerRefusal {
     },
     /// No version both speak.
     #[error(
-        "node {node} speaks peer protocol {min} to {max}, this node speaks {OLDEST_PEER_VERSION} to {PEER_VERSION}"
+        "node {node} speaks peer protocol {min} to {max}, this node speaks {oldest} to {newest}: they run versions that \
+         are too far apart, or the cluster uses features that one of them does not know"
     )]
     Version {
         /// The other node.
@@ -80,6 +80,10 @@ pub enum PeerRefusal {
         min: u16,
         /// Its newest version.
         max: u16,
+        /// The oldest version of this node.
+        oldest: u16,
+        /// The newest version of this node.
+        newest: u16,
     },
     /// This node has no means to trust anybody.
     #[error(
@@ -180,6 +184,7 @@ async fn open(
     match socket.receive(PeerStage::Opening).await? {
         PeerFrame::Welcome => {
             socket.set_version(response.version);
+            local.versions.note(response.identity, response.version);
             Ok((socket, response.identity))
         }
         other => Err(unexpected(&other, PeerCommand::Welcome)),
@@ -194,7 +199,7 @@ fn check_response(
 ) -> Result<(), PeerRefusal> {
     let node = response.identity.node;
     if !(hello.min_version..=hello.max_version).contains(&response.version) {
-        return Err(PeerRefusal::Version { node, min: response.version, max: response.version });
+        return Err(refused(node, (response.version, response.version), local));
     }
     if !local.trust.accepts(ProofSide::Reached, hello, response, response.proof) {
         return Err(PeerRefusal::Unproven { node, local: local.identity.node });
@@ -245,9 +250,9 @@ async fn answer_unbounded(socket: &mut FrameSocket, local: &LocalPeer) -> Result
     };
     let node = hello.identity.node;
     // The newest that both speak.
-    let version = hello.max_version.min(PEER_VERSION);
-    if version < hello.min_version.max(OLDEST_PEER_VERSION) {
-        return Err(PeerRefusal::Version { node, min: hello.min_version, max: hello.max_version });
+    let version = hello.max_version.min(local.versions.newest());
+    if version < hello.min_version.max(local.versions.oldest()) {
+        return Err(refused(node, (hello.min_version, hello.max_version), local));
     }
     if matches!(local.trust, PeerTrust::Nothing) {
         return Err(PeerRefusal::NoTrust { reached: local.identity.node });
@@ -268,7 +273,13 @@ async fn answer_unbounded(socket: &mut FrameSocket, local: &LocalPeer) -> Result
     if matches!(hello.purpose, PeerPurpose::Link(_)) {
         check_cluster(node, hello.cluster_id, local, cluster_id)?;
     }
+    local.versions.note(hello.identity, version);
     Ok(hello)
+}
+
+fn refused(node: NodeId, (min, max): (u16, u16), local: &LocalPeer) -> PeerRefusal {
+    let (oldest, newest) = (local.versions.oldest(), local.versions.newest());
+    PeerRefusal::Version { node, min, max, oldest, newest }
 }
 
 fn unexpected(found: &PeerFrame, expected: PeerCommand) -> PeerRefusal {

@@ -1,9 +1,10 @@
 //! What this node says of itself to every peer, and how it sets up their sockets.
 
 use super::proof::PeerTrust;
+use super::versions::PeerVersions;
 use crate::tls::TlsKeeper;
 use lance_messages::peer::{LinkKind, PeerIdentity};
-use lance_messages::wire::peer::{NONCE_BYTES, OLDEST_PEER_VERSION, PEER_VERSION, PeerHello, PeerPurpose};
+use lance_messages::wire::peer::{NONCE_BYTES, PeerHello, PeerPurpose};
 use socket2::{SockRef, TcpKeepalive};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +29,8 @@ pub struct LocalPeer {
     pub sockets: SocketOptions,
     /// Encrypts connections to and from peers.
     pub tls: Option<Arc<TlsKeeper>>,
+    /// The versions of the protocol that it and its peers speak.
+    pub versions: Arc<PeerVersions>,
     cluster_id: AtomicU64,
 }
 
@@ -55,13 +58,27 @@ impl LocalPeer {
         trust: PeerTrust,
         sockets: SocketOptions,
     ) -> Self {
-        Self { identity, address, trust, sockets, tls: None, cluster_id: AtomicU64::new(cluster_id) }
+        Self {
+            identity,
+            address,
+            trust,
+            sockets,
+            tls: None,
+            versions: Arc::default(),
+            cluster_id: AtomicU64::new(cluster_id),
+        }
     }
 
     /// The same, encrypted.
     #[must_use]
     pub fn encrypted(self, tls: Option<Arc<TlsKeeper>>) -> Self {
         Self { tls, ..self }
+    }
+
+    /// The same, speaking these versions.
+    #[must_use]
+    pub fn speaking(self, versions: Arc<PeerVersions>) -> Self {
+        Self { versions, ..self }
     }
 
     /// Its cluster; 0 before genesis.
@@ -77,8 +94,8 @@ impl LocalPeer {
     /// The first frame of a connection.
     pub fn hello(&self, purpose: PeerPurpose, nonce: [u8; NONCE_BYTES]) -> PeerHello {
         PeerHello {
-            min_version: OLDEST_PEER_VERSION,
-            max_version: PEER_VERSION,
+            min_version: self.versions.oldest(),
+            max_version: self.versions.newest(),
             purpose,
             cluster_id: self.cluster_id(),
             identity: self.identity,

@@ -16,6 +16,7 @@ pub mod proof;
 pub mod registry;
 pub mod session;
 pub mod socket;
+mod versions;
 
 pub use acceptor::{
     AcceptPeer, PEER_ACCEPTOR_MAILBOX, PeerAcceptorActor, PeerAcceptorSetup, ServePeers, SessionRoutes,
@@ -27,6 +28,7 @@ pub use link::{LinkSetup, MoveLink, PEER_LINK_MAILBOX, PeerLinkActor, StopLink, 
 pub use local::{LocalPeer, SocketOptions};
 pub use proof::PeerTrust;
 pub use session::{RegisterPeerSession, UnregisterPeerSession};
+pub use versions::PeerVersions;
 
 use lance_messages::id::TopicPartition;
 use std::sync::Arc;

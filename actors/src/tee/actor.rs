@@ -194,7 +194,7 @@ impl TeeActor {
             offset,
             max_bytes: 1,
             max_wait: WAIT,
-            compressed: false,
+            stored: false,
             near: false,
             trace: None,
         };

@@ -52,6 +52,7 @@ impl Forwarder {
             flags: BatchFlags::RECORDS,
             timestamp_ns: 77,
             producer: None,
+            at: None,
             trace: None,
         };
         self.core.on_produce(CLIENT, request, &self.view, self.now_ms, &mut self.effects);
@@ -66,7 +67,7 @@ impl Forwarder {
             offset: 4,
             max_bytes: 8 * MIB,
             max_wait: Duration::ZERO,
-            compressed: false,
+            stored: false,
             near: false,
             trace: None,
         };

@@ -188,6 +188,7 @@ impl Rig {
             flags: BatchFlags::RECORDS,
             timestamp_ns: 0,
             producer: None,
+            at: None,
             trace: None,
         };
         let shards = u16::try_from(self.node.shards.len()).unwrap();

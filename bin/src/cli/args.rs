@@ -1,5 +1,6 @@
 //! The arguments of `lnc`.
 
+use super::backup::{BackupArgs, RestoreArgs};
 use super::cluster_args::ClusterCommands;
 use super::group_args::GroupCommand;
 use super::log::LogCommand;
@@ -96,6 +97,10 @@ pub enum Command {
     /// Add, list and remove rules about who may do what.
     #[command(subcommand)]
     Acl(AclCommand),
+    /// Copy a cluster's records and metadata into a folder while it serves, or check such a folder.
+    Backup(BackupArgs),
+    /// Bring a backup into an empty cluster.
+    Restore(RestoreArgs),
     /// Look into log files.
     #[command(subcommand)]
     Log(LogCommand),

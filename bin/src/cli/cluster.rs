@@ -1,7 +1,7 @@
 //! `lnc cluster`.
 
 use super::args::{Common, OutputFormat};
-use super::cluster_args::{ClusterCommands, DrainArgs, RecoverArgs, RemoveArgs};
+use super::cluster_args::{ClusterCommands, DrainArgs, MaintenanceArgs, RecoverArgs, RemoveArgs};
 use super::failure::Failure;
 use super::output::Out;
 use super::session;
@@ -26,7 +26,18 @@ pub async fn run(command: &ClusterCommands, common: &Common) -> Result<(), Failu
     let json = common.output == OutputFormat::Json;
     let (order, what) = match command {
         ClusterCommands::Status => return status(&admin, &mut out, json).await,
-        ClusterCommands::Drain(args) => return drain(&admin, args, &mut out, json).await,
+        ClusterCommands::Drain(DrainArgs { node, off, wait }) => {
+            let order = ClusterCommand::Drain { node: NodeId(*node), on: !off };
+            return empty(&admin, (order, "draining", !off), *wait, &mut out, json).await;
+        }
+        ClusterCommands::Maintenance(MaintenanceArgs { node, wait }) => {
+            let order = ClusterCommand::Maintenance { node: NodeId(*node), on: true };
+            return empty(&admin, (order, "maintenance", true), *wait, &mut out, json).await;
+        }
+        ClusterCommands::Resume { node } => {
+            let order = ClusterCommand::Maintenance { node: NodeId(*node), on: false };
+            return empty(&admin, (order, "maintenance", false), Duration::ZERO, &mut out, json).await;
+        }
         ClusterCommands::RemoveNode(args) => return remove(&admin, args, &mut out, json).await,
         ClusterCommands::Recover(args) => return recover(&admin, args, &mut out, json).await,
         ClusterCommands::Evict { node } => (ClusterCommand::Evict { node: NodeId(*node) }, "evicted"),
@@ -56,7 +67,11 @@ fn node_of(order: &ClusterCommand) -> u16 {
         | ClusterCommand::AddNode { node, .. }
         | ClusterCommand::RemoveNode { node } => node.0,
         ClusterCommand::Recover(order) => order.node.0,
-        ClusterCommand::SetTopicMode { .. } | ClusterCommand::SetReplicationFactor { .. } => 0,
+        ClusterCommand::Maintenance { node, .. } => node.0,
+        ClusterCommand::SetTopicMode { .. }
+        | ClusterCommand::SetReplicationFactor { .. }
+        | ClusterCommand::RestoreTopic(_)
+        | ClusterCommand::RestoreIds { .. } => 0,
     }
 }
 
@@ -73,10 +88,11 @@ async fn status(admin: &Admin, out: &mut Out, json: bool) -> Result<(), Failure>
 }
 
 fn state(node: &ClusterNode) -> &'static str {
-    match (node.alive, node.draining) {
-        (false, _) => "down",
-        (true, true) => "draining",
-        (true, false) => "serving",
+    match (node.alive, node.maintenance, node.draining) {
+        (false, ..) => "down",
+        (true, true, _) => "maintenance",
+        (true, false, true) => "draining",
+        (true, false, false) => "serving",
     }
 }
 
@@ -93,6 +109,7 @@ fn status_json(cluster: &ClusterDescription) -> Value {
                 "id": node.id.0,
                 "address": node.address,
                 "state": state(node),
+                "maintenance": node.maintenance,
                 "metadata_leader": cluster.metadata_leader == Some(node.id),
                 "rack": node.rack,
             })
@@ -118,10 +135,10 @@ fn status_json(cluster: &ClusterDescription) -> Value {
 
 fn status_lines(cluster: &ClusterDescription) -> Vec<String> {
     let address = cluster.nodes.iter().map(|node| node.address.len()).max().unwrap_or(0).max(7);
-    let mut lines = vec![format!("{:>5}  {:<address$}  {:<8}  METADATA", "NODE", "ADDRESS", "STATE")];
+    let mut lines = vec![format!("{:>5}  {:<address$}  {:<11}  METADATA", "NODE", "ADDRESS", "STATE")];
     for node in &cluster.nodes {
         let leads = if cluster.metadata_leader == Some(node.id) { "leader" } else { "" };
-        let line = format!("{:>5}  {:<address$}  {:<8}  {leads}", node.id.0, node.address, state(node));
+        let line = format!("{:>5}  {:<address$}  {:<11}  {leads}", node.id.0, node.address, state(node));
         lines.push(line.trim_end().to_owned());
     }
     let topics = cluster.topics.iter().filter(|topic| !topic.partitions.is_empty());
@@ -155,29 +172,36 @@ fn status_lines(cluster: &ClusterDescription) -> Vec<String> {
     lines
 }
 
-async fn drain(admin: &Admin, args: &DrainArgs, out: &mut Out, json: bool) -> Result<(), Failure> {
-    let (node, on) = (args.node, !args.off);
-    let failed =
-        |error| Failure::of(format!("node {node} is not {}", if on { "drained" } else { "taken back" }), &error);
-    admin.order(ClusterCommand::Drain { node: NodeId(node), on }).await.map_err(failed)?;
+/// Has a node emptied of leaderships, and waits for that; or lets it lead again.
+async fn empty(
+    admin: &Admin,
+    (order, name, on): (ClusterCommand, &str, bool),
+    wait: Duration,
+    out: &mut Out,
+    json: bool,
+) -> Result<(), Failure> {
+    let node = node_of(&order);
+    let what = if on { "emptied" } else { "taken back" };
+    let failed = |error| Failure::of(format!("node {node} is not {what}"), &error);
+    admin.order(order).await.map_err(failed)?;
     let started = Instant::now();
     let mut left = 0;
-    while on && !args.wait.is_zero() {
+    while on && !wait.is_zero() {
         let cluster = admin.describe_cluster().await.map_err(failed)?;
         left = movable(&cluster, NodeId(node));
         if left == 0 {
             break;
         }
-        if started.elapsed() >= args.wait {
+        if started.elapsed() >= wait {
             let text = format!("node {node} still leads {} that another node could lead", partitions(left));
             return Err(Failure::failed(text).with_hint("it stays marked; see `lnc cluster status`"));
         }
         tokio::time::sleep(DRAIN_POLL).await;
     }
     if json {
-        return out.json(&json!({ "node": node, "draining": on, "partitions_left": left }));
+        return out.json(&json!({ "node": node, name: on, "partitions_left": left }));
     }
-    match (on, args.wait.is_zero()) {
+    match (on, wait.is_zero()) {
         (false, _) => out.line(&format!("node {node} may lead again")),
         (true, true) => out.line(&format!("node {node} is being emptied")),
         (true, false) => out.line(&format!("node {node} leads nothing that another node could lead")),
@@ -290,7 +314,8 @@ mod tests {
     use lance_client::TopicId;
 
     fn node(id: u16, alive: bool, draining: bool) -> ClusterNode {
-        ClusterNode { id: NodeId(id), address: format!("lance-{id}:9000"), rack: String::new(), alive, draining }
+        let (address, rack) = (format!("lance-{id}:9000"), String::new());
+        ClusterNode { id: NodeId(id), address, rack, alive, draining, maintenance: false }
     }
 
     fn cluster(of: u16, log_end: u64) -> ClusterDescription {

@@ -18,6 +18,21 @@ Positions are those of a partition's leader; they are unknown while it cannot be
     /// Have other nodes lead what a node leads, and wait for that; it serves again with its next start, or with --off.
     #[command(after_help = "Examples:\n  lnc cluster drain 3\n  lnc cluster drain 3 --off")]
     Drain(DrainArgs),
+    /// As drain, but it lasts over any number of starts of the node, until `resume`. Its copies stay in sync.
+    #[command(after_help = "\
+Examples:
+  lnc cluster maintenance 3
+  lnc cluster resume 3
+
+A node in maintenance serves what it is asked for, takes part in quorums, and leads only what no other node could lead.")]
+    Maintenance(MaintenanceArgs),
+    /// Let a node that was drained or put in maintenance lead again; it gets its share of leaderships back.
+    #[command(after_help = "Example:\n  lnc cluster resume 3")]
+    Resume {
+        /// The node.
+        #[arg(value_name = "NODE", value_parser = clap::value_parser!(u16).range(1..))]
+        node: u16,
+    },
     /// Have leaders wait for a node's acks no longer; its copies are still fed.
     #[command(after_help = "Example:\n  lnc cluster evict 3")]
     Evict {
@@ -69,6 +84,17 @@ pub struct DrainArgs {
     /// Let it lead again.
     #[arg(long)]
     pub off: bool,
+    /// How long to wait until it leads nothing; 0s does not wait.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub wait: Duration,
+}
+
+/// Arguments of `lnc cluster maintenance`.
+#[derive(Debug, Args)]
+pub struct MaintenanceArgs {
+    /// The node.
+    #[arg(value_name = "NODE", value_parser = clap::value_parser!(u16).range(1..))]
+    pub node: u16,
     /// How long to wait until it leads nothing; 0s does not wait.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     pub wait: Duration,

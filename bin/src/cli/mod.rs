@@ -1,6 +1,7 @@
 //! The client program `lnc`: one module a command.
 
 pub mod args;
+pub mod backup;
 pub mod cluster;
 pub mod cluster_args;
 pub mod consume;
@@ -23,6 +24,7 @@ pub mod traces;
 pub mod units;
 
 use args::{Cli, Command};
+use backup::{BackupArgs, BackupCommand};
 use clap::{CommandFactory, Parser};
 use failure::Failure;
 use std::process::ExitCode;
@@ -48,6 +50,9 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             return Ok(());
         }
         Command::Log(command) => return log::run(command, cli.common.output),
+        Command::Backup(BackupArgs { command: Some(BackupCommand::Verify { dir }), .. }) => {
+            return backup::run_verify(dir, cli.common.output);
+        }
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -61,6 +66,8 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             Command::Cluster(command) => cluster::run(command, &cli.common).await,
             Command::User(command) => secrets::run_user(command, &cli.common).await,
             Command::Acl(command) => secrets::run_acl(command, &cli.common).await,
+            Command::Backup(args) => backup::run_backup(args, &cli.common).await,
+            Command::Restore(args) => backup::run_restore(args, &cli.common).await,
             Command::Log(_) | Command::Completions { .. } => Ok(()),
         }
     })

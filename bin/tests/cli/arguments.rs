@@ -34,7 +34,7 @@ fn no_server_is_a_failure_that_names_it() {
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    let commands: [&[&str]; 12] = [
+    let commands: [&[&str]; 17] = [
         &[],
         &["produce"],
         &["consume"],
@@ -47,6 +47,11 @@ fn every_command_has_help_with_an_example() {
         &["topic", "delete"],
         &["log", "inspect"],
         &["log", "verify"],
+        &["backup"],
+        &["backup", "verify"],
+        &["restore"],
+        &["cluster", "maintenance"],
+        &["cluster", "resume"],
     ];
     for command in commands {
         let help = lnc(&[command, &["--help"]].concat()).ok();

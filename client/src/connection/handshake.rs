@@ -62,11 +62,11 @@ pub(super) async fn greet(address: &str, options: &ClientOptions) -> Result<Gree
 }
 
 async fn hello(greeted: &mut Greeted, address: &str, options: &ClientOptions) -> Result<(), ClientError> {
-    let hello =
-        Hello { minor_version: MINOR_VERSION, features: wanted_features(), client_name: options.client_name.clone() };
+    let wanted = if options.stored_batches { wanted_features() | Features::STORED_BATCHES } else { wanted_features() };
+    let hello = Hello { minor_version: MINOR_VERSION, features: wanted, client_name: options.client_name.clone() };
     match exchange(greeted, address, Request::Hello(hello)).await? {
         Response::Hello(granted) => {
-            greeted.features = Some(granted.features & wanted_features());
+            greeted.features = Some(granted.features & wanted);
             greeted.max_payload_bytes = granted.max_payload_bytes.min(MAX_PAYLOAD_BYTES);
             greeted.max_in_flight_bytes = granted.max_in_flight_bytes.max(u64::from(greeted.max_payload_bytes));
             Ok(())

@@ -4,8 +4,9 @@ use super::GroupCoordinator;
 use crate::admin::Admin;
 use crate::error::ClientError;
 use lance_messages::error_code::ErrorCode;
-use lance_messages::id::TopicPartition;
+use lance_messages::id::{TopicId, TopicPartition};
 use lance_messages::wire::group::{DescribeGroups, FoundOffset, GroupCommit, GroupOffset, GroupOffsetsWanted};
+use lance_messages::wire::request::CommitOffset;
 use lance_messages::wire::{Request, Response};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -106,6 +107,22 @@ pub struct GroupPartition {
 #[derive(Deserialize)]
 struct Described {
     groups: Vec<GroupDescription>,
+    #[serde(default)]
+    consumers: Vec<PlainConsumer>,
+}
+
+/// A consumer of 1.0.
+#[derive(Deserialize)]
+struct PlainConsumer {
+    consumer_id: u64,
+    partitions: Vec<PlainOffset>,
+}
+
+#[derive(Deserialize)]
+struct PlainOffset {
+    topic_id: u32,
+    partition: u16,
+    committed: u64,
 }
 
 impl Admin {
@@ -119,6 +136,33 @@ impl Admin {
             }
             _ => Err(bad_reply("describe groups")),
         }
+    }
+
+    /// What consumers of 1.0 have committed: consumer, topic, partition, offset.
+    pub async fn plain_consumers(&self) -> Result<Vec<(u64, TopicId, u16, u64)>, ClientError> {
+        let request = Request::DescribeGroups(DescribeGroups { groups: Vec::new() });
+        let Response::DescribeGroups(json) = self.ask_coordinator(&request, "describe groups").await? else {
+            return Err(bad_reply("describe groups"));
+        };
+        let described: Described = serde_json::from_slice(&json).map_err(|_| bad_reply("describe groups"))?;
+        let rows = described.consumers.into_iter().flat_map(|PlainConsumer { consumer_id, partitions }| {
+            let row = move |at: PlainOffset| (consumer_id, TopicId(at.topic_id), at.partition, at.committed);
+            partitions.into_iter().map(row)
+        });
+        Ok(rows.collect())
+    }
+
+    /// Sets where a consumer of 1.0 goes on.
+    pub async fn commit_plain_offset(
+        &self,
+        consumer_id: u64,
+        at: TopicPartition,
+        offset: u64,
+    ) -> Result<(), ClientError> {
+        let deadline = Instant::now() + self.client.options().delivery_timeout;
+        let request = Request::CommitOffset(CommitOffset { topic: at.topic, consumer_id, offset });
+        let coordinator = GroupCoordinator::new(self.client.clone()).about(at.partition);
+        coordinator.ask_until(&request, "commit offset", deadline).await.map(drop)
     }
 
     /// Forgets a group and its offsets. It must have no members.
@@ -143,7 +187,11 @@ impl Admin {
             offset: *offset,
             metadata: String::new(),
         };
-        let offsets = offsets.iter().map(offset).collect();
+        self.commit_group_offsets(group, offsets.iter().map(offset).collect()).await
+    }
+
+    /// As [`Admin::reset_group_offsets`], with what is kept beside each.
+    pub async fn commit_group_offsets(&self, group: &str, offsets: Vec<GroupOffset>) -> Result<(), ClientError> {
         let commit = GroupCommit { group: group.to_owned(), member: String::new(), epoch: 0, offsets };
         match self.ask_coordinator(&Request::GroupCommit(commit), "reset offsets").await? {
             Response::GroupCommit(committed) => {

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub(crate) struct Coordinator {
     client: Client,
+    partition: u16,
     state: Mutex<Found>,
 }
 
@@ -25,7 +26,12 @@ struct Found {
 
 impl Coordinator {
     pub(crate) fn new(client: Client) -> Self {
-        Self { client, state: Mutex::new(Found::default()) }
+        Self { client, partition: 0, state: Mutex::new(Found::default()) }
+    }
+
+    /// The same, for questions about one partition.
+    pub(crate) fn about(self, partition: u16) -> Self {
+        Self { partition, ..self }
     }
 
     /// Asks once, following redirects.
@@ -45,7 +51,7 @@ impl Coordinator {
                         feature: "consumer groups",
                     });
                 }
-                connection.request(request.clone(), what).await
+                connection.request_for(request.clone(), self.partition, None, what, Duration::ZERO).await
             };
             let asked = tokio::time::timeout(patience, asked).await;
             let error = match asked.unwrap_or(Err(ClientError::TimedOut { what, after: patience })) {

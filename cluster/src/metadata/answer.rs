@@ -1,5 +1,6 @@
 //! What applying a command yields: facts for everyone, and an answer for who proposed it.
 
+use super::feature::FeatureLevel;
 pub use super::refusal::MetadataRefusal;
 use super::refusal::PartitionRefusal;
 use super::tee::{TeeProgress, TeeRefusal};
@@ -174,6 +175,11 @@ pub enum MetadataEvent {
     },
     /// Users or rules have changed.
     SecurityChanged,
+    /// The cluster uses what came with this level.
+    FeatureLevelRaised {
+        /// The level.
+        level: FeatureLevel,
+    },
     /// Everything may have changed: a snapshot replaced the state.
     StateReplaced,
 }
@@ -239,6 +245,13 @@ pub enum MetadataAnswer {
         /// The epoch it goes on in.
         epoch: LeaderEpoch,
     },
+    /// The level that the cluster has now.
+    FeatureLevel {
+        /// The level.
+        level: FeatureLevel,
+    },
+    /// No id below those asked for is given out.
+    IdsRestored,
     /// The rule exists.
     TeeAdded {
         /// Its id.

@@ -1,6 +1,8 @@
-//! What may be decided: `[version u8 = 4][bincode of MetadataCommand]`; a variant's place in the enum is its number on disk, so new
-//! ones go to the end.
+//! What may be decided: `[version u8][bincode of MetadataCommand]`; a variant's place in the enum is its number on disk, so new
+//! ones go to the end. The version is 4 for commands of feature level 1 and 5 for those since: a program that knows less refuses
+//! them by their version.
 
+use super::feature::FeatureLevel;
 use super::tee::{TeeAdvance, TeeClaim, TeeRule};
 use super::topic::{ReplicaIncarnation, ReplicationMode, TopicConfig};
 use crate::codec::{self, CodecError};
@@ -8,8 +10,10 @@ use lance_messages::id::{LeaderEpoch, NodeId, ProducerId, TeeId, TopicId, TopicP
 use lance_messages::security::{AclRule, Credentials};
 use serde::{Deserialize, Serialize};
 
-/// Version byte before every command.
+/// Version byte before every command of feature level 1.
 pub const COMMAND_VERSION: u8 = 4;
+/// Version byte before every later command.
+pub const LATER_COMMAND_VERSION: u8 = 5;
 const WHAT: &str = "metadata command";
 
 /// One decision proposed to the metadata plane.
@@ -243,6 +247,42 @@ pub enum MetadataCommand {
         /// The rule.
         rule: AclRule,
     },
+    /// A node leads nothing, over any number of its starts, or may lead again.
+    SetMaintenance {
+        /// The node.
+        node: NodeId,
+        /// Whether it begins or ends.
+        on: bool,
+    },
+    /// Makes a topic as it was backed up.
+    RestoreTopic(TopicRestoration),
+    /// No topic or producer made from now on has an id below these.
+    RestoreIds {
+        /// The least id of a topic.
+        next_topic_id: u32,
+        /// The least id of a producer.
+        next_producer_id: u64,
+    },
+    /// Every registered node understands this level: the cluster uses it from now on.
+    RaiseFeatureLevel {
+        /// The level.
+        level: FeatureLevel,
+    },
+}
+
+/// A topic as it was backed up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicRestoration {
+    /// The id it had, which it keeps unless another topic has or had it here.
+    pub topic: TopicId,
+    /// Its name.
+    pub name: String,
+    /// What it shall be.
+    pub config: TopicConfig,
+    /// When it was made, seconds since the Unix epoch.
+    pub created_at_secs: u64,
+    /// The offset and the record number at which each partition begins.
+    pub beginnings: Vec<(u64, u64)>,
 }
 
 /// The order to go on with one copy of a partition, whatever the others had.
@@ -295,11 +335,21 @@ pub struct LeaderChoice {
 impl MetadataCommand {
     /// The bytes that go into the Raft log.
     pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
-        codec::encode(WHAT, COMMAND_VERSION, self)
+        let later = self.level() > FeatureLevel::FIRST;
+        codec::encode(WHAT, if later { LATER_COMMAND_VERSION } else { COMMAND_VERSION }, self)
     }
 
     /// Reads a command back.
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        codec::decode(WHAT, COMMAND_VERSION, bytes)
+        Self::decode_up_to(FeatureLevel::NEWEST, bytes)
+    }
+
+    /// As [`MetadataCommand::decode`], as a program that understands nothing newer than `level`.
+    pub fn decode_up_to(level: FeatureLevel, bytes: &[u8]) -> Result<Self, CodecError> {
+        let version = match bytes.first() {
+            Some(&LATER_COMMAND_VERSION) if level > FeatureLevel::FIRST => LATER_COMMAND_VERSION,
+            _ => COMMAND_VERSION,
+        };
+        codec::decode(WHAT, version, bytes)
     }
 }

@@ -391,6 +391,7 @@ impl Controller {
             | MetadataEvent::TopicModeSet { .. }
             | MetadataEvent::TeesChanged { .. }
             | MetadataEvent::SecurityChanged
+            | MetadataEvent::FeatureLevelRaised { .. }
             | MetadataEvent::PartitionRecovered { .. } => {}
             MetadataEvent::StateReplaced => self.start_over(state, now_ms, batch),
         }

@@ -3,6 +3,7 @@
 use super::answer::{MetadataAnswer, MetadataEvent, MetadataRefusal};
 use super::command::MetadataCommand;
 use super::controller::{Controller, ControllerAction};
+use super::feature::FeatureLevel;
 use super::lease::Lease;
 use super::membership::{GenesisNode, Membership, MembershipStep, MetadataOptions};
 use super::promise::PromiseAnswer;
@@ -163,6 +164,7 @@ pub struct MetadataCore {
     state: MetadataState,
     controller: Controller,
     genesis: Vec<GenesisNode>,
+    understands: FeatureLevel,
     /// Raft ids of peers whose identity was proven: they may have registered further on than this node has applied.
     peers: BTreeMap<u64, NodeId>,
     /// Proposal → request; the controller's own proposals have none.
@@ -183,11 +185,11 @@ impl MetadataCore {
         now_ms: u64,
         effects: &mut Vec<MetadataEffect>,
     ) -> Result<Self, MetadataError> {
+        let MetadataOptions { raft, genesis, controller, understands } = options.into();
         let state = match &persisted.snapshot {
-            Some(snapshot) => decode_state(snapshot.index, &snapshot.data)?,
+            Some(snapshot) => decode_state(snapshot.index, &snapshot.data, understands)?,
             None => MetadataState::new(),
         };
-        let MetadataOptions { raft, genesis, controller } = options.into();
         let mut raft_effects = Vec::new();
         let raft = RaftCore::new(raft, persisted, &mut raft_effects)?;
         let mut core = Self {
@@ -195,6 +197,7 @@ impl MetadataCore {
             state,
             controller: Controller::new(controller),
             genesis,
+            understands,
             peers: BTreeMap::new(),
             requests: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -502,7 +505,7 @@ impl MetadataCore {
                 self.apply(index, &command, proposal, queue, effects)?;
             }
             RaftEffect::Restore { index, data } => {
-                self.state = decode_state(index, &data)?;
+                self.state = decode_state(index, &data, self.understands)?;
                 self.committed(index, vec![MetadataEvent::StateReplaced], queue, effects)?;
             }
             RaftEffect::ProposalFailed { id, reason } => {
@@ -526,7 +529,8 @@ impl MetadataCore {
             self.state.skip(index);
             return Ok(());
         }
-        let command = MetadataCommand::decode(command).map_err(|source| MetadataError::Command { index, source })?;
+        let decoded = MetadataCommand::decode_up_to(self.understands, command);
+        let command = decoded.map_err(|source| MetadataError::Command { index, source })?;
         let applied = self.state.apply(index, &command);
         // Facts come before the answer, so that who is told "created" finds it everywhere in this process.
         self.committed(index, applied.events, queue, effects)?;
@@ -584,8 +588,9 @@ impl MetadataCore {
     }
 }
 
-fn decode_state(index: u64, data: &[u8]) -> Result<MetadataState, MetadataError> {
-    let state = MetadataState::decode_snapshot(data).map_err(|source| MetadataError::Snapshot { index, source })?;
+fn decode_state(index: u64, data: &[u8], level: FeatureLevel) -> Result<MetadataState, MetadataError> {
+    let decoded = MetadataState::decode_snapshot_up_to(level, data);
+    let state = decoded.map_err(|source| MetadataError::Snapshot { index, source })?;
     match state.applied_index() {
         found if found == index => Ok(state),
         found => Err(MetadataError::SnapshotIndex { index, found }),

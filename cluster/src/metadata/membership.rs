@@ -1,6 +1,7 @@
 //! Who belongs to the metadata group: nodes that register learn, up to three of them vote, and who is replaced leaves.
 
 use super::controller::ControllerOptions;
+use super::feature::FeatureLevel;
 use super::raft_config::RaftConfig;
 use super::raft_members::MemberChange;
 use super::raft_persist::RaftConf;
@@ -30,11 +31,13 @@ pub struct MetadataOptions {
     pub genesis: Vec<GenesisNode>,
     /// How patient the controller is.
     pub controller: ControllerOptions,
+    /// The newest feature level that this node understands.
+    pub understands: FeatureLevel,
 }
 
 impl From<RaftConfig> for MetadataOptions {
     fn from(raft: RaftConfig) -> Self {
-        Self { raft, genesis: Vec::new(), controller: ControllerOptions::default() }
+        Self { raft, genesis: Vec::new(), controller: ControllerOptions::default(), understands: FeatureLevel::NEWEST }
     }
 }
 

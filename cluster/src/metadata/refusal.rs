@@ -1,5 +1,6 @@
 //! Why a command changed nothing, or left a partition as it was.
 
+use super::feature::FeatureLevel;
 use super::topic::ReplicaIncarnation;
 use lance_messages::id::{LeaderEpoch, NodeId, ProducerId, TeeId, TopicId, TopicPartition};
 use thiserror::Error;
@@ -7,6 +8,16 @@ use thiserror::Error;
 /// Why a command changed nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum MetadataRefusal {
+    /// Some node would not understand it.
+    #[error(
+        "This needs feature level {needed}, and the cluster has {level}: every node must run a version that knows it"
+    )]
+    FeatureLevel {
+        /// The level that is needed.
+        needed: FeatureLevel,
+        /// That of the cluster.
+        level: FeatureLevel,
+    },
     /// No name at all.
     #[error("Topic name required")]
     TopicNameRequired,

@@ -1,18 +1,22 @@
-//! The state as a snapshot: `[version u8 = 6][bincode of Body]`; what can be derived is rebuilt and not written.
+//! The state as a snapshot: `[version u8][bincode of Body]`; what can be derived is rebuilt and not written. Version 6 is written
+//! at feature level 1; version 7 since, where what that level brought follows the body.
 
+use super::feature::FeatureLevel;
 use super::security::Security;
-use super::state::{BumpedProducer, MetadataState};
+use super::state::{BumpedProducer, Later, MetadataState};
 use super::tee::{TeeProgress, TeeRule};
 use super::topic::{NodeState, RecoveryAudit, RemovedNode, Tombstone, TopicState};
 use crate::codec::{self, CodecError};
-use lance_messages::id::{NodeId, ProducerId, TeeId, TopicId};
+use lance_messages::id::{NodeId, ProducerId, TeeId, TopicId, TopicPartition};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Version byte before every snapshot.
+/// Version byte before every snapshot of feature level 1.
 pub const SNAPSHOT_VERSION: u8 = 6;
+/// Version byte before every later snapshot.
+pub const LATER_SNAPSHOT_VERSION: u8 = 7;
 const WHAT: &str = "metadata snapshot";
 
 #[derive(Serialize, Deserialize)]
@@ -54,12 +58,25 @@ impl MetadataState {
             tee_progress: Cow::Borrowed(&self.tee_progress),
             security: Cow::Borrowed(&self.security),
         };
-        codec::encode(WHAT, SNAPSHOT_VERSION, &body)
+        match self.later.feature_level {
+            FeatureLevel::FIRST => codec::encode(WHAT, SNAPSHOT_VERSION, &body),
+            _ => codec::encode(WHAT, LATER_SNAPSHOT_VERSION, &(body, &self.later)),
+        }
     }
 
     /// Reads a snapshot back and checks that it does not contradict itself.
     pub fn decode_snapshot(bytes: &[u8]) -> Result<Self, CodecError> {
-        let body: Body<'static> = codec::decode(WHAT, SNAPSHOT_VERSION, bytes)?;
+        Self::decode_snapshot_up_to(FeatureLevel::NEWEST, bytes)
+    }
+
+    /// As [`MetadataState::decode_snapshot`], as a program that understands nothing newer than `level`.
+    pub fn decode_snapshot_up_to(level: FeatureLevel, bytes: &[u8]) -> Result<Self, CodecError> {
+        let (body, later): (Body<'static>, Later) = match bytes.first() {
+            Some(&LATER_SNAPSHOT_VERSION) if level > FeatureLevel::FIRST => {
+                codec::decode(WHAT, LATER_SNAPSHOT_VERSION, bytes)?
+            }
+            _ => (codec::decode(WHAT, SNAPSHOT_VERSION, bytes)?, Later::default()),
+        };
         let mut state = Self {
             applied_index: body.applied_index,
             next_topic_id: body.next_topic_id,
@@ -76,6 +93,7 @@ impl MetadataState {
             tees: body.tees.into_owned(),
             tee_progress: body.tee_progress.into_owned(),
             security: Arc::new(body.security.into_owned()),
+            later,
             ..Self::default()
         };
         state.derive();
@@ -106,6 +124,20 @@ impl MetadataState {
         }
         if !self.producers.keys().all(|id| (1..self.next_producer_id).contains(&id.0)) {
             return Some("a producer id was never allocated");
+        }
+        if self.later.feature_level > FeatureLevel::NEWEST {
+            return Some("its feature level is newer than this program");
+        }
+        if self.later.maintenance.iter().any(|node| !self.nodes.contains_key(node)) {
+            return Some("an unknown node is in maintenance");
+        }
+        if !self
+            .later
+            .beginnings
+            .keys()
+            .all(|(topic, number)| self.partition(TopicPartition::new(*topic, *number)).is_some())
+        {
+            return Some("a partition that does not exist has a beginning");
         }
         if self.topics.values().any(|topic| topic.partitions.len() != usize::from(topic.config.partitions)) {
             return Some("a topic's partitions are not as many as its configuration says");

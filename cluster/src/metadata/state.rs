@@ -2,13 +2,14 @@
 
 use super::answer::{Applied, MetadataAnswer, MetadataEvent, MetadataRefusal};
 use super::command::MetadataCommand;
+use super::feature::FeatureLevel;
 use super::placement::Loads;
 use super::security::Security;
 use super::state_nodes::Registration;
 use super::tee::{TeeProgress, TeeRule};
 use super::topic::{NodeState, PartitionState, RecoveryAudit, RemovedNode, Tombstone, TopicState};
 use lance_messages::id::{NodeId, ProducerId, TeeId, TopicId, TopicPartition};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Most partitions of all topics together.
@@ -38,6 +39,7 @@ pub struct MetadataState {
     pub(super) tees: BTreeMap<TeeId, TeeRule>,
     pub(super) tee_progress: BTreeMap<(TeeId, u16), TeeProgress>,
     pub(super) security: Arc<Security>,
+    pub(super) later: Later,
     // Derived from the above, and rebuilt when a snapshot is read.
     pub(super) topic_ids: BTreeMap<String, TopicId>,
     pub(super) loads: Loads,
@@ -48,6 +50,16 @@ pub struct MetadataState {
 pub(super) struct BumpedProducer {
     pub(super) epoch: u16,
     pub(super) bumped_at_secs: u64,
+}
+
+/// What is known since feature level 2.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(super) struct Later {
+    pub(super) feature_level: FeatureLevel,
+    /// Nodes that lead nothing until an operator says otherwise.
+    pub(super) maintenance: BTreeSet<NodeId>,
+    /// Offset and record number at which restored partitions begin, of those that do not begin at 0.
+    pub(super) beginnings: BTreeMap<(TopicId, u16), (u64, u64)>,
 }
 
 /// What one kind of command yields: facts are pushed, the answer is returned.
@@ -71,6 +83,7 @@ impl Default for MetadataState {
             tees: BTreeMap::new(),
             tee_progress: BTreeMap::new(),
             security: Arc::default(),
+            later: Later::default(),
             topic_ids: BTreeMap::new(),
             loads: Loads::default(),
         }
@@ -101,6 +114,7 @@ impl MetadataState {
     }
 
     fn dispatch(&mut self, command: &MetadataCommand, events: &mut Vec<MetadataEvent>) -> Outcome {
+        self.check_level(command)?;
         match command {
             &MetadataCommand::RegisterNode { node, incarnation, boot_number, nonce, ref address, ref rack } => {
                 self.register_node(&Registration { node, incarnation, boot_number, nonce, address, rack }, events)
@@ -151,6 +165,12 @@ impl MetadataState {
             MetadataCommand::RemoveUser { name } => self.remove_user(name, events),
             MetadataCommand::AddAcl { rule } => self.add_acl(rule, events),
             MetadataCommand::RemoveAcl { rule } => self.remove_acl(rule, events),
+            &MetadataCommand::SetMaintenance { node, on } => self.set_maintenance(node, on, events),
+            MetadataCommand::RestoreTopic(restoration) => self.restore_topic(restoration, events),
+            &MetadataCommand::RestoreIds { next_topic_id, next_producer_id } => {
+                Ok(self.restore_ids(next_topic_id, next_producer_id))
+            }
+            &MetadataCommand::RaiseFeatureLevel { level } => Ok(self.raise_feature_level(level, events)),
         }
     }
 

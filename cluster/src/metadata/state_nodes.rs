@@ -70,7 +70,7 @@ impl MetadataState {
         let (address, rack) = (address.to_owned(), rack.to_owned());
         // A node is emptied before it goes down: once it is back, it serves again, unless it shall leave for good.
         let leaving = known.is_some_and(|known| known.leaving);
-        let draining = leaving;
+        let draining = leaving || self.later.maintenance.contains(&node);
         let state =
             NodeState { incarnation, boot_number, nonce, address, rack, draining, leaving, retired_incarnations };
         self.nodes.insert(node, state);
@@ -87,11 +87,29 @@ impl MetadataState {
         let state = self.nodes.get_mut(&node).ok_or(MetadataRefusal::NodeNotFound { node })?;
         // Whoever may lead again stays.
         state.leaving &= draining;
+        if !draining {
+            self.later.maintenance.remove(&node);
+        }
         if state.draining != draining {
             state.draining = draining;
             events.push(MetadataEvent::DrainingSet { node, draining });
         }
         Ok(MetadataAnswer::NodeChanged { node })
+    }
+
+    /// What is ordered for maintenance is kept over the starts of the node, unlike what it orders itself before it goes down.
+    pub(super) fn set_maintenance(&mut self, node: NodeId, on: bool, events: &mut Vec<MetadataEvent>) -> Outcome {
+        let answer = self.set_draining(node, on, events)?;
+        if on && self.later.maintenance.insert(node) {
+            // A node that was being emptied already has said nothing of this yet.
+            events.push(MetadataEvent::DrainingSet { node, draining: true });
+        }
+        Ok(answer)
+    }
+
+    /// Whether `node` leads nothing until an operator says otherwise.
+    pub fn is_in_maintenance(&self, node: NodeId) -> bool {
+        self.later.maintenance.contains(&node)
     }
 
     /// A node that shall leave is emptied of leaderships first, and then of copies.
@@ -140,6 +158,7 @@ impl MetadataState {
             None => {}
         }
         let allowance = self.allowed.remove(&node);
+        self.later.maintenance.remove(&node);
         match self.nodes.remove(&node) {
             Some(state) => {
                 let mut retired_incarnations = state.retired_incarnations;

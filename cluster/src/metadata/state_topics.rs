@@ -71,6 +71,7 @@ impl MetadataState {
         };
         self.topic_ids.remove(&state.name);
         self.forget_tees_of(topic);
+        self.later.beginnings.retain(|(of, _), _| *of != topic);
         state.partitions.iter().for_each(|partition| self.loads.uncount(partition));
         let tombstone = Tombstone { name: state.name.clone(), topic_epoch: state.topic_epoch, deleted_at_secs };
         self.tombstones.insert(topic, tombstone);
@@ -156,7 +157,7 @@ impl MetadataState {
         Ok(MetadataAnswer::TopicAltered { topic })
     }
 
-    fn check_room(&self, asked: u32) -> Result<(), MetadataRefusal> {
+    pub(super) fn check_room(&self, asked: u32) -> Result<(), MetadataRefusal> {
         let total = self.partition_count().saturating_add(asked);
         if total > MAX_PARTITIONS {
             return Err(MetadataRefusal::TooManyPartitions { asked, total, limit: MAX_PARTITIONS });
@@ -164,7 +165,7 @@ impl MetadataState {
         Ok(())
     }
 
-    fn next_topic_epoch(&self, name: &str) -> u32 {
+    pub(super) fn next_topic_epoch(&self, name: &str) -> u32 {
         let last = self.tombstones.values().rev().find(|tombstone| tombstone.name == name);
         last.map_or(1, |tombstone| tombstone.topic_epoch.saturating_add(1))
     }

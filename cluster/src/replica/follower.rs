@@ -139,10 +139,12 @@ impl FollowerReplica {
     /// no durable batch yet, stands in for batches whose epoch it never knew; a stale log would win against it.
     pub fn promise_answer(&self, log: &LogFacts<'_>) -> Option<(LeaderEpoch, u64)> {
         let begins = log.durable_end <= log.log_start;
-        if begins && log.log_start > 0 {
+        let epoch = (log.epoch_before)(log.durable_end)?;
+        // Epoch 0 stands before all others: a restored partition begins there, and nothing of it was ever committed below.
+        if begins && log.log_start > 0 && epoch > LeaderEpoch(0) {
             return None;
         }
-        Some(((log.epoch_before)(log.durable_end)?, log.durable_end))
+        Some((epoch, log.durable_end))
     }
 
     /// A leader sends batches, or none to probe. Taking them raises the promise.

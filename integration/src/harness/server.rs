@@ -162,6 +162,12 @@ impl Server {
         self.spec.sets.push(setting.into());
     }
 
+    /// Changes one environment variable for the next start.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.spec.variables.retain(|(known, _)| known != name);
+        self.spec.variables.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts the process and waits until it serves.
     pub fn start_again(&mut self) {
         // The first of all builds the programs, which takes its time.

@@ -1,7 +1,8 @@
 //! Messages that an ingestion actor receives.
 
-use crate::batch::{BatchFlags, ProducerSequence};
+use crate::batch::{BatchFlags, BatchPlace, ProducerSequence};
 use crate::id::{ConnectionId, TopicId, TopicPartition};
+use crate::peer::LogPlace;
 use crate::wire::TraceContext;
 use bytes::Bytes;
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub struct ProduceRequest {
     pub timestamp_ns: u64,
     /// For an idempotent producer.
     pub producer: Option<ProducerSequence>,
+    /// The only place it may be stored at, of a batch that is restored; whatever its producer's sequence is.
+    pub at: Option<BatchPlace>,
     /// Of a request that is traced: few are, and the others pay for a pointer.
     pub trace: Option<Box<RequestTrace>>,
 }
@@ -70,8 +73,8 @@ pub struct Fetch {
     pub max_bytes: u32,
     /// How long to wait at the high watermark for something to read; zero answers at once.
     pub max_wait: Duration,
-    /// Whether compressed batches may be served as stored.
-    pub compressed: bool,
+    /// Whether whole batches are wanted, as they are stored.
+    pub stored: bool,
     /// Whether this node was asked as a replica that follows: it answers with what it knows to be committed.
     pub near: bool,
     /// The span of the request, where it is traced.
@@ -150,6 +153,8 @@ pub struct AssignPartitions {
     /// By which version of its replica set this node was given its copy, where that was not the first set. A copy given
     /// anew begins from nothing.
     pub copy_versions: Vec<(TopicPartition, u32)>,
+    /// Where restored partitions begin, of those that do not begin at 0.
+    pub beginnings: Vec<(TopicPartition, LogPlace)>,
     /// Topics that are gone since the last time.
     pub deleted: Vec<TopicId>,
 }

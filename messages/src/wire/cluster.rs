@@ -4,7 +4,7 @@
 //! DescribeCluster 0x47: no payload
 //! DescribeClusterResponse 0xC7
 //!   u16 node that answers, u16 metadata leader (0: none), u64 Raft term
-//!   u16 count of nodes, each: u16 id, u8 state (1 alive, 2 draining), text address, text rack
+//!   u16 count of nodes, each: u16 id, u8 state (1 alive, 2 draining, 4 in maintenance), text address, text rack
 //!   u32 count of topics, each: u32 id, text name, u16 count of partitions, each:
 //!     u16 leader (0: none), u32 epoch,
 //!     u8 count, u16 nodes with a copy; u8 count, u16 nodes in quorum
@@ -19,16 +19,22 @@
 //!                     u64 lost from, u64 lost to (log positions), text who orders it
 //!   7 set topic mode  u32 topic id, u8 mode (1, 2)
 //!   8 set copies      u32 topic id, u8 replication factor
+//!   9 maintenance     u16 node, u8 1 = begin, 0 = end
+//!  10 restore topic   u32 topic id, text name, u8 replication factor, u8 mode, u64 created at (s), u64 max age (s),
+//!                     u64 max bytes, u16 count of partitions, each: u64 offset, u64 record number where it begins
+//!  11 restore ids     u32 next topic id, u64 next producer id
 //! ClusterCommandResponse 0xC8: u32 partitions changed
 //! ```
 
 use super::payload::{PayloadReader, put_text};
 use super::topics::TopicMode;
+use crate::batch::BatchPlace;
 use crate::id::{NodeId, TopicId, TopicPartition};
 use bytes::{BufMut, BytesMut};
 
 const ALIVE: u8 = 1;
 const DRAINING: u8 = 2;
+const MAINTENANCE: u8 = 4;
 
 /// The cluster as one node knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,6 +64,8 @@ pub struct ClusterNode {
     pub alive: bool,
     /// Whether it is being emptied.
     pub draining: bool,
+    /// Whether it leads nothing until an operator says otherwise.
+    pub maintenance: bool,
 }
 
 /// A topic.
@@ -143,6 +151,43 @@ pub enum ClusterCommand {
         /// The new number.
         replication_factor: u8,
     },
+    /// Empty a node of leaderships until it is said otherwise, over any number of its starts.
+    Maintenance {
+        /// The node.
+        node: NodeId,
+        /// Whether it begins or ends.
+        on: bool,
+    },
+    /// Make a topic as it was backed up.
+    RestoreTopic(RestoreTopic),
+    /// Give out no topic or producer id that the cluster a backup was taken of has given out.
+    RestoreIds {
+        /// The least id of a topic made from now on.
+        next_topic: TopicId,
+        /// The least id of a producer made from now on.
+        next_producer: u64,
+    },
+}
+
+/// A topic as it was backed up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoreTopic {
+    /// The id it had.
+    pub topic: TopicId,
+    /// Its name.
+    pub name: String,
+    /// How many nodes shall hold a copy of each partition.
+    pub replication_factor: u8,
+    /// When producers are acked.
+    pub mode: TopicMode,
+    /// When it was made, seconds since the Unix epoch.
+    pub created_at: u64,
+    /// Records older than this many seconds may go; 0 = unlimited.
+    pub max_age_secs: u64,
+    /// Bytes of a partition that are kept; 0 = unlimited.
+    pub max_bytes: u64,
+    /// Where each partition begins: what is below was gone when it was backed up.
+    pub beginnings: Vec<BatchPlace>,
 }
 
 /// The order to go on with one copy of a partition, whatever the others had.
@@ -223,12 +268,20 @@ impl ClusterNode {
     fn decode(reader: &mut PayloadReader<'_>) -> Option<ClusterNode> {
         let (id, state) = (NodeId(reader.u16()?), reader.u8()?);
         let (address, rack) = (reader.text()?, reader.text()?);
-        Some(ClusterNode { id, address, rack, alive: state & ALIVE != 0, draining: state & DRAINING != 0 })
+        Some(ClusterNode {
+            id,
+            address,
+            rack,
+            alive: state & ALIVE != 0,
+            draining: state & DRAINING != 0,
+            maintenance: state & MAINTENANCE != 0,
+        })
     }
 
     fn encode(&self, out: &mut BytesMut) {
         out.put_u16_le(self.id.0);
-        out.put_u8((u8::from(self.alive) * ALIVE) | (u8::from(self.draining) * DRAINING));
+        let state = [(self.alive, ALIVE), (self.draining, DRAINING), (self.maintenance, MAINTENANCE)];
+        out.put_u8(state.iter().map(|(is_so, bit)| u8::from(*is_so) * bit).sum());
         put_text(out, &self.address);
         put_text(out, &self.rack);
     }
@@ -298,6 +351,9 @@ impl ClusterCommand {
             8 => {
                 ClusterCommand::SetReplicationFactor { topic: TopicId(reader.u32()?), replication_factor: reader.u8()? }
             }
+            9 => ClusterCommand::Maintenance { node: NodeId(reader.u16()?), on: reader.u8()? != 0 },
+            10 => ClusterCommand::RestoreTopic(RestoreTopic::decode(&mut reader)?),
+            11 => ClusterCommand::RestoreIds { next_topic: TopicId(reader.u32()?), next_producer: reader.u64()? },
             _ => return None,
         })
     }
@@ -339,6 +395,45 @@ impl ClusterCommand {
                 out.put_u32_le(topic.0);
                 out.put_u8(*replication_factor);
             }
+            ClusterCommand::Maintenance { node, on } => {
+                about(9, *node);
+                out.put_u8(u8::from(*on));
+            }
+            ClusterCommand::RestoreTopic(topic) => {
+                out.put_u8(10);
+                topic.encode(out);
+            }
+            ClusterCommand::RestoreIds { next_topic, next_producer } => {
+                out.put_u8(11);
+                out.put_u32_le(next_topic.0);
+                out.put_u64_le(*next_producer);
+            }
+        }
+    }
+}
+
+impl RestoreTopic {
+    fn decode(reader: &mut PayloadReader<'_>) -> Option<RestoreTopic> {
+        let (topic, name, replication_factor) = (TopicId(reader.u32()?), reader.text()?, reader.u8()?);
+        let mode = TopicMode::from_code(reader.u8()?)?;
+        let (created_at, max_age_secs, max_bytes) = (reader.u64()?, reader.u64()?, reader.u64()?);
+        let count = reader.u16()?;
+        let place = |reader: &mut PayloadReader<'_>| Some(BatchPlace { offset: reader.u64()?, record: reader.u64()? });
+        let beginnings = (0..count).map(|_| place(reader)).collect::<Option<_>>()?;
+        Some(RestoreTopic { topic, name, replication_factor, mode, created_at, max_age_secs, max_bytes, beginnings })
+    }
+
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u32_le(self.topic.0);
+        put_text(out, &self.name);
+        out.put_u8(self.replication_factor);
+        out.put_u8(self.mode as u8);
+        [self.created_at, self.max_age_secs, self.max_bytes].iter().for_each(|value| out.put_u64_le(*value));
+        let count = self.beginnings.len().min(usize::from(u16::MAX));
+        out.put_u16_le(count as u16);
+        for place in &self.beginnings[..count] {
+            out.put_u64_le(place.offset);
+            out.put_u64_le(place.record);
         }
     }
 }

@@ -44,6 +44,9 @@ impl Features {
     pub const TEE: Features = Features(1 << 15);
     /// Security: users and rules.
     pub const SECURITY: Features = Features(1 << 16);
+    /// FetchPartitions answers with whole batches as they are stored, and an ingest frame carries one, to be stored at its
+    /// own place: how logs are backed up and restored.
+    pub const STORED_BATCHES: Features = Features(1 << 17);
 
     /// Whether all bits of `other` are set.
     pub const fn contains(self, other: Features) -> bool {

@@ -15,6 +15,7 @@ use super::response::*;
 use super::topics::*;
 use super::trace::TraceContext;
 use super::typed_error::{Answers, TypedError};
+use crate::batch::BatchPlace;
 use crate::error_code::ErrorCode;
 use crate::id::{NodeId, ProducerId, TopicId, TopicPartition};
 use bytes::{Bytes, BytesMut};
@@ -228,6 +229,28 @@ fn cluster_commands_are_golden() {
         ),
         (ClusterCommand::SetTopicMode { topic: TopicId(7), mode: TopicMode::L2 }, vec![7, 7, 0, 0, 0, 2]),
         (ClusterCommand::SetReplicationFactor { topic: TopicId(7), replication_factor: 3 }, vec![8, 7, 0, 0, 0, 3]),
+        (ClusterCommand::Maintenance { node, on: true }, vec![9, 3, 0, 1]),
+        (
+            ClusterCommand::RestoreTopic(RestoreTopic {
+                topic: TopicId(7),
+                name: "t".into(),
+                replication_factor: 3,
+                mode: TopicMode::L2,
+                created_at: 4,
+                max_age_secs: 5,
+                max_bytes: 6,
+                beginnings: vec![BatchPlace { offset: 8, record: 9 }],
+            }),
+            [
+                &[10u8, 7, 0, 0, 0, 1, 0, b't', 3, 2, 4, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0][..],
+                &[6, 0, 0, 0, 0, 0, 0, 0, 1, 0, 8, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0],
+            ]
+            .concat(),
+        ),
+        (
+            ClusterCommand::RestoreIds { next_topic: TopicId(7), next_producer: 8 },
+            vec![11, 7, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0],
+        ),
     ];
     for (command, golden) in cases {
         let mut out = BytesMut::new();
@@ -239,7 +262,7 @@ fn cluster_commands_are_golden() {
         let cut = control(0x48, &golden[..golden.len() - 1]);
         assert!(RequestFrame::decode(cut, Some(EVERY_FEATURE)).is_err(), "{request:?}");
     }
-    assert_eq!(refusal(0x48, &[9, 1, 0], Some(EVERY_FEATURE)), "Invalid cluster command payload");
+    assert_eq!(refusal(0x48, &[12, 1, 0], Some(EVERY_FEATURE)), "Invalid cluster command payload");
 }
 
 #[test]
@@ -252,8 +275,22 @@ fn the_description_of_a_cluster_is_golden() {
         copy: Some(CopyPositions { high_watermark: 8, log_end: 9 }),
     };
     let nodes = vec![
-        ClusterNode { id: NodeId(1), address: "a:1".into(), rack: "r".into(), alive: true, draining: false },
-        ClusterNode { id: NodeId(2), address: "b".into(), rack: String::new(), alive: true, draining: true },
+        ClusterNode {
+            id: NodeId(1),
+            address: "a:1".into(),
+            rack: "r".into(),
+            alive: true,
+            draining: false,
+            maintenance: false,
+        },
+        ClusterNode {
+            id: NodeId(2),
+            address: "b".into(),
+            rack: String::new(),
+            alive: true,
+            draining: true,
+            maintenance: false,
+        },
     ];
     let elsewhere = ClusterPartition { leader: None, copy: None, ..partition.clone() };
     let topic = ClusterTopic { id: TopicId(7), name: "t".into(), partitions: vec![partition, elsewhere] };

@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const FORMAT_VERSION: u64 = 1;
+/// The format of a data dir that any version of the program may open.
+pub const FIRST_FORMAT: u64 = 1;
+/// The newest format that this program opens: since 2 the metadata holds what older programs cannot read.
+pub const NEWEST_FORMAT: u64 = 2;
 const RESERVE_FILE: &str = "reserve";
 
 /// Who a data dir belongs to.
@@ -30,6 +33,7 @@ pub struct DataDir {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     record: NodeRecord,
+    format: u64,
     created: bool,
     /// Closing it gives the lock back, also when the process is killed.
     _lock: Arc<dyn DiskFile>,
@@ -57,6 +61,17 @@ impl DataDir {
     ///
     /// `randomness` becomes the incarnation of a new data dir and is otherwise unused.
     pub fn open(disk: &Arc<dyn Disk>, path: &Path, node_id: NodeId, randomness: u64) -> Result<Self, CheckpointError> {
+        Self::open_up_to(disk, path, node_id, randomness, NEWEST_FORMAT)
+    }
+
+    /// As [`DataDir::open`], as a program that knows nothing newer than `newest_format`.
+    pub fn open_up_to(
+        disk: &Arc<dyn Disk>,
+        path: &Path,
+        node_id: NodeId,
+        randomness: u64,
+        newest_format: u64,
+    ) -> Result<Self, CheckpointError> {
         disk.create_dir_all(path)?;
         let lock = take_lock(disk, &path.join("lock"))?;
         let freed_bytes = make_room(disk, &path.join(RESERVE_FILE))?;
@@ -65,12 +80,13 @@ impl DataDir {
         }
         sign_lock(&*lock)?;
         let file = path.join("node.json");
-        let stored = read_record(disk, &file)?;
-        let mut record = match stored {
-            Some(record) => record,
+        let stored = read_record(disk, &file, newest_format)?;
+        let (mut record, format) = match stored {
+            Some(stored) => stored,
             None => {
                 refuse_ownerless_data(disk, path, &file)?;
-                NodeRecord { cluster_id: 0, node_id, incarnation: randomness.max(1), boot_number: 0 }
+                let incarnation = randomness.max(1);
+                (NodeRecord { cluster_id: 0, node_id, incarnation, boot_number: 0 }, FIRST_FORMAT)
             }
         };
         if record.node_id != node_id {
@@ -82,8 +98,9 @@ impl DataDir {
             });
         }
         record.boot_number += 1;
-        write_record(disk, &file, &record)?;
-        Ok(Self { disk: Arc::clone(disk), path: path.to_path_buf(), record, created: stored.is_none(), _lock: lock })
+        write_record(disk, &file, &record, format)?;
+        let (disk, path, created) = (Arc::clone(disk), path.to_path_buf(), stored.is_none());
+        Ok(Self { disk, path, record, format, created, _lock: lock })
     }
 
     /// Who it belongs to.
@@ -159,9 +176,19 @@ impl DataDir {
     }
 
     fn replace_record(&mut self, record: NodeRecord) -> Result<(), CheckpointError> {
-        write_record(&self.disk, &self.node_file(), &record)?;
+        write_record(&self.disk, &self.node_file(), &record, self.format)?;
         self.record = record;
         Ok(())
+    }
+}
+
+/// Says durably that the data dir at `path` holds what needs `format`: programs that do not know it refuse to start there.
+/// For the node that has opened it, once it changes nothing else of who it belongs to.
+pub fn raise_format(disk: &Arc<dyn Disk>, path: &Path, format: u64) -> Result<(), CheckpointError> {
+    let file = path.join("node.json");
+    match read_record(disk, &file, NEWEST_FORMAT)? {
+        Some((record, found)) if found < format => write_record(disk, &file, &record, format),
+        _ => Ok(()),
     }
 }
 
@@ -181,18 +208,22 @@ fn refuse_ownerless_data(disk: &Arc<dyn Disk>, path: &Path, node_file: &Path) ->
     Ok(())
 }
 
-fn read_record(disk: &Arc<dyn Disk>, path: &Path) -> Result<Option<NodeRecord>, CheckpointError> {
+fn read_record(
+    disk: &Arc<dyn Disk>,
+    path: &Path,
+    newest_format: u64,
+) -> Result<Option<(NodeRecord, u64)>, CheckpointError> {
     let Some(bytes) = read_file(disk, path)? else {
         return Ok(None);
     };
     let malformed = |source| CheckpointError::Malformed { path: path.to_path_buf(), source };
     let version: VersionOnly = serde_json::from_slice(&bytes).map_err(malformed)?;
-    if version.format_version != FORMAT_VERSION {
+    if !(FIRST_FORMAT..=newest_format).contains(&version.format_version) {
         return Err(CheckpointError::UnknownVersion {
             path: path.to_path_buf(),
             what: "the file",
             found: version.format_version,
-            supported: FORMAT_VERSION,
+            supported: newest_format,
         });
     }
     let file: NodeFile = serde_json::from_slice(&bytes).map_err(malformed)?;
@@ -203,36 +234,36 @@ fn read_record(disk: &Arc<dyn Disk>, path: &Path) -> Result<Option<NodeRecord>, 
         incarnation: hex(&file.incarnation),
         boot_number: file.boot_number,
     };
-    let (stored, computed) = (hex(&file.crc) as u32, record_crc(&record));
-    let canonical = to_file(&record);
+    let (stored, computed) = (hex(&file.crc) as u32, record_crc(&record, file.format_version));
+    let canonical = to_file(&record, file.format_version);
     if stored != computed || file.crc != canonical.crc || file.cluster_id != canonical.cluster_id {
         let flaw = Flaw::Crc { what: "identity", stored, computed };
         return Err(CheckpointError::Damaged { path: path.to_path_buf(), flaw });
     }
-    Ok(Some(record))
+    Ok(Some((record, file.format_version)))
 }
 
-fn write_record(disk: &Arc<dyn Disk>, path: &Path, record: &NodeRecord) -> Result<(), CheckpointError> {
-    let mut text = serde_json::to_vec_pretty(&to_file(record))
+fn write_record(disk: &Arc<dyn Disk>, path: &Path, record: &NodeRecord, format: u64) -> Result<(), CheckpointError> {
+    let mut text = serde_json::to_vec_pretty(&to_file(record, format))
         .map_err(|source| CheckpointError::Malformed { path: path.to_path_buf(), source })?;
     text.push(b'\n');
     Ok(replace_file(disk, path, &text)?)
 }
 
-fn to_file(record: &NodeRecord) -> NodeFile {
+fn to_file(record: &NodeRecord, format: u64) -> NodeFile {
     NodeFile {
-        format_version: FORMAT_VERSION,
+        format_version: format,
         cluster_id: format!("{:016x}", record.cluster_id),
         node_id: record.node_id.0,
         incarnation: format!("{:016x}", record.incarnation),
         boot_number: record.boot_number,
-        crc: format!("{:08x}", record_crc(record)),
+        crc: format!("{:08x}", record_crc(record, format)),
     }
 }
 
-fn record_crc(record: &NodeRecord) -> u32 {
+fn record_crc(record: &NodeRecord, format: u64) -> u32 {
     let NodeRecord { cluster_id, node_id, incarnation, boot_number } = record;
-    crc32fast::hash(format!("{FORMAT_VERSION},{cluster_id:016x},{node_id},{incarnation:016x},{boot_number}").as_bytes())
+    crc32fast::hash(format!("{format},{cluster_id:016x},{node_id},{incarnation:016x},{boot_number}").as_bytes())
 }
 
 /// The lock of the data dir. A memory disk has no descriptors and one owner anyway.

@@ -23,7 +23,7 @@ mod reserve;
 #[cfg(test)]
 mod tests;
 
-pub use data_dir::{DataDir, NodeRecord};
+pub use data_dir::{DataDir, FIRST_FORMAT, NEWEST_FORMAT, NodeRecord, raise_format};
 pub use flushed::{FlushedFile, FlushedMarks};
 pub use frame::Flaw;
 pub use reserve::{RESERVE_BYTES, Reserve, make_room};

@@ -131,9 +131,23 @@ fn a_changed_node_file_is_never_taken_for_another_identity() {
 fn a_newer_node_file_is_refused_as_such() {
     let disk = MemoryDisk::default();
     let file = with_dir(&disk).open(Path::new("data/node.json"), OpenMode::Create).unwrap();
-    file.write_all_at(b"{\"format_version\": 2, \"something\": []}", 0).unwrap();
+    file.write_all_at(b"{\"format_version\": 3, \"something\": []}", 0).unwrap();
     let Err(refused) = DataDir::open(&disk.as_disk(), Path::new(DIR), NODE, 5) else { panic!("accepted") };
+    assert_eq!(refused.to_string(), "data/node.json: the file is version 3, this program reads 2");
+}
+
+#[test]
+fn a_raised_format_stays_and_keeps_programs_out_that_do_not_know_it() {
+    let disk = MemoryDisk::default();
+    let open = |newest| DataDir::open_up_to(&disk.as_disk(), Path::new(DIR), NODE, 5, newest);
+    drop(open(FIRST_FORMAT).unwrap());
+    raise_format(&disk.as_disk(), Path::new(DIR), NEWEST_FORMAT).unwrap();
+    let Err(refused) = open(FIRST_FORMAT) else { panic!("accepted") };
     assert_eq!(refused.to_string(), "data/node.json: the file is version 2, this program reads 1");
+    for boot_number in 2..4 {
+        assert_eq!(open(NEWEST_FORMAT).unwrap().record().boot_number, boot_number);
+    }
+    assert!(open(FIRST_FORMAT).is_err(), "no start lowers it");
 }
 
 #[test]

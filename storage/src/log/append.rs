@@ -51,8 +51,26 @@ impl Log {
         batch: &NewBatch<'_>,
         pool: &mut SlotPool,
     ) -> Result<(Appended, Option<BatchHeader>), AppendError> {
+        self.append_checked(batch, true, pool)
+    }
+
+    /// As [`Log::append_unkept`] for a batch that is restored: its producer's sequences begin wherever the backup does.
+    pub fn append_restored(
+        &mut self,
+        batch: &NewBatch<'_>,
+        pool: &mut SlotPool,
+    ) -> Result<(Appended, Option<BatchHeader>), AppendError> {
+        self.append_checked(batch, false, pool)
+    }
+
+    fn append_checked(
+        &mut self,
+        batch: &NewBatch<'_>,
+        in_sequence: bool,
+        pool: &mut SlotPool,
+    ) -> Result<(Appended, Option<BatchHeader>), AppendError> {
         self.check_open(batch)?;
-        if let Some(producer) = &batch.producer
+        if let Some(producer) = batch.producer.as_ref().filter(|_| in_sequence)
             && let Some(duplicate) = self.check_sequence(producer, batch)?
         {
             return Ok((duplicate, None));

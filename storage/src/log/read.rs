@@ -117,6 +117,21 @@ impl Log {
         self.open_slice(holder.end.map(|end| end.mark), &holder.segment, position_delta, offset_delta)
     }
 
+    /// The part of the segment that holds `offset`, up to what is committed and written: what is read for its batches as they are
+    /// stored never comes from memory.
+    pub fn written_slice_at(&self, offset: u64) -> LogRead {
+        let (log_start, end) = (self.start.offset, self.high_watermark.offset);
+        if offset < log_start || offset > end {
+            return LogRead::OutOfRange { log_start, end };
+        }
+        let Some(mut slice) = self.slice_at(offset) else { return LogRead::Empty };
+        if self.written.position < slice.limit.position {
+            slice.limit = self.written;
+        }
+        let holds = offset < slice.limit.offset && slice.start_position < slice.limit.position;
+        if holds { LogRead::Segments(slice) } else { LogRead::Empty }
+    }
+
     /// Every segment that holds something readable: for look-ups by time, record number and sort key.
     pub fn view(&self) -> LogView {
         let closed = self.closed.iter().filter_map(|segment| self.closed_slice(segment));

@@ -12,6 +12,7 @@ mod partial;
 mod plan;
 mod replica;
 mod source;
+mod stored;
 mod verified;
 
 #[cfg(test)]

@@ -207,13 +207,7 @@ pub(super) fn layout_of(header: &BatchHeader) -> Layout {
 
 /// The plain bytes of a batch, checked and decompressed.
 pub(super) fn plain_bytes(source: &Source, header: &BatchHeader, cursor: &mut Cursor<'_>) -> Result<Bytes, ReadError> {
-    let stored = match cursor.records(header)? {
-        Some(records) => {
-            checked(source, header, crc32fast::hash(records))?;
-            Bytes::copy_from_slice(records)
-        }
-        None => stored_bytes(source, header)?,
-    };
+    let stored = stored_records(source, header, cursor)?;
     let Some(codec) = header.flags.codec() else {
         return Ok(stored);
     };
@@ -222,6 +216,21 @@ pub(super) fn plain_bytes(source: &Source, header: &BatchHeader, cursor: &mut Cu
         source.damaged(source.file_offset_of(header.position), flaw)
     })?;
     Ok(plain.into())
+}
+
+/// The stored records of a batch, checked.
+pub(super) fn stored_records(
+    source: &Source,
+    header: &BatchHeader,
+    cursor: &mut Cursor<'_>,
+) -> Result<Bytes, ReadError> {
+    match cursor.records(header)? {
+        Some(records) => {
+            checked(source, header, crc32fast::hash(records))?;
+            Ok(Bytes::copy_from_slice(records))
+        }
+        None => stored_bytes(source, header),
+    }
 }
 
 /// The stored records of a batch too large for the window, checked.

@@ -22,7 +22,7 @@ mod window;
 
 pub use error::{Damage, DamageReason, OpenError, RecoveryReport, RestartError, TruncateError};
 use replay::{Replay, Stop};
-pub use truncate::{restart_log, truncate_log};
+pub use truncate::{begin_log, restart_log, truncate_log};
 use window::Window;
 
 /// A segment file as it was found.

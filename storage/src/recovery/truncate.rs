@@ -18,6 +18,7 @@ use crate::producers::ProducerTable;
 use crate::producers::state::StateRef;
 use crate::segment::{Mark, file_name, remove_files, remove_if_there};
 use lance_messages::batch::{BATCH_HEADER_BYTES, BatchError, BatchHeader, BatchSeed};
+use lance_messages::id::LeaderEpoch;
 use lance_messages::peer::LogPlace;
 use lance_messages::sort_key::SortKey;
 use std::sync::Arc;
@@ -79,6 +80,21 @@ pub fn truncate_log(disk: &Arc<dyn Disk>, options: &LogOptions, to_position: u64
 ///
 /// After a crash in the middle [`Log::open`] finds the old log, a shorter one, or an empty one that begins at 0 or at `at`.
 pub fn restart_log(disk: &Arc<dyn Disk>, options: LogOptions, at: LogPlace) -> Result<Log, RestartError> {
+    begin(disk, options, at, Vec::new())
+}
+
+/// As [`restart_log`], for a partition whose every copy begins at `at`: nothing that a leader ever committed lies below, which
+/// the log tells by an epoch 0 there, as one that begins at 0 does.
+pub fn begin_log(disk: &Arc<dyn Disk>, options: LogOptions, at: LogPlace) -> Result<Log, RestartError> {
+    begin(disk, options, at, vec![EpochStart { epoch: LeaderEpoch(0), position: 0 }])
+}
+
+fn begin(
+    disk: &Arc<dyn Disk>,
+    options: LogOptions,
+    at: LogPlace,
+    epochs: Vec<EpochStart>,
+) -> Result<Log, RestartError> {
     disk.create_dir_all(&options.dir)?;
     let folder = list(&**disk, &options.dir)?;
     // Before any segment: a log that was left shorter and grew again would take the states for its own.
@@ -93,7 +109,7 @@ pub fn restart_log(disk: &Arc<dyn Disk>, options: LogOptions, at: LogPlace) -> R
     disk.sync_dir(&options.dir)?;
     if at.position > 0 {
         // The state first: it alone says at which offset the segment begins.
-        save(disk, &options, &Kept::nothing(at.into(), Vec::new()))?;
+        save(disk, &options, &Kept::nothing(at.into(), epochs))?;
         disk.open(&options.dir.join(file_name(at.position)), OpenMode::Create)?.sync()?;
         disk.sync_dir(&options.dir)?;
     }

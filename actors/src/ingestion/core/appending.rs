@@ -5,7 +5,7 @@ use super::refusals::{hold_or_refuse, refuse};
 use super::{Effects, IngestionCore, Now, TIMED_MAX, Timed, stages};
 use crate::ingestion::partition::{Held, Leadership};
 use crate::ingestion::pending::PendingProduce;
-use lance_messages::batch::ProducerSequence;
+use lance_messages::batch::{BatchPlace, ProducerSequence};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::ConnectionId;
 use lance_messages::mail::connection::Produced;
@@ -61,6 +61,18 @@ impl IngestionCore {
             refuse(effects, connection, request.request, ErrorCode::NoSpace);
             return None;
         }
+        match request.at.map_or(Ok(None), |at| is_restored(log, at, &request)) {
+            Ok(None) => {}
+            Ok(Some((produced, end_position))) => {
+                partition.pending.push(PendingProduce { connection, request: request.request, end_position, produced });
+                release(partition, terms, effects);
+                return None;
+            }
+            Err(code) => {
+                refuse(effects, connection, request.request, code);
+                return None;
+            }
+        }
         let timestamp = if request.timestamp_ns == 0 { now.wall_ns } else { request.timestamp_ns };
         let batch = NewBatch {
             records: &request.records,
@@ -75,7 +87,11 @@ impl IngestionCore {
             max_timestamp_ns: timestamp,
             producer: request.producer,
         };
-        let (appended, header) = match log.append_unkept(&batch, pool) {
+        let appended = match request.at {
+            None => log.append_unkept(&batch, pool),
+            Some(_) => log.append_restored(&batch, pool),
+        };
+        let (appended, header) = match appended {
             Ok(appended) => appended,
             Err(AppendError::PoolExhausted { .. }) => return Some(request),
             Err(error) => {
@@ -127,6 +143,17 @@ impl IngestionCore {
         }
         None
     }
+}
+
+/// Whether a batch that belongs at one place stands there already, and behind which position that is committed for certain;
+/// refused when it cannot come next.
+fn is_restored(log: &Log, at: BatchPlace, request: &ProduceRequest) -> Result<Option<(Produced, u64)>, ErrorCode> {
+    let end = log.log_end_place();
+    if end.offset >= at.offset.saturating_add(u64::from(request.plain_len)) {
+        let produced = Produced { base_offset: at.offset, record_count: request.record_count, duplicate: true };
+        return Ok(Some((produced, end.position)));
+    }
+    if (at.offset, at.record) == (end.offset, end.record) { Ok(None) } else { Err(ErrorCode::OffsetOutOfRange) }
 }
 
 fn is_stored(log: &Log, producer: &ProducerSequence, now: Now) -> bool {

@@ -53,6 +53,15 @@ impl IngestionCore {
         if beyond && partition.may_have_successor() && now.elapsed >= self.lease_until {
             return answer_fetch(effects, &fetch, Err(ErrorCode::Unavailable));
         }
+        if fetch.stored {
+            let found = match log.written_slice_at(offset) {
+                LogRead::Segments(slice) => FetchedData::Segments(SegmentRead::Slice(slice)),
+                LogRead::OutOfRange { .. } => FetchedData::BeyondEnd,
+                LogRead::Empty | LogRead::Tail(_) => FetchedData::Empty,
+            };
+            self.counts.segment_fetches += 1;
+            return answer_fetch(effects, &fetch, Ok((bounds, found)));
+        }
         let max_bytes = (fetch.max_bytes as usize).min(TAIL_COPY_BYTES);
         // Where nothing is to be read nothing is copied; a fetch may wait there.
         let wanted = if offset < bounds.high_watermark_offset { max_bytes } else { 0 };

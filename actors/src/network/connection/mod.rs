@@ -288,9 +288,9 @@ impl ConnectionActor {
                 let answer = self.setup.forward.send(asked);
                 self.await_committed(request, answer, ctx);
             }
-            SessionEffect::Plan { request, part, read, offset, max_bytes } => {
+            SessionEffect::Plan { request, part, read, offset, max_bytes, stored } => {
                 let reply = ctx.address().recipient();
-                self.read(Box::new(ReaderJob::Plan { request, part, read, offset, max_bytes, reply }), ctx);
+                self.read(Box::new(ReaderJob::Plan { request, part, read, offset, max_bytes, stored, reply }), ctx);
             }
             SessionEffect::PlanLookUp { request, read, query } => {
                 let reply = ctx.address().recipient();

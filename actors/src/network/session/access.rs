@@ -269,6 +269,13 @@ impl Access {
         if every_right(request, view, &mut may) { Ok(()) } else { Err(ErrorCode::PermissionDenied) }
     }
 
+    /// Whether it may do whatever an administrator may.
+    pub fn may_administer(&self, view: &ClusterView) -> bool {
+        let Some(gate) = &self.gate else { return true };
+        let asked = (Operation::Admin, ResourceKind::Cluster, "");
+        is_current(self.identity(), &view.security) && gate.may(self.identity(), &view.security, asked)
+    }
+
     /// Whether one thing may be done to one topic.
     pub fn may(&self, operation: Operation, topic: &str, view: &ClusterView) -> bool {
         let Some(gate) = &self.gate else { return true };

@@ -347,6 +347,8 @@ pub fn refusal_code(refusal: &MetadataRefusal) -> ErrorCode {
         | MetadataRefusal::NodeHoldsReplicas { .. }
         | MetadataRefusal::LastNode { .. }
         | MetadataRefusal::Partition { .. } => ErrorCode::InvalidRequest,
+        // Raised by itself once every node runs a version that knows it, which is a moment after a cluster begins.
+        MetadataRefusal::FeatureLevel { .. } => ErrorCode::Unavailable,
         MetadataRefusal::NotEnoughNodes { .. } => ErrorCode::NotEnoughReplicas,
         MetadataRefusal::TooManyPartitions { .. } | MetadataRefusal::IdsExhausted { .. } => ErrorCode::LimitReached,
         MetadataRefusal::TeeNotFound { .. }

@@ -59,6 +59,7 @@ fn describe(view: &ClusterView, statuses: &[PartitionStatus]) -> ClusterDescript
         rack: view.racks.get(id).cloned().unwrap_or_default(),
         alive: view.is_alive(*id),
         draining: view.draining.contains(id),
+        maintenance: view.maintenance.contains(id),
     });
     ClusterDescription {
         node: view.node.unwrap_or_default(),

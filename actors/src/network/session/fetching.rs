@@ -131,6 +131,7 @@ impl SessionCore {
         let any_failed = slot.is_complete() || slot.parts.iter().any(|part| part.answer.is_some());
         let max_wait = if any_failed || self.draining { Duration::ZERO } else { max_wait };
         let lane = self.control_lane();
+        let stored = self.copies_logs() && !slot.legacy;
         let asked: Vec<_> = slot
             .parts
             .iter()
@@ -140,10 +141,10 @@ impl SessionCore {
         let id = self.lanes.reserve(lane, ReplySlot::Fetch(Box::new(slot)));
         for (part, (partition, offset, max_bytes, near), shard) in asked {
             let Some(shard) = shard else { continue };
-            let (connection, request, compressed) = (self.id, id.0, false);
+            let (connection, request) = (self.id, id.0);
             let trace = self.spans.fetch_trace(id, part);
             let fetch =
-                Fetch { connection, request, part, partition, offset, max_bytes, max_wait, compressed, near, trace };
+                Fetch { connection, request, part, partition, offset, max_bytes, max_wait, stored, near, trace };
             effects.push(SessionEffect::Fetch(shard, fetch));
         }
     }
@@ -159,11 +160,11 @@ impl SessionCore {
         if matches!(result, Err(ErrorCode::NotLeader)) && self.read_elsewhere(request, effects) {
             return;
         }
-        let connection = self.id;
+        let (connection, stored) = (self.id, self.copies_logs());
         let Some(ReplySlot::Fetch(fetch)) = self.slot_mut(request) else {
             return;
         };
-        let legacy = fetch.legacy;
+        let (legacy, stored) = (fetch.legacy, stored && !fetch.legacy);
         let Some(part) = fetch.parts.get_mut(usize::from(number)) else {
             return;
         };
@@ -193,7 +194,7 @@ impl SessionCore {
                         let offset = part.offset.max(bounds.log_start_offset);
                         let max_bytes = part.max_bytes;
                         wants_plan = true;
-                        effects.push(SessionEffect::Plan { request, part: number, read, offset, max_bytes });
+                        effects.push(SessionEffect::Plan { request, part: number, read, offset, max_bytes, stored });
                     }
                     FetchedData::Empty => answer_part(part, None, part.offset.max(bounds.log_start_offset), 0, 0),
                     FetchedData::BeyondEnd if part.offset == END_OFFSET || legacy => {
@@ -234,10 +235,9 @@ impl SessionCore {
         let FetchPart { partition, offset, max_bytes, .. } = *part;
         let max_wait = Duration::ZERO;
         let trace = self.spans.fetch_trace(RequestId(request), 0);
-        let compressed = false;
+        let stored = false;
         let (part, near) = (0, false);
-        let fetch =
-            Fetch { connection, request, part, partition, offset, max_bytes, max_wait, compressed, near, trace };
+        let fetch = Fetch { connection, request, part, partition, offset, max_bytes, max_wait, stored, near, trace };
         effects.push(SessionEffect::Fetch(forwarder, fetch));
         true
     }
@@ -320,13 +320,14 @@ impl SessionCore {
 
     fn write_fetch_partitions(&mut self, fetch: FetchSlot) {
         let crc = self.features.unwrap_or_default().header_crc();
-        let answers: Vec<(FetchedPartition, u32)> =
-            fetch.parts.iter().filter_map(|part| Some((part.answer?, part.data_crc))).collect();
+        let encoding = if self.copies_logs() { DataEncoding::StoredBatches } else { DataEncoding::Plain };
+        let answered = |part: &FetchPart| Some((FetchedPartition { encoding, ..part.answer? }, part.data_crc));
+        let answers: Vec<(FetchedPartition, u32)> = fetch.parts.iter().filter_map(answered).collect();
         let head = fetch_partitions_head(answers.iter().map(|(answer, crc)| (answer, *crc)), fetch.correlation, crc);
         self.output.tail.extend_from_slice(&head);
         for part in fetch.parts {
             let Some(answer) = part.answer else { continue };
-            self.output.tail.extend_from_slice(&answer.encode());
+            self.output.tail.extend_from_slice(&FetchedPartition { encoding, ..answer }.encode());
             self.write_data(part.data);
         }
     }

@@ -9,6 +9,7 @@ mod fetching;
 mod groups;
 pub mod lanes;
 pub mod output;
+mod producing;
 pub mod replies;
 pub mod rights;
 pub mod routing;
@@ -18,21 +19,17 @@ mod spans;
 use self::access::{Access, AuditLine, AuthGate};
 use self::lanes::{CONTROL_LANE, INGEST_LANE, Lanes, RequestId};
 use self::output::Output;
-use self::replies::{ControlKind, ProduceSlot, ReplySlot};
-use self::routing::{Route, not_leader};
+use self::replies::{ControlKind, ReplySlot};
 use self::spans::OpenSpans;
 use crate::network::readers::SegmentRead;
 use crate::stages::{RequestTraces, StageSpan};
 use crate::view::ClusterView;
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use hashbrown::HashMap;
-use lance_messages::batch::{BatchFlags, ProducerSequence};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{ConnectionId, NodeId, TopicId, TopicPartition};
 use lance_messages::mail::group::{AskGroup, CommitOffset, CommittedOffset};
 use lance_messages::mail::ingestion::{CancelWait, Fetch, LookUpOffset, OffsetQuery, ProduceRequest};
-use lance_messages::record::{count_records, max_timestamp_ns};
-use lance_messages::wire::compression::{Compression, decompress_unnamed};
 use lance_messages::wire::hello::ProducerEpoch;
 use lance_messages::wire::tee::TeeRequest;
 use lance_messages::wire::typed_error::{Answers, TypedError};
@@ -57,6 +54,7 @@ pub const GRANTED_FEATURES: Features = Features(
         | Features::METADATA.0
         | Features::COMPRESSED_INGEST.0
         | Features::CLUSTER.0
+        | Features::STORED_BATCHES.0
         | Features::GROUPS.0
         | Features::TEE.0
         | Features::SECURITY.0
@@ -140,6 +138,8 @@ pub enum SessionEffect {
         offset: u64,
         /// Most data bytes.
         max_bytes: u32,
+        /// Whether whole batches are wanted, as they are stored.
+        stored: bool,
     },
     /// Look an offset up in segments on a reader thread.
     PlanLookUp {
@@ -437,82 +437,6 @@ impl SessionCore {
         self.lanes.reserve(lane, ReplySlot::ready(correlation, Response::Error(error)));
     }
 
-    fn on_produce(
-        &mut self,
-        produce: lance_messages::wire::produce::Produce,
-        partition: u16,
-        view: &ClusterView,
-        now: Duration,
-        effects: &mut Effects,
-    ) {
-        let answers = Answers::Ingest(produce.batch_id);
-        let known = view.topics.get(&produce.topic).map(|topic| usize::from(partition) < topic.partitions.len());
-        let refusal = match known {
-            None => Some(ErrorCode::UnknownTopic),
-            Some(false) => Some(ErrorCode::UnknownPartition),
-            Some(true) if self.draining => Some(ErrorCode::ShuttingDown),
-            Some(true) => None,
-        };
-        if let Some(code) = refusal {
-            self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(TypedError::new(code, answers))));
-            return;
-        }
-        if produce.records.is_empty() {
-            self.lanes
-                .reserve(INGEST_LANE, ReplySlot::ready(0, Response::Ack { batch_id: produce.batch_id, offsets: None }));
-            return;
-        }
-        let producer = self.producer.map(|producer| ProducerSequence {
-            id: producer.id,
-            epoch: producer.epoch,
-            sequence: produce.sequence(),
-        });
-        let batch_id = produce.batch_id;
-        let partition = TopicPartition::new(produce.topic, partition);
-        let shard = match self.route_produce(partition, view) {
-            Route::Here => shard_of(partition, self.limits.shards),
-            Route::Forward => self.forwarder(),
-            Route::Redirect => {
-                let error = not_leader(view, Some(partition), answers);
-                self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(error)));
-                return;
-            }
-        };
-        let Some(plain) = plain_records(produce.compression, produce.records, produce.records_crc, &self.limits) else {
-            let error = TypedError::new(ErrorCode::UndecodableRecords, answers);
-            self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(error)));
-            return;
-        };
-        let (records, records_crc) = plain;
-        let bytes = records.len();
-        let (record_count, flags) = match count_records(&records) {
-            Some(count) => (count, BatchFlags::RECORDS),
-            None => (1, BatchFlags::OPAQUE),
-        };
-        if shard == self.forwarder() {
-            *self.forwarded.entry(partition).or_default() += 1;
-        }
-        let slot = ProduceSlot { batch_id, partition, shard, bytes, since: now };
-        let request = self.lanes.reserve(INGEST_LANE, ReplySlot::Produce(slot));
-        let trace = self.spans.produce_trace(request);
-        self.in_flight_bytes += bytes;
-        let timestamp_ns =
-            if produce.timestamp != 0 { produce.timestamp } else { max_timestamp_ns(&records).unwrap_or(0) };
-        let request = ProduceRequest {
-            request: request.0,
-            partition,
-            plain_len: bytes as u32,
-            records,
-            records_crc,
-            record_count,
-            flags,
-            timestamp_ns,
-            producer,
-            trace,
-        };
-        effects.push(SessionEffect::Produce(shard, request));
-    }
-
     /// The default topic exists (or could not be made): goes on with the frame that waited for it.
     pub fn on_default_topic(&mut self, created: bool, view: &ClusterView, now: Duration, effects: &mut Effects) {
         let Some(frame) = self.blocked.take() else { return };
@@ -576,17 +500,4 @@ impl SessionCore {
     fn slot_mut(&mut self, request: u64) -> Option<&mut ReplySlot> {
         self.lanes.get_mut(RequestId(request))
     }
-}
-
-/// The records as they are stored: decompressed, within the limits.
-fn plain_records(compression: Compression, stored: Bytes, crc: u32, limits: &SessionLimits) -> Option<(Bytes, u32)> {
-    let most = limits.max_payload_bytes as usize;
-    let plain = match compression {
-        Compression::None => return Some((stored, crc)),
-        Compression::Unnamed => decompress_unnamed(&stored, most).ok()?,
-        Compression::Named { plain_len, .. } if plain_len as usize > most => return None,
-        Compression::Named { codec, plain_len } => codec.decompress(&stored, plain_len as usize).ok()?,
-    };
-    let crc = crc32fast::hash(&plain);
-    Some((Bytes::from(plain), crc))
 }

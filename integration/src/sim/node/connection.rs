@@ -88,7 +88,8 @@ impl Connection {
                 SessionEffect::Metadata(request, call) => {
                     ctx.send(self.to(Part::Metadata), Mail::Call { connection, request, call });
                 }
-                SessionEffect::Plan { request, part, read, offset, max_bytes } => {
+                // Nobody copies logs here.
+                SessionEffect::Plan { request, part, read, offset, max_bytes, .. } => {
                     ctx.send(self.to(Part::Reader), Mail::Plan { connection, request, part, read, offset, max_bytes });
                 }
                 SessionEffect::PlanLookUp { request, read, query } => {

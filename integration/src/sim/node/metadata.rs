@@ -17,8 +17,8 @@ use lance_actors::network::session::{MetadataCall, shard_of};
 use lance_actors::view::ClusterView;
 use lance_cluster::control::ControlMessage;
 use lance_cluster::metadata::{
-    ControllerOptions, GenesisNode, MetadataAnswer, MetadataCommand, MetadataCore, MetadataEffect, MetadataError,
-    MetadataEvent, MetadataOptions, ProposeFailure, RaftConf, RaftConfig, ReplicationMode, TopicConfig,
+    GenesisNode, MetadataAnswer, MetadataCommand, MetadataCore, MetadataEffect, MetadataError, MetadataEvent,
+    MetadataOptions, ProposeFailure, RaftConf, RaftConfig, ReplicationMode, TopicConfig,
 };
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{NodeId, TopicId, TopicPartition};
@@ -148,7 +148,7 @@ impl Metadata {
         config.kept_entries = 8;
         let mut effects = Vec::new();
         let genesis = self.genesis.to_vec();
-        let options = MetadataOptions { raft: config, genesis, controller: ControllerOptions::default() };
+        let options = MetadataOptions { genesis, ..MetadataOptions::from(config) };
         let core = MetadataCore::new(options, &persisted, ctx.elapsed_ms(), &mut effects)
             .map_err(|error| Failure(error.to_string()))?;
         self.running = Some(Running { core, store });
