@@ -15,6 +15,7 @@ pub mod metadata;
 pub mod metrics;
 pub mod network;
 pub mod node;
+pub mod numa;
 pub mod options;
 pub mod outbound;
 pub mod peer;

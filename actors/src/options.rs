@@ -35,15 +35,6 @@ pub struct ThreadPlan {
     pub shards: u16,
     /// Connections have threads of their own, one for each shard.
     pub own_network_threads: bool,
-    /// Processors the threads are pinned to, in turn; empty = not pinned.
-    pub cpus: Vec<u32>,
-}
-
-impl ThreadPlan {
-    /// The processor of the n-th thread.
-    pub fn cpu(&self, thread: usize) -> Option<u32> {
-        self.cpus.get(thread % self.cpus.len().max(1)).copied()
-    }
 }
 
 /// How shards and connections are placed.
@@ -51,7 +42,6 @@ pub fn thread_plan(config: &Config) -> ThreadPlan {
     ThreadPlan {
         shards: config.shards.count.clamp(1, MAX_SHARDS),
         own_network_threads: config.shards.placement == Placement::Dedicated,
-        cpus: config.shards.cpus.clone(),
     }
 }
 

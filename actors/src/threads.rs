@@ -8,16 +8,16 @@ pub struct Thread {
 }
 
 impl Thread {
-    /// Starts a thread, pinned to a processor when one is given.
-    pub fn start(name: &str, cpu: Option<u32>) -> std::io::Result<Self> {
+    /// Starts a thread that runs on the given CPUs alone; on any when there are none.
+    pub fn start(name: &str, cpus: &[u32]) -> std::io::Result<Self> {
         let arbiter = Arbiter::new();
-        let name = name.to_owned();
+        let (name, cpus) = (name.to_owned(), cpus.to_vec());
         arbiter.spawn_fn(move || {
             set_name(&name);
-            if let Some(cpu) = cpu
-                && let Err(error) = pin(cpu)
+            if !cpus.is_empty()
+                && let Err(error) = pin(&cpus)
             {
-                tracing::warn!(thread = %name, cpu, %error, "cannot pin a thread");
+                tracing::warn!(thread = %name, ?cpus, %error, "cannot pin a thread");
             }
         });
         Ok(Self { arbiter })
@@ -38,14 +38,26 @@ fn set_name(name: &str) {
     unsafe { libc::prctl(libc::PR_SET_NAME, bytes.as_ptr()) };
 }
 
-fn pin(cpu: u32) -> std::io::Result<()> {
-    if cpu as usize >= libc::CPU_SETSIZE as usize {
+/// CPUs that the calling thread, and so what it starts, may use; ascending, empty when the kernel does not tell.
+pub fn allowed_cpus() -> Vec<u32> {
+    // SAFETY: an all-zero cpu_set_t is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: 0 is the calling thread; the set is a local of the given size.
+    if unsafe { libc::sched_getaffinity(0, std::mem::size_of::<libc::cpu_set_t>(), &mut set) } != 0 {
+        return Vec::new();
+    }
+    // SAFETY: every number is below the size of the set.
+    (0..libc::CPU_SETSIZE as u32).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu as usize, &set) }).collect()
+}
+
+fn pin(cpus: &[u32]) -> std::io::Result<()> {
+    if cpus.iter().any(|cpu| *cpu >= libc::CPU_SETSIZE as u32) {
         return Err(std::io::Error::from(std::io::ErrorKind::InvalidInput));
     }
-    // SAFETY: an all-zero cpu_set_t is the empty set, and `cpu` is below its size.
+    // SAFETY: an all-zero cpu_set_t is the empty set, and every CPU is below its size.
     let set = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu as usize, &mut set);
+        cpus.iter().for_each(|cpu| libc::CPU_SET(*cpu as usize, &mut set));
         set
     };
     // SAFETY: 0 is the calling thread; the set is a local of the given size.

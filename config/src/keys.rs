@@ -122,7 +122,10 @@ pub static KEYS: &[Key] = &[
     key!("numa.enabled", numa.enabled, Rule::Bool, "Binds threads and their memory to NUMA nodes."),
     key!("numa.nic_node", numa.nic_node, integer(0, 1023),
         "Node of the network card; found from network.nic_pci_addr when absent."),
-    key!("numa.nvme_node", numa.nvme_node, integer(0, 1023), "Node of the disk."),
+    key!("numa.nvme_node", numa.nvme_node, integer(0, 1023),
+        "Node of the disk; found from node.data_dir when absent."),
+    key!("numa.steer_irqs", numa.steer_irqs, Rule::Bool,
+        "Moves the interrupts of the network card to the CPUs of its node, where the process is permitted to; they are not moved back."),
 
     key!("replication.mode", replication.mode, Rule::OneOf(ReplicationMode::WORDS),
         "Mode of topics that do not say their own: L1 acks when the leader's disk has it, L2 when a quorum has it."),

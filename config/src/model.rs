@@ -167,8 +167,10 @@ pub struct NumaConfig {
     pub enabled: bool,
     /// Node of the network card; found from `network.nic_pci_addr` when absent.
     pub nic_node: Option<u32>,
-    /// Node of the disk.
+    /// Node of the disk; found from `node.data_dir` when absent.
     pub nvme_node: Option<u32>,
+    /// Moves the interrupts of the network card to the CPUs of its node.
+    pub steer_irqs: bool,
 }
 
 /// How far a topic waits before it acks.

@@ -23,7 +23,8 @@ use crate::network::budget::ByteBudget;
 use crate::network::connection::ConnectionSetup;
 use crate::network::readers::ReaderPool;
 use crate::network::session::access::AuthGate;
-use crate::options::{self, ThreadPlan};
+use crate::numa::{self, plan::Plan};
+use crate::options;
 use crate::outbound::socket::LinkCredentials;
 use crate::peer::{FormationError, PeerVersions};
 use crate::poller::actor::{POLLER_MAILBOX, PollerActor, PollerSetup, ServeIngestion};
@@ -202,7 +203,7 @@ pub async fn start(
     let early = probes.map_err(StartError::Thread)?;
     let Foundations { disk, mut data_dir, flushed, marks, listener, address } = lay_foundations(config, disk)?;
     let starter = Starter::new(supervisor, options::restart_policy(config));
-    let plan = options::thread_plan(config);
+    let plan = numa::decide(config);
     let clock = NodeClock::start();
     let copies = ByteBudget::default();
     let lease = LeaseWatch::default();
@@ -220,16 +221,16 @@ pub async fn start(
         versions: Arc::new(options::peer_versions(config)),
     };
     let (shards, mut threads) = wiring.start_shards(&plan, &data_dir, flushed, marks).await?;
-    let control = Thread::start("control", None).map_err(StartError::Thread)?;
-    let durable = Thread::start("metadata", None).map_err(StartError::Thread)?;
+    let control = Thread::start("control", &[]).map_err(StartError::Thread)?;
+    let durable = Thread::start("metadata", &[]).map_err(StartError::Thread)?;
     own_threads::follow_certificates(&control, tls.clone());
     let data_threads = threads.iter().map(Thread::handle).collect();
     let peering = wiring.join_cluster(&mut data_dir, (&listener, address), data_threads, &side.health).await?;
     let (metadata, replication) =
         wiring.start_metadata(&durable, &data_dir, address, &shards, peering.as_ref()).await?;
     let own_forward = own_threads::forward_thread(config)?;
-    let forward = wiring.start_forward(own_forward.as_ref().unwrap_or(&control), plan.shards).await;
-    let own_tee = Thread::start("tee", None).map_err(StartError::Thread)?;
+    let forward = wiring.start_forward(own_forward.as_ref().unwrap_or(&control), plan.shards.len() as u16).await;
+    let own_tee = Thread::start("tee", &[]).map_err(StartError::Thread)?;
     let tee = wiring.start_tee(&own_tee, &metadata, &shards).await;
     let group = wiring.start_group(&control, &metadata, &shards, &forward).await;
     let keeper = match (&peering, threads.first()) {
@@ -243,7 +244,7 @@ pub async fn start(
     let serve = ServeMetadata { replication: replication.clone(), shards: shards.clone(), links, data_links };
     metadata.addr().send(serve).await.map_err(|_| StartError::Actor("metadata"))?;
 
-    let network_threads = own_threads::network_threads(&plan, threads.len())?;
+    let network_threads = own_threads::start_placed(&plan.network)?;
     let serving = if network_threads.is_empty() { &threads } else { &network_threads };
     let first = serving.first().map_or_else(|| control.handle(), Thread::handle);
     let serving = serving.iter().map(Thread::handle).collect();
@@ -324,7 +325,7 @@ impl Wiring<'_> {
     /// One ingestion actor and its poller for each shard, on a thread of their own.
     async fn start_shards(
         &self,
-        plan: &ThreadPlan,
+        plan: &Plan,
         data_dir: &DataDir,
         flushed: Vec<FlushedFile>,
         mut marks: HashMap<TopicPartition, u64>,
@@ -337,18 +338,17 @@ impl Wiring<'_> {
             index_interval_bytes: storage.index_interval_bytes,
             zero_ahead_bytes: storage.zero_ahead_bytes,
         });
-        let (mut shards, mut threads) = (Vec::new(), Vec::new());
-        for (shard, flushed) in (0..plan.shards).zip(flushed) {
-            let cpu = plan.cpu(threads.len());
-            let thread = Thread::start(&format!("shard-{shard}"), cpu).map_err(StartError::Thread)?;
-            let owns = |partition: &TopicPartition| crate::network::session::shard_of(*partition, plan.shards) == shard;
+        let threads = own_threads::start_placed(&plan.shards)?;
+        let (mut shards, count) = (Vec::new(), plan.shards.len() as u16);
+        for (((shard, flushed), place), thread) in (0..count).zip(flushed).zip(&plan.shards).zip(&threads) {
+            let owns = |partition: &TopicPartition| crate::network::session::shard_of(*partition, count) == shard;
             let own_marks = marks.extract_if(|partition, _| owns(partition)).collect();
             let opener = Arc::clone(&opener);
             let copies = self.copies.clone();
-            let parts = ShardParts { shard, flushed, marks: own_marks, opener, clock: self.clock, copies };
+            let memory_node = place.memory_node;
+            let parts = ShardParts { shard, memory_node, flushed, marks: own_marks, opener, clock: self.clock, copies };
             let (disk, metrics) = (Arc::clone(self.disk), Arc::clone(self.metrics));
-            shards.push(start_shard(self.config, self.starter, &thread, disk, metrics, parts).await?);
-            threads.push(thread);
+            shards.push(start_shard(self.config, self.starter, thread, disk, metrics, parts).await?);
         }
         Ok((shards, threads))
     }
@@ -532,6 +532,7 @@ fn genesis_node(voter: &Voter) -> GenesisNode {
 
 struct ShardParts {
     shard: u16,
+    memory_node: Option<u32>,
     flushed: FlushedFile,
     marks: HashMap<TopicPartition, u64>,
     opener: Arc<LogOpener>,
@@ -547,9 +548,12 @@ async fn start_shard(
     metrics: Arc<Metrics>,
     parts: ShardParts,
 ) -> Result<Mailbox<IngestionActor>, StartError> {
-    let ShardParts { shard, flushed, marks, opener, clock, copies } = parts;
+    let ShardParts { shard, memory_node, flushed, marks, opener, clock, copies } = parts;
     let (slot_bytes, slots) = options::arena_shape(config);
     let arena = Arena::new(slot_bytes, slots)?;
+    if let Some(Err(error)) = memory_node.map(|node| arena.prefer_node(node)) {
+        tracing::warn!(shard, memory_node, %error, "cannot bind write buffers to their memory node");
+    }
     let poller_setup = PollerSetup {
         disk,
         arena: Arc::clone(&arena),

@@ -1,7 +1,7 @@
 //! The threads of a node beside those of its shards.
 
 use super::StartError;
-use crate::options::ThreadPlan;
+use crate::numa::plan::PlacedThread;
 use crate::threads::Thread;
 use crate::tls::TlsKeeper;
 use lance_config::model::Config;
@@ -20,14 +20,11 @@ pub(super) fn forward_thread(config: &Config) -> Result<Option<Thread>, StartErr
     if config.replication.peers.is_empty() {
         return Ok(None);
     }
-    Thread::start("forward", None).map(Some).map_err(StartError::Thread)
+    Thread::start("forward", &[]).map(Some).map_err(StartError::Thread)
 }
 
-/// Threads for connections alone, where the plan has any; so many threads have CPUs of their own already.
-pub(super) fn network_threads(plan: &ThreadPlan, taken: usize) -> Result<Vec<Thread>, StartError> {
-    if !plan.own_network_threads {
-        return Ok(Vec::new());
-    }
-    let start = |n: u16| Thread::start(&format!("network-{n}"), plan.cpu(taken + usize::from(n)));
-    (0..plan.shards).map(start).collect::<Result<_, _>>().map_err(StartError::Thread)
+/// Threads where the plan wants them; for connections alone, there may be none.
+pub(super) fn start_placed(places: &[PlacedThread]) -> Result<Vec<Thread>, StartError> {
+    let start = |place: &PlacedThread| Thread::start(&place.name, &place.cpus);
+    places.iter().map(start).collect::<Result<_, _>>().map_err(StartError::Thread)
 }

@@ -65,7 +65,7 @@ pub(super) async fn join(
     (tls, versions): (Option<Arc<TlsKeeper>>, Arc<PeerVersions>),
     on_problem: impl FnMut(String),
 ) -> Result<Peering, StartError> {
-    let thread = Thread::start("links", None).map_err(StartError::Thread)?;
+    let thread = Thread::start("links", &[]).map_err(StartError::Thread)?;
     let record = *data_dir.record();
     let identity =
         PeerIdentity { node: record.node_id, incarnation: record.incarnation, boot_number: record.boot_number };

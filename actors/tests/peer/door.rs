@@ -65,7 +65,7 @@ async fn rig(max_connections: usize, known: bool) -> Rig {
     let listener = support::listen();
     let address = listener.local_addr().unwrap();
     let local = support::local_peer(1, 1, support::CLUSTER, address, secret(SECRET));
-    let (links, clients) = (Thread::start("links", None).unwrap(), Thread::start("clients", None).unwrap());
+    let (links, clients) = (Thread::start("links", &[]).unwrap(), Thread::start("clients", &[]).unwrap());
     let setup = PeerAcceptorSetup {
         local,
         data_threads: Vec::new(),

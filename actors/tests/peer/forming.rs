@@ -64,7 +64,7 @@ async fn form_failing(
     let supervisor = NodeSupervisor::start(policy(), |escalated| panic!("{}", escalated.reason));
     let starter = Starter::new(supervisor.clone(), policy());
     let mut failing = fails.then(|| supervisor.clone());
-    let thread = Thread::start("links", None).unwrap();
+    let thread = Thread::start("links", &[]).unwrap();
     let setup = PeerAcceptorSetup {
         local: Arc::clone(&local),
         data_threads: Vec::new(),

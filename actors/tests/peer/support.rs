@@ -160,10 +160,10 @@ impl FakeNode {
         let local = local_peer(node, boot_number, CLUSTER, address, trust);
         let supervisor = NodeSupervisor::start(policy(), |escalated| panic!("{}", escalated.reason));
         let starter = Starter::new(supervisor.clone(), policy());
-        let links = Thread::start("links", None).unwrap();
+        let links = Thread::start("links", &[]).unwrap();
         let setup = PeerAcceptorSetup {
             local: Arc::clone(&local),
-            data_threads: vec![Thread::start("data", None).unwrap().handle()],
+            data_threads: vec![Thread::start("data", &[]).unwrap().handle()],
             clock: NodeClock::start(),
             supervisor: supervisor.clone(),
         };

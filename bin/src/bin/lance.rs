@@ -26,6 +26,9 @@ struct Arguments {
     /// Checks the configuration, prints what is in effect, and exits.
     #[arg(long)]
     check_config: bool,
+    /// Prints memory nodes, CPUs and devices of this machine and where each thread would go, and exits.
+    #[arg(long, conflicts_with = "check_config")]
+    print_topology: bool,
 }
 
 fn main() -> ExitCode {
@@ -43,11 +46,15 @@ fn main() -> ExitCode {
     for warning in &loaded.warnings {
         eprintln!("lance: warning: {warning}");
     }
-    for warning in lance_config::machine::warnings(&loaded.config, Path::new("/sys"), false) {
+    for warning in lance_config::machine::warnings(&loaded.config, Path::new("/sys"), cfg!(feature = "numa")) {
         eprintln!("lance: warning: {warning}");
     }
     if arguments.check_config {
         print!("{}", loaded.to_toml());
+        return ExitCode::SUCCESS;
+    }
+    if arguments.print_topology {
+        print!("{}", lance_actors::numa::print::describe(&loaded.config));
         return ExitCode::SUCCESS;
     }
     let (traces, passed_over) =

@@ -11,6 +11,7 @@ mod fallback;
 mod faults;
 mod full_disk;
 mod hostile;
+mod placement;
 mod protocol;
 mod public_clients;
 mod shutdown;

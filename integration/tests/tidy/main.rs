@@ -281,7 +281,7 @@ fn without_imports(code: &str) -> String {
 }
 
 /// Keys of features that this version lacks: the checks refuse or warn of them, or they mean nothing on a single node.
-const KEYS_WITHOUT_EFFECT: &[&str] = &["eviction.", "cluster.", "numa.", "network.nic_pci_addr"];
+const KEYS_WITHOUT_EFFECT: &[&str] = &["eviction.", "cluster."];
 
 #[test]
 fn every_configuration_key_reaches_the_node() {

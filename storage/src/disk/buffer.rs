@@ -13,6 +13,11 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::BLOCK;
 
+/// NUMA nodes that a memory policy can name.
+const MAX_NODES: usize = 1024;
+/// Of linux/mempolicy.h: also moves pages that are there already.
+const MPOL_MF_MOVE: libc::c_uint = 1 << 1;
+
 /// Why an arena could not be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ArenaError {
@@ -75,6 +80,29 @@ impl Arena {
             let _ = arena.give_back.try_send(index);
         }
         Ok(Arc::new(arena))
+    }
+
+    /// Has the memory come from a NUMA node, what was touched before moved there. Another node serves when that one is full:
+    /// slow buffers are better than none.
+    pub fn prefer_node(&self, node: u32) -> io::Result<()> {
+        const WORD_BITS: usize = libc::c_ulong::BITS as usize;
+        let mut mask = [0 as libc::c_ulong; MAX_NODES / WORD_BITS];
+        let word = mask.get_mut(node as usize / WORD_BITS).ok_or(io::ErrorKind::InvalidInput)?;
+        *word = 1 << (node as usize % WORD_BITS);
+        // SAFETY: the range is our own mapping, whose contents stay as they are; the mask has as many bits as are named (the
+        // kernel counts one less) and lives over the call.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_mbind,
+                self.base.as_ptr(),
+                self.bytes(),
+                libc::MPOL_PREFERRED,
+                mask.as_ptr(),
+                MAX_NODES + 1,
+                MPOL_MF_MOVE,
+            )
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Bytes of a slot.
@@ -262,6 +290,22 @@ mod tests {
         for (slot_bytes, slot_count) in [(0, 1), (BLOCK, 0), (100, 1), (1 << 33, 1), (1 << 31, usize::MAX)] {
             assert_eq!(Arena::new(slot_bytes, slot_count).unwrap_err(), ArenaError::Shape { slot_bytes, slot_count });
         }
+    }
+
+    #[test]
+    fn buffers_prefer_a_memory_node() {
+        let arena = Arena::new(BLOCK, 4).unwrap();
+        let mut pool = SlotPool::new(Arc::clone(&arena));
+        let mut slot = pool.take().unwrap();
+        slot.fill(7);
+        arena.prefer_node(0).unwrap();
+        assert!(slot.iter().all(|byte| *byte == 7));
+        let maps = std::fs::read_to_string("/proc/self/numa_maps").unwrap();
+        let address = format!("{:x} ", arena.base() as usize);
+        let line = maps.lines().find(|line| line.starts_with(&address)).unwrap();
+        assert!(line.contains("prefer:0"), "{line}");
+        assert!(arena.prefer_node(1023).is_err());
+        assert_eq!(arena.prefer_node(1024).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]
