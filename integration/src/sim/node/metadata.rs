@@ -17,8 +17,8 @@ use lance_actors::network::session::{MetadataCall, shard_of};
 use lance_actors::view::ClusterView;
 use lance_cluster::control::ControlMessage;
 use lance_cluster::metadata::{
-    ControllerOptions, GenesisNode, MetadataAnswer, MetadataCommand, MetadataCore, MetadataEffect, MetadataError,
-    MetadataEvent, MetadataOptions, ProposeFailure, RaftConf, RaftConfig, ReplicationMode, TopicConfig,
+    GenesisNode, MetadataAnswer, MetadataCommand, MetadataCore, MetadataEffect, MetadataError, MetadataEvent,
+    MetadataOptions, ProposeFailure, RaftConf, RaftConfig, ReplicationMode, TopicConfig,
 };
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{NodeId, TopicId, TopicPartition};
