@@ -7,9 +7,10 @@ use crate::ingestion::partition::{Held, Leadership};
 use crate::ingestion::pending::PendingProduce;
 use lance_messages::batch::{BatchPlace, ProducerSequence};
 use lance_messages::error_code::ErrorCode;
-use lance_messages::id::ConnectionId;
+use lance_messages::id::{ConnectionId, LeaderEpoch};
 use lance_messages::mail::connection::Produced;
 use lance_messages::mail::ingestion::ProduceRequest;
+use lance_messages::sort_key::SortKey;
 use lance_storage::log::{AppendError, Log, NewBatch};
 use lance_storage::producers::SequenceCheck;
 
@@ -61,36 +62,19 @@ impl IngestionCore {
             refuse(effects, connection, request.request, ErrorCode::NoSpace);
             return None;
         }
-        match request.at.map_or(Ok(None), |at| is_restored(log, at, &request)) {
-            Ok(None) => {}
-            Ok(Some((produced, end_position))) => {
-                partition.pending.push(PendingProduce { connection, request: request.request, end_position, produced });
-                release(partition, terms, effects);
-                return None;
+        if let Some(at) = request.at
+            && let Some(answer) = away_from_place(log, at, connection, &request)
+        {
+            match answer {
+                Ok(stored) => partition.pending.push(stored),
+                Err(code) => refuse(effects, connection, request.request, code),
             }
-            Err(code) => {
-                refuse(effects, connection, request.request, code);
-                return None;
-            }
+            release(partition, terms, effects);
+            return None;
         }
-        let timestamp = if request.timestamp_ns == 0 { now.wall_ns } else { request.timestamp_ns };
-        let batch = NewBatch {
-            records: &request.records,
-            records_crc: request.records_crc,
-            plain_len: request.plain_len,
-            record_count: request.record_count,
-            flags: request.flags,
-            leader_epoch: epoch,
-            // In interval mode the high watermark may run ahead of what a power cut leaves.
-            committed_through: log.high_watermark().position.min(log.durable_end()),
-            sort_key: clock.tick(now.wall_ns),
-            max_timestamp_ns: timestamp,
-            producer: request.producer,
-        };
-        let appended = match request.at {
-            None => log.append_unkept(&batch, pool),
-            Some(_) => log.append_restored(&batch, pool),
-        };
+        let batch = new_batch(&request, log, (epoch, clock.tick(now.wall_ns)), now);
+        let restores = request.at.is_some();
+        let appended = if restores { log.append_restored(&batch, pool) } else { log.append_unkept(&batch, pool) };
         let (appended, header) = match appended {
             Ok(appended) => appended,
             Err(AppendError::PoolExhausted { .. }) => return Some(request),
@@ -145,15 +129,42 @@ impl IngestionCore {
     }
 }
 
-/// Whether a batch that belongs at one place stands there already, and behind which position that is committed for certain;
-/// refused when it cannot come next.
-fn is_restored(log: &Log, at: BatchPlace, request: &ProduceRequest) -> Result<Option<(Produced, u64)>, ErrorCode> {
+fn new_batch<'a>(
+    request: &'a ProduceRequest,
+    log: &Log,
+    (leader_epoch, sort_key): (LeaderEpoch, SortKey),
+    now: Now,
+) -> NewBatch<'a> {
+    NewBatch {
+        records: &request.records,
+        records_crc: request.records_crc,
+        plain_len: request.plain_len,
+        record_count: request.record_count,
+        flags: request.flags,
+        leader_epoch,
+        // In interval mode the high watermark may run ahead of what a power cut leaves.
+        committed_through: log.high_watermark().position.min(log.durable_end()),
+        sort_key,
+        max_timestamp_ns: if request.timestamp_ns == 0 { now.wall_ns } else { request.timestamp_ns },
+        producer: request.producer,
+    }
+}
+
+/// The answer to a batch that belongs at one place and does not come next: it stands there already and is acked once all that
+/// does is committed, or it is refused.
+fn away_from_place(
+    log: &Log,
+    at: BatchPlace,
+    connection: ConnectionId,
+    request: &ProduceRequest,
+) -> Option<Result<PendingProduce, ErrorCode>> {
     let end = log.log_end_place();
     if end.offset >= at.offset.saturating_add(u64::from(request.plain_len)) {
         let produced = Produced { base_offset: at.offset, record_count: request.record_count, duplicate: true };
-        return Ok(Some((produced, end.position)));
+        let (request, end_position) = (request.request, end.position);
+        return Some(Ok(PendingProduce { connection, request, end_position, produced }));
     }
-    if (at.offset, at.record) == (end.offset, end.record) { Ok(None) } else { Err(ErrorCode::OffsetOutOfRange) }
+    ((at.offset, at.record) != (end.offset, end.record)).then_some(Err(ErrorCode::OffsetOutOfRange))
 }
 
 fn is_stored(log: &Log, producer: &ProducerSequence, now: Now) -> bool {
