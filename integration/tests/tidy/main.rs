@@ -166,6 +166,9 @@ fn only_the_disk_opens_files() {
         // The configuration file, the host's name, and sysfs: read before there is a disk.
         "config/src/layers.rs",
         "config/src/machine.rs",
+        // Memory nodes and interrupts, in sysfs and /proc.
+        "actors/src/numa/sysfs.rs",
+        "actors/src/numa/irq.rs",
         // Counters of this process in /proc.
         "actors/src/metrics/",
         "actors/src/metrics.rs",
