@@ -64,7 +64,7 @@ fn the_admin_interface_shows_what_the_node_is() {
             );
             assert_eq!(
                 rig.get("/v1/groups").await.json(),
-                serde_json::json!({ "coordinator": 0, "groups": [], "consumers": [] })
+                serde_json::json!({ "coordinator": 0, "known": true, "groups": [], "consumers": [] })
             );
             let metrics = rig.get("/metrics").await;
             assert!(metrics.head.contains("content-type: application/openmetrics-text"), "{}", metrics.head);

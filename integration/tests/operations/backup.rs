@@ -67,7 +67,7 @@ fn expect_restored(source: &str, target: &str, dir: &str, loaded: &str) {
         }
     }
     let described = json(target, &["topic", "describe", "keyed"]);
-    assert_eq!(described["max_age_secs"], 30 * 24 * 3600, "{described}");
+    assert_eq!(described["retention_age_secs"], 30 * 24 * 3600, "{described}");
     assert_eq!(committed(target, "readers"), committed(source, "readers"));
     let rest = |servers: &str| {
         let arguments = ["consume", "-t", "keyed", "--group", "readers", "-e", "--format", "%p %o %v\\n"];

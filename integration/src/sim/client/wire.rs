@@ -34,7 +34,9 @@ impl Wire {
         let to = Address::Node(self.node, Part::Connection(connection));
         ctx.send(to, Mail::Connect { connection, client: self.client });
         if self.hello {
-            let features = Features(!Features::TRACE_CONTEXT.0 & !Features::COMPRESSED_FETCH.0);
+            // Neither traces, nor copies of logs, which are another way to read and write.
+            let unwanted = Features::TRACE_CONTEXT | Features::COMPRESSED_FETCH | Features::STORED_BATCHES;
+            let features = Features(!unwanted.0);
             let hello = Hello { minor_version: MINOR_VERSION, features, client_name: "simulated".to_owned() };
             self.send(Request::Hello(hello), 0, 0, ctx);
         }
