@@ -74,7 +74,10 @@ sys.exit(not any(node["id"] == int(sys.argv[1]) and node.get("maintenance") for 
 # Empties a node of leaderships; answers whether it has to be resumed afterwards.
 empty() {
   is_in_maintenance "$1" && return 1
-  "$lnc" cluster maintenance "$1" --wait "${timeout}s" >/dev/null 2>&1 && return 0
+  "$lnc" cluster maintenance "$1" --wait "${timeout}s" >/dev/null && return 0
+  # The order may stand although some leaderships did not move in time.
+  is_in_maintenance "$1" && return 0
+  say "node $1: no maintenance mode, as with a version before it; draining"
   "$lnc" cluster drain "$1" --wait "${timeout}s" >/dev/null || fail "node $1 does not drain"
   return 1
 }
@@ -110,6 +113,9 @@ restart() {
   echo $! >"$1/pid"
 }
 
+for node in "$@"; do
+  is_ready "${node#*=}" || fail "${node#*=} does not say that it is ready: is its admin address reachable from there?"
+done
 for node in "$@"; do
   id=${node%%=*} place=${node#*=}
   [[ $id =~ ^[0-9]+$ && -n $place && $place != "$node" ]] || { usage >&2; exit 2; }

@@ -103,9 +103,12 @@ async fn serve(config: &Config, log_level: Option<LogLevel>, welcome: impl FnOnc
             health.set_draining();
             tokio::select! {
                 drained = drain(&node, config.shutdown.drain_timeout) => Ok(if drained { EXIT_OK } else { EXIT_FAILED }),
-                _ = ends.next() => {
-                    tracing::warn!("stopping at once");
-                    Ok(EXIT_OK)
+                end = ends.while_draining() => match end {
+                    End::Escalated(escalated) => Ok(give_up(&escalated)),
+                    End::Ordered => {
+                        tracing::warn!("stopping at once");
+                        Ok(EXIT_OK)
+                    }
                 }
             }
         }
@@ -137,6 +140,18 @@ struct Ends {
 }
 
 impl Ends {
+    /// What ends a drain before its time: another signal. To be told to drain again changes nothing.
+    async fn while_draining(&mut self) -> End {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return End::Ordered,
+                _ = self.interrupt.recv() => return End::Ordered,
+                Some(()) = self.drain_orders.recv() => {}
+                Some(escalated) = self.on_fatal.recv() => return End::Escalated(escalated),
+            }
+        }
+    }
+
     async fn next(&mut self) -> End {
         tokio::select! {
             _ = self.terminate.recv() => End::Ordered,

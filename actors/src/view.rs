@@ -38,8 +38,16 @@ pub struct PartitionMembers {
     pub replicas: Vec<NodeId>,
     /// Those whose acks count.
     pub in_quorum: Vec<NodeId>,
+    /// Those of them that do not count yet, in the life they are in: they may lack what is committed.
+    pub unadmitted: Vec<NodeId>,
     /// The node that is being given a copy.
     pub newcomer: Option<NodeId>,
+}
+
+impl PartitionMembers {
+    fn counts(&self, node: NodeId) -> bool {
+        self.in_quorum.contains(&node) && !self.unadmitted.contains(&node)
+    }
 }
 
 impl TopicView {
@@ -129,7 +137,7 @@ impl ClusterView {
                 topic_epoch: topic.topic_epoch,
                 config: topic.config,
                 partitions,
-                members: topic.partitions.iter().map(members_of).collect(),
+                members: topic.partitions.iter().map(|partition| members_of(state, partition)).collect(),
             });
         }
         view
@@ -235,7 +243,7 @@ impl ClusterView {
     /// Whether this node's copy of a partition counts.
     pub fn is_in_quorum(&self, partition: TopicPartition) -> bool {
         let members = self.members(partition);
-        members.is_some_and(|members| self.node.is_some_and(|node| members.in_quorum.contains(&node)))
+        members.is_some_and(|members| self.node.is_some_and(|node| members.counts(node)))
     }
 
     /// Who serves readers in `rack` better than this node, which is in another one: a node of that rack whose copy counts.
@@ -246,7 +254,9 @@ impl ClusterView {
             return None;
         }
         let serves = |node: &&NodeId| is_in_rack(node) && self.is_alive(**node) && !self.draining.contains(*node);
-        let able: Vec<NodeId> = self.members(partition)?.in_quorum.iter().filter(serves).copied().collect();
+        let members = self.members(partition)?;
+        let counting = members.in_quorum.iter().filter(|node| members.counts(**node));
+        let able: Vec<NodeId> = counting.filter(serves).copied().collect();
         able.get(usize::from(partition.partition).checked_rem(able.len())?).copied()
     }
 
@@ -268,9 +278,11 @@ impl ClusterView {
     }
 }
 
-fn members_of(partition: &PartitionState) -> PartitionMembers {
+fn members_of(state: &MetadataState, partition: &PartitionState) -> PartitionMembers {
     let replicas = partition.replicas.iter().map(|replica| replica.node).collect();
-    PartitionMembers { replicas, in_quorum: partition.in_quorum.clone(), newcomer: partition.newcomer() }
+    let unadmitted = partition.replicas.iter().filter(|replica| !state.counts(replica)).map(|replica| replica.node);
+    let (in_quorum, unadmitted) = (partition.in_quorum.clone(), unadmitted.collect());
+    PartitionMembers { replicas, in_quorum, unadmitted, newcomer: partition.newcomer() }
 }
 
 #[cfg(test)]
@@ -280,7 +292,12 @@ mod tests {
     #[test]
     fn readers_are_sent_to_a_copy_that_counts_in_their_rack_unless_this_node_is_in_it() {
         let nodes = |ids: &[u16]| ids.iter().copied().map(NodeId).collect::<Vec<_>>();
-        let members = PartitionMembers { replicas: nodes(&[1, 2, 3, 4]), in_quorum: nodes(&[1, 2, 3]), newcomer: None };
+        let members = PartitionMembers {
+            replicas: nodes(&[1, 2, 3, 4, 5]),
+            in_quorum: nodes(&[1, 2, 3, 5]),
+            unadmitted: nodes(&[5]),
+            newcomer: None,
+        };
         let topic = TopicView {
             id: TopicId(7),
             name: "events".to_owned(),
@@ -290,7 +307,7 @@ mod tests {
             partitions: vec![(Some(NodeId(1)), LeaderEpoch(1)); 2],
             members: vec![members; 2],
         };
-        let racks = [(1, "a"), (2, "b"), (3, "b"), (4, "c")];
+        let racks = [(1, "a"), (2, "b"), (3, "b"), (4, "c"), (5, "d")];
         let racks = racks.map(|(node, rack)| (NodeId(node), rack.to_owned())).into_iter().collect();
         let mut view = ClusterView { node: Some(NodeId(1)), racks, ..ClusterView::default() };
         view.insert(topic);
@@ -299,7 +316,11 @@ mod tests {
         };
         assert_eq!((nearer(&view, 0, "b"), nearer(&view, 1, "b")), (Some(2), Some(3)), "spread over the rack");
         for elsewhere in ["", "a", "c", "d"] {
-            assert_eq!(nearer(&view, 0, elsewhere), None, "{elsewhere}: own rack, not in the quorum, or nobody");
+            assert_eq!(
+                nearer(&view, 0, elsewhere),
+                None,
+                "{elsewhere}: own rack, not in the quorum, not admitted, or nobody"
+            );
         }
         assert_eq!(nearer(&view, 9, "b"), None, "no such partition");
         view.alive.insert(NodeId(2), false);

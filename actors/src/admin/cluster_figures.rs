@@ -113,7 +113,11 @@ mod tests {
         let mut view = ClusterView::default();
         (view.node, view.term, view.leader_changes) = (Some(NodeId(1)), 4, 5);
         let all = vec![NodeId(1), NodeId(2), NodeId(3)];
-        let members = |in_quorum: Vec<NodeId>| PartitionMembers { replicas: all.clone(), in_quorum, newcomer: None };
+        let members = |in_quorum: Vec<NodeId>| PartitionMembers {
+            replicas: all.clone(),
+            in_quorum,
+            ..PartitionMembers::default()
+        };
         view.insert(TopicView {
             id: TopicId(1),
             name: "events".to_owned(),

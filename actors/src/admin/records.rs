@@ -152,6 +152,7 @@ pub async fn list_records(
     let limits = Limits {
         records: query.max.unwrap_or(USUAL_RECORDS).clamp(1, MAX_RECORDS),
         value_bytes: query.value_bytes.unwrap_or(USUAL_VALUE_BYTES).min(MAX_VALUE_BYTES),
+        end_offset,
     };
     let (records, next_offset) = match offset >= end_offset {
         true => (Vec::new(), offset),
@@ -228,6 +229,8 @@ fn refused(code: ErrorCode) -> ApiError {
 struct Limits {
     records: usize,
     value_bytes: usize,
+    /// No record ends behind it.
+    end_offset: u64,
 }
 
 /// The records that begin at `offset`, and where the next one begins. Bytes that are no records are one of their own.
@@ -246,7 +249,7 @@ fn list(data: &[u8], offset: u64, limits: Limits) -> (Vec<RecordListing>, u64) {
             // The rest is read with the next request, unless it is all there is.
             Some(Err(_)) if !listed.is_empty() => return (listed, start),
             Some(Err(_)) => {
-                let (value, end) = cut_record(&data[at..]);
+                let (value, end) = cut_record(&data[at..], limits.end_offset.saturating_sub(start));
                 let value = Some(show(value.0, value.1, limits.value_bytes));
                 let kind = "raw";
                 listed.push(RecordListing {
@@ -264,14 +267,15 @@ fn list(data: &[u8], offset: u64, limits: Limits) -> (Vec<RecordListing>, u64) {
     (listed, offset + all.consumed_bytes() as u64)
 }
 
-/// A record of which only the beginning was read: its value so far and in all, and its length. Other bytes are taken whole.
-fn cut_record(data: &[u8]) -> ((&[u8], u64), u64) {
+/// A record of which only the beginning was read: its value so far and in all, and its length, at most `left`. Other bytes are
+/// taken whole.
+fn cut_record(data: &[u8], left: u64) -> ((&[u8], u64), u64) {
     let header = data.split_first_chunk::<TLV_HEADER_BYTES>();
-    match header.filter(|(header, _)| RecordType::from_byte(header[0]).is_some()) {
-        Some((header, value)) => {
-            let length = u64::from(u32::from_le_bytes([header[1], header[2], header[3], header[4]]));
-            ((value, length), length + TLV_HEADER_BYTES as u64)
-        }
+    let header = header
+        .filter(|(header, _)| RecordType::from_byte(header[0]).is_some())
+        .map(|(header, value)| (u64::from(u32::from_le_bytes([header[1], header[2], header[3], header[4]])), value));
+    match header.filter(|(length, _)| length + TLV_HEADER_BYTES as u64 <= left) {
+        Some((length, value)) => ((value, length), length + TLV_HEADER_BYTES as u64),
         None => ((data, data.len() as u64), data.len() as u64),
     }
 }
@@ -332,7 +336,7 @@ mod tests {
     use super::*;
     use lance_messages::record::{put_data, put_record};
 
-    const LIMITS: Limits = Limits { records: 10, value_bytes: 8 };
+    const LIMITS: Limits = Limits { records: 10, value_bytes: 8, end_offset: 10_000 };
 
     fn text(shown: &Option<Shown>) -> Option<&str> {
         shown.as_ref()?.text.as_deref()
@@ -369,6 +373,9 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_records_are_one() {
+        // Begins like a record of 4 GiB, which cannot be there.
+        let (listed, next) = list(b"\x82\xff\xff\xff\xffpack", 5, LIMITS);
+        assert_eq!((listed.len(), next, listed[0].value.as_ref().unwrap().bytes), (1, 14, 9));
         let (listed, next) = list(b"\0plain text", 5, LIMITS);
         assert_eq!((listed.len(), next, listed[0].kind), (1, 16, "raw"));
         let no_text = show(&[0xFF, 0xFE], 2, 8);

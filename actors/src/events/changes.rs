@@ -90,7 +90,11 @@ mod tests {
 
     fn view(leader: Option<u16>, in_quorum: &[u16]) -> ClusterView {
         let nodes = |ids: &[u16]| ids.iter().map(|id| NodeId(*id)).collect::<Vec<_>>();
-        let members = PartitionMembers { replicas: nodes(&[1, 2, 3]), in_quorum: nodes(in_quorum), newcomer: None };
+        let members = PartitionMembers {
+            replicas: nodes(&[1, 2, 3]),
+            in_quorum: nodes(in_quorum),
+            ..PartitionMembers::default()
+        };
         let mut view = nothing();
         view.nodes = nodes(&[1, 2, 3]).into_iter().map(|node| (node, String::new())).collect();
         view.insert(TopicView {

@@ -59,11 +59,12 @@ impl MetadataActor {
         let Some(running) = self.running.as_ref() else { return };
         let (state, setup) = (running.core.state(), &self.setup);
         let level = state.feature_level();
-        if level > self.levels.guarded {
+        if level > self.levels.guarded && now_ms >= self.levels.again_ms {
             setup.versions.require(version_of(level));
             if let Some(data_dir) = setup.dir.parent()
                 && let Err(error) = raise_format(&setup.disk, data_dir, NEWEST_FORMAT)
             {
+                self.levels.again_ms = now_ms.saturating_add(RAISE_INTERVAL_MS);
                 return tracing::warn!(%error, "the data dir is not marked as one of a newer version yet");
             }
             tracing::info!(%level, "the cluster uses the features of this level");

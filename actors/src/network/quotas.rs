@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// What may be moved at once by who was quiet before: this much time's worth.
 const BURST: Duration = Duration::from_secs(1);
+/// Longest debt: who moves more in one go is not locked out for longer, nor are others of its name.
+const MAX_DEBT: Duration = Duration::from_secs(60);
 /// Names whose meters are kept; beyond, those nobody uses are dropped.
 const MAX_NAMES: usize = 4096;
 
@@ -103,7 +105,8 @@ impl Meter {
         let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let cost = u128::from(bytes) * 1_000_000_000 / u128::from(self.bytes_per_second);
         let cost = u64::try_from(cost).unwrap_or(u64::MAX);
-        let paid = |paid_at: u64| paid_at.max(now_ns).saturating_add(cost);
+        let most = now_ns.saturating_add(u64::try_from((MAX_DEBT + BURST).as_nanos()).unwrap_or(u64::MAX));
+        let paid = |paid_at: u64| paid_at.max(now_ns).saturating_add(cost).min(most.max(paid_at));
         let before = self.paid_at_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at| Some(paid(at)));
         let paid_at = paid(before.unwrap_or_else(|at| at));
         Duration::from_nanos(paid_at - now_ns).saturating_sub(BURST)
@@ -130,9 +133,22 @@ mod tests {
         assert!(quotas.of_principal("b").is_none() && Quotas::default().of_client("a").is_none());
     }
 
+    #[test]
+    fn a_debt_is_never_longer_than_a_minute() {
+        let meter = Meter::new(1000).unwrap();
+        let now = Duration::from_secs(5);
+        assert_eq!(meter.charge(1 << 40, now), MAX_DEBT);
+        assert_eq!(meter.charge(1 << 40, now), MAX_DEBT);
+        assert_eq!(
+            meter.charge(0, now + Duration::from_secs(20)),
+            Duration::from_secs(40),
+            "who comes later owes it too"
+        );
+    }
+
     proptest! {
         #[test]
-        fn whoever_waits_as_told_keeps_the_rate(rate in 1_u64..1_000_000, moved in proptest::collection::vec(0_u64..500_000, 1..200)) {
+        fn whoever_waits_as_told_keeps_the_rate(rate in 10_000_u64..1_000_000, moved in proptest::collection::vec(0_u64..500_000, 1..200)) {
             let meter = Meter::new(rate).unwrap();
             let mut now = Duration::from_secs(5);
             let start = now;

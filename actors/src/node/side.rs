@@ -104,7 +104,7 @@ pub(super) async fn start(
         groups: crate::admin::groups::list_groups(node.group.clone()),
         tls: parts.tls,
         auth: parts.auth,
-        allowed_hosts: config.admin.allowed_hosts.clone(),
+        allowed_hosts: own_names(config),
         disk,
         metadata: node.metadata.clone(),
         forward,
@@ -115,4 +115,11 @@ pub(super) async fn start(
         })
         .await;
     Ok(())
+}
+
+/// Names under which the admin interface may be asked: listed ones, and those that the operator gave this node and its peers.
+fn own_names(config: &Config) -> Vec<String> {
+    let peers = config.replication.peers.iter().chain(&config.network.advertise);
+    let hosts = peers.filter_map(|address| address.rsplit_once(':')).map(|(host, _)| host.to_owned());
+    config.admin.allowed_hosts.iter().cloned().chain(hosts).chain(lance_config::machine::host_name()).collect()
 }

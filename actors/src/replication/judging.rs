@@ -124,6 +124,10 @@ impl ReplicationActor {
         report: &ReplicaReport,
         ctx: &mut Context<Self>,
     ) {
+        // Who is being emptied, or is under repair, stays: that would be refused, window after window.
+        if self.setup.view.load().draining.contains(&node) {
+            return;
+        }
         let (swaps, partitions) = spared(node, report);
         let decision = match cause {
             EvictionCause::Slow => FollowerDecision::EvictSlow,

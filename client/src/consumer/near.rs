@@ -6,16 +6,20 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a partition is read from its leader after a nearer replica could not serve it.
+/// How long a partition is read from its leader after a nearer replica could not serve it …
 const REST: Duration = Duration::from_secs(10);
+/// … twice as long each time in a row, up to this many times.
+const MAX_DOUBLINGS: u32 = 6;
 
 /// Where one partition is read, if not from its leader.
-#[derive(Clone, Debug)]
-enum Place {
-    /// From the replica at this address.
-    At(String),
-    /// From the leader until then: a nearer replica has just failed.
-    LeaderUntil(Instant),
+#[derive(Clone, Debug, Default)]
+struct Place {
+    /// The nearer replica it is read from.
+    at: Option<String>,
+    /// From the leader until then.
+    leader_until: Option<Instant>,
+    /// Nearer replicas in a row that served nothing.
+    failures: u32,
 }
 
 /// The nearer replicas that leaders have named.
@@ -37,31 +41,37 @@ impl NearReads {
 
     /// Whether a nearer replica may be named, or answer, at the moment.
     pub(super) fn may_be_near(&self, key: &Key, now: Instant) -> bool {
-        let resting = |place: &Place| matches!(place, Place::LeaderUntil(until) if now < *until);
+        let resting = |place: &Place| place.leader_until.is_some_and(|until| now < until);
         !self.rack.is_empty() && !self.places().get(key).is_some_and(resting)
     }
 
     /// The replica to read from instead of the leader.
     pub(super) fn address(&self, key: &Key) -> Option<String> {
-        match self.places().get(key) {
-            Some(Place::At(address)) => Some(address.clone()),
-            _ => None,
-        }
+        self.places().get(key).and_then(|place| place.at.clone())
     }
 
     /// The leader has named a replica.
     pub(super) fn go(&self, key: Key, address: String) {
-        self.places().insert(key, Place::At(address));
+        self.places().entry(key).or_default().at = Some(address);
+    }
+
+    /// A partition was served; the next failure of a nearer replica is the first again, if it was one.
+    pub(super) fn served(&self, key: &Key) {
+        if let Some(place) = self.places().get_mut(key).filter(|place| place.at.is_some()) {
+            place.failures = 0;
+        }
     }
 
     /// Who reads a partition does not serve it any more. True when that was a nearer replica: the leader comes next.
     pub(super) fn leave(&self, key: &Key, now: Instant) -> bool {
         let mut places = self.places();
-        let was_near = matches!(places.get(key), Some(Place::At(_)));
-        if was_near {
-            places.insert(key.clone(), Place::LeaderUntil(now + REST));
+        let Some(place) = places.get_mut(key) else { return false };
+        if place.at.take().is_none() {
+            return false;
         }
-        was_near
+        place.leader_until = Some(now + REST * (1 << place.failures.min(MAX_DOUBLINGS)));
+        place.failures = place.failures.saturating_add(1);
+        true
     }
 
     /// The partition is not read any more.
@@ -89,6 +99,11 @@ mod tests {
         assert!(near.leave(&key, now));
         assert!(!near.may_be_near(&key, now) && near.address(&key).is_none());
         assert!(near.may_be_near(&key, now + REST));
+        near.go(key.clone(), "b:1".to_owned());
+        assert!(near.leave(&key, now) && !near.may_be_near(&key, now + REST), "twice as long the second time");
+        near.go(key.clone(), "b:1".to_owned());
+        near.served(&key);
+        assert!(near.leave(&key, now) && near.may_be_near(&key, now + REST));
         assert!(near.may_be_near(&Key::new("events", 4), now), "others are not concerned");
     }
 

@@ -186,7 +186,10 @@ impl Reader {
         for (fetched, data) in reply.partitions {
             let Some(ask) = by_id(&fetched) else { return Err(unexpected(connection, "fetch")) };
             match self.on_part(connection, ask, &fetched, data)? {
-                Ok(()) => _ = self.answered.insert(ask.key.clone()),
+                Ok(()) => {
+                    self.hub.near.served(&ask.key);
+                    self.answered.insert(ask.key.clone());
+                }
                 Err(refused) => self.on_refused(ask, refused),
             }
         }

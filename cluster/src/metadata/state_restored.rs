@@ -9,6 +9,9 @@ use super::topic::TopicState;
 use lance_messages::batch::BatchPlace;
 use lance_messages::id::{TopicId, TopicPartition};
 
+/// Offsets, record numbers and ids beyond are in no backup: they would leave no room for what follows.
+const MOST_RESTORED: u64 = 1 << 60;
+
 impl MetadataState {
     /// What all nodes understand, as decided.
     pub fn feature_level(&self) -> FeatureLevel {
@@ -38,7 +41,7 @@ impl MetadataState {
 
     pub(super) fn restore_topic(&mut self, wanted: &TopicRestoration, events: &mut Vec<MetadataEvent>) -> Outcome {
         let TopicRestoration { name, config, beginnings, .. } = wanted;
-        if !is_valid_topic_name(name) {
+        if !is_valid_topic_name(name) || name.starts_with("__") {
             return Err(MetadataRefusal::InvalidTopicName { name: name.clone() });
         }
         if let Some(topic) = self.topic_id(name) {
@@ -50,6 +53,12 @@ impl MetadataState {
         }
         if config.partitions == 0 || beginnings.len() != usize::from(config.partitions) {
             return Err(MetadataRefusal::NoPartitions);
+        }
+        if beginnings.iter().any(|(offset, record)| *offset.max(record) > MOST_RESTORED) {
+            return Err(MetadataRefusal::IdsExhausted { what: "offset" });
+        }
+        if wanted.topic.0 > u32::MAX / 2 {
+            return Err(MetadataRefusal::IdsExhausted { what: "topic id" });
         }
         self.check_room(u32::from(config.partitions))?;
         let topic = self.id_for(wanted);
@@ -97,8 +106,8 @@ impl MetadataState {
     }
 
     pub(super) fn restore_ids(&mut self, next_topic_id: u32, next_producer_id: u64) -> MetadataAnswer {
-        self.next_topic_id = self.next_topic_id.max(next_topic_id);
-        self.next_producer_id = self.next_producer_id.max(next_producer_id);
+        self.next_topic_id = self.next_topic_id.max(next_topic_id.min(u32::MAX / 2));
+        self.next_producer_id = self.next_producer_id.max(next_producer_id.min(MOST_RESTORED));
         MetadataAnswer::IdsRestored
     }
 

@@ -148,7 +148,7 @@ pub struct FollowerFlow {
     unanswered_since: Option<Duration>,
     /// Since when it has synced nothing of what it was sent.
     owes_since: Option<Duration>,
-    /// Where the last batch ends that it was sent since the link stands.
+    /// Where the last batch ends that it was sent; a link that breaks again and again pays nothing back.
     sent_end: u64,
     backoff: Duration,
     /// The last state of its log that was answered, and when.
@@ -185,7 +185,6 @@ impl FollowerFlow {
         self.acked = None;
         self.probed_at = None;
         self.answered = None;
-        self.sent_end = 0;
         self.backoff = BACKOFF_MIN;
         self.start_probing();
     }
@@ -240,6 +239,8 @@ impl FollowerFlow {
     pub fn on_read_failed(&mut self, now: Duration) {
         if self.state != State::Down {
             self.wait(now);
+            // It is the leader that cannot go on: nothing is owed until it can.
+            (self.owes_since, self.sent_end) = (None, self.acked.unwrap_or_default());
         }
     }
 

@@ -145,11 +145,10 @@ impl IngestionCore {
                 && fetch.partition == cancel.partition
         };
         while let Some(at) = self.starved.iter().position(is_cancelled) {
-            let partition = self.partition_mut(cancel.partition).map(|partition| &*partition);
-            let result = partition.map_or(Err(ErrorCode::NotLeader), nothing_found);
-            if let Some(fetch) = self.starved.remove(at) {
-                answer_fetch(effects, &fetch, result);
-            }
+            let Some(fetch) = self.starved.remove(at) else { break };
+            let partition = self.partition_mut(cancel.partition);
+            let result = partition.map_or(Err(ErrorCode::NotLeader), |partition| nothing_found(partition, &fetch));
+            answer_fetch(effects, &fetch, result);
         }
         let Some(partition) = self.partition_mut(cancel.partition) else {
             return;
@@ -244,11 +243,16 @@ pub(super) fn waited(parked: &ParkedFetch, now: Now, effects: &mut Effects) {
 }
 
 fn answer_empty(partition: &Partition, fetch: &Fetch, effects: &mut Effects) {
-    answer_fetch(effects, fetch, nothing_found(partition));
+    answer_fetch(effects, fetch, nothing_found(partition, fetch));
 }
 
-fn nothing_found(partition: &Partition) -> Result<(PartitionBounds, FetchedData<SegmentRead>), ErrorCode> {
+fn nothing_found(
+    partition: &Partition,
+    fetch: &Fetch,
+) -> Result<(PartitionBounds, FetchedData<SegmentRead>), ErrorCode> {
     match readable_log(partition) {
+        // Behind what this replica knows to be committed there may be records, or nothing ever: the leader knows.
+        Some(log) if fetch.near && fetch.offset > log.high_watermark().offset => Err(ErrorCode::NotLeader),
         Some(log) => Ok((bounds_of(log, &partition.leadership), FetchedData::Empty)),
         None => Err(ErrorCode::StorageOffline),
     }

@@ -7,7 +7,7 @@ mod writing;
 
 use crate::audit::audit;
 use crate::clock::NodeClock;
-use crate::forward::actor::ForwardActor;
+use crate::forward::actor::{FORWARD_CLIENT_NAME, ForwardActor};
 use crate::group::actor::GroupActor;
 use crate::ingestion::actor::{IngestionActor, RegisterConnection, ReplyTo, UnregisterConnection};
 use crate::mailbox::Mailbox;
@@ -18,7 +18,7 @@ use crate::network::budget::{ByteBudget, FREE_FRAME_BYTES, Reservation};
 use crate::network::outbox::{ShardMessage, forward_message, push_produce, send, try_forward, try_send};
 use crate::network::quotas::{Meters, Quotas};
 use crate::network::readers::{ReadFailure, ReaderJob, ReaderPool};
-use crate::network::session::access::AuthGate;
+use crate::network::session::access::{AuthGate, Identity};
 use crate::network::session::{MAX_PART_REPLIES, SessionCore, SessionEffect, SessionLimits};
 use crate::peer::{AcceptPeer, Inlet};
 use crate::supervision::{ActorState, Vitals};
@@ -271,9 +271,16 @@ impl ConnectionActor {
                 self.await_commit(request, answer, ctx);
             }
             SessionEffect::Audit(line) => audit(&line),
-            SessionEffect::Named(name) => self.meters[0] = self.setup.quotas.of_client(&name),
-            SessionEffect::Identified(principal) => {
-                self.meters[1] = principal.and_then(|principal| self.setup.quotas.of_principal(&principal));
+            SessionEffect::Named(name) => {
+                // What nodes forward was counted where it came in. Without authentication anybody may say any name.
+                let is_node = self.setup.auth.is_none() && *name == *FORWARD_CLIENT_NAME;
+                self.meters[0] = if is_node { None } else { self.setup.quotas.of_client(&name) };
+                self.take_over_debts(ctx);
+            }
+            SessionEffect::Identified(Identity::Node) => self.meters = [None, None],
+            SessionEffect::Identified(identity) => {
+                self.meters[1] = identity.name().and_then(|principal| self.setup.quotas.of_principal(principal));
+                self.take_over_debts(ctx);
             }
             SessionEffect::Group(request, asked) => self.ask_group(request, asked, ctx),
             SessionEffect::ForwardCommit(request, commit) => {
@@ -455,6 +462,10 @@ impl ConnectionActor {
         let mut input = std::mem::take(&mut self.input);
         self.with_core(ctx, |core, view, now, effects| core.on_input(&mut input, view, now, effects));
         self.input = input;
+        // What a whole large frame took is free again, whether or not something follows.
+        if self.input.len() + missing_bytes(&self.input) <= FREE_FRAME_BYTES {
+            self.frame_room = None;
+        }
     }
 
     fn check_idle(&mut self, ctx: &mut Context<Self>) {

@@ -17,6 +17,12 @@ impl ConnectionActor {
         self.charge(bytes, |meters| meters.fetch.as_ref(), ctx);
     }
 
+    /// A connection that says who it is owes what others of its name, or those before it, have left unpaid.
+    pub(super) fn take_over_debts(&mut self, ctx: &mut Context<Self>) {
+        self.charge_produce(0, ctx);
+        self.charge_fetch(0, ctx);
+    }
+
     fn charge(&mut self, bytes: u64, of: fn(&Meters) -> Option<&Meter>, ctx: &mut Context<Self>) {
         let now = self.setup.clock.now().elapsed;
         let meters = self.meters.iter().flatten().filter_map(|meters| of(meters));

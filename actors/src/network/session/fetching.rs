@@ -67,8 +67,10 @@ impl SessionCore {
         now: Duration,
         effects: &mut Effects,
     ) {
-        if fetch.partitions.is_empty() || fetch.partitions.len() > MAX_PARTS {
-            let message = "A fetch names 1 to 4096 partitions";
+        // A stored batch is read whole, however large: one at a time.
+        let most = if self.copies_logs() { 1 } else { MAX_PARTS };
+        if fetch.partitions.is_empty() || fetch.partitions.len() > most {
+            let message = format!("A fetch names 1 to {most} partitions");
             let answers = Answers::Control(Command::FETCH_PARTITIONS.0);
             let error = TypedError::with_message(ErrorCode::InvalidRequest, answers, message);
             let lane = self.control_lane();

@@ -16,7 +16,7 @@ pub mod routing;
 mod security;
 mod spans;
 
-use self::access::{Access, AuditLine, AuthGate};
+use self::access::{Access, AuditLine, AuthGate, Identity};
 use self::lanes::{CONTROL_LANE, INGEST_LANE, Lanes, RequestId};
 use self::output::Output;
 use self::replies::{ControlKind, ReplySlot};
@@ -117,7 +117,7 @@ pub enum SessionEffect {
     /// The client said what it calls itself.
     Named(Arc<str>),
     /// It is known, or not known any more, whose connection it is.
-    Identified(Option<Arc<str>>),
+    Identified(Identity),
     /// Something for the audit log.
     Audit(AuditLine),
     /// Ask the coordinator of consumer groups.

@@ -46,7 +46,7 @@ impl SessionCore {
     fn after_attempt(&mut self, action: &str, outcome: &str, effects: &mut Effects) {
         self.audit(action.to_owned(), outcome.to_owned(), effects);
         self.closing |= self.access.is_spent();
-        effects.push(SessionEffect::Identified(self.access.identity().name().cloned()));
+        effects.push(SessionEffect::Identified(self.access.identity().clone()));
     }
 
     fn audit(&self, action: String, outcome: String, effects: &mut Effects) {
