@@ -60,7 +60,11 @@ function forgetEventsOfThePast({ events }) {
 async function refresh() {
   const last = state.events[state.events.length - 1];
   const after = Math.max(0, (last?.number ?? 0) - 1);
-  const errors = await Promise.all([
+  const open = [
+    ask("/metrics", (text) => addScrape(state.figures, parse(text), performance.now()), getText),
+  ];
+  // Without a token every other question would be refused, and be a line of the audit log: signing in asks again.
+  const guarded = state.needsToken ? [] : [
     ask("/v1/whoami", (who) => (state.who = who)),
     ask("/v1/cluster", (cluster) => (state.cluster = cluster)),
     ask("/v1/topics", ({ topics }) => (state.topics = topics)),
@@ -70,11 +74,11 @@ async function refresh() {
       forgetEventsOfThePast(answer);
       takeEvents(answer);
     }),
-    ask("/metrics", (text) => addScrape(state.figures, parse(text), performance.now()), getText),
-  ]);
+  ];
+  const errors = await Promise.all([...open, ...guarded]);
   const failed = errors.filter((error) => error !== null);
   state.unreachable = failed.length === errors.length || failed.some(({ status }) => status === 0);
-  state.needsToken = failed.some(({ status }) => status === 401);
+  state.needsToken ||= failed.some(({ status }) => status === 401);
   state.error = failed.find(({ status }) => status !== 0 && status !== 401) ?? null;
   if (!state.unreachable) state.heardAtMs = Date.now();
   tell();

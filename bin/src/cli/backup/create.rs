@@ -204,6 +204,12 @@ impl Run<'_> {
         // Unfinished ones, or damaged in an interrupted run, are copied again.
         files.extend(finished(&folder, topic.partition(number), next).unwrap_or_default());
         next = files.last().map_or(start, |file| file.end);
+        if next.offset > end.offset {
+            // What the folder holds may be the only copy by now, and what follows in the cluster is another history.
+            let text = format!("partition {number} of topic '{}' ends at {} in the cluster", topic.name, end.offset);
+            let more = format!("and at {} in the folder: records were lost since; use another folder", next.offset);
+            return Err(Failure::failed(format!("{text} {more}")));
+        }
         let mut writer: Option<BatchWriter> = None;
         let mut idle_since = Instant::now();
         while next.offset < end.offset {
