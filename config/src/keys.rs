@@ -136,7 +136,7 @@ pub static KEYS: &[Key] = &[
 
     key!("admin.bind", admin.bind, Rule::Listen, "Address of the HTTP interface."),
     key!("admin.allowed_hosts", admin.allowed_hosts, Rule::Names,
-        "Public host names under which the HTTP interface may be asked for without [auth]; addresses and private names always may."),
+        "Public host names under which the HTTP interface may be asked for while auth.enabled is false; addresses and private names always may."),
     key!("admin.fault_injection", admin.fault_injection, Rule::Bool,
         "Opens the endpoints that break things on purpose, for tests."),
 
