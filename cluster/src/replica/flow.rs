@@ -150,6 +150,8 @@ pub struct FollowerFlow {
     owes_since: Option<Duration>,
     /// Where the last batch ends that it was sent; a link that breaks again and again pays nothing back.
     sent_end: u64,
+    /// The furthest that a life of the replica has synced, over all links.
+    furthest: Option<(ReplicaIncarnation, u64)>,
     backoff: Duration,
     /// The last state of its log that was answered, and when.
     answered: Option<(DivergedLog, Duration)>,
@@ -174,6 +176,7 @@ impl FollowerFlow {
             unanswered_since: None,
             owes_since: None,
             sent_end: 0,
+            furthest: None,
             backoff: BACKOFF_MIN,
             answered: None,
         }
@@ -235,7 +238,7 @@ impl FollowerFlow {
         self.expect_answer(now);
     }
 
-    /// What `next` wanted sent could not be read, or not handed to the link: it is tried again later.
+    /// What `next` wanted sent could not be read by this node: it is tried again later.
     pub fn on_read_failed(&mut self, now: Duration) {
         if self.state != State::Down {
             self.wait(now);
@@ -273,6 +276,8 @@ impl FollowerFlow {
             }
             Ok(Resolution::Truncate(to)) => {
                 self.clear();
+                // What it holds becomes less, and everything from there on is progress.
+                self.furthest = None;
                 self.state = State::Truncating { since: now };
                 self.expect_answer(now);
                 DivergedStep::Truncate { answers: state, to }
@@ -406,13 +411,21 @@ impl FollowerFlow {
             self.stream_from(durable_end);
         }
         self.unanswered_since = if self.in_flight.is_empty() { None } else { Some(now) };
+        let further = self.has_come_further(durable_end);
         if self.in_flight.is_empty() && self.sent_end <= durable_end {
             self.owes_since = None;
-        } else if progress.advanced || progress.acked_count > 0 {
+        } else if further || progress.acked_count > 0 {
             self.owes_since = Some(now);
         }
         progress.caught_up = self.in_flight.is_empty();
         progress
+    }
+
+    fn has_come_further(&mut self, durable_end: u64) -> bool {
+        let Some(life) = self.incarnation else { return false };
+        let before = self.furthest.filter(|(known, _)| *known == life).map(|(_, end)| end);
+        self.furthest = Some((life, before.unwrap_or_default().max(durable_end)));
+        before < Some(durable_end)
     }
 
     fn stream_from(&mut self, position: u64) {

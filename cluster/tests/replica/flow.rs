@@ -290,6 +290,45 @@ fn a_follower_that_answers_and_syncs_nothing_owes_all_the_while() {
 }
 
 #[test]
+fn a_link_that_breaks_again_and_again_pays_nothing_back() {
+    let mut run = Run::live();
+    run.push(100);
+    for _ in 0..5 {
+        run.at(300).flow.on_link_down();
+        run.next();
+        run.at(100).flow.on_link_up();
+        assert!(matches!(run.next(), FlowStep::Probe { .. }));
+        run.ack(1000);
+        assert!(matches!(run.next(), FlowStep::Send { from: 1000, .. }));
+        run.sent(1000, 1100);
+    }
+    assert!(run.outstanding() >= Some(ms(2_000)), "it has synced nothing of what it was sent: {:?}", run.outstanding());
+    run.ack(1100);
+    assert_eq!(run.outstanding(), None);
+}
+
+#[test]
+fn a_follower_owes_nothing_while_its_leader_cannot_read() {
+    let mut run = Run::live();
+    run.push(100);
+    run.flow.on_unavailable(run.now);
+    for _ in 0..20 {
+        run.at(200);
+        match run.next() {
+            FlowStep::Probe { .. } => _ = run.ack(1000),
+            FlowStep::Send { .. } => run.flow.on_read_failed(run.now),
+            FlowStep::Nothing => {}
+        }
+    }
+    assert!(run.outstanding() < Some(ms(1_000)), "{:?}", run.outstanding());
+    while !matches!(run.next(), FlowStep::Send { .. }) {
+        run.at(100).ack(1000);
+    }
+    run.sent(1000, 1100);
+    assert_eq!(run.at(1_500).outstanding(), Some(ms(1_500)), "what was sent is owed again");
+}
+
+#[test]
 fn an_idle_follower_learns_the_high_watermark() {
     let mut run = Run::live();
     run.push(100);
