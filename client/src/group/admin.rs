@@ -192,7 +192,7 @@ impl Admin {
 
     /// As [`Admin::reset_group_offsets`], with what is kept beside each.
     pub async fn commit_group_offsets(&self, group: &str, offsets: Vec<GroupOffset>) -> Result<(), ClientError> {
-        let commit = GroupCommit { group: group.to_owned(), member: String::new(), epoch: 0, offsets };
+        let commit = GroupCommit { group: group.to_owned(), offsets, ..GroupCommit::default() };
         match self.ask_coordinator(&Request::GroupCommit(commit), "reset offsets").await? {
             Response::GroupCommit(committed) => {
                 let refused: Option<ErrorCode> = committed.results.into_iter().find_map(|(_, code)| code);

@@ -21,6 +21,8 @@ pub(super) struct Commits {
     partitions: HashMap<(Arc<str>, u16), Progress>,
     /// The partition of the chunk given last, and where it ends.
     handed_out: Option<(Arc<str>, u16, u64)>,
+    /// Commits so far.
+    count: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +113,8 @@ impl Commits {
         if offsets.is_empty() {
             return Ok(());
         }
-        let refused = send(client, shared, &offsets).await?;
+        self.count += 1;
+        let refused = send(client, shared, &offsets, self.count).await?;
         for progress in self.partitions.values_mut() {
             let sent = offsets.iter().find(|sent| sent.partition == progress.id);
             if let Some(sent) = sent.filter(|sent| !refused.iter().any(|(id, _)| *id == sent.partition)) {
@@ -130,6 +133,7 @@ async fn send(
     client: &Client,
     shared: &Shared,
     offsets: &[GroupOffset],
+    number: u64,
 ) -> Result<Vec<(TopicPartition, ErrorCode)>, ClientError> {
     let session = shared.membership().profile().session_timeout;
     let deadline = Instant::now() + session.min(client.options().delivery_timeout);
@@ -142,6 +146,7 @@ async fn send(
                 member: membership.member().to_owned(),
                 epoch: membership.epoch(),
                 offsets: offsets.to_vec(),
+                number,
             }
         };
         let epoch = commit.epoch;

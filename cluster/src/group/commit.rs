@@ -25,6 +25,10 @@ impl Coordinator {
             Some(code) => Err(code),
             None => Ok(GroupCommitted { results: self.take_commits(commit, wall_ms) }),
         };
+        let group = self.groups.get_mut(commit.group.as_str()).filter(|_| answer.is_ok());
+        if let Some(member) = group.and_then(|group| group.members.get_mut(commit.member.as_str())) {
+            member.commit_number = member.commit_number.max(commit.number);
+        }
         let append = self.append(effects);
         let retention = self.limits.offsets_retention;
         let mut depends = append;
@@ -123,6 +127,7 @@ fn member_refusal(group: &Group, commit: &GroupCommit) -> Option<ErrorCode> {
         Some(member) if !(member.commit_floor..=member.epoch).contains(&commit.epoch) => {
             Some(ErrorCode::StaleMemberEpoch)
         }
+        Some(member) if (1..member.commit_number).contains(&commit.number) => Some(ErrorCode::StaleMemberEpoch),
         Some(_) => None,
     }
 }

@@ -194,7 +194,7 @@ fn admit(
         if !member.is_out_of_epochs() {
             member.raise_epoch(group.epoch);
         }
-        member.commit_floor = member.epoch;
+        member.begin_commits();
         member.last_heard = around.now;
         member.expelled = false;
         member.revoking_since = member.revoking_since.map(|_| around.now);
@@ -208,7 +208,7 @@ fn admit(
                 group.take_place(&old, &id, around).ok_or(ErrorCode::Internal)?;
                 if let Some(member) = group.members.get_mut(&id) {
                     member.raise_epoch(group.epoch);
-                    member.commit_floor = member.epoch;
+                    member.begin_commits();
                 }
                 group.update_profile(&id, profile, &heartbeat.topics, catalog, around);
             }

@@ -30,6 +30,8 @@ pub(super) struct Member {
     /// The same epoch always tells the same partitions: a heartbeat that carries it was sent by one who knows them.
     pub(super) epoch: i32,
     pub(super) commit_floor: i32,
+    /// Number of the last commit that was taken; not remembered by a later coordinator, which no earlier connection reaches.
+    pub(super) commit_number: u64,
     pub(super) replaced: Vec<String>,
     pub(super) assigned: Partitions,
     pub(super) revoking: Partitions,
@@ -77,6 +79,7 @@ impl Member {
             topics,
             epoch,
             commit_floor: epoch,
+            commit_number: 0,
             replaced: Vec::new(),
             assigned: Partitions::new(),
             revoking: Partitions::new(),
@@ -108,6 +111,12 @@ impl Member {
             revoking_since: (!record.revoking.is_empty()).then_some(now),
             ..Self::new(profile, topics, record.epoch, now)
         }
+    }
+
+    /// A new life begins: commits of earlier ones are refused from now on.
+    pub(super) fn begin_commits(&mut self) {
+        self.commit_floor = self.epoch;
+        self.commit_number = 0;
     }
 
     pub(super) fn record(&self, group: &str, id: &str) -> MemberRecord {

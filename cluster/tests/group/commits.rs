@@ -7,7 +7,7 @@ use lance_cluster::group::{
 };
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{TopicId, TopicPartition};
-use lance_messages::wire::group::LEAVE_EPOCH;
+use lance_messages::wire::group::{GroupCommit, LEAVE_EPOCH};
 use std::time::Duration;
 
 fn codes(result: Result<lance_messages::wire::group::GroupCommitted, ErrorCode>) -> Vec<Option<ErrorCode>> {
@@ -62,6 +62,26 @@ fn a_commit_of_an_earlier_life_is_refused() {
     bench.beat("a", LEAVE_EPOCH, &[]).unwrap();
     assert_eq!(bench.commits(&commit("a", second, &[(owned[0], 10)])), Err(ErrorCode::UnknownMember));
     assert_eq!(bench.committed(owned[0]), Some(20));
+}
+
+#[test]
+fn a_commit_that_was_overtaken_is_refused_and_one_that_is_sent_again_is_not() {
+    let mut bench = Bench::new(4);
+    let (epoch, owned) = bench.join("a");
+    let numbered = |number, offset| GroupCommit { number, ..commit("a", epoch, &[(owned[0], offset)]) };
+    assert_eq!(codes(bench.commits(&numbered(1, 10))), [None]);
+    assert_eq!(codes(bench.commits(&numbered(3, 30))), [None]);
+    assert_eq!(bench.commits(&numbered(2, 20)), Err(ErrorCode::StaleMemberEpoch));
+    assert_eq!(codes(bench.commits(&numbered(3, 30))), [None]);
+    assert_eq!(bench.committed(owned[0]), Some(30));
+    // A refused one is not remembered; whoever seeks back commits less under a higher number.
+    let unknown = GroupCommit { epoch: epoch + 1, ..numbered(9, 90) };
+    assert_eq!(bench.commits(&unknown), Err(ErrorCode::StaleMemberEpoch));
+    assert_eq!(codes(bench.commits(&numbered(4, 5))), [None]);
+    assert_eq!(bench.committed(owned[0]), Some(5));
+    // A new life counts anew.
+    let (again, _) = bench.join("a");
+    assert_eq!(codes(bench.commits(&GroupCommit { epoch: again, ..numbered(1, 6) })), [None]);
 }
 
 #[test]

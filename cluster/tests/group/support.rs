@@ -69,7 +69,7 @@ pub fn commit(member: &str, epoch: i32, offsets: &[(TopicPartition, u64)]) -> Gr
         metadata: String::new(),
     };
     let offsets = offsets.iter().map(offset).collect();
-    GroupCommit { group: GROUP.to_owned(), member: member.to_owned(), epoch, offsets }
+    GroupCommit { group: GROUP.to_owned(), member: member.to_owned(), epoch, offsets, number: 0 }
 }
 
 /// Partitions of topic 1.

@@ -106,6 +106,9 @@ pub struct GroupCommit {
     pub epoch: i32,
     /// How far it is.
     pub offsets: Vec<GroupOffset>,
+    /// Rises from commit to commit of a member, and stays when one is sent again: one that was overtaken on another
+    /// connection is refused. 0: not numbered, taken as it comes.
+    pub number: u64,
 }
 
 /// Where a group goes on in a partition.
@@ -271,7 +274,9 @@ impl GroupCommit {
             let (partition, offset) = (partition(&mut reader)?, reader.u64()?);
             offsets.push(GroupOffset { partition, offset, metadata: reader.text()? });
         }
-        Some(GroupCommit { group, member, epoch, offsets })
+        // Clients from before there were numbers end here.
+        let number = reader.u64().unwrap_or(0);
+        Some(GroupCommit { group, member, epoch, offsets, number })
     }
 
     pub(super) fn encode(&self, out: &mut BytesMut) {
@@ -283,6 +288,9 @@ impl GroupCommit {
             put_partition(out, committed.partition);
             out.put_u64_le(committed.offset);
             put_text(out, &committed.metadata);
+        }
+        if self.number > 0 {
+            out.put_u64_le(self.number);
         }
     }
 }

@@ -339,10 +339,10 @@ fn group_requests_are_golden() {
     ]
     .concat();
     let committed = GroupOffset { partition: read, offset: 5, metadata: "x".into() };
-    let commit = GroupCommit { group: "g".into(), member: "m".into(), epoch: 3, offsets: vec![committed] };
+    let commit = GroupCommit { group: "g".into(), member: "m".into(), epoch: 3, offsets: vec![committed], number: 9 };
     let commit_bytes = [
         &[1, 0, b'g', 1, 0, b'm', 3, 0, 0, 0, 1, 0, 0, 0, 7, 0, 0, 0, 2, 0][..],
-        &[5, 0, 0, 0, 0, 0, 0, 0, 1, 0, b'x'],
+        &[5, 0, 0, 0, 0, 0, 0, 0, 1, 0, b'x', 9, 0, 0, 0, 0, 0, 0, 0],
     ]
     .concat();
     let wanted = GroupOffsetsWanted { group: "g".into(), partitions: vec![read] };

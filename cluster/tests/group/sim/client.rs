@@ -32,6 +32,7 @@ pub struct Client {
     /// Commits of one connection arrive in order.
     pub connection: u64,
     pub commits_arrive: Duration,
+    commit_number: u64,
     /// How long giving up takes at most.
     pub slowness: u64,
     lives: u32,
@@ -69,6 +70,7 @@ impl Client {
             topics,
             connection: 0,
             commits_arrive: Duration::ZERO,
+            commit_number: 0,
             slowness: [0, 100, 600, 4000][rng.below(4) as usize],
             lives: 0,
             sabotage,
@@ -105,7 +107,11 @@ impl Client {
         self.outstanding = None;
         self.heard_from = None;
         self.next_beat = now;
-        // Whatever it sent before may still arrive, at any time.
+        self.reconnect(now);
+    }
+
+    /// Whatever it sent before may still arrive, at any time.
+    pub fn reconnect(&mut self, now: Duration) {
         self.connection += 1;
         self.commits_arrive = now;
     }
@@ -181,7 +187,9 @@ impl Client {
                 offsets.push(GroupOffset { partition: *partition, offset: *position, metadata: String::new() });
             }
         }
-        let commit = GroupCommit { group: GROUP.to_owned(), member: self.id.clone(), epoch: self.epoch, offsets };
+        self.commit_number += 1;
+        let (group, member, number) = (GROUP.to_owned(), self.id.clone(), self.commit_number);
+        let commit = GroupCommit { group, member, epoch: self.epoch, offsets, number };
         (!commit.offsets.is_empty()).then_some(commit)
     }
 }

@@ -68,10 +68,15 @@ impl World {
         }
         let Some(commit) = self.clients[number].commit(&mut self.rng) else { return };
         let delay = self.delay();
+        let reconnects = self.faulty && self.rng.percent(10);
         let client = &mut self.clients[number];
+        if reconnects {
+            self.stats.reconnections += 1;
+            client.reconnect(self.now);
+        }
         client.commits_arrive = client.commits_arrive.max(self.now + delay);
         let wait = client.commits_arrive - self.now;
-        self.at(wait, Event::Commit(commit));
+        self.at(wait, Event::Commit { commit, coordinator: self.stats.crashes });
     }
 
     /// Sends a heartbeat, which may be lost, late or doubled.

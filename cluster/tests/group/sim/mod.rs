@@ -35,6 +35,8 @@ pub enum Sabotage {
     AnyEpochCommits,
     /// Commits count whoever sends them.
     AnyMemberCommits,
+    /// Commits count whichever was sent before.
+    CommitsOvertake,
     /// A member takes answers to heartbeats that it has given up on.
     LateAnswersCount,
     /// A member counts its session from the answer, not from the heartbeat.
@@ -45,7 +47,7 @@ pub enum Sabotage {
     OldEpochsAreKept,
 }
 
-const ALL: [Sabotage; 12] = [
+const ALL: [Sabotage; 13] = [
     Sabotage::FreedWithoutTheMember,
     Sabotage::AnswersBeforeDurable,
     Sabotage::AnyEpochBeats,
@@ -54,6 +56,7 @@ const ALL: [Sabotage; 12] = [
     Sabotage::SessionsGoOnOverRestarts,
     Sabotage::AnyEpochCommits,
     Sabotage::AnyMemberCommits,
+    Sabotage::CommitsOvertake,
     Sabotage::LateAnswersCount,
     Sabotage::SessionFromTheAnswer,
     Sabotage::IdsAreUsedAgain,

@@ -16,10 +16,11 @@ pub struct Stats {
     pub gained: u64,
     pub topics: u64,
     pub expelled: u64,
+    pub reconnections: u64,
 }
 
 impl Stats {
-    pub fn each(&self) -> [(&'static str, u64); 13] {
+    pub fn each(&self) -> [(&'static str, u64); 14] {
         [
             ("heartbeats", self.heartbeats),
             ("commits", self.commits),
@@ -34,6 +35,7 @@ impl Stats {
             ("gained", self.gained),
             ("topics", self.topics),
             ("expelled", self.expelled),
+            ("reconnections", self.reconnections),
         ]
     }
 
@@ -51,5 +53,6 @@ impl Stats {
         self.gained += other.gained;
         self.topics += other.topics;
         self.expelled += other.expelled;
+        self.reconnections += other.reconnections;
     }
 }
