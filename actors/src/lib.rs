@@ -23,6 +23,7 @@ pub mod poller;
 pub mod replication;
 pub mod retention;
 pub mod scrub;
+pub mod sendfile;
 pub mod server;
 pub mod stages;
 pub mod supervision;

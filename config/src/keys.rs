@@ -233,6 +233,8 @@ pub static KEYS: &[Key] = &[
         "Carries out the rules by which topics go on to other ones, for the partitions that this node leads."),
     key!("tee.buffer_bytes", tee.buffer_bytes, size(MIB, 16 * GIB),
         "Memory of one rule for what was read and not yet acked by its target."),
+    key!("tee.in_kernel", tee.in_kernel, Rule::Bool,
+        "Hands large batches of closed segments on inside the kernel (sendfile), where targets are not encrypted to."),
     key!("tee.token", tee.token, Rule::Secret,
         "The token that this node authenticates with to the targets of rules. Best set by environment."),
 

@@ -293,13 +293,15 @@ pub struct TeeConfig {
     pub enabled: bool,
     /// Memory of one rule for what was read and not acked by its target.
     pub buffer_bytes: u64,
+    /// Hands large batches of closed segments on inside the kernel, where targets are not encrypted to.
+    pub in_kernel: bool,
     /// The token that this node authenticates with to targets.
     pub token: Option<Secret>,
 }
 
 impl Default for TeeConfig {
     fn default() -> Self {
-        Self { enabled: true, buffer_bytes: 16 * MIB, token: None }
+        Self { enabled: true, buffer_bytes: 16 * MIB, in_kernel: true, token: None }
     }
 }
 

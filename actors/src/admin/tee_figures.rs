@@ -38,10 +38,11 @@ impl TeeFigures {
             let gauge = ConstGauge::new(flow.lag_ms as f64 / 1e3);
             gauge.encode(family.encode_family(&labels(flow))?)?;
         }
-        let counters: [(&str, &str, Value); 9] = [
+        let counters: [(&str, &str, Value); 10] = [
             ("tee_batches", "Batches acked by the target", |flow| flow.counts.batches),
             ("tee_records", "Records acked by the target", |flow| flow.counts.records),
             ("tee_bytes", "Record bytes acked by the target", |flow| flow.counts.bytes),
+            ("tee_kernel_bytes", "Record bytes of those handed on inside the kernel", |flow| flow.counts.kernel_bytes),
             ("tee_errors", "Failures of the target and of the way to it", |flow| flow.counts.errors),
             ("tee_retries", "Batches sent again", |flow| flow.counts.retries),
             ("tee_duplicates", "Batches that the target had stored before", |flow| flow.counts.duplicates),

@@ -5,7 +5,7 @@ use crate::clock::NodeClock;
 use crate::ingestion::actor::{RegisterConnection, ReplyTo, UnregisterConnection};
 use crate::network::readers::SegmentRead;
 use crate::outbound::socket::{self, LinkCredentials, LinkHandle, LinkHello, LinkOwner};
-use crate::outbound::{LinkAnswered, LinkEnded, LinkId, LinkUp};
+use crate::outbound::{LinkAnswered, LinkEnded, LinkId, LinkPiece, LinkUp};
 use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell, guarded};
 use crate::supervision::{ActorState, Escalated, RestartPolicy, Vitals};
@@ -118,7 +118,7 @@ impl ForwardActor {
                 ForwardEffect::Send { link, pieces } => {
                     // The queue has room for all that the core lets be unanswered. A link that cannot take a frame is
                     // given up: it counts only what it wrote.
-                    let sent = self.links.get(&link).map(|handle| handle.queue.try_send(pieces));
+                    let sent = self.links.get(&link).map(|handle| handle.queue.try_send(pieces.map(LinkPiece::from)));
                     if !matches!(sent, Some(Ok(()))) {
                         self.links.remove(&link);
                     }

@@ -1,24 +1,23 @@
 //! Reader threads: whatever may wait for the disk on behalf of a consumer happens here and blocks nobody else.
 
-use crate::network::connection::{FileSent, LookUpDone, PlanDone};
+use crate::network::connection::{LookUpDone, PlanDone};
+use crate::sendfile::{FileRange, FileSent, send_files};
 use actix::prelude::*;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::mail::ingestion::OffsetQuery;
-use lance_storage::disk::{Disk, DiskFile};
+use lance_storage::disk::Disk;
 use lance_storage::log::LogView;
 use lance_storage::reader::{Lookup, Piece, ReadError, ReadPlan, Reader};
 use lance_storage::segment::SegmentSlice;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Jobs that may wait for a reader thread.
 const QUEUE: usize = 4096;
-/// How long a reader thread waits for a socket before it gives the rest of a file back.
-const SOCKET_WAIT_MS: i32 = 2;
 /// The most one fetch copies into memory; a range that goes out by `sendfile` is no copy.
 const COPY_BYTES: std::ops::RangeInclusive<usize> = 64 * 1024..=1024 * 1024;
 /// Copied bytes that may wait for slow sockets before fetches copy less and less.
@@ -84,16 +83,6 @@ pub enum ReaderJob {
         /// Who is told how far it got.
         reply: Recipient<FileSent>,
     },
-}
-
-/// A range of a file.
-pub struct FileRange {
-    /// The file.
-    pub file: Arc<dyn DiskFile>,
-    /// Where the range starts.
-    pub file_offset: u64,
-    /// Its length.
-    pub len: u64,
 }
 
 /// The reader threads of a node; they end when the last handle is dropped.
@@ -314,63 +303,6 @@ pub fn read_committed(
         }
     }
     Ok((data, plan.next_offset))
-}
-
-fn send_files(socket: &OwnedFd, ranges: &[FileRange]) -> FileSent {
-    let mut total = FileSent { sent: 0, blocked: false, error: None };
-    for range in ranges {
-        let part = send_file(socket, range);
-        total.sent += part.sent;
-        if part.blocked || part.error.is_some() {
-            return FileSent { sent: total.sent, ..part };
-        }
-    }
-    total
-}
-
-fn send_file(socket: &OwnedFd, range: &FileRange) -> FileSent {
-    let failed = |sent, error: String| FileSent { sent, blocked: false, error: Some(error) };
-    let Some(from) = range.file.raw_fd() else {
-        return failed(0, "this disk has no descriptors".to_owned());
-    };
-    let mut sent = 0u64;
-    while sent < range.len {
-        let Ok(mut at) = libc::off_t::try_from(range.file_offset + sent) else {
-            return failed(sent, "file offset out of range".to_owned());
-        };
-        let most = usize::try_from(range.len - sent).unwrap_or(usize::MAX).min(1 << 30);
-        // SAFETY: both descriptors are open for as long as their owners, which this function borrows; `at` is a local.
-        let count = unsafe { libc::sendfile(socket.as_raw_fd(), from, &mut at, most) };
-        if count > 0 {
-            sent += count as u64;
-            continue;
-        }
-        if count == 0 {
-            return failed(sent, "the segment is shorter than its batches say".to_owned());
-        }
-        let error = std::io::Error::last_os_error();
-        match error.kind() {
-            std::io::ErrorKind::Interrupted => {}
-            std::io::ErrorKind::WouldBlock => {
-                if !wait_writable(socket.as_raw_fd(), SOCKET_WAIT_MS) {
-                    return FileSent { sent, blocked: true, error: None };
-                }
-            }
-            _ => return failed(sent, error.to_string()),
-        }
-    }
-    FileSent { sent, blocked: false, error: None }
-}
-
-/// Whether a write to the socket would be taken now.
-pub fn is_writable(socket: &impl AsRawFd) -> bool {
-    wait_writable(socket.as_raw_fd(), 0)
-}
-
-fn wait_writable(socket: RawFd, timeout_ms: i32) -> bool {
-    let mut poll = libc::pollfd { fd: socket, events: libc::POLLOUT, revents: 0 };
-    // SAFETY: one pollfd, owned by this frame, for a descriptor the caller keeps open.
-    unsafe { libc::poll(&mut poll, 1, timeout_ms) > 0 }
 }
 
 #[cfg(test)]

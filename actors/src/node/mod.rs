@@ -457,6 +457,7 @@ impl Wiring<'_> {
         let setup = TeeSetup {
             enabled: self.config.tee.enabled,
             buffer_bytes: usize::try_from(self.config.tee.buffer_bytes).unwrap_or(usize::MAX),
+            in_kernel: self.config.tee.in_kernel,
             metadata: metadata.clone(),
             shards: shards.to_vec(),
             view: Arc::clone(self.view),

@@ -1,9 +1,10 @@
 //! The socket of one link: says Hello, writes what it is given, hands answers to the owner of the link.
 
-use super::{LinkAnswer, LinkAnswered, LinkEnded, LinkId, LinkUp};
+use super::outgoing::Outgoing;
+use super::{LinkAnswer, LinkAnswered, LinkEnded, LinkId, LinkPiece, LinkUp};
 use crate::tls::{TlsKeeper, TlsRefusal};
 use actix::prelude::*;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::wire::hello::{Hello, HelloResponse, MINOR_VERSION};
 use lance_messages::wire::{
@@ -11,8 +12,7 @@ use lance_messages::wire::{
     next_frame,
 };
 use socket2::{SockRef, TcpKeepalive};
-use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,8 +27,6 @@ pub const LINK_QUEUE: usize = LINK_REQUESTS + 64;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A host that is gone is noticed after this time without an ack of TCP.
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pieces handed to one write.
-const PIECES: usize = 64;
 /// Room kept for reading.
 const READ_ROOM: usize = 256 * 1024;
 
@@ -108,7 +106,7 @@ pub enum LinkError {
 /// The owner's ends of a link.
 pub struct LinkHandle {
     /// What is to be written.
-    pub queue: mpsc::Sender<[Bytes; 2]>,
+    pub queue: mpsc::Sender<[LinkPiece; 2]>,
     /// Dropped to end the link at once.
     pub open: oneshot::Sender<()>,
 }
@@ -127,8 +125,7 @@ pub struct LinkSocket {
     stream: TcpStream,
     features: Features,
     input: BytesMut,
-    outgoing: VecDeque<Bytes>,
-    written: u64,
+    outgoing: Outgoing,
 }
 
 /// Starts a link on the current thread; its owner hears of everything that becomes of it.
@@ -161,7 +158,7 @@ async fn run(
     link: LinkId,
     connected: impl Future<Output = Result<(LinkSocket, HelloResponse), LinkError>>,
     owner: &LinkOwner,
-    work: mpsc::Receiver<[Bytes; 2]>,
+    work: mpsc::Receiver<[LinkPiece; 2]>,
     ended: oneshot::Receiver<()>,
 ) -> (u64, Result<(), LinkError>) {
     let (mut socket, hello) = match connected.await {
@@ -173,7 +170,7 @@ async fn run(
         outcome = socket.serve(link, owner, work) => outcome,
         _ = ended => Ok(()),
     };
-    (socket.written, outcome)
+    (socket.outgoing.written(), outcome)
 }
 
 /// Connects, says Hello, and who this node is.
@@ -198,7 +195,7 @@ async fn greet(
         Some(tls) => tls.connect(address, stream).await?,
     };
     let LinkHello { client_name, features } = hello.clone();
-    let mut socket = LinkSocket { stream, features, input: BytesMut::new(), outgoing: VecDeque::new(), written: 0 };
+    let mut socket = LinkSocket { stream, features, input: BytesMut::new(), outgoing: Outgoing::default() };
     let hello = Hello { minor_version: MINOR_VERSION, features, client_name };
     let mut frame = BytesMut::new();
     RequestFrame { correlation: 0, partition: 0, trace: None, request: Request::Hello(hello) }.encode(&mut frame, None);
@@ -266,16 +263,11 @@ impl LinkSocket {
         &mut self,
         link: LinkId,
         owner: &LinkOwner,
-        mut work: mpsc::Receiver<[Bytes; 2]>,
+        mut work: mpsc::Receiver<[LinkPiece; 2]>,
     ) -> Result<(), LinkError> {
         loop {
             self.input.reserve(READ_ROOM);
             let (mut reader, mut writer) = self.stream.split();
-            let mut slices = [IoSlice::new(&[]); PIECES];
-            let count = self.outgoing.len().min(PIECES);
-            for (slice, piece) in slices.iter_mut().zip(&self.outgoing) {
-                *slice = IoSlice::new(piece);
-            }
             tokio::select! {
                 read = reader.read_buf(&mut self.input) => {
                     if read.map_err(LinkError::Broken)? == 0 {
@@ -286,33 +278,15 @@ impl LinkSocket {
                         let _ = owner.answered.send(LinkAnswered { link, answers }).await;
                     }
                 }
-                wrote = writer.write_vectored(&slices[..count]), if count > 0 => {
-                    let count = wrote.map_err(LinkError::Broken)?;
-                    self.wrote(count)?;
+                wrote = self.outgoing.write_some(&mut writer), if !self.outgoing.is_empty() => {
+                    wrote.map_err(LinkError::Broken)?;
                 }
-                pieces = work.recv(), if count < PIECES => {
+                pieces = work.recv(), if self.outgoing.takes_more() => {
                     let Some(pieces) = pieces else { return Ok(()) };
-                    self.outgoing.extend(pieces.into_iter().filter(|piece| !piece.is_empty()));
+                    self.outgoing.extend(pieces);
                 }
             }
         }
-    }
-
-    fn wrote(&mut self, mut count: usize) -> Result<(), LinkError> {
-        if count == 0 {
-            return Err(LinkError::Broken(io::ErrorKind::WriteZero.into()));
-        }
-        self.written += count as u64;
-        while let Some(front) = self.outgoing.front_mut() {
-            let taken = count.min(front.len());
-            front.advance(taken);
-            count -= taken;
-            if !front.is_empty() {
-                break;
-            }
-            self.outgoing.pop_front();
-        }
-        Ok(())
     }
 
     fn take_answers(&mut self) -> Result<Vec<LinkAnswer>, LinkError> {

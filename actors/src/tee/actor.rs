@@ -39,6 +39,8 @@ pub struct TeeSetup {
     pub enabled: bool,
     /// Memory of one rule for what was read and not acked.
     pub buffer_bytes: usize,
+    /// Whether batches may go from files to targets inside the kernel; never to those that are encrypted to.
+    pub in_kernel: bool,
     /// The metadata actor, which keeps rules and checkpoints.
     pub metadata: Mailbox<MetadataActor>,
     /// Ingestion actors, by shard.
@@ -103,8 +105,8 @@ impl TeeActor {
             match effect {
                 TeeEffect::Claim(claims) => self.claim(claims, ctx),
                 TeeEffect::Advance(advances) => self.advance(advances, ctx),
-                TeeEffect::Read { flow, ticket, partition, from, max_bytes } => {
-                    let read = self.read(partition, from, max_bytes);
+                TeeEffect::Read { flow, ticket, partition, from, max_bytes, in_files } => {
+                    let read = self.read(partition, from, max_bytes, in_files);
                     spawn_guarded(ctx, read, move |outcome, actor, ctx| {
                         actor.with_core(ctx, |core, now_ms, effects| {
                             core.on_read(flow, ticket, outcome, now_ms, effects);
@@ -288,6 +290,7 @@ impl TeeActor {
         let (first_flow, first_link) = self.numbers;
         self.core = Some(TeeCore::new(TeeOptions {
             buffer_bytes: self.setup.buffer_bytes,
+            in_kernel: self.setup.in_kernel && self.setup.credentials.tls.is_none(),
             seed: self.seed,
             first_flow,
             first_link,

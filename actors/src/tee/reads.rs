@@ -6,13 +6,16 @@ use super::core::{ReadFrom, ReadOutcome};
 use crate::ingestion::committed::{
     CommittedBatches, CommittedBounds, CommittedFound, CommittedFrom, ListCommitted, ReadCommitted,
 };
+use crate::outbound::LinkPiece;
+use crate::sendfile::FileRange;
 use bytes::Bytes;
+use lance_messages::batch::BatchHeader;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::TopicPartition;
-use lance_messages::peer::{LogPlace, ReplicaBatch};
+use lance_messages::peer::LogPlace;
 use lance_storage::disk::Disk;
 use lance_storage::log::LogView;
-use lance_storage::reader::{Lookup, Reader, ReplicaSlice, split_batches};
+use lance_storage::reader::{Lookup, Piece, PlacedBatch, Reader, ReplicaSlice, split_batches};
 use std::sync::Arc;
 
 /// Segments that one read keeps open.
@@ -24,6 +27,7 @@ impl TeeActor {
         partition: TopicPartition,
         from: ReadFrom,
         max_bytes: usize,
+        in_files: bool,
     ) -> impl Future<Output = ReadOutcome> + use<> {
         let disk = Arc::clone(&self.setup.disk);
         let wanted = match from {
@@ -36,7 +40,8 @@ impl TeeActor {
             let Some(asked) = asked else { return failed("no shard has the partition", true) };
             match asked.await {
                 Ok(Ok(CommittedBatches { bounds, found })) => {
-                    finish(disk, partition, from, source_bounds(bounds), found, max_bytes).await
+                    let reading = Reading { disk, partition, from, max_bytes, in_files };
+                    reading.finish(source_bounds(bounds), found).await
                 }
                 Ok(Err(code)) => failed(code.text(), code == ErrorCode::StorageOffline),
                 Err(error) => failed(&error.to_string(), false),
@@ -76,40 +81,63 @@ fn source_bounds(bounds: CommittedBounds) -> SourceBounds {
     SourceBounds { log_start: bounds.log_start, high_watermark: bounds.high_watermark }
 }
 
-async fn finish(
+/// A read behind the shard, which has said where to read.
+struct Reading {
     disk: Arc<dyn Disk>,
     partition: TopicPartition,
     from: ReadFrom,
-    bounds: SourceBounds,
-    found: CommittedFound,
     max_bytes: usize,
-) -> ReadOutcome {
-    let end = bounds.high_watermark;
-    match (found, from) {
-        (CommittedFound::Batches(bytes), _) => batches(bytes, partition, bounds),
-        (CommittedFound::Segment(slice), _) => match read_segment(disk, slice, max_bytes).await {
-            Ok(bytes) => batches(bytes, partition, bounds),
-            Err(reason) => failed(&reason, true),
-        },
-        (CommittedFound::Log(log), ReadFrom::Time(at_ns)) => match find(disk, log, at_ns).await {
-            Ok(place) => ReadOutcome::Place { bounds, place: place.unwrap_or(end) },
-            Err(reason) => failed(&reason, true),
-        },
-        (CommittedFound::AtEnd, ReadFrom::Position(_)) => ReadOutcome::Batches { bounds, batches: Vec::new(), end },
-        (CommittedFound::BelowStart, _) => ReadOutcome::BelowStart { bounds },
-        (CommittedFound::NotABoundary, ReadFrom::Position(position)) => {
-            failed(&format!("no batch begins at log position {position}"), true)
-        }
-        (CommittedFound::AtEnd | CommittedFound::Log(_) | CommittedFound::NotABoundary, _) => {
-            ReadOutcome::Place { bounds, place: bounds.log_start }
-        }
-    }
+    in_files: bool,
 }
 
-async fn read_segment(disk: Arc<dyn Disk>, slice: ReplicaSlice, max_bytes: usize) -> Result<Bytes, String> {
-    // What a reader knows of files does not outlive this read: logs are removed, and begun anew.
-    let read = move || slice.read(&mut Reader::new(&disk, OPEN_FILES), max_bytes).map_err(|error| error.to_string());
-    actix_rt::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(error.to_string()))
+/// What a segment gave.
+enum SegmentBatches {
+    /// Whole batches, checked.
+    Memory(Bytes),
+    /// Batches of which large ones lie in their file, unchecked.
+    Placed(Vec<PlacedBatch>),
+}
+
+impl Reading {
+    async fn finish(self, bounds: SourceBounds, found: CommittedFound) -> ReadOutcome {
+        let end = bounds.high_watermark;
+        match (found, self.from) {
+            (CommittedFound::Batches(bytes), _) => batches(bytes, self.partition, bounds),
+            (CommittedFound::Segment(slice), _) => {
+                let partition = self.partition;
+                match self.read_segment(slice).await {
+                    Ok(SegmentBatches::Memory(bytes)) => batches(bytes, partition, bounds),
+                    Ok(SegmentBatches::Placed(placed)) => committed(placed.into_iter().map(place), bounds),
+                    Err(reason) => failed(&reason, true),
+                }
+            }
+            (CommittedFound::Log(log), ReadFrom::Time(at_ns)) => match find(self.disk, log, at_ns).await {
+                Ok(place) => ReadOutcome::Place { bounds, place: place.unwrap_or(end) },
+                Err(reason) => failed(&reason, true),
+            },
+            (CommittedFound::AtEnd, ReadFrom::Position(_)) => ReadOutcome::Batches { bounds, batches: Vec::new(), end },
+            (CommittedFound::BelowStart, _) => ReadOutcome::BelowStart { bounds },
+            (CommittedFound::NotABoundary, ReadFrom::Position(position)) => {
+                failed(&format!("no batch begins at log position {position}"), true)
+            }
+            (CommittedFound::AtEnd | CommittedFound::Log(_) | CommittedFound::NotABoundary, _) => {
+                ReadOutcome::Place { bounds, place: bounds.log_start }
+            }
+        }
+    }
+
+    async fn read_segment(self, slice: ReplicaSlice) -> Result<SegmentBatches, String> {
+        let Self { disk, max_bytes, in_files, .. } = self;
+        // What a reader knows of files does not outlive this read: logs are removed, and begun anew.
+        let read = move || {
+            let mut reader = Reader::new(&disk, OPEN_FILES);
+            if in_files && let Some(placed) = slice.place(&mut reader, max_bytes) {
+                return Ok(SegmentBatches::Placed(placed));
+            }
+            slice.read(&mut reader, max_bytes).map(SegmentBatches::Memory).map_err(|error| error.to_string())
+        };
+        actix_rt::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(error.to_string()))
+    }
 }
 
 async fn find(disk: Arc<dyn Disk>, log: Box<LogView>, at_ns: u64) -> Result<Option<LogPlace>, String> {
@@ -123,13 +151,24 @@ async fn find(disk: Arc<dyn Disk>, log: Box<LogView>, at_ns: u64) -> Result<Opti
 
 /// Takes apart what was read; what is not committed yet is read again later.
 fn batches(bytes: Bytes, partition: TopicPartition, bounds: SourceBounds) -> ReadOutcome {
-    let all = match split_batches(&bytes, partition) {
-        Ok(all) => all,
-        Err(error) => return failed(&error.to_string(), true),
+    match split_batches(&bytes, partition) {
+        Ok(all) => committed(all.into_iter().map(|batch| (batch.header, batch.records.into())), bounds),
+        Err(error) => failed(&error.to_string(), true),
+    }
+}
+
+fn place(batch: PlacedBatch) -> (BatchHeader, LinkPiece) {
+    let records = match batch.records {
+        Piece::Inline(bytes) => LinkPiece::Memory(bytes),
+        Piece::File { file, file_offset, len } => LinkPiece::File(FileRange { file, file_offset, len }),
     };
-    let committed = |batch: &ReplicaBatch| batch.header.end_position() <= bounds.high_watermark.position;
-    let (mut batches, mut end) = (Vec::with_capacity(all.len()), None);
-    for ReplicaBatch { header, records, .. } in all.into_iter().take_while(committed) {
+    (batch.header, records)
+}
+
+fn committed(all: impl Iterator<Item = (BatchHeader, LinkPiece)>, bounds: SourceBounds) -> ReadOutcome {
+    let is_committed = |header: &BatchHeader| header.end_position() <= bounds.high_watermark.position;
+    let (mut batches, mut end) = (Vec::new(), None);
+    for (header, records) in all.take_while(|(header, _)| is_committed(header)) {
         let (position, offset, record) = (header.position, header.base_offset, header.base_record);
         let start = LogPlace { position, offset, record };
         let behind =

@@ -46,7 +46,7 @@ pub const CLUSTER: u64 = 9;
 
 impl Node {
     pub fn new(buffer_bytes: usize) -> Self {
-        let options = TeeOptions { buffer_bytes, seed: 3, first_flow: 1, first_link: 1 };
+        let options = TeeOptions { buffer_bytes, in_kernel: false, seed: 3, first_flow: 1, first_link: 1 };
         Self {
             core: TeeCore::new(options),
             asked: VecDeque::new(),
@@ -60,7 +60,7 @@ impl Node {
     /// The actor panicked, or its process died: everything that was under way is forgotten.
     pub fn crash(&mut self, buffer_bytes: usize, now_ms: u64) {
         let (first_flow, first_link) = self.core.next_numbers();
-        self.core = TeeCore::new(TeeOptions { buffer_bytes, seed: 3, first_flow, first_link });
+        self.core = TeeCore::new(TeeOptions { buffer_bytes, in_kernel: false, seed: 3, first_flow, first_link });
         self.asked.clear();
         self.links.clear();
         let view = self.view.clone();
@@ -91,7 +91,7 @@ impl Node {
                 }
                 TeeEffect::Send { link, pieces } => {
                     if let Some(link) = self.links.get_mut(&link) {
-                        pieces.iter().for_each(|piece| link.to_target.extend_from_slice(piece));
+                        pieces.iter().for_each(|piece| link.to_target.extend_from_slice(piece.in_memory().unwrap()));
                     }
                 }
                 TeeEffect::Close(link) => {

@@ -49,7 +49,7 @@ impl Source {
             start,
             end,
             records_crc: crc32fast::hash(&records),
-            records,
+            records: records.into(),
             record_count,
             codec,
             plain_len: plain.len() as u32,
@@ -103,7 +103,7 @@ impl Source {
 
 pub fn plain_of(batch: &SourceBatch) -> Vec<u8> {
     match batch.codec {
-        Some(codec) => codec.decompress(&batch.records, batch.plain_len as usize).unwrap(),
-        None => batch.records.to_vec(),
+        Some(codec) => codec.decompress(batch.records.in_memory().unwrap(), batch.plain_len as usize).unwrap(),
+        None => batch.records.in_memory().unwrap().to_vec(),
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test throughout")]
 
 mod faults;
+mod kernel;
 mod limits;
 mod rules;
 

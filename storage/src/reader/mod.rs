@@ -21,7 +21,7 @@ pub(crate) mod tests;
 pub use check::BatchFlaw;
 pub use lookup::{Found, Lookup};
 pub use plan::{Piece, ReadPlan};
-pub use replica::{ReplicaSlice, SplitError, split_batches};
+pub use replica::{PlacedBatch, ReplicaSlice, SplitError, split_batches};
 
 use crate::disk::{Disk, DiskError};
 use crate::segment::SegmentFiles;

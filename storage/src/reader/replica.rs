@@ -1,7 +1,8 @@
 //! Whole batches for a follower, header and records as they stand in the segment, every checksum checked.
 
-use super::check::{BatchFlaw, Chain, batch_at, header_at};
-use super::cursor::Cursor;
+use super::check::{BatchFlaw, Chain, batch_at, check_records, header_at};
+use super::cursor::{Cursor, LARGE_BYTES};
+use super::plan::Piece;
 use super::source::Source;
 use super::{ReadError, Reader};
 use crate::segment::SegmentSlice;
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use lance_messages::batch::{BATCH_HEADER_BYTES, BatchHeader, BatchSeed};
 use lance_messages::id::TopicPartition;
 use lance_messages::peer::ReplicaBatch;
+use std::sync::Arc;
 
 /// The part of a segment from a batch on, as far as it was written; a reader thread reads it.
 ///
@@ -17,6 +19,15 @@ use lance_messages::peer::ReplicaBatch;
 pub struct ReplicaSlice {
     slice: SegmentSlice,
     position: u64,
+}
+
+/// A batch, and where its records are.
+#[derive(Clone, Debug)]
+pub struct PlacedBatch {
+    /// Its header.
+    pub header: BatchHeader,
+    /// Its records as they are stored.
+    pub records: Piece,
 }
 
 /// Why bytes are not whole batches that follow each other.
@@ -85,6 +96,47 @@ impl ReplicaSlice {
         let good = good_bytes(&bytes, source.seed(), self.position).map_err(damaged)?;
         bytes.truncate(good);
         Ok(bytes.into())
+    }
+
+    /// Finds whole batches, at most `max_bytes` of them but at least one, and leaves the records of large ones where they
+    /// are; blocking. What is left there is not checked: whoever gets it has to.
+    ///
+    /// `None` where only [`Self::read`] can tell: the segment is not closed, its disk has no descriptors, the batches are
+    /// small, or the first one is damaged. Damage behind good batches ends the answer there.
+    pub fn place(&self, reader: &mut Reader, max_bytes: usize) -> Option<Vec<PlacedBatch>> {
+        let Reader { files, window, .. } = reader;
+        let source = &Source::open(files, &self.slice, Some(self.slice.start_offset)).ok()?;
+        if !source.closed {
+            return None;
+        }
+        source.file.raw_fd()?;
+        let mut cursor = Cursor::new(source, window, self.position, max_bytes as u64);
+        let (mut placed, mut bytes) = (Vec::new(), 0);
+        while let Ok(Some(header)) = cursor.peek() {
+            let stored = u64::from(header.stored_len);
+            if bytes > 0 && bytes + stored > max_bytes as u64 {
+                break;
+            }
+            let records = if stored >= LARGE_BYTES {
+                let file_offset = source.file_offset_of(header.position) + BATCH_HEADER_BYTES as u64;
+                Piece::File { file: Arc::clone(&source.file), file_offset, len: stored }
+            } else {
+                // A first batch that is small has others like it behind: one read is better than many.
+                if placed.is_empty() && !header.flags.is_control() {
+                    return None;
+                }
+                match cursor.records(&header) {
+                    Ok(Some(records)) if check_records(&header, crc32fast::hash(records)).is_ok() => {
+                        Piece::Inline(Bytes::copy_from_slice(records))
+                    }
+                    _ => break,
+                }
+            };
+            bytes += stored;
+            placed.push(PlacedBatch { header, records });
+            cursor.advance(&header, (max_bytes as u64).saturating_sub(bytes));
+        }
+        (!placed.is_empty()).then_some(placed)
     }
 
     /// Walks up to the position: a batch that reaches over it, or a damaged one.

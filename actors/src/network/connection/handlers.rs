@@ -1,7 +1,8 @@
 //! What a connection does with each message.
 
-use super::{BeginDrain, CloseWhenIdle, ConnectionActor, FileSent, LookUpDone, PlanDone};
-use crate::network::readers::{ReadFailure, SegmentRead, is_writable};
+use super::{BeginDrain, CloseWhenIdle, ConnectionActor, LookUpDone, PlanDone};
+use crate::network::readers::{ReadFailure, SegmentRead};
+use crate::sendfile::{FileSent, is_writable};
 use crate::supervision::shell::InjectPanic;
 use actix::prelude::*;
 use lance_messages::mail::connection::{Replies, ShardRestarted};

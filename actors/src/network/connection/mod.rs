@@ -77,18 +77,6 @@ pub struct LookUpDone {
     pub result: Result<(u64, u64, u64), ErrorCode>,
 }
 
-/// A reader thread sent some of a file.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct FileSent {
-    /// Bytes sent.
-    pub sent: u64,
-    /// The socket took no more for now.
-    pub blocked: bool,
-    /// Why it cannot go on.
-    pub error: Option<String>,
-}
-
 /// New produce requests are refused from now on.
 #[derive(Clone, Copy, Message)]
 #[rtype(result = "()")]

@@ -1,6 +1,6 @@
 //! What waits to be written to one socket: bytes, and ranges of files that go out without a copy.
 
-use crate::network::readers::FileRange;
+use crate::sendfile::FileRange;
 use bytes::{Buf, Bytes, BytesMut};
 use lance_storage::disk::DiskFile;
 use std::collections::VecDeque;

@@ -3,7 +3,7 @@
 use super::flow::{FlowId, LinkPhase, Trouble};
 use super::sending::control;
 use super::{Effects, TeeCore, TeeEffect};
-use crate::outbound::{LinkAnswer, LinkId};
+use crate::outbound::{LinkAnswer, LinkId, LinkPiece};
 use lance_cluster::metadata::TeeProducer;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::wire::hello::ProducerEpoch;
@@ -87,6 +87,10 @@ impl TeeCore {
                 counts.batches += 1;
                 counts.records += u64::from(batch.record_count);
                 counts.bytes += batch.payload_bytes() as u64;
+                counts.kernel_bytes += match batch.records {
+                    LinkPiece::Memory(_) => 0,
+                    LinkPiece::File(range) => range.len,
+                };
             }
         }
         true
@@ -102,6 +106,11 @@ impl TeeCore {
                     let message = error.message.into_owned();
                     flow.trouble = Some(Trouble { sequence, code: error.code, message, detail: error.detail });
                 }
+            }
+            // What came was no frame for it, or was damaged: it closes the link.
+            Answers::Control(0) => {
+                self.close_link(id, effects);
+                self.fail(id, error.message.into_owned(), false, now_ms, effects);
             }
             Answers::Control(command) => {
                 let binding = flow.link.as_ref().is_some_and(|link| link.phase == LinkPhase::Binding);

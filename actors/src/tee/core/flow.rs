@@ -1,7 +1,6 @@
 //! A flow: one partition on its way by one rule. What was read and not acked, and which number each batch of it has.
 
-use crate::outbound::LinkId;
-use bytes::Bytes;
+use crate::outbound::{LinkId, LinkPiece};
 use lance_cluster::metadata::{TeeCheckpoint, TeeProducer};
 use lance_messages::batch::Codec;
 use lance_messages::error_code::ErrorCode;
@@ -17,14 +16,14 @@ pub type FlowId = u64;
 const BATCH_BYTES: usize = 160;
 
 /// A committed batch as the source stores it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct SourceBatch {
     /// Where it begins.
     pub start: LogPlace,
     /// Where it ends.
     pub end: LogPlace,
-    /// Its records as they are stored.
-    pub records: Bytes,
+    /// Its records as they are stored; those that were left in their file are unchecked.
+    pub records: LinkPiece,
     /// CRC-32 of those.
     pub records_crc: u32,
     /// How many records.

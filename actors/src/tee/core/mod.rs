@@ -19,9 +19,8 @@ use self::bucket::{TokenBucket, rest_ms};
 use self::flow::{Flow, FlowId, Stage};
 use self::status::TeeCounts;
 use self::survey::Survey;
-use crate::outbound::LinkId;
+use crate::outbound::{LinkId, LinkPiece};
 use crate::view::ClusterView;
-use bytes::Bytes;
 use lance_cluster::metadata::{TeeAdvance, TeeClaim, TeeRule};
 use lance_messages::id::{TeeId, TopicPartition};
 use lance_messages::wire::Features;
@@ -54,6 +53,8 @@ const IDLE_TICK_MS: u64 = 100;
 pub struct TeeOptions {
     /// Memory of one rule for what was read and not acked; one batch in each of a few reads may go beyond.
     pub buffer_bytes: usize,
+    /// Whether batches may go from files to the target inside the kernel.
+    pub in_kernel: bool,
     /// Random, made once a process.
     pub seed: u64,
     /// Numbers of flows and links that no earlier core of this process has used.
@@ -81,6 +82,8 @@ pub enum TeeEffect {
         from: ReadFrom,
         /// Bytes of batches, about; one batch at least.
         max_bytes: usize,
+        /// Whether large batches of closed segments may stay in their files, unchecked.
+        in_files: bool,
     },
     /// Wait until something is committed at or behind an offset, for a while, then [`TeeCore::on_waited`].
     Wait {
@@ -116,7 +119,7 @@ pub enum TeeEffect {
         /// The link.
         link: LinkId,
         /// The bytes, in pieces.
-        pieces: [Bytes; 2],
+        pieces: [LinkPiece; 2],
     },
     /// End the link.
     Close(LinkId),

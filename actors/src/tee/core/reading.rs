@@ -2,7 +2,7 @@
 
 use super::bucket::rest_ms;
 use super::flow::{Flow, FlowId, SourceBatch, SourceBounds, Stage};
-use super::{Effects, TeeCore, TeeEffect, TeeNote};
+use super::{Effects, TeeCore, TeeEffect, TeeNote, UNLOAD_FAILURES};
 use lance_messages::id::TopicPartition;
 use lance_messages::peer::LogPlace;
 use lance_messages::wire::tee::TeeState;
@@ -103,7 +103,9 @@ impl TeeCore {
             max_bytes = max_bytes.min(self.options.buffer_bytes / usize::from(rule.led.max(1))).max(64 << 10);
         }
         self.reads.insert(ticket, flow.tee);
-        effects.push(TeeEffect::Read { flow: id, ticket, partition: flow.partition, from, max_bytes });
+        // A target that refuses batch after batch may have found damage: what is read into memory is checked here.
+        let in_files = self.options.in_kernel && flow.failures < UNLOAD_FAILURES;
+        effects.push(TeeEffect::Read { flow: id, ticket, partition: flow.partition, from, max_bytes, in_files });
     }
 
     fn wait(&mut self, id: FlowId, effects: &mut Effects) {

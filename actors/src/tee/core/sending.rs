@@ -2,8 +2,8 @@
 
 use super::flow::{FlowId, FlowLink, LinkPhase, SourceBatch, Stage, TargetPlace};
 use super::{Effects, TEE_FEATURES, TeeCore, TeeEffect};
-use crate::outbound::LinkId;
 use crate::outbound::socket::LINK_REQUESTS;
+use crate::outbound::{LinkId, LinkPiece};
 use bytes::{Bytes, BytesMut};
 use lance_messages::wire::compression::compression_prefix;
 use lance_messages::wire::hello::{HelloResponse, InitProducer, ProducerEpoch};
@@ -205,7 +205,7 @@ fn compression_prefix_len() -> usize {
 }
 
 /// The frame of a batch: its records as they are, under the checksum they were stored with.
-fn frame(batch: &SourceBatch, target: TargetPlace, sequence: u64) -> [Bytes; 2] {
+fn frame(batch: &SourceBatch, target: TargetPlace, sequence: u64) -> [LinkPiece; 2] {
     let prefix = batch.codec.map(|codec| compression_prefix(codec, batch.plain_len));
     let payload_crc = prefix.map_or(batch.records_crc, |prefix| {
         let mut hasher = crc32fast::Hasher::new();
@@ -227,12 +227,12 @@ fn frame(batch: &SourceBatch, target: TargetPlace, sequence: u64) -> [Bytes; 2] 
     };
     let mut head = header.encode(TEE_FEATURES.header_crc()).to_vec();
     head.extend(prefix.iter().flatten());
-    [Bytes::from(head), batch.records.clone()]
+    [Bytes::from(head).into(), batch.records.clone()]
 }
 
 /// The frame of anything else.
-pub(super) fn control(request: Request) -> [Bytes; 2] {
+pub(super) fn control(request: Request) -> [LinkPiece; 2] {
     let mut out = BytesMut::new();
     RequestFrame { correlation: 1, partition: 0, trace: None, request }.encode(&mut out, Some(TEE_FEATURES));
-    [out.freeze(), Bytes::new()]
+    [out.freeze().into(), Bytes::new().into()]
 }

@@ -14,6 +14,8 @@ pub struct TeeCounts {
     pub records: u64,
     /// Bytes of them.
     pub bytes: u64,
+    /// Bytes of them that went from files to the target inside the kernel.
+    pub kernel_bytes: u64,
     /// Failures of the target and of the way to it.
     pub errors: u64,
     /// Batches sent again.
