@@ -1,6 +1,7 @@
 //! `AdminActor`: serves the HTTP interface on its own thread's runtime. Its socket outlives a restart.
 
 use super::asking::Asked;
+use super::bounded::Bounded;
 use super::encrypted::EncryptedListener;
 use super::groups::ListGroups;
 use super::health::Health;
@@ -114,9 +115,12 @@ impl Shell for AdminActor {
         let (tls, asks_clients) = (self.setup.tls.clone(), self.setup.auth.is_none());
         let serve = async move {
             match tls {
-                None => axum::serve(listener, router).await,
+                None => axum::serve(Bounded::new(listener), router).await,
                 // Probes have no certificate: where tokens decide, none is asked for.
-                Some(tls) => axum::serve(EncryptedListener::start(listener, tls, asks_clients)?, router).await,
+                Some(tls) => {
+                    let listener = EncryptedListener::start(listener, tls, asks_clients)?;
+                    axum::serve(Bounded::new(listener), router).await
+                }
             }
         };
         spawn_guarded(ctx, serve, |served, actor, ctx| {

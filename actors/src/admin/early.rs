@@ -1,6 +1,7 @@
 //! Probes while a node starts: recovery takes its time, and a cluster forms only once every node is there. Whoever
 //! watches the process has to tell that from one that hangs.
 
+use super::bounded::Bounded;
 use super::encrypted::EncryptedListener;
 use super::error::ApiError;
 use super::health::Health;
@@ -42,9 +43,10 @@ impl EarlyProbes {
                 };
                 let served = async {
                     match tls {
-                        None => axum::serve(listener, router(health)).await,
+                        None => axum::serve(Bounded::new(listener), router(health)).await,
                         Some(tls) => {
-                            axum::serve(EncryptedListener::start(listener, tls, asks_clients)?, router(health)).await
+                            let listener = EncryptedListener::start(listener, tls, asks_clients)?;
+                            axum::serve(Bounded::new(listener), router(health)).await
                         }
                     }
                 };

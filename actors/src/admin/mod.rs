@@ -3,6 +3,7 @@
 pub mod actor;
 mod asking;
 pub mod assets;
+mod bounded;
 pub mod cluster_figures;
 pub mod early;
 pub mod encrypted;
