@@ -2,11 +2,15 @@
 //! the server's below them. Names and attributes follow the conventions for messaging.
 
 use crate::error::ClientError;
-use lance_messages::wire::TraceContext;
+use lance_messages::wire::group::JOIN_EPOCH;
+use lance_messages::wire::{Request, TraceContext};
 use opentelemetry::global::{self, BoxedSpan};
 use opentelemetry::trace::{Span as _, SpanContext, SpanKind, Status, TraceContextExt as _, Tracer as _};
 use opentelemetry::{Context, InstrumentationScope, KeyValue};
 use std::fmt;
+
+const TOPIC: &str = "messaging.destination.name";
+const GROUP: &str = "messaging.consumer.group.name";
 
 /// A span that is open; it ends when it is finished, or dropped.
 pub(crate) struct ClientSpan {
@@ -21,12 +25,17 @@ impl fmt::Debug for ClientSpan {
     }
 }
 
-fn begin(operation: &'static str, kind: &'static str, span_kind: SpanKind, topic: &str) -> Option<ClientSpan> {
+fn begin(
+    operation: &'static str,
+    kind: Option<&'static str>,
+    span_kind: SpanKind,
+    (attribute, name): (&'static str, &str),
+) -> Option<ClientSpan> {
     let scope = InstrumentationScope::builder("lance-client").with_version(env!("CARGO_PKG_VERSION")).build();
     let tracer = global::tracer_with_scope(scope);
     let parent = Context::current();
     let mut span =
-        tracer.span_builder(format!("{operation} {topic}")).with_kind(span_kind).start_with_context(&tracer, &parent);
+        tracer.span_builder(format!("{operation} {name}")).with_kind(span_kind).start_with_context(&tracer, &parent);
     let made = span.span_context();
     // Nobody has set a provider up: there is nothing to tell anybody.
     if !made.is_valid() {
@@ -40,8 +49,8 @@ fn begin(operation: &'static str, kind: &'static str, span_kind: SpanKind, topic
     if span.is_recording() {
         span.set_attribute(KeyValue::new("messaging.system", "lance"));
         span.set_attribute(KeyValue::new("messaging.operation.name", operation));
-        span.set_attribute(KeyValue::new("messaging.operation.type", kind));
-        span.set_attribute(KeyValue::new("messaging.destination.name", topic.to_owned()));
+        span.set_attributes(kind.map(|kind| KeyValue::new("messaging.operation.type", kind)));
+        span.set_attribute(KeyValue::new(attribute, name.to_owned()));
     }
     Some(ClientSpan { span, parent: parent.span().span_context().clone(), context })
 }
@@ -49,17 +58,28 @@ fn begin(operation: &'static str, kind: &'static str, span_kind: SpanKind, topic
 impl ClientSpan {
     /// Of a batch, from its first record to its ack.
     pub(crate) fn send(topic: &str, partition: u16) -> Option<Self> {
-        let mut span = begin("send", "send", SpanKind::Producer, topic)?;
+        let mut span = begin("send", Some("send"), SpanKind::Producer, (TOPIC, topic))?;
         span.partition(partition);
         Some(span)
     }
 
     /// Of one question for records.
     pub(crate) fn poll(topic: &str, partition: Option<u16>, address: &str) -> Option<Self> {
-        let mut span = begin("poll", "receive", SpanKind::Client, topic)?;
+        let mut span = begin("poll", Some("receive"), SpanKind::Client, (TOPIC, topic))?;
         partition.into_iter().for_each(|partition| span.partition(partition));
         span.server(address);
         Some(span)
+    }
+
+    /// Of a request to a group's coordinator that changes something: joining, leaving, a commit.
+    pub(crate) fn group(request: &Request) -> Option<Self> {
+        let (operation, kind, group) = match request {
+            Request::GroupHeartbeat(beat) if beat.epoch == JOIN_EPOCH => ("join", None, &beat.group),
+            Request::GroupHeartbeat(beat) if beat.epoch < JOIN_EPOCH => ("leave", None, &beat.group),
+            Request::GroupCommit(commit) => ("commit", Some("settle"), &commit.group),
+            _ => return None,
+        };
+        begin(operation, kind, SpanKind::Client, (GROUP, group))
     }
 
     fn partition(&mut self, partition: u16) {
@@ -100,6 +120,11 @@ impl ClientSpan {
         if self.span.is_recording() {
             self.span.add_event("retry", vec![KeyValue::new("error.message", error.to_string())]);
         }
+    }
+
+    /// It is over.
+    pub(crate) fn end(mut self) {
+        self.span.end();
     }
 
     /// It is over, with so many records and bytes.

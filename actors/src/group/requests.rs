@@ -1,10 +1,12 @@
 //! Requests to the coordinator and their answers.
 
-use super::actor::{CONNECTION, GroupActor, Stage};
+use super::actor::{CONNECTION, GroupActor, Stage as LogStage};
 use super::core::{framed_batch, plain_commit};
 use crate::ingestion::actor::IngestionActor;
 use crate::mailbox::Mailbox;
+use crate::stages::{GroupLabel, Stage, StageError, StageSpan};
 use crate::supervision::shell::{fail, guarded};
+use crate::telemetry::tracer;
 use crate::view::ClusterView;
 use actix::prelude::*;
 use bytes::Bytes;
@@ -13,9 +15,9 @@ use lance_messages::batch::BatchFlags;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{TopicId, TopicPartition};
 use lance_messages::mail::group::{AskGroup, CommitOffset, CommittedOffset, GroupRequest};
-use lance_messages::mail::ingestion::{Produce, ProduceRequest};
-use lance_messages::wire::Response;
+use lance_messages::mail::ingestion::{Produce, ProduceRequest, RequestTrace};
 use lance_messages::wire::group::{GroupCommit, GroupCommitted};
+use lance_messages::wire::{Response, TraceContext};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +33,18 @@ pub(super) enum Held {
 /// Who waits for an answer of the coordinator.
 pub(super) enum Waiting {
     Commit(oneshot::Sender<Result<(), ErrorCode>>),
-    Group(oneshot::Sender<Result<Response, ErrorCode>>),
+    Group(oneshot::Sender<Result<Response, ErrorCode>>, Option<Coordination>),
+}
+
+/// A traced request that the coordinator has taken.
+#[derive(Clone, Copy)]
+pub(super) struct Coordination {
+    /// The span of the request.
+    parent: TraceContext,
+    /// What the coordinator does for it.
+    own: TraceContext,
+    since: Duration,
+    group: GroupLabel,
 }
 
 /// The topics that members may read: those that clients see.
@@ -77,7 +90,7 @@ impl Waiting {
         // The connection may be gone.
         match self {
             Self::Commit(answer) => _ = answer.send(Err(code)),
-            Self::Group(answer) => _ = answer.send(Err(code)),
+            Self::Group(answer, _) => _ = answer.send(Err(code)),
         }
     }
 }
@@ -85,7 +98,7 @@ impl Waiting {
 impl GroupActor {
     /// Serves a request now, or once that is possible.
     pub(super) fn take(&mut self, request: Held, ctx: &mut Context<Self>) {
-        if self.stage == Stage::Empty {
+        if self.stage == LogStage::Empty {
             self.find_topic();
             match self.partition {
                 Some(_) => self.load(0),
@@ -96,9 +109,9 @@ impl GroupActor {
         if !self.keeps_offsets() {
             return request.refuse(ErrorCode::NotLeader);
         }
-        let nothing_is_kept = self.stage == Stage::Empty && !request.is_write();
+        let nothing_is_kept = self.stage == LogStage::Empty && !request.is_write();
         let holds = self.compaction.holds_commits() && request.is_write();
-        if (self.stage == Stage::Ready && !holds) || nothing_is_kept {
+        if (self.stage == LogStage::Ready && !holds) || nothing_is_kept {
             self.serve(request, ctx);
         } else {
             self.held.push(request);
@@ -143,8 +156,9 @@ impl GroupActor {
                     _ = answer.send(Err(ErrorCode::Unavailable));
                     return;
                 }
-                let token = self.wait(Waiting::Group(answer));
-                self.decide(ctx, |core, view, now, _, effects| {
+                let traced = self.coordination(asked.trace, &heartbeat.group);
+                let token = self.wait(Waiting::Group(answer, traced));
+                self.decide_traced(traced, ctx, |core, view, now, _, effects| {
                     let catalog = Catalog(view);
                     core.coordinator.on_heartbeat(token, &heartbeat, &asked.client, &catalog, now, effects);
                 });
@@ -153,13 +167,14 @@ impl GroupActor {
                 _ = answer.send(Err(ErrorCode::UnknownPartition));
             }
             GroupRequest::Commit(commit) => {
-                let token = self.wait(Waiting::Group(answer));
-                self.decide(ctx, |core, _, now, wall_ms, effects| {
+                let traced = self.coordination(asked.trace, &commit.group);
+                let token = self.wait(Waiting::Group(answer, traced));
+                self.decide_traced(traced, ctx, |core, _, now, wall_ms, effects| {
                     core.coordinator.on_commit(token, &commit, now, wall_ms, effects);
                 });
             }
             GroupRequest::Delete(name) => {
-                let token = self.wait(Waiting::Group(answer));
+                let token = self.wait(Waiting::Group(answer, None));
                 self.decide(ctx, |core, _, _, _, effects| core.coordinator.delete_group(token, &name, effects));
             }
             GroupRequest::Offsets(wanted) => {
@@ -186,9 +201,24 @@ impl GroupActor {
         self.next_token
     }
 
+    fn coordination(&self, trace: Option<RequestTrace>, group: &str) -> Option<Coordination> {
+        let parent = trace?.context;
+        let (own, since) = (parent.child(self.next_token), self.setup.clock.now().elapsed);
+        Some(Coordination { parent, own, since, group: GroupLabel::new(group) })
+    }
+
     /// Runs the core inside the guard and carries out what it wants done.
     pub(super) fn decide(
         &mut self,
+        ctx: &mut Context<Self>,
+        work: impl FnOnce(&mut super::core::GroupCore, &ClusterView, Duration, u64, &mut Vec<GroupEffect>),
+    ) {
+        self.decide_traced(None, ctx, work);
+    }
+
+    fn decide_traced(
+        &mut self,
+        traced: Option<Coordination>,
         ctx: &mut Context<Self>,
         work: impl FnOnce(&mut super::core::GroupCore, &ClusterView, Duration, u64, &mut Vec<GroupEffect>),
     ) {
@@ -202,11 +232,11 @@ impl GroupActor {
             Ok(())
         });
         if decided.is_some() {
-            self.perform(effects, ctx);
+            self.perform(effects, traced, ctx);
         }
     }
 
-    pub(super) fn perform(&mut self, effects: Vec<GroupEffect>, ctx: &mut Context<Self>) {
+    pub(super) fn perform(&mut self, effects: Vec<GroupEffect>, traced: Option<Coordination>, ctx: &mut Context<Self>) {
         for effect in effects {
             match effect {
                 GroupEffect::Answer { token, answer } => self.answer(token, answer),
@@ -214,7 +244,10 @@ impl GroupActor {
                     Ok(batch) => {
                         self.compaction.note_append();
                         let request = self.append_request(append, batch.bytes, batch.record_count);
-                        self.outgoing.extend(request);
+                        let trace = traced.map(|Coordination { own: context, since: received_at, .. }| {
+                            Box::new(RequestTrace { context, received_at })
+                        });
+                        self.outgoing.extend(request.map(|request| ProduceRequest { trace, ..request }));
                     }
                     Err(error) => return fail(self, ctx, format!("a record of __groups cannot be written: {error}")),
                 },
@@ -235,7 +268,14 @@ impl GroupActor {
                 return;
             }
         };
-        if let Some(Waiting::Group(waiting)) = self.waiting.remove(&token) {
+        if let Some(Waiting::Group(waiting, traced)) = self.waiting.remove(&token) {
+            if let (Some(tracer), Some(traced)) = (tracer(), traced) {
+                let Coordination { parent, own, since: started, group } = traced;
+                let error = answer.as_ref().err().map(|code| StageError::Refused(*code));
+                let (span_id, stage) = (Some(own.span_id), Stage::Coordinate { group });
+                let span = StageSpan { parent, span_id, stage, partition: None, started, ended: None, error };
+                tracer.record(Box::new(span), self.setup.clock.stamp(), None);
+            }
             _ = waiting.send(answer);
         }
     }

@@ -3,8 +3,10 @@
 
 pub mod batches;
 pub mod epochs;
+mod label;
 mod sampling;
 
+pub use label::GroupLabel;
 pub use sampling::RequestTraces;
 
 use epochs::{EpochCause, PromiseKind};
@@ -52,6 +54,19 @@ pub enum ReadSource {
     Segments,
 }
 
+/// What a member of a group asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupOperation {
+    /// To become a member.
+    Join,
+    /// To be told its part, as it is again and again.
+    Heartbeat,
+    /// To be a member no more, or not for a while.
+    Leave,
+    /// To store how far the group is.
+    Commit,
+}
+
 /// What a stage was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -81,6 +96,18 @@ pub enum Stage {
         offset: u64,
         /// It had been stored before.
         duplicate: bool,
+    },
+    /// A request of a consumer group's member, or of a tool, from its frame until its answer is handed to the socket.
+    Group {
+        /// What it asks for.
+        operation: GroupOperation,
+        /// The group.
+        group: GroupLabel,
+    },
+    /// From when the coordinator takes a request until what it answers is durable.
+    Coordinate {
+        /// The group.
+        group: GroupLabel,
     },
     /// From its place in the log until the disk has the group.
     Queue,

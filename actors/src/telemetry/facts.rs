@@ -3,7 +3,7 @@
 
 use crate::ingestion::core::Now;
 use crate::stages::epochs::{EpochCause, PromiseKind};
-use crate::stages::{ReadSource, Stage, StageError, StageSpan};
+use crate::stages::{GroupLabel, GroupOperation, ReadSource, Stage, StageError, StageSpan};
 use crate::view::ClusterView;
 use arc_swap::ArcSwap;
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
@@ -149,6 +149,8 @@ fn describe(stage: Stage, topic: Option<&str>, naming: &Naming) -> Description {
             attributes.extend((offset != u64::MAX).then(|| number("lance.offset", offset)));
             inner("append", "ingestion", attributes)
         }
+        Stage::Group { operation, group } => describe_group(operation, group),
+        Stage::Coordinate { group } => inner("coordinate", "group", vec![consumer_group(group)]),
         Stage::Queue => inner("queue", "poller", Vec::new()),
         Stage::Write { with_sync } => {
             inner("write", "poller", vec![KeyValue::new("lance.disk.write_with_sync", with_sync)])
@@ -181,6 +183,23 @@ fn describe(stage: Stage, topic: Option<&str>, naming: &Naming) -> Description {
             inner(name, actor, attributes)
         }
     }
+}
+
+fn consumer_group(group: GroupLabel) -> KeyValue {
+    text("messaging.consumer.group.name", group.as_str().to_owned())
+}
+
+fn describe_group(operation: GroupOperation, group: GroupLabel) -> Description {
+    let (operation, kind) = match operation {
+        GroupOperation::Join => ("join", None),
+        GroupOperation::Heartbeat => ("heartbeat", None),
+        GroupOperation::Leave => ("leave", None),
+        GroupOperation::Commit => ("commit", Some("settle")),
+    };
+    let mut attributes = vec![text("messaging.operation.name", operation), consumer_group(group)];
+    attributes.extend(kind.map(|kind| text("messaging.operation.type", kind)));
+    let name = Cow::Owned(format!("{operation} {}", group.as_str()));
+    Description { name, kind: SpanKind::Server, actor: "network", attributes }
 }
 
 /// The stages of a failover.

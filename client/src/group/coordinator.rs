@@ -4,6 +4,7 @@ use crate::client::{Client, MAX_REDIRECTS};
 use crate::connection::Connection;
 use crate::error::ClientError;
 use crate::options::Backoff;
+use crate::spans::ClientSpan;
 use lance_messages::wire::{Features, Request, Response};
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -41,8 +42,26 @@ impl Coordinator {
         what: &'static str,
         patience: Duration,
     ) -> Result<Response, ClientError> {
+        let mut span = ClientSpan::group(request);
+        let outcome = self.ask_within(request, what, patience, &mut span).await;
+        match (span, &outcome) {
+            (Some(span), Ok(_)) => span.end(),
+            (Some(span), Err(error)) => span.fail(error),
+            (None, _) => {}
+        }
+        outcome
+    }
+
+    async fn ask_within(
+        &self,
+        request: &Request,
+        what: &'static str,
+        patience: Duration,
+        span: &mut Option<ClientSpan>,
+    ) -> Result<Response, ClientError> {
         let mut redirects = 0;
         loop {
+            let trace = span.as_ref().map(ClientSpan::context);
             let asked = async {
                 let connection = self.connection().await?;
                 if !connection.supports(Features::GROUPS) {
@@ -51,7 +70,7 @@ impl Coordinator {
                         feature: "consumer groups",
                     });
                 }
-                connection.request_for(request.clone(), self.partition, None, what, Duration::ZERO).await
+                connection.request_for(request.clone(), self.partition, trace, what, Duration::ZERO).await
             };
             let asked = tokio::time::timeout(patience, asked).await;
             let error = match asked.unwrap_or(Err(ClientError::TimedOut { what, after: patience })) {
@@ -62,6 +81,7 @@ impl Coordinator {
             match error.redirect() {
                 Some(address) if redirects < MAX_REDIRECTS => {
                     redirects += 1;
+                    span.iter_mut().for_each(|span| span.retry(&error));
                     *state = Found { connection: None, address: Some(address.to_owned()) };
                 }
                 _ => {

@@ -217,3 +217,35 @@ fn a_request_that_another_node_answers_is_one_trace_over_both() {
     assert_eq!((forwarded.kind, &forwarded.parent), (SpanKind::Server, &taken.id));
     assert_eq!(only(&spans, "append", &leader).parent, forwarded.id);
 }
+
+#[test]
+fn joining_and_committing_are_traces_over_the_member_its_coordinator_and_the_log_of_offsets() {
+    let collector = Collector::start(Speaks::Grpc);
+    let cluster = ThreeNodes::start_with(&|spec| exporting(spec, &collector));
+    lnc(&collector, &cluster.servers(), &["topic", "create", "events"]);
+    lnc(&collector, &cluster.servers(), &["produce", "--topic", "events", "--data", "click"]);
+    let read = ["consume", "--topic", "events", "--group", "readers", "--offset", "earliest", "--exit-at-end"];
+    assert_eq!(lnc(&collector, &cluster.servers(), &read), "click\n");
+    for operation in ["join", "commit", "leave"] {
+        let name = format!("{operation} readers");
+        let asked = collector.await_span(&name, |span| span.name == name && span.process().0 == "lnc" && !span.failed);
+        assert_eq!((asked.kind, asked.attribute("messaging.consumer.group.name")), (SpanKind::Client, "readers"));
+        let is_whole = |spans: &[Received]| {
+            let of_node = named(spans, &name).into_iter().any(|span| span.process().0 == "lance" && !span.failed);
+            of_node && !named(spans, "quorum").is_empty()
+        };
+        let spans = collector.await_trace(&asked, "the log of offsets has it on a quorum", is_whole);
+        // A node that does not coordinate names the one that does.
+        let taken = named(&spans, &name).into_iter().find(|span| span.process().0 == "lance" && !span.failed).unwrap();
+        assert_eq!((taken.kind, &taken.parent), (SpanKind::Server, &asked.id));
+        let coordinator = taken.process().1;
+        let decided = only(&spans, "coordinate", coordinator);
+        assert_eq!((decided.kind, &decided.parent), (SpanKind::Internal, &taken.id));
+        assert_eq!(decided.attribute("messaging.consumer.group.name"), "readers");
+        let appended = named(&spans, "append").into_iter().find(|span| span.kind == SpanKind::Internal).unwrap();
+        assert_eq!((appended.process().1, &appended.parent), (coordinator, &decided.id));
+        assert_eq!(appended.attribute("messaging.destination.name"), "__groups");
+        let quorum = named(&spans, "quorum")[0];
+        assert!(appended.start_ns >= taken.start_ns && quorum.end_ns <= taken.end_ns, "{spans:#?}");
+    }
+}

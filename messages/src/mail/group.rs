@@ -1,5 +1,6 @@
 //! Messages that the group actor receives.
 
+use super::ingestion::RequestTrace;
 use crate::id::TopicPartition;
 use crate::wire::group::{DescribeGroups, GroupCommit, GroupHeartbeat, GroupOffsetsWanted};
 use std::sync::Arc;
@@ -52,4 +53,6 @@ pub struct AskGroup {
     pub client: Arc<str>,
     /// The request.
     pub request: GroupRequest,
+    /// The trace it belongs to, if it is traced.
+    pub trace: Option<RequestTrace>,
 }

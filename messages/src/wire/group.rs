@@ -275,7 +275,7 @@ impl GroupCommit {
             offsets.push(GroupOffset { partition, offset, metadata: reader.text()? });
         }
         // Clients from before there were numbers end here.
-        let number = reader.u64().unwrap_or(0);
+        let number = if reader.remaining() == 0 { 0 } else { reader.u64()? };
         Some(GroupCommit { group, member, epoch, offsets, number })
     }
 

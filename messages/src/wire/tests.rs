@@ -361,7 +361,9 @@ fn group_requests_are_golden() {
         assert_eq!(parse(out, Some(EVERY_FEATURE)).header.batch_id, u64::from(command));
         let decoded = RequestFrame::decode(control(command, &golden), Some(EVERY_FEATURE)).unwrap();
         assert_eq!(decoded.request, request);
-        for cut in 0..golden.len() {
+        // The number of a commit may be missing, but not a part of it.
+        let whole = golden.len() - if matches!(request, Request::GroupCommit(_)) { 8 } else { 0 };
+        for cut in (0..golden.len()).filter(|cut| *cut != whole) {
             assert_eq!(refusal(command, &golden[..cut], Some(EVERY_FEATURE)), "Invalid group payload", "{request:?}");
         }
         assert_eq!(refusal(command, &golden, Some(Features::NONE)), "Invalid client command");

@@ -37,8 +37,8 @@ impl SessionCore {
         }
         let request = self.reserve_control(correlation, command, ControlKind::Group);
         self.note_action(request, action);
-        let client = Arc::clone(&self.client_name);
-        effects.push(SessionEffect::Group(request, AskGroup { client, request: asked }));
+        let (client, trace) = (Arc::clone(&self.client_name), self.spans.group_trace(request));
+        effects.push(SessionEffect::Group(request, AskGroup { client, request: asked, trace }));
     }
 
     /// The coordinator's answer.

@@ -3,9 +3,10 @@
 use super::lanes::RequestId;
 use super::replies::ReplySlot;
 use super::{Effects, SessionCore, SessionEffect};
-use crate::stages::{ReadSource, Stage, StageError, StageSpan};
+use crate::stages::{GroupLabel, GroupOperation, ReadSource, Stage, StageError, StageSpan};
 use lance_messages::id::{TopicId, TopicPartition};
 use lance_messages::mail::ingestion::RequestTrace;
+use lance_messages::wire::group::{JOIN_EPOCH, LEAVE_EPOCH, PAUSE_EPOCH};
 use lance_messages::wire::{Request, Response, TraceContext};
 use std::time::Duration;
 
@@ -57,6 +58,12 @@ impl OpenSpans {
         // A request is looked for right after its span was opened.
         let span = self.requests.last().filter(|span| span.request == request)?;
         Some(Box::new(RequestTrace { context: span.own, received_at: span.since }))
+    }
+
+    /// What a traced request of a group carries along.
+    pub(super) fn group_trace(&self, request: u64) -> Option<RequestTrace> {
+        let span = self.requests.iter().rev().find(|span| span.request.0 == request)?;
+        Some(RequestTrace { context: span.own, received_at: span.since })
     }
 
     /// The span of one part of a fetch.
@@ -140,6 +147,20 @@ impl SessionCore {
                 let partitions = u16::try_from(fetch.partitions.len()).unwrap_or(u16::MAX);
                 let only = fetch.partitions.iter().next().filter(|_| partitions == 1);
                 (Stage::Receive { partitions, records: 0, bytes: 0 }, only.map(|asked| asked.partition))
+            }
+            Request::GroupHeartbeat(heartbeat) => {
+                let operation = match heartbeat.epoch {
+                    JOIN_EPOCH => GroupOperation::Join,
+                    LEAVE_EPOCH | PAUSE_EPOCH => GroupOperation::Leave,
+                    // One every few seconds, mostly without news: only who sends it knows when it matters.
+                    _ if given.is_none() => return,
+                    _ => GroupOperation::Heartbeat,
+                };
+                (Stage::Group { operation, group: GroupLabel::new(&heartbeat.group) }, None)
+            }
+            Request::GroupCommit(commit) => {
+                let group = GroupLabel::new(&commit.group);
+                (Stage::Group { operation: GroupOperation::Commit, group }, None)
             }
             _ => return,
         };
