@@ -127,3 +127,19 @@ fn every_alert_names_a_section_that_exists() {
         assert!(explained.contains(&format!("`{rule}`")), "{rule} is not in Monitoring.md");
     }
 }
+
+/// The manifests are rendered from the chart, which links to these files; whoever changes one renders anew.
+#[test]
+fn the_kubernetes_manifests_hold_the_rules_and_the_dashboard_as_they_are() {
+    let manifests = read("../deploy/kubernetes/monitoring.yaml");
+    let lines = |text: &str| -> Vec<String> {
+        let lines = text.lines().map(|line| line.trim().to_owned());
+        lines.filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
+    };
+    let rendered = lines(&manifests);
+    for source in ["monitoring/lance-alerts.yml", "monitoring/lance-dashboard.json"] {
+        let wanted = lines(&read(source));
+        let is_there = rendered.windows(wanted.len()).any(|part| part == wanted);
+        assert!(is_there, "{source} has changed: run deploy/helm/render");
+    }
+}

@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-fn encrypted(spec: ServerSpec, own: &Pair, certificates: &Certificates, client_auth: &str) -> ServerSpec {
+pub fn encrypted(spec: ServerSpec, own: &Pair, certificates: &Certificates, client_auth: &str) -> ServerSpec {
     spec.set("tls.enabled=true")
         .set(format!("tls.cert_file={}", shown(&own.cert)))
         .set(format!("tls.key_file={}", shown(&own.key)))
@@ -17,7 +17,7 @@ fn encrypted(spec: ServerSpec, own: &Pair, certificates: &Certificates, client_a
         .set(format!("tls.client_auth={client_auth}"))
 }
 
-fn over_tls(server: &Server, certificates: &Certificates, own: Option<&Pair>, arguments: &[&str]) -> Finished {
+pub fn over_tls(server: &Server, certificates: &Certificates, own: Option<&Pair>, arguments: &[&str]) -> Finished {
     let ca = certificates.ca();
     let mut all = [arguments, &["--tls-ca", shown(&ca)]].concat();
     if let Some(own) = own {

@@ -3,6 +3,7 @@
 
 mod certificates;
 mod encryption;
+mod public_clients;
 mod quotas;
 mod rights;
 
