@@ -1,9 +1,12 @@
-//! Connections of the admin interface, no more than so many, and none that says nothing for long: whoever opens them by
-//! the thousand, or a byte at a time, holds neither memory nor descriptors that the node needs.
+//! Connections of the admin interface: no more than so many, not all of them from one address, and none that keeps a request
+//! or an answer waiting. Whoever opens them by the thousand, or sends a byte at a time, holds neither memory nor descriptors
+//! that the node needs, and locks out nobody's probes.
 
+use hashbrown::HashMap;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -12,36 +15,86 @@ use tokio::time::{Instant, Sleep};
 
 /// Connections at once; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 512;
-/// A connection on which nothing moves for this long is closed; no request takes as long.
-const IDLE: Duration = Duration::from_secs(30);
+/// Connections at once from one address; further ones are closed.
+const MAX_OF_ADDRESS: usize = 128;
+/// Time for a whole request, for any progress of its answer, and between requests. No answer takes as long to make.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A listener whose connections are bounded.
 pub struct Bounded<L> {
     listener: L,
-    places: Arc<Semaphore>,
-    idle: Duration,
+    places: Places,
+    patience: Duration,
+}
+
+struct Places {
+    all: Arc<Semaphore>,
+    of_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    max_of_address: usize,
+}
+
+/// What a connection takes up, until it ends.
+struct Place {
+    address: IpAddr,
+    of_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    _one: Option<OwnedSemaphorePermit>,
 }
 
 impl<L> Bounded<L> {
     /// Bounds what a listener accepts.
     pub fn new(listener: L) -> Self {
-        Self { listener, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)), idle: IDLE }
+        let places = Places {
+            all: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            of_address: Arc::default(),
+            max_of_address: MAX_OF_ADDRESS,
+        };
+        Self { listener, places, patience: PATIENCE }
+    }
+}
+
+impl Places {
+    fn take(&self, address: IpAddr, one: Option<OwnedSemaphorePermit>) -> Option<Place> {
+        let mut held = self.of_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = held.entry(address).or_default();
+        if *count >= self.max_of_address {
+            return None;
+        }
+        *count += 1;
+        Some(Place { address, of_address: Arc::clone(&self.of_address), _one: one })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut held = self.of_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = held.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.address);
+            }
+        }
     }
 }
 
 impl<L> axum::serve::Listener for Bounded<L>
 where
-    L: axum::serve::Listener,
+    L: axum::serve::Listener<Addr = SocketAddr>,
 {
     type Io = BoundedIo<L::Io>;
-    type Addr = L::Addr;
+    type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        // Never closed: a place comes free with the connection that has it.
-        let place = Arc::clone(&self.places).acquire_owned().await.ok();
-        let (io, from) = self.listener.accept().await;
-        let idle = Box::pin(tokio::time::sleep(self.idle));
-        (BoundedIo { io, idle, patience: self.idle, _place: place }, from)
+        loop {
+            // Never closed: a place comes free with the connection that has it.
+            let one = Arc::clone(&self.places.all).acquire_owned().await.ok();
+            let (io, from) = self.listener.accept().await;
+            if let Some(place) = self.places.take(from.ip(), one) {
+                let deadline = Box::pin(tokio::time::sleep(self.patience));
+                let io = BoundedIo { io, deadline, patience: self.patience, is_asking: false, _place: place };
+                return (io, from);
+            }
+            tracing::debug!(%from, "an admin connection is closed: there are too many from there");
+        }
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -49,26 +102,35 @@ where
     }
 }
 
-/// A connection that ends when nothing moves on it.
+/// A connection that ends when it keeps a request or an answer waiting.
 pub struct BoundedIo<I> {
     io: I,
-    idle: Pin<Box<Sleep>>,
+    deadline: Pin<Box<Sleep>>,
     patience: Duration,
-    _place: Option<OwnedSemaphorePermit>,
+    /// Some of a request was read, and nothing written since.
+    is_asking: bool,
+    _place: Place,
 }
 
 impl<I> BoundedIo<I> {
-    /// Something moved, or does not: then this says when that has lasted too long.
-    fn note<T>(&mut self, moved: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
-        match moved {
-            Poll::Ready(outcome) => {
-                self.idle.as_mut().reset(Instant::now() + self.patience);
-                Poll::Ready(outcome)
+    fn extend(&mut self) {
+        self.deadline.as_mut().reset(Instant::now() + self.patience);
+    }
+
+    /// It waits: no longer than it may.
+    fn wait<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        ready!(self.deadline.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn wrote(&mut self, written: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(written) => {
+                self.is_asking = false;
+                self.extend();
+                Poll::Ready(written)
             }
-            Poll::Pending => {
-                ready!(self.idle.as_mut().poll(context));
-                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-            }
+            Poll::Pending => self.wait(context),
         }
     }
 }
@@ -79,23 +141,37 @@ impl<I: AsyncRead + Unpin> AsyncRead for BoundedIo<I> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.io).poll_read(context, buffer);
-        self.note(read, context)
+        match Pin::new(&mut self.io).poll_read(context, buffer) {
+            Poll::Ready(read) => {
+                // From its first byte on a request has its time, however its other bytes come.
+                if !std::mem::replace(&mut self.is_asking, true) {
+                    self.extend();
+                }
+                Poll::Ready(read)
+            }
+            Poll::Pending => self.wait(context),
+        }
     }
 }
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for BoundedIo<I> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(context, data);
-        self.note(written, context)
+        self.wrote(written, context)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
+        match Pin::new(&mut self.io).poll_flush(context) {
+            Poll::Pending => self.wait(context),
+            flushed => flushed,
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
+        match Pin::new(&mut self.io).poll_shutdown(context) {
+            Poll::Pending => self.wait(context),
+            ended => ended,
+        }
     }
 
     fn poll_write_vectored(
@@ -104,7 +180,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for BoundedIo<I> {
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write_vectored(context, pieces);
-        self.note(written, context)
+        self.wrote(written, context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -119,34 +195,83 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
 
-    #[tokio::test]
-    async fn a_connection_ends_when_nothing_moves_on_it() {
+    async fn bounded(patience: Duration) -> (Bounded<TcpListener>, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let idle = Duration::from_millis(200);
-        let mut bounded = Bounded { idle, ..Bounded::new(listener) };
-        let mut client = TcpStream::connect(address).await.unwrap();
-        let (mut connection, _) = bounded.accept().await;
-        let mut byte = [0];
-        for _ in 0..3 {
-            client.write_all(b"x").await.unwrap();
-            connection.read_exact(&mut byte).await.unwrap();
-        }
-        let waits = Instant::now();
-        let error = connection.read_exact(&mut byte).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!(waits.elapsed() >= idle);
+        (Bounded { patience, ..Bounded::new(listener) }, address)
     }
 
     #[tokio::test]
-    async fn there_are_no_more_connections_than_places() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut bounded = Bounded { places: Arc::new(Semaphore::new(1)), ..Bounded::new(listener) };
-        let _clients = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
+    async fn a_request_that_comes_byte_by_byte_has_its_time_and_no_more() {
+        let patience = Duration::from_millis(300);
+        let (mut bounded, address) = bounded(patience).await;
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let (mut connection, _) = bounded.accept().await;
+        let trickle = tokio::spawn(async move {
+            while client.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let (begun, mut byte) = (Instant::now(), [0]);
+        let error = loop {
+            if let Err(error) = connection.read_exact(&mut byte).await {
+                break error;
+            }
+            assert!(begun.elapsed() < patience * 20, "it goes on and on");
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(begun.elapsed() >= patience);
+        drop(connection);
+        trickle.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn each_answer_gives_the_next_request_its_time() {
+        let patience = Duration::from_millis(400);
+        let (mut bounded, address) = bounded(patience).await;
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let (mut connection, _) = bounded.accept().await;
+        let begun = Instant::now();
+        let mut byte = [0];
+        while begun.elapsed() < patience * 3 {
+            client.write_all(b"x").await.unwrap();
+            connection.read_exact(&mut byte).await.unwrap();
+            connection.write_all(b"y").await.unwrap();
+            client.read_exact(&mut byte).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_takes_is_given_up() {
+        let (mut bounded, address) = bounded(Duration::from_millis(100)).await;
+        let _client = TcpStream::connect(address).await.unwrap();
+        let (mut connection, _) = bounded.accept().await;
+        let answer = vec![0; 1 << 20];
+        let error = loop {
+            if let Err(error) = connection.write_all(&answer).await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn there_are_no_more_connections_than_places_and_not_all_of_one_address() {
+        let (mut bounded, address) = bounded(PATIENCE).await;
+        bounded.places.all = Arc::new(Semaphore::new(2));
+        let connect = || TcpStream::connect(address);
+        let _clients = [connect().await.unwrap(), connect().await.unwrap(), connect().await.unwrap()];
         let (first, _) = bounded.accept().await;
-        assert!(tokio::time::timeout(Duration::from_millis(50), bounded.accept()).await.is_err());
+        let (_second, _) = bounded.accept().await;
+        let soon = Duration::from_millis(50);
+        assert!(tokio::time::timeout(soon, bounded.accept()).await.is_err(), "there is no place");
         drop(first);
-        bounded.accept().await;
+        let (third, _) = bounded.accept().await;
+        drop(third);
+        bounded.places.max_of_address = 1;
+        let mut refused = connect().await.unwrap();
+        assert!(tokio::time::timeout(soon, bounded.accept()).await.is_err(), "the address has its share");
+        assert_eq!(refused.read(&mut [0]).await.unwrap(), 0, "it is closed");
     }
 }

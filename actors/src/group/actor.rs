@@ -204,9 +204,7 @@ impl GroupActor {
         self.outgoing.clear();
         self.ticked = None;
         // What is being appended may or may not be there: the log says.
-        for (_, waiting) in self.waiting.drain() {
-            waiting.refuse(ErrorCode::OutcomeUnknown);
-        }
+        self.refuse_waiting(ErrorCode::OutcomeUnknown);
         self.load(0);
     }
 
@@ -352,7 +350,7 @@ impl Shell for GroupActor {
         // Counters are all that is kept of it.
         self.core = self.core.as_ref().map(GroupCore::after);
         self.compaction.abandon();
-        self.waiting.clear();
+        self.refuse_waiting(ErrorCode::OutcomeUnknown);
         self.held.clear();
         self.outgoing.clear();
         self.sending = false;

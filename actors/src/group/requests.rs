@@ -85,16 +85,6 @@ impl Held {
     }
 }
 
-impl Waiting {
-    pub(super) fn refuse(self, code: ErrorCode) {
-        // The connection may be gone.
-        match self {
-            Self::Commit(answer) => _ = answer.send(Err(code)),
-            Self::Group(answer, _) => _ = answer.send(Err(code)),
-        }
-    }
-}
-
 impl GroupActor {
     /// Serves a request now, or once that is possible.
     pub(super) fn take(&mut self, request: Held, ctx: &mut Context<Self>) {
@@ -269,15 +259,32 @@ impl GroupActor {
             }
         };
         if let Some(Waiting::Group(waiting, traced)) = self.waiting.remove(&token) {
-            if let (Some(tracer), Some(traced)) = (tracer(), traced) {
-                let Coordination { parent, own, since: started, group } = traced;
-                let error = answer.as_ref().err().map(|code| StageError::Refused(*code));
-                let (span_id, stage) = (Some(own.span_id), Stage::Coordinate { group });
-                let span = StageSpan { parent, span_id, stage, partition: None, started, ended: None, error };
-                tracer.record(Box::new(span), self.setup.clock.stamp(), None);
-            }
+            self.tell_coordinated(traced, answer.as_ref().err().copied());
             _ = waiting.send(answer);
         }
+    }
+
+    /// Nobody will answer those who wait.
+    pub(super) fn refuse_waiting(&mut self, code: ErrorCode) {
+        for (_, waiting) in std::mem::take(&mut self.waiting) {
+            // The connection may be gone.
+            match waiting {
+                Waiting::Commit(answer) => _ = answer.send(Err(code)),
+                Waiting::Group(answer, traced) => {
+                    self.tell_coordinated(traced, Some(code));
+                    _ = answer.send(Err(code));
+                }
+            }
+        }
+    }
+
+    fn tell_coordinated(&self, traced: Option<Coordination>, error: Option<ErrorCode>) {
+        let (Some(tracer), Some(traced)) = (tracer(), traced) else { return };
+        let Coordination { parent, own, since: started, group } = traced;
+        let error = error.map(StageError::Refused);
+        let (span_id, stage) = (Some(own.span_id), Stage::Coordinate { group });
+        let span = StageSpan { parent, span_id, stage, partition: None, started, ended: None, error };
+        tracer.record(Box::new(span), self.setup.clock.stamp(), None);
     }
 
     pub(super) fn append_request(&self, request: u64, records: Vec<u8>, record_count: u32) -> Option<ProduceRequest> {

@@ -3,8 +3,10 @@
 use super::LinkPiece;
 use crate::sendfile::{FileRange, FileSent, is_writable, send_files};
 use bytes::{Buf, Bytes};
+use socket2::SockRef;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use tokio::io::{AsyncWriteExt, Interest};
@@ -19,10 +21,8 @@ const PIECES: usize = 64;
 #[derive(Default)]
 pub(super) struct Outgoing {
     pieces: VecDeque<LinkPiece>,
-    /// The socket for threads that send files; made once one is sent.
-    socket: Option<Arc<OwnedFd>>,
-    /// Ranges at the front that such a thread is sending.
-    sending: Option<JoinHandle<FileSent>>,
+    /// The range at the front is being sent by a thread that may wait for the disk, over this socket.
+    sending: Option<(Arc<OwnedFd>, JoinHandle<FileSent>)>,
     written: u64,
 }
 
@@ -56,7 +56,7 @@ impl Outgoing {
             stream.async_io(Interest::WRITABLE, look).await?;
             self.start_sending(stream)?;
         }
-        let Some(sending) = &mut self.sending else { return Ok(()) };
+        let Some((_, sending)) = &mut self.sending else { return Ok(()) };
         let sent = sending.await;
         self.sending = None;
         let FileSent { sent, error, .. } = sent.map_err(io::Error::other)?;
@@ -82,13 +82,10 @@ impl Outgoing {
     }
 
     fn start_sending(&mut self, stream: &TcpStream) -> io::Result<()> {
-        let socket = match &self.socket {
-            Some(socket) => Arc::clone(socket),
-            None => Arc::clone(self.socket.insert(Arc::new(stream.as_fd().try_clone_to_owned()?))),
-        };
         let Some(LinkPiece::File(range)) = self.pieces.front() else { return Ok(()) };
-        let ranges = [range.clone()];
-        self.sending = Some(actix_rt::task::spawn_blocking(move || send_files(&socket, &ranges)));
+        let (ranges, socket) = ([range.clone()], Arc::new(stream.as_fd().try_clone_to_owned()?));
+        let of_thread = Arc::clone(&socket);
+        self.sending = Some((socket, tokio::task::spawn_blocking(move || send_files(&of_thread, &ranges))));
         Ok(())
     }
 
@@ -106,6 +103,15 @@ impl Outgoing {
     }
 }
 
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        if let Some((socket, _)) = &self.sending {
+            // The link ends now, not once the thread is through. It may have ended already.
+            let _ = SockRef::from(&**socket).shutdown(Shutdown::Both);
+        }
+    }
+}
+
 impl LinkPiece {
     fn skip(&mut self, count: u64) {
         match self {
@@ -115,5 +121,111 @@ impl LinkPiece {
                 *len -= count;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lance_storage::disk::{DiskOptions, OpenMode, open_disk};
+    use std::time::Duration;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    const FILE_BYTES: usize = 24 << 20;
+
+    fn content(at: usize) -> u8 {
+        (at as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3]
+    }
+
+    /// A file whose bytes tell their place.
+    fn file(folder: &std::path::Path) -> Arc<dyn lance_storage::disk::DiskFile> {
+        let path = folder.join("segment");
+        std::fs::write(&path, (0..FILE_BYTES).map(content).collect::<Vec<_>>()).unwrap();
+        let disk = open_disk(DiskOptions::default()).unwrap();
+        disk.open(&path, OpenMode::Read).unwrap()
+    }
+
+    async fn connected() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, listener.accept().await.unwrap().0)
+    }
+
+    fn range(file: &Arc<dyn lance_storage::disk::DiskFile>, file_offset: usize, len: usize) -> LinkPiece {
+        LinkPiece::File(FileRange { file: Arc::clone(file), file_offset: file_offset as u64, len: len as u64 })
+    }
+
+    async fn write_all(outgoing: &mut Outgoing, stream: &mut TcpStream) -> io::Result<()> {
+        let (_, mut writer) = stream.split();
+        while !outgoing.is_empty() {
+            outgoing.write_some(&mut writer).await?;
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn memory_and_files_arrive_in_order_at_a_peer_that_rests_in_between() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = file(folder.path());
+        let (mut stream, mut peer) = connected().await;
+        let mut outgoing = Outgoing::default();
+        let mut expected = Vec::new();
+        // Each far more than sockets hold.
+        for (number, offset) in [(1u8, 0), (2, 5_000_001), (3, 12_000_000)] {
+            let head = Bytes::from(vec![number; 50]);
+            outgoing.extend([head.clone().into(), range(&file, offset, 9_000_003)]);
+            expected.extend_from_slice(&head);
+            expected.extend((offset..offset + 9_000_003).map(content));
+        }
+        outgoing.extend([Bytes::from_static(b"end").into(), Bytes::new().into()]);
+        expected.extend_from_slice(b"end");
+        let reads = tokio::spawn(async move {
+            let mut received = vec![0; expected.len()];
+            for part in received.chunks_mut(7_000_000) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                peer.read_exact(part).await.unwrap();
+            }
+            assert!(received == expected, "what arrives is what was queued");
+        });
+        write_all(&mut outgoing, &mut stream).await.unwrap();
+        reads.await.unwrap();
+        assert_eq!(outgoing.written(), 3 * (50 + 9_000_003) + 3);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_too_short_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = file(folder.path());
+        let (mut stream, _peer) = connected().await;
+        let mut outgoing = Outgoing::default();
+        outgoing.extend([range(&file, FILE_BYTES - 10, 11), Bytes::new().into()]);
+        let error = write_all(&mut outgoing, &mut stream).await.unwrap_err();
+        assert!(error.to_string().contains("shorter"), "{error}");
+        assert_eq!(outgoing.written(), 10);
+    }
+
+    #[tokio::test]
+    async fn a_link_that_is_dropped_ends_though_a_thread_still_sends() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = file(folder.path());
+        let (mut stream, mut peer) = connected().await;
+        let mut outgoing = Outgoing::default();
+        outgoing.extend([range(&file, 0, FILE_BYTES), Bytes::new().into()]);
+        {
+            let (_, mut writer) = stream.split();
+            let begun = async {
+                while outgoing.sending.is_none() {
+                    let _ = tokio::time::timeout(Duration::ZERO, outgoing.write_some(&mut writer)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), begun).await.unwrap();
+        }
+        drop(outgoing);
+        drop(stream);
+        let mut received = Vec::new();
+        // It may come as a reset; what arrived before it is right.
+        let _ = tokio::time::timeout(Duration::from_secs(20), peer.read_to_end(&mut received)).await.unwrap();
+        assert!(received.iter().enumerate().all(|(at, byte)| *byte == content(at)));
     }
 }

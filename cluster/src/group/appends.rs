@@ -135,6 +135,11 @@ impl Appends {
         }
     }
 
+    /// Whether everything that was appended is durable.
+    pub(super) fn is_idle(&self) -> bool {
+        self.pending.is_empty() && !self.failed
+    }
+
     pub(super) fn has_failed(&self) -> bool {
         self.failed
     }

@@ -25,7 +25,8 @@ impl Coordinator {
             Some(code) => Err(code),
             None => Ok(GroupCommitted { results: self.take_commits(commit, wall_ms) }),
         };
-        let group = self.groups.get_mut(commit.group.as_str()).filter(|_| answer.is_ok());
+        let takes_some = |committed: &GroupCommitted| committed.results.iter().any(|(_, refusal)| refusal.is_none());
+        let group = self.groups.get_mut(commit.group.as_str()).filter(|_| answer.as_ref().is_ok_and(takes_some));
         if let Some(member) = group.and_then(|group| group.members.get_mut(commit.member.as_str())) {
             member.commit_number = member.commit_number.max(commit.number);
         }

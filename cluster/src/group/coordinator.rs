@@ -7,6 +7,7 @@ use super::appends::{Appends, GroupAnswer, GroupEffect};
 use super::group::Group;
 use super::image::GroupsImage;
 use super::limits::{GroupLimits, MAX_APPEND_RECORDS};
+use super::member::CommitNumbers;
 use super::offsets::{GroupOffsets, Replayed};
 use super::record::{OffsetRecord, OffsetRecordError};
 use super::timers::Timers;
@@ -26,6 +27,7 @@ macro_rules! surroundings {
             topics: &mut $coordinator.topics,
             timers: &mut $coordinator.timers,
             records: &mut $coordinator.records,
+            earlier_commits: &mut $coordinator.earlier_commits,
         }
     };
 }
@@ -47,6 +49,9 @@ pub struct Coordinator {
     pub(super) epoch_floor: i32,
     /// What was read of the log, until that is all of it.
     loading: Option<GroupsImage>,
+    /// Of the coordinator before this one, until the log is read: connections, and what is late on them, outlive it. Then of
+    /// members that went or began anew, until that is durable: the log may bring them back as they were.
+    pub(super) earlier_commits: CommitNumbers,
 }
 
 impl Coordinator {
@@ -62,13 +67,23 @@ impl Coordinator {
             records: Vec::new(),
             epoch_floor: 0,
             loading: Some(GroupsImage::default()),
+            earlier_commits: CommitNumbers::new(),
         }
     }
 
     /// One that has still to read the log and numbers its appends from where `before` stopped: what was appended for that
     /// one may still be reported, and is no append of this one.
     pub fn after(before: &Self) -> Self {
-        Self { appends: Appends::after(&before.appends), ..Self::new(before.limits) }
+        let (appends, earlier_commits) = (Appends::after(&before.appends), before.commit_numbers());
+        Self { appends, earlier_commits, ..Self::new(before.limits) }
+    }
+
+    fn commit_numbers(&self) -> CommitNumbers {
+        let mut numbers = self.earlier_commits.clone();
+        for (name, group) in &self.groups {
+            group.members.iter().for_each(|(id, member)| member.keep_commits(name, id, &mut numbers));
+        }
+        numbers
     }
 
     /// Takes a record of the log, in order. Once it is loaded there is nothing more to read.
@@ -86,6 +101,13 @@ impl Coordinator {
             let group = Group::load(Arc::clone(&name), image, &mut surroundings!(self, now));
             self.groups.insert(name, group);
         }
+        for ((group, member), (floor, number)) in std::mem::take(&mut self.earlier_commits) {
+            let member = self.groups.get_mut(&group).and_then(|group| group.members.get_mut(&member));
+            // A higher floor in the log is that of another life, or refuses by epoch what is late.
+            if let Some(member) = member.filter(|member| member.commit_floor <= floor) {
+                member.commit_number = number;
+            }
+        }
         for name in self.offsets.group_names() {
             let name: Arc<str> = name.into();
             let new = || Group::new(Arc::clone(&name), self.epoch_floor);
@@ -102,7 +124,11 @@ impl Coordinator {
     /// An append of this number is durable, or was refused. `false`: it is no append of this coordinator, and if it is
     /// durable the log holds what this one has not read.
     pub fn on_appended(&mut self, append: u64, durable: bool, effects: &mut Vec<GroupEffect>) -> bool {
-        self.appends.on_appended(append, durable, &mut self.offsets, effects)
+        let is_own = self.appends.on_appended(append, durable, &mut self.offsets, effects);
+        if self.is_loaded() && self.appends.is_idle() {
+            self.earlier_commits.clear();
+        }
+        is_own
     }
 
     /// An append failed: nobody knows what the log says. Requests are refused until a successor has read it.

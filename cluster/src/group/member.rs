@@ -6,11 +6,15 @@ use super::record::MemberRecord;
 use super::timers::Slot;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::wire::group::{AssignmentStrategy, GroupHeartbeat};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Topic names, in order and once each; members with the same share them.
 pub(super) type Subscription = Arc<[String]>;
+
+/// The commit floor of a member and the number of its last commit, by group and member.
+pub(super) type CommitNumbers = BTreeMap<(Arc<str>, Arc<str>), (i32, u64)>;
 
 /// What a member says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +34,7 @@ pub(super) struct Member {
     /// The same epoch always tells the same partitions: a heartbeat that carries it was sent by one who knows them.
     pub(super) epoch: i32,
     pub(super) commit_floor: i32,
-    /// Number of the last commit that was taken; not remembered by a later coordinator, which no earlier connection reaches.
+    /// Number of the last commit that was taken. A new process does not know it: no earlier connection reaches that.
     pub(super) commit_number: u64,
     pub(super) replaced: Vec<String>,
     pub(super) assigned: Partitions,
@@ -110,6 +114,13 @@ impl Member {
             target: record.assigned.clone(),
             revoking_since: (!record.revoking.is_empty()).then_some(now),
             ..Self::new(profile, topics, record.epoch, now)
+        }
+    }
+
+    /// Keeps the number of the last commit for whoever finds this member in the log.
+    pub(super) fn keep_commits(&self, group: &Arc<str>, id: &str, numbers: &mut CommitNumbers) {
+        if self.commit_number > 0 {
+            numbers.insert((Arc::clone(group), id.into()), (self.commit_floor, self.commit_number));
         }
     }
 

@@ -14,6 +14,7 @@
 //!   text group, text member, i32 epoch        u32 count, each: u32 topic, u16 partition, u16 error
 //!   u32 count, each: u32 topic,
 //!     u16 partition, u64 offset, text metadata
+//!   u64 number (may be missing)
 //! GroupOffsets 0x4B                         GroupOffsetsResponse 0xCB
 //!   text group                                u32 count, each: u32 topic, u16 partition,
 //!   u32 count, each: u32 topic,                 u64 offset, u64 committed at (ms), text metadata

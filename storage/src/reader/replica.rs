@@ -110,6 +110,7 @@ impl ReplicaSlice {
             return None;
         }
         source.file.raw_fd()?;
+        source.read_ahead(self.position, max_bytes as u64);
         let mut cursor = Cursor::new(source, window, self.position, max_bytes as u64);
         let (mut placed, mut bytes) = (Vec::new(), 0);
         while let Ok(Some(header)) = cursor.peek() {

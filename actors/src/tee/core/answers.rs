@@ -2,7 +2,7 @@
 
 use super::flow::{FlowId, LinkPhase, Trouble};
 use super::sending::control;
-use super::{Effects, TeeCore, TeeEffect};
+use super::{Effects, TeeCore, TeeEffect, UNLOAD_FAILURES};
 use crate::outbound::{LinkAnswer, LinkId, LinkPiece};
 use lance_cluster::metadata::TeeProducer;
 use lance_messages::error_code::ErrorCode;
@@ -109,8 +109,10 @@ impl TeeCore {
             }
             // What came was no frame for it, or was damaged: it closes the link.
             Answers::Control(0) => {
+                // Once the records were checked here it is not they that are damaged.
+                let stuck = flow.failures >= UNLOAD_FAILURES || !self.options.in_kernel;
                 self.close_link(id, effects);
-                self.fail(id, error.message.into_owned(), false, now_ms, effects);
+                self.fail(id, error.message.into_owned(), stuck, now_ms, effects);
             }
             Answers::Control(command) => {
                 let binding = flow.link.as_ref().is_some_and(|link| link.phase == LinkPhase::Binding);

@@ -97,14 +97,17 @@ impl TeeCore {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         flow.reading = Some(ticket);
-        let mut max_bytes = READ_BYTES;
+        let (mut max_bytes, mut is_rated) = (READ_BYTES, false);
         if let Some(rule) = self.rules.get_mut(&flow.tee) {
             rule.reads += 1;
+            is_rated = rule.rule.bytes_per_second > 0;
             max_bytes = max_bytes.min(self.options.buffer_bytes / usize::from(rule.led.max(1))).max(64 << 10);
         }
         self.reads.insert(ticket, flow.tee);
-        // A target that refuses batch after batch may have found damage: what is read into memory is checked here.
-        let in_files = self.options.in_kernel && flow.failures < UNLOAD_FAILURES;
+        // A target that refuses batch after batch may have found damage: what is read into memory is checked here. Ranges
+        // keep their segments open, removed ones too: few at a time, and not for as long as a rate makes them wait.
+        let in_files =
+            self.options.in_kernel && flow.failures < UNLOAD_FAILURES && max_bytes == READ_BYTES && !is_rated;
         effects.push(TeeEffect::Read { flow: id, ticket, partition: flow.partition, from, max_bytes, in_files });
     }
 

@@ -76,7 +76,7 @@ impl World {
         }
         client.commits_arrive = client.commits_arrive.max(self.now + delay);
         let wait = client.commits_arrive - self.now;
-        self.at(wait, Event::Commit { commit, coordinator: self.stats.crashes });
+        self.at(wait, Event::Commit(commit));
     }
 
     /// Sends a heartbeat, which may be lost, late or doubled.

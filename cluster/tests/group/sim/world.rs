@@ -14,21 +14,9 @@ use std::time::Duration;
 
 #[derive(Debug)]
 pub enum Event {
-    Heartbeat {
-        client: usize,
-        request: u64,
-        heartbeat: GroupHeartbeat,
-    },
-    Answer {
-        client: usize,
-        request: u64,
-        result: Result<GroupAssignment, ErrorCode>,
-    },
-    /// A connection ends with the coordinator it leads to: the crashes that were before tell which that was.
-    Commit {
-        commit: GroupCommit,
-        coordinator: u64,
-    },
+    Heartbeat { client: usize, request: u64, heartbeat: GroupHeartbeat },
+    Answer { client: usize, request: u64, result: Result<GroupAssignment, ErrorCode> },
+    Commit(GroupCommit),
     Appended(u64),
     Wake(usize),
     Tick,
@@ -149,8 +137,7 @@ impl World {
         match event {
             Event::Heartbeat { client, request, heartbeat } => self.deliver_heartbeat(client, request, heartbeat),
             Event::Answer { client, request, result } => self.deliver_answer(client, request, result),
-            Event::Commit { commit, coordinator } if coordinator == self.stats.crashes => self.deliver_commit(commit),
-            Event::Commit { .. } => Ok(()),
+            Event::Commit(commit) => self.deliver_commit(commit),
             Event::Appended(append) => self.on_appended(append),
             Event::Wake(client) => {
                 self.wake(client);
