@@ -54,6 +54,7 @@ for node in 1 2 3; do
 done
 "$LNC" topic create load --partitions 6 >/dev/null
 "$LNC" topic create calls --partitions 3 >/dev/null
+"$LNC" topic tee add load --to 127.0.0.1:2201/copy >/dev/null
 
 # A stream over one connection, a call of its own again and again, and a group that reads what the stream sends.
 { number=0; while [[ ! -e $work/stop ]]; do echo "record $((number += 1))"; sleep 0.002; done; echo "$number" >"$work/sent"; } |

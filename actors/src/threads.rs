@@ -10,7 +10,7 @@ pub struct Thread {
 impl Thread {
     /// Starts a thread that runs on the given CPUs alone; on any when there are none.
     pub fn start(name: &str, cpus: &[u32]) -> std::io::Result<Self> {
-        let arbiter = Arbiter::new();
+        let arbiter = if cpus.is_empty() { Arbiter::new() } else { Self::start_apart()? };
         let (name, cpus) = (name.to_owned(), cpus.to_vec());
         arbiter.spawn_fn(move || {
             set_name(&name);
@@ -21,6 +21,18 @@ impl Thread {
             }
         });
         Ok(Self { arbiter })
+    }
+
+    /// An arbiter that will be pinned. What its runtime starts beside it, to wait for the disk, is not to share its CPU.
+    fn start_apart() -> std::io::Result<Arbiter> {
+        let all = allowed_cpus();
+        let spread = move || {
+            if let Err(error) = pin(&all) {
+                tracing::debug!(%error, "a helper stays on the CPU of the thread that started it");
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().on_thread_start(spread).build()?;
+        Ok(Arbiter::with_tokio_rt(move || runtime))
     }
 
     /// Where actors are started on it.
@@ -64,5 +76,25 @@ fn pin(cpus: &[u32]) -> std::io::Result<()> {
     match unsafe { libc::sched_setaffinity(0, std::mem::size_of::<libc::cpu_set_t>(), &set) } {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_pinned_thread_starts_to_wait_may_run_anywhere() {
+        let all = allowed_cpus();
+        let system = System::new();
+        let thread = Thread::start("pinned", &all[..1]).unwrap();
+        let (sender, seen) = std::sync::mpsc::channel();
+        thread.handle().spawn(async move {
+            let of_helper = actix_rt::task::spawn_blocking(allowed_cpus).await.unwrap();
+            sender.send((allowed_cpus(), of_helper)).unwrap();
+        });
+        let (own, of_helper) = seen.recv().unwrap();
+        assert_eq!((own, of_helper), (all[..1].to_vec(), all));
+        drop(system);
     }
 }

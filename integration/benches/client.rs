@@ -2,7 +2,8 @@
 //! flight, and how often the client allocates for a record.
 //!
 //! `cargo bench -p lance-integration --bench client`, with a server of its own in a temporary folder. Rounds of both
-//! alternate; `LANCE_BENCH_ROUNDS` and `LANCE_BENCH_SECONDS` set how many and how long.
+//! alternate; `LANCE_BENCH_ROUNDS` and `LANCE_BENCH_SECONDS` set how many and how long, `LANCE_BENCH_SET` a setting of the
+//! server, such as `storage.sync={interval_ms=1000,bytes=268435456}`.
 #![allow(clippy::unwrap_used, reason = "a bench that cannot go on should panic")]
 
 use bytes::Bytes;
@@ -175,7 +176,8 @@ fn main() {
     println!("| --- | --- | --- | --- | --- | --- |");
     for batch_kb in [64, 128, 256] {
         for outcomes in [Outcomes::Dropped, Outcomes::Awaited] {
-            let server = ServerSpec::new().start();
+            let set = std::env::var("LANCE_BENCH_SET").unwrap_or_else(|_| "tee.enabled=false".to_owned());
+            let server = ServerSpec::new().set(set).start();
             let (address, batch_bytes) = (server.address(), batch_kb * 1024);
             let (mut raws, mut clients) = (Vec::new(), Vec::new());
             for _ in 0..rounds {

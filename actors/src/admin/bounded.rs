@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -29,14 +29,14 @@ pub struct Bounded<L> {
 
 struct Places {
     all: Arc<Semaphore>,
-    of_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    /// Each connection shares what its address has here: their count is that of the owners, less one.
+    of_address: HashMap<IpAddr, Arc<()>>,
     max_of_address: usize,
 }
 
 /// What a connection takes up, until it ends.
 struct Place {
-    address: IpAddr,
-    of_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    _of_address: Arc<()>,
     _one: Option<OwnedSemaphorePermit>,
 }
 
@@ -45,7 +45,7 @@ impl<L> Bounded<L> {
     pub fn new(listener: L) -> Self {
         let places = Places {
             all: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-            of_address: Arc::default(),
+            of_address: HashMap::new(),
             max_of_address: MAX_OF_ADDRESS,
         };
         Self { listener, places, patience: PATIENCE }
@@ -53,26 +53,13 @@ impl<L> Bounded<L> {
 }
 
 impl Places {
-    fn take(&self, address: IpAddr, one: Option<OwnedSemaphorePermit>) -> Option<Place> {
-        let mut held = self.of_address.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = held.entry(address).or_default();
-        if *count >= self.max_of_address {
-            return None;
+    fn take(&mut self, address: IpAddr, one: Option<OwnedSemaphorePermit>) -> Option<Place> {
+        if self.of_address.len() > MAX_CONNECTIONS {
+            self.of_address.retain(|_, shared| Arc::strong_count(shared) > 1);
         }
-        *count += 1;
-        Some(Place { address, of_address: Arc::clone(&self.of_address), _one: one })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut held = self.of_address.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = held.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                held.remove(&self.address);
-            }
-        }
+        let shared = self.of_address.entry(address).or_default();
+        let has_room = Arc::strong_count(shared) <= self.max_of_address;
+        has_room.then(|| Place { _of_address: Arc::clone(shared), _one: one })
     }
 }
 
