@@ -62,6 +62,14 @@ pub fn allowed_cpus() -> Vec<u32> {
     (0..libc::CPU_SETSIZE as u32).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu as usize, &set) }).collect()
 }
 
+/// The calling thread runs when no other wants to, almost: it does what is in no hurry.
+pub fn stand_back() {
+    // SAFETY: 0 is the calling thread; the call takes numbers alone.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) } != 0 {
+        tracing::debug!(error = %std::io::Error::last_os_error(), "a thread keeps its priority");
+    }
+}
+
 fn pin(cpus: &[u32]) -> std::io::Result<()> {
     if cpus.iter().any(|cpu| *cpu >= libc::CPU_SETSIZE as u32) {
         return Err(std::io::Error::from(std::io::ErrorKind::InvalidInput));

@@ -5,6 +5,10 @@ use crate::network::readers::SegmentRead;
 use crate::outbound::{LinkAnswered, LinkEnded, LinkUp};
 use actix::prelude::*;
 use lance_messages::mail::connection::{Answer, Replies, ShardRestarted};
+use std::time::Duration;
+
+/// How long what was committed waits for company.
+const LINGER: Duration = Duration::from_millis(5);
 
 impl Handler<LinkUp> for TeeActor {
     type Result = ();
@@ -37,12 +41,17 @@ impl Handler<LinkEnded> for TeeActor {
 impl Handler<Replies<SegmentRead>> for TeeActor {
     type Result = ();
 
-    /// Waits that are over.
+    /// Waits that are over. What is committed within a moment goes on together: a read and a frame for each record of a slow
+    /// source would take its processors from producers.
     fn handle(&mut self, message: Replies<SegmentRead>, ctx: &mut Self::Context) {
         for reply in message.replies {
             let Answer::Fetched { result, .. } = reply.answer else { continue };
             let end_offset = result.ok().map(|(bounds, _)| bounds.high_watermark_offset);
-            self.with_core(ctx, |core, now_ms, effects| core.on_waited(reply.request, end_offset, now_ms, effects));
+            ctx.run_later(LINGER, move |actor, ctx| {
+                actor.with_core(ctx, |core, now_ms, effects| {
+                    core.on_waited(reply.request, end_offset, now_ms, effects);
+                });
+            });
         }
     }
 }

@@ -5,7 +5,8 @@ use super::facts::{Naming, RequestFacts, WallClock, span_data};
 use super::plan::{TracePlan, Transport};
 use crate::ingestion::core::Now;
 use crate::stages::StageSpan;
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crate::threads::stand_back;
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select};
 use hyper_rustls::HttpsConnectorBuilder;
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_http::hyper::HyperClient;
@@ -84,6 +85,9 @@ struct Flush {
     /// Nothing follows.
     last: bool,
 }
+
+/// How often waiting spans are fetched.
+const PASSING: Duration = Duration::from_millis(50);
 
 /// The way to the exporting thread; clones lead to the same.
 #[derive(Clone)]
@@ -177,7 +181,11 @@ pub(super) fn start(plan: &TracePlan, naming: Arc<Naming>, retry: bool) -> Resul
     let timeout = plan.timeout + TIMEOUT_ROOM;
     let (clock, shared) = (WallClock::default(), Arc::clone(&counts));
     let worker = Worker { runtime, exporter, timeout, naming, clock, counts: shared, is_down: false };
-    let work = move || worker.run(&waiting, &asked, batch_spans, delay);
+    let work = move || {
+        // Spans by the thousand are made and encoded here: requests go first.
+        stand_back();
+        worker.run(&waiting, &asked, batch_spans, delay);
+    };
     std::thread::Builder::new().name("telemetry".to_owned()).spawn(work)?;
     Ok(SpanSink { items, flushes, counts })
 }
@@ -225,23 +233,41 @@ impl Worker {
         loop {
             let mut batch = Vec::new();
             let mut flush = None;
-            let mut deadline = None;
+            let mut deadline: Option<Instant> = None;
             while batch.len() < batch_spans {
-                let left =
-                    deadline.map_or(delay, |deadline: Instant| deadline.saturating_duration_since(Instant::now()));
-                select! {
-                    recv(items) -> item => match item {
-                        Ok(item) => {
-                            deadline = deadline.or_else(|| Instant::now().checked_add(delay));
-                            batch.push(self.span(item));
+                let next = match items.try_recv() {
+                    Ok(item) => Ok(Some(item)),
+                    Err(TryRecvError::Disconnected) => Err(()),
+                    // The first is waited for. Those behind it are fetched in passing: whoever tells of one would else pay for
+                    // waking this thread.
+                    Err(TryRecvError::Empty) => match deadline {
+                        None => select! {
+                            recv(items) -> item => item.map(Some).map_err(|_| ()),
+                            recv(flushes) -> asked => {
+                                flush = asked.ok();
+                                break;
+                            }
+                            default(delay) => break,
+                        },
+                        Some(deadline) => {
+                            let left = deadline.saturating_duration_since(Instant::now());
+                            select! {
+                                recv(flushes) -> asked => {
+                                    flush = asked.ok();
+                                    break;
+                                }
+                                default(left.min(PASSING)) => Ok(None),
+                            }
                         }
-                        Err(_) => return self.export(batch),
                     },
-                    recv(flushes) -> asked => {
-                        flush = asked.ok();
-                        break;
+                };
+                match next {
+                    Ok(Some(item)) => {
+                        deadline = deadline.or_else(|| Instant::now().checked_add(delay));
+                        batch.push(self.span(item));
                     }
-                    default(left) => break,
+                    Ok(None) => {}
+                    Err(()) => return self.export(batch),
                 }
                 if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                     break;
