@@ -49,7 +49,11 @@ fn a_node_joins_and_takes_the_place_of_one_that_is_removed() {
     read.sort_unstable();
     sent.sort_unstable();
     assert_eq!(read, sent, "what only one node had is on another now");
-    lnc(&cluster.servers(), &["topic", "delete", "lone"], b"").ok();
+    eventually("the topic is deleted", || {
+        let deleted = lnc(&cluster.servers(), &["topic", "delete", "lone"], b"");
+        // What became of it is unknown where the metadata leader went meanwhile: the next one finds no topic.
+        (deleted.status.success() || deleted.failure().1.contains("not found")).then_some(())
+    });
     load.await_more(500);
     expect_all_well(&cluster, load);
 }
