@@ -135,9 +135,9 @@ impl Appends {
         }
     }
 
-    /// Whether everything that was appended is durable.
-    pub(super) fn is_idle(&self) -> bool {
-        self.pending.is_empty() && !self.failed
+    /// The append through which all are durable, and the last that was begun.
+    pub(super) fn durable_and_last(&self) -> (u64, u64) {
+        (self.durable_through, self.last)
     }
 
     pub(super) fn has_failed(&self) -> bool {

@@ -4,10 +4,10 @@
 //! nothing any more; its successor reads the log anew.
 
 use super::appends::{Appends, GroupAnswer, GroupEffect};
+use super::earlier::EarlierCommits;
 use super::group::Group;
 use super::image::GroupsImage;
 use super::limits::{GroupLimits, MAX_APPEND_RECORDS};
-use super::member::CommitNumbers;
 use super::offsets::{GroupOffsets, Replayed};
 use super::record::{OffsetRecord, OffsetRecordError};
 use super::timers::Timers;
@@ -49,9 +49,8 @@ pub struct Coordinator {
     pub(super) epoch_floor: i32,
     /// What was read of the log, until that is all of it.
     loading: Option<GroupsImage>,
-    /// Of the coordinator before this one, until the log is read: connections, and what is late on them, outlive it. Then of
-    /// members that went or began anew, until that is durable: the log may bring them back as they were.
-    pub(super) earlier_commits: CommitNumbers,
+    /// What late commits of members are told by that the log may bring back.
+    pub(super) earlier_commits: EarlierCommits,
 }
 
 impl Coordinator {
@@ -67,23 +66,23 @@ impl Coordinator {
             records: Vec::new(),
             epoch_floor: 0,
             loading: Some(GroupsImage::default()),
-            earlier_commits: CommitNumbers::new(),
+            earlier_commits: EarlierCommits::default(),
         }
     }
 
     /// One that has still to read the log and numbers its appends from where `before` stopped: what was appended for that
     /// one may still be reported, and is no append of this one.
     pub fn after(before: &Self) -> Self {
-        let (appends, earlier_commits) = (Appends::after(&before.appends), before.commit_numbers());
+        let (appends, earlier_commits) = (Appends::after(&before.appends), before.kept_commits());
         Self { appends, earlier_commits, ..Self::new(before.limits) }
     }
 
-    fn commit_numbers(&self) -> CommitNumbers {
-        let mut numbers = self.earlier_commits.clone();
+    fn kept_commits(&self) -> EarlierCommits {
+        let mut kept = self.earlier_commits.clone();
         for (name, group) in &self.groups {
-            group.members.iter().for_each(|(id, member)| member.keep_commits(name, id, &mut numbers));
+            group.members.iter().for_each(|(id, member)| kept.keep(name, id, member));
         }
-        numbers
+        kept
     }
 
     /// Takes a record of the log, in order. Once it is loaded there is nothing more to read.
@@ -101,7 +100,7 @@ impl Coordinator {
             let group = Group::load(Arc::clone(&name), image, &mut surroundings!(self, now));
             self.groups.insert(name, group);
         }
-        for ((group, member), (floor, number)) in std::mem::take(&mut self.earlier_commits) {
+        for ((group, member), (floor, number)) in self.earlier_commits.take() {
             let member = self.groups.get_mut(&group).and_then(|group| group.members.get_mut(&member));
             // A higher floor in the log is that of another life, or refuses by epoch what is late.
             if let Some(member) = member.filter(|member| member.commit_floor <= floor) {
@@ -125,8 +124,9 @@ impl Coordinator {
     /// durable the log holds what this one has not read.
     pub fn on_appended(&mut self, append: u64, durable: bool, effects: &mut Vec<GroupEffect>) -> bool {
         let is_own = self.appends.on_appended(append, durable, &mut self.offsets, effects);
-        if self.is_loaded() && self.appends.is_idle() {
-            self.earlier_commits.clear();
+        if self.is_loaded() {
+            let (durable, last) = self.appends.durable_and_last();
+            self.earlier_commits.on_durable(durable, last);
         }
         is_own
     }

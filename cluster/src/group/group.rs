@@ -4,9 +4,10 @@
 //! member's word, its leaving, or the end of its session.
 
 use super::assignor::{Subscriber, assign};
+use super::earlier::EarlierCommits;
 use super::image::GroupImage;
 use super::limits::{GroupLimits, MAX_GROUP_PARTITIONS, MAX_REPLACED};
-use super::member::{CommitNumbers, Member, Profile, Subscription};
+use super::member::{Member, Profile, Subscription};
 use super::partitions::Partitions;
 use super::record::{GroupRecord, OffsetRecord};
 use super::timers::{Slot, TimerOwner, Timers};
@@ -32,7 +33,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) timers: &'a mut Timers,
     /// What changed, to be appended.
     pub(super) records: &'a mut Vec<OffsetRecord>,
-    pub(super) earlier_commits: &'a mut CommitNumbers,
+    pub(super) earlier_commits: &'a mut EarlierCommits,
 }
 
 #[derive(Debug)]
@@ -204,7 +205,7 @@ impl Group {
     /// A member is gone, and what it had is free.
     pub(super) fn drop_member(&mut self, id: &str, around: &mut Surroundings<'_>) -> Option<Member> {
         let member = self.remove(id, around.timers)?;
-        member.keep_commits(&self.name, id, around.earlier_commits);
+        around.earlier_commits.keep(&self.name, id, &member);
         for partition in member.assigned.iter().chain(member.revoking.iter()) {
             self.taken.remove(&partition);
         }
@@ -225,7 +226,7 @@ impl Group {
     /// A new process of a static member takes its place, and what it has.
     pub(super) fn take_place(&mut self, old: &str, new: &Arc<str>, around: &mut Surroundings<'_>) -> Option<()> {
         let mut member = self.remove(old, around.timers)?;
-        member.keep_commits(&self.name, old, around.earlier_commits);
+        around.earlier_commits.keep(&self.name, old, &member);
         member.replaced.push(old.to_owned());
         let forgotten = member.replaced.len().saturating_sub(MAX_REPLACED);
         member.replaced.drain(..forgotten);

@@ -194,7 +194,7 @@ fn admit(
         if !member.is_out_of_epochs() {
             member.raise_epoch(group.epoch);
         }
-        member.keep_commits(&group.name, &id, around.earlier_commits);
+        around.earlier_commits.keep(&group.name, &id, member);
         member.begin_commits();
         member.last_heard = around.now;
         member.expelled = false;

@@ -6,15 +6,11 @@ use super::record::MemberRecord;
 use super::timers::Slot;
 use lance_messages::error_code::ErrorCode;
 use lance_messages::wire::group::{AssignmentStrategy, GroupHeartbeat};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Topic names, in order and once each; members with the same share them.
 pub(super) type Subscription = Arc<[String]>;
-
-/// The commit floor of a member and the number of its last commit, by group and member.
-pub(super) type CommitNumbers = BTreeMap<(Arc<str>, Arc<str>), (i32, u64)>;
 
 /// What a member says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,13 +110,6 @@ impl Member {
             target: record.assigned.clone(),
             revoking_since: (!record.revoking.is_empty()).then_some(now),
             ..Self::new(profile, topics, record.epoch, now)
-        }
-    }
-
-    /// Keeps the number of the last commit for whoever finds this member in the log.
-    pub(super) fn keep_commits(&self, group: &Arc<str>, id: &str, numbers: &mut CommitNumbers) {
-        if self.commit_number > 0 {
-            numbers.insert((Arc::clone(group), id.into()), (self.commit_floor, self.commit_number));
         }
     }
 

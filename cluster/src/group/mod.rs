@@ -6,6 +6,7 @@ mod codec;
 mod commit;
 pub mod coordinator;
 pub mod describe;
+mod earlier;
 #[allow(clippy::module_inception, reason = "one group of all groups")]
 mod group;
 mod heartbeat;
