@@ -10,7 +10,7 @@ pub struct Thread {
 impl Thread {
     /// Starts a thread that runs on the given CPUs alone; on any when there are none.
     pub fn start(name: &str, cpus: &[u32]) -> std::io::Result<Self> {
-        let arbiter = if cpus.is_empty() { Arbiter::new() } else { Self::start_apart()? };
+        let arbiter = if cpus.is_empty() { Arbiter::try_new()? } else { Self::start_apart()? };
         let (name, cpus) = (name.to_owned(), cpus.to_vec());
         arbiter.spawn_fn(move || {
             set_name(&name);
@@ -31,8 +31,9 @@ impl Thread {
                 tracing::debug!(%error, "a helper stays on the CPU of the thread that started it");
             }
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().on_thread_start(spread).build()?;
-        Ok(Arbiter::with_tokio_rt(move || runtime))
+        Arbiter::try_with_tokio_rt(move || {
+            tokio::runtime::Builder::new_current_thread().enable_all().on_thread_start(spread).build()
+        })
     }
 
     /// Where actors are started on it.
@@ -94,6 +95,9 @@ mod tests {
     #[test]
     fn what_a_pinned_thread_starts_to_wait_may_run_anywhere() {
         let all = allowed_cpus();
+        if all.len() < 2 {
+            return eprintln!("one processor: nothing to tell apart");
+        }
         let system = System::new();
         let thread = Thread::start("pinned", &all[..1]).unwrap();
         let (sender, seen) = std::sync::mpsc::channel();

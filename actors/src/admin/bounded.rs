@@ -17,49 +17,55 @@ use tokio::time::{Instant, Sleep};
 const MAX_CONNECTIONS: usize = 512;
 /// Connections at once from one address; further ones are closed.
 const MAX_OF_ADDRESS: usize = 128;
-/// Time for a whole request, for any progress of its answer, and between requests. No answer takes as long to make.
+/// Time for a whole request and for what answers it. No answer takes as long to make.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Time for any progress of an answer, and between requests: longer than proxies and scrapers keep connections.
+const IDLE: Duration = Duration::from_secs(75);
 
 /// A listener whose connections are bounded.
 pub struct Bounded<L> {
     listener: L,
-    places: Places,
+    places: Arc<Semaphore>,
+    shares: Shares,
     patience: Duration,
+    idle: Duration,
 }
 
-struct Places {
-    all: Arc<Semaphore>,
-    /// Each connection shares what its address has here: their count is that of the owners, less one.
+/// Who takes up how much: as many of one address as there may be, and of IPv6 of one network of 64 bits.
+pub struct Shares {
+    /// What everything of an address shares: the count is that of the owners, less one.
     of_address: HashMap<IpAddr, Arc<()>>,
-    max_of_address: usize,
+    most: usize,
 }
 
-/// What a connection takes up, until it ends.
-struct Place {
-    _of_address: Arc<()>,
-    _one: Option<OwnedSemaphorePermit>,
+/// A part of an address's share, until it is dropped.
+pub struct Share(#[expect(dead_code, reason = "held to be counted")] Arc<()>);
+
+impl Shares {
+    /// At most so many of one address.
+    pub fn new(most: usize) -> Self {
+        Self { of_address: HashMap::new(), most }
+    }
+
+    /// One more of this address, unless it has its share.
+    pub fn take(&mut self, address: IpAddr) -> Option<Share> {
+        if self.of_address.len() > MAX_CONNECTIONS {
+            self.of_address.retain(|_, shared| Arc::strong_count(shared) > 1);
+        }
+        let whose = match address.to_canonical() {
+            IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
+            address @ IpAddr::V4(_) => address,
+        };
+        let shared = self.of_address.entry(whose).or_default();
+        (Arc::strong_count(shared) <= self.most).then(|| Share(Arc::clone(shared)))
+    }
 }
 
 impl<L> Bounded<L> {
     /// Bounds what a listener accepts.
     pub fn new(listener: L) -> Self {
-        let places = Places {
-            all: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-            of_address: HashMap::new(),
-            max_of_address: MAX_OF_ADDRESS,
-        };
-        Self { listener, places, patience: PATIENCE }
-    }
-}
-
-impl Places {
-    fn take(&mut self, address: IpAddr, one: Option<OwnedSemaphorePermit>) -> Option<Place> {
-        if self.of_address.len() > MAX_CONNECTIONS {
-            self.of_address.retain(|_, shared| Arc::strong_count(shared) > 1);
-        }
-        let shared = self.of_address.entry(address).or_default();
-        let has_room = Arc::strong_count(shared) <= self.max_of_address;
-        has_room.then(|| Place { _of_address: Arc::clone(shared), _one: one })
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        Self { listener, places, shares: Shares::new(MAX_OF_ADDRESS), patience: PATIENCE, idle: IDLE }
     }
 }
 
@@ -73,12 +79,12 @@ where
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
             // Never closed: a place comes free with the connection that has it.
-            let one = Arc::clone(&self.places.all).acquire_owned().await.ok();
+            let place = Arc::clone(&self.places).acquire_owned().await.ok();
             let (io, from) = self.listener.accept().await;
-            if let Some(place) = self.places.take(from.ip(), one) {
+            if let Some(share) = self.shares.take(from.ip()) {
                 let deadline = Box::pin(tokio::time::sleep(self.patience));
-                let io = BoundedIo { io, deadline, patience: self.patience, is_asking: false, _place: place };
-                return (io, from);
+                let Self { patience, idle, .. } = *self;
+                return (BoundedIo { io, deadline, patience, idle, is_asking: false, _held: (place, share) }, from);
             }
             tracing::debug!(%from, "an admin connection is closed: there are too many from there");
         }
@@ -94,14 +100,15 @@ pub struct BoundedIo<I> {
     io: I,
     deadline: Pin<Box<Sleep>>,
     patience: Duration,
+    idle: Duration,
     /// Some of a request was read, and nothing written since.
     is_asking: bool,
-    _place: Place,
+    _held: (Option<OwnedSemaphorePermit>, Share),
 }
 
 impl<I> BoundedIo<I> {
-    fn extend(&mut self) {
-        self.deadline.as_mut().reset(Instant::now() + self.patience);
+    fn extend(&mut self, by: Duration) {
+        self.deadline.as_mut().reset(Instant::now() + by);
     }
 
     /// It waits: no longer than it may.
@@ -114,7 +121,7 @@ impl<I> BoundedIo<I> {
         match written {
             Poll::Ready(written) => {
                 self.is_asking = false;
-                self.extend();
+                self.extend(self.idle);
                 Poll::Ready(written)
             }
             Poll::Pending => self.wait(context),
@@ -132,7 +139,8 @@ impl<I: AsyncRead + Unpin> AsyncRead for BoundedIo<I> {
             Poll::Ready(read) => {
                 // From its first byte on a request has its time, however its other bytes come.
                 if !std::mem::replace(&mut self.is_asking, true) {
-                    self.extend();
+                    let patience = self.patience;
+                    self.extend(patience);
                 }
                 Poll::Ready(read)
             }
@@ -185,7 +193,7 @@ mod tests {
     async fn bounded(patience: Duration) -> (Bounded<TcpListener>, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        (Bounded { patience, ..Bounded::new(listener) }, address)
+        (Bounded { patience, idle: patience, ..Bounded::new(listener) }, address)
     }
 
     #[tokio::test]
@@ -246,7 +254,7 @@ mod tests {
     #[tokio::test]
     async fn there_are_no_more_connections_than_places_and_not_all_of_one_address() {
         let (mut bounded, address) = bounded(PATIENCE).await;
-        bounded.places.all = Arc::new(Semaphore::new(2));
+        bounded.places = Arc::new(Semaphore::new(2));
         let connect = || TcpStream::connect(address);
         let _clients = [connect().await.unwrap(), connect().await.unwrap(), connect().await.unwrap()];
         let (first, _) = bounded.accept().await;
@@ -256,9 +264,22 @@ mod tests {
         drop(first);
         let (third, _) = bounded.accept().await;
         drop(third);
-        bounded.places.max_of_address = 1;
+        bounded.shares.most = 1;
         let mut refused = connect().await.unwrap();
         assert!(tokio::time::timeout(soon, bounded.accept()).await.is_err(), "the address has its share");
         assert_eq!(refused.read(&mut [0]).await.unwrap(), 0, "it is closed");
+    }
+    #[test]
+    fn a_network_of_ipv6_shares_what_an_address_of_ipv4_has_alone() {
+        let mut shares = Shares::new(1);
+        let address = |text: &str| text.parse().unwrap();
+        let first = shares.take(address("2001:db8::1")).unwrap();
+        assert!(shares.take(address("2001:db8::ffff:2")).is_none());
+        let _other = shares.take(address("2001:db8:0:1::1")).unwrap();
+        let _mapped = shares.take(address("::ffff:10.0.0.1")).unwrap();
+        assert!(shares.take(address("10.0.0.1")).is_none());
+        assert!(shares.take(address("10.0.0.2")).is_some());
+        drop(first);
+        assert!(shares.take(address("2001:db8::3")).is_some());
     }
 }

@@ -1,5 +1,6 @@
 //! The admin interface over TLS: handshakes under way do not hold up other connections.
 
+use super::bounded::Shares;
 use crate::tls::TlsKeeper;
 use std::io;
 use std::net::SocketAddr;
@@ -11,6 +12,8 @@ use tokio_rustls::server::TlsStream;
 
 /// Handshakes under way at once.
 const MAX_HANDSHAKES: usize = 64;
+/// Those of one address; further ones are closed, so that whoever is silent on many holds up nobody else.
+const MAX_HANDSHAKES_OF_ADDRESS: usize = 16;
 /// After a failed accept (out of descriptors, mostly) the listener rests this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -54,6 +57,7 @@ async fn accept_all(
     arrived: mpsc::Sender<(TlsStream<TcpStream>, SocketAddr)>,
 ) {
     let places = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let mut shares = Shares::new(MAX_HANDSHAKES_OF_ADDRESS);
     loop {
         let next = async {
             let place = Arc::clone(&places).acquire_owned().await;
@@ -65,6 +69,10 @@ async fn accept_all(
         };
         match accepted {
             Ok((stream, from)) => {
+                let Some(share) = shares.take(from.ip()) else {
+                    tracing::debug!(%from, "an admin connection is closed: too many handshakes are under way from there");
+                    continue;
+                };
                 let (tls, arrived) = (Arc::clone(&tls), arrived.clone());
                 tokio::spawn(async move {
                     match tls.shake(stream, asks_clients).await {
@@ -72,7 +80,7 @@ async fn accept_all(
                         Ok(stream) => drop(arrived.send((stream, from)).await),
                         Err(refusal) => tracing::debug!(%refusal, "an admin connection is closed"),
                     }
-                    drop(place);
+                    drop((place, share));
                 });
             }
             Err(error) => {

@@ -44,15 +44,15 @@ impl Handler<Replies<SegmentRead>> for TeeActor {
     /// Waits that are over. What is committed within a moment goes on together: a read and a frame for each record of a slow
     /// source would take its processors from producers.
     fn handle(&mut self, message: Replies<SegmentRead>, ctx: &mut Self::Context) {
-        for reply in message.replies {
-            let Answer::Fetched { result, .. } = reply.answer else { continue };
-            let end_offset = result.ok().map(|(bounds, _)| bounds.high_watermark_offset);
-            ctx.run_later(LINGER, move |actor, ctx| {
+        ctx.run_later(LINGER, move |actor, ctx| {
+            for reply in message.replies {
+                let Answer::Fetched { result, .. } = reply.answer else { continue };
+                let end_offset = result.ok().map(|(bounds, _)| bounds.high_watermark_offset);
                 actor.with_core(ctx, |core, now_ms, effects| {
                     core.on_waited(reply.request, end_offset, now_ms, effects);
                 });
-            });
-        }
+            }
+        });
     }
 }
 

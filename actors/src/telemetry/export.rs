@@ -86,8 +86,9 @@ struct Flush {
     last: bool,
 }
 
-/// How often waiting spans are fetched.
+/// How often waiting spans are fetched, and from a queue of how many; a smaller one more often.
 const PASSING: Duration = Duration::from_millis(50);
+const PASSING_SPANS: f64 = 8192.0;
 
 /// The way to the exporting thread; clones lead to the same.
 #[derive(Clone)]
@@ -230,6 +231,8 @@ struct Worker {
 
 impl Worker {
     fn run(mut self, items: &Receiver<Item>, flushes: &Receiver<Flush>, batch_spans: usize, delay: Duration) {
+        let room = items.capacity().map_or(1.0, |capacity| capacity as f64 / PASSING_SPANS);
+        let passing = PASSING.mul_f64(room.clamp(0.02, 1.0));
         loop {
             let mut batch = Vec::new();
             let mut flush = None;
@@ -247,7 +250,6 @@ impl Worker {
                                 flush = asked.ok();
                                 break;
                             }
-                            default(delay) => break,
                         },
                         Some(deadline) => {
                             let left = deadline.saturating_duration_since(Instant::now());
@@ -256,7 +258,7 @@ impl Worker {
                                     flush = asked.ok();
                                     break;
                                 }
-                                default(left.min(PASSING)) => Ok(None),
+                                default(left.min(passing)) => Ok(None),
                             }
                         }
                     },
@@ -273,7 +275,8 @@ impl Worker {
                     break;
                 }
             }
-            let Some(flush) = flush else {
+            // A stream of spans that never pauses does not keep who asked waiting.
+            let Some(flush) = flush.or_else(|| flushes.try_recv().ok()) else {
                 self.export(batch);
                 continue;
             };

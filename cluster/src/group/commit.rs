@@ -29,6 +29,7 @@ impl Coordinator {
         let group = self.groups.get_mut(commit.group.as_str()).filter(|_| answer.as_ref().is_ok_and(takes_some));
         if let Some(member) = group.and_then(|group| group.members.get_mut(commit.member.as_str())) {
             member.commit_number = member.commit_number.max(commit.number);
+            member.commit_epoch = member.commit_epoch.max(commit.epoch);
         }
         let append = self.append(effects);
         let retention = self.limits.offsets_retention;

@@ -100,11 +100,11 @@ impl Coordinator {
             let group = Group::load(Arc::clone(&name), image, &mut surroundings!(self, now));
             self.groups.insert(name, group);
         }
-        for ((group, member), (floor, number)) in self.earlier_commits.take() {
+        for ((group, member), (epoch, number)) in self.earlier_commits.take() {
             let member = self.groups.get_mut(&group).and_then(|group| group.members.get_mut(&member));
             // A higher floor in the log is that of another life, or refuses by epoch what is late.
-            if let Some(member) = member.filter(|member| member.commit_floor <= floor) {
-                member.commit_number = number;
+            if let Some(member) = member.filter(|member| member.commit_floor <= epoch) {
+                (member.commit_epoch, member.commit_number) = (epoch, number);
             }
         }
         for name in self.offsets.group_names() {

@@ -5,7 +5,7 @@ use super::member::Member;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The commit floor of a member and the number of its last commit, by group and member.
+/// The highest epoch of a member's commits and the number of the last, by group and member.
 type CommitNumbers = BTreeMap<(Arc<str>, Arc<str>), (i32, u64)>;
 
 /// Numbers of last commits; those of two generations of appends, so that a log which is never idle lets go of them too.
@@ -21,7 +21,7 @@ impl EarlierCommits {
     /// Keeps what a member has committed.
     pub(super) fn keep(&mut self, group: &Arc<str>, id: &str, member: &Member) {
         if member.commit_number > 0 {
-            let numbers = (member.commit_floor, member.commit_number);
+            let numbers = (member.commit_epoch, member.commit_number);
             self.recent.insert((Arc::clone(group), id.into()), numbers);
         }
     }
@@ -34,7 +34,7 @@ impl EarlierCommits {
         }
     }
 
-    /// Group, member, floor and number of all, those of a later life last.
+    /// Group, member, epoch and number of all, those of a later life last.
     pub(super) fn take(&mut self) -> impl Iterator<Item = ((Arc<str>, Arc<str>), (i32, u64))> + use<> {
         let Self { recent, older, .. } = std::mem::take(self);
         older.into_iter().chain(recent)

@@ -32,6 +32,8 @@ pub(super) struct Member {
     pub(super) commit_floor: i32,
     /// Number of the last commit that was taken. A new process does not know it: no earlier connection reaches that.
     pub(super) commit_number: u64,
+    /// The highest epoch of a commit that was taken with a number: the member was told it, so it is durable.
+    pub(super) commit_epoch: i32,
     pub(super) replaced: Vec<String>,
     pub(super) assigned: Partitions,
     pub(super) revoking: Partitions,
@@ -80,6 +82,7 @@ impl Member {
             epoch,
             commit_floor: epoch,
             commit_number: 0,
+            commit_epoch: epoch,
             replaced: Vec::new(),
             assigned: Partitions::new(),
             revoking: Partitions::new(),
@@ -117,6 +120,7 @@ impl Member {
     pub(super) fn begin_commits(&mut self) {
         self.commit_floor = self.epoch;
         self.commit_number = 0;
+        self.commit_epoch = self.epoch;
     }
 
     pub(super) fn record(&self, group: &str, id: &str) -> MemberRecord {

@@ -1,6 +1,6 @@
 //! Who may commit what.
 
-use super::support::{Bench, GROUP, commit, parts};
+use super::support::{Bench, GROUP, commit, heartbeat, parts};
 use lance_cluster::group::limits::{MAX_APPEND_RECORDS, MAX_COMMIT_OFFSETS, MAX_METADATA_BYTES};
 use lance_cluster::group::{
     CommittedOffset, ConsumerKey, GroupAnswer, GroupEffect, GroupLimits, OffsetCommit, OffsetKey, OffsetRecord,
@@ -82,6 +82,30 @@ fn a_commit_that_was_overtaken_is_refused_and_one_that_is_sent_again_is_not() {
     // A new life counts anew.
     let (again, _) = bench.join("a");
     assert_eq!(codes(bench.commits(&GroupCommit { epoch: again, ..numbered(1, 6) })), [None]);
+}
+
+#[test]
+fn numbers_outlive_a_reload_of_the_coordinator_and_end_with_the_life_they_are_of() {
+    let mut bench = Bench::new(4);
+    let (epoch, owned) = bench.join("a");
+    let numbered = |epoch, number, offset| GroupCommit { number, ..commit("a", epoch, &[(owned[0], offset)]) };
+    assert_eq!(codes(bench.commits(&numbered(epoch, 7, 70))), [None]);
+    bench.reload();
+    assert_eq!(bench.commits(&numbered(epoch, 6, 60)), Err(ErrorCode::StaleMemberEpoch));
+    assert_eq!(codes(bench.commits(&numbered(epoch, 7, 70))), [None]);
+    // A leaving that never becomes durable: the log brings the member back.
+    bench.durable_at_once = false;
+    bench.send(&heartbeat("a", LEAVE_EPOCH, &[]));
+    bench.durable_at_once = true;
+    bench.reload();
+    assert_eq!(bench.commits(&numbered(epoch, 6, 60)), Err(ErrorCode::StaleMemberEpoch));
+    assert_eq!(bench.committed(owned[0]), Some(70));
+    // Another coordinator takes it into a new life, which counts from 1; then this one reads that.
+    let (again, _) = bench.join("a");
+    assert_eq!(codes(bench.commits(&numbered(again, 1, 80))), [None]);
+    bench.reload();
+    assert_eq!(codes(bench.commits(&numbered(again, 2, 90))), [None]);
+    assert_eq!(bench.committed(owned[0]), Some(90));
 }
 
 #[test]

@@ -110,7 +110,6 @@ impl ReplicaSlice {
             return None;
         }
         source.file.raw_fd()?;
-        source.read_ahead(self.position, max_bytes as u64);
         let mut cursor = Cursor::new(source, window, self.position, max_bytes as u64);
         let (mut placed, mut bytes) = (Vec::new(), 0);
         while let Ok(Some(header)) = cursor.peek() {
@@ -119,6 +118,10 @@ impl ReplicaSlice {
                 break;
             }
             let records = if stored >= LARGE_BYTES {
+                if placed.is_empty() {
+                    // Only what stays in the file goes through the page cache.
+                    source.read_ahead(self.position, max_bytes as u64);
+                }
                 let file_offset = source.file_offset_of(header.position) + BATCH_HEADER_BYTES as u64;
                 Piece::File { file: Arc::clone(&source.file), file_offset, len: stored }
             } else {
