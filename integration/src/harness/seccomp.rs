@@ -17,6 +17,17 @@ pub fn refuse_io_uring(command: &mut Command) {
     unsafe { command.pre_exec(install) };
 }
 
+/// Whether the kernel lets this process have io_uring.
+pub fn has_io_uring() -> bool {
+    // The size of `struct io_uring_params`, all zero: a plain ring.
+    let mut parameters = [0u32; 30];
+    // SAFETY: the kernel writes the parameters, which live until it returns; the descriptor is ours alone to close.
+    unsafe {
+        let ring = libc::syscall(libc::c_long::from(IO_URING[0]), 1, parameters.as_mut_ptr());
+        ring >= 0 && libc::close(ring as libc::c_int) == 0
+    }
+}
+
 fn install() -> io::Result<()> {
     let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     let mut filter = [

@@ -2,7 +2,7 @@
 
 use super::process::without_settings;
 use super::programs::program;
-use super::{PATIENCE, Raw, eventually, seccomp};
+use super::{PATIENCE, Raw, eventually, is_without_io_uring, seccomp};
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -205,7 +205,7 @@ impl Server {
         }
         command.envs(self.spec.variables.iter().map(|(name, value)| (name, value)));
         seccomp::die_with_parent(&mut command);
-        if self.spec.without_io_uring {
+        if self.spec.without_io_uring || is_without_io_uring() {
             seccomp::refuse_io_uring(&mut command);
         }
         command.current_dir(self.folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -3,7 +3,7 @@
 
 use lance_integration::harness::load::LoadOptions;
 use lance_integration::harness::process::lnc;
-use lance_integration::harness::{Browser, Load, Server, ServerSpec, ThreeNodes, eventually, http};
+use lance_integration::harness::{Browser, Load, Server, ServerSpec, ThreeNodes, eventually, http, not_run};
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,7 +14,7 @@ const PHONE: (u32, u32, bool) = (375, 812, true);
 /// A browser with the console of a node; none where no browser is installed.
 fn console(server: &Server) -> Option<Browser> {
     let Some(program) = Browser::find() else {
-        println!("no browser is installed: this test looks at nothing");
+        not_run("no browser is installed");
         return None;
     };
     let mut browser = Browser::start(&program);
@@ -81,7 +81,7 @@ fn scene() -> Scene {
 #[test]
 fn an_operator_sees_the_cluster_and_makes_follows_and_deletes_a_topic() {
     if Browser::find().is_none() {
-        return println!("no browser is installed: this test looks at nothing");
+        return not_run("no browser is installed");
     }
     let Scene { cluster, leader, slow, load } = scene();
     let mut browser = console(&cluster.nodes[leader]).unwrap();

@@ -4,17 +4,13 @@ use lance_integration::harness::load::LoadOptions;
 use lance_integration::harness::process::{lnc, run};
 use lance_integration::harness::raw::{ACK, CONTROL, INGEST, frame};
 use lance_integration::harness::records::{record, split, texts};
-use lance_integration::harness::{Load, Raw, Server, ServerSpec, eventually, is_long};
+use lance_integration::harness::{Load, Raw, Server, ServerSpec, eventually, kill_round_count};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-
-fn rounds() -> u64 {
-    if is_long() { 50 } else { 8 }
-}
 
 /// A random source whose seed is printed when the test fails, or given by `LANCE_TEST_SEED`.
 fn random() -> StdRng {
@@ -55,17 +51,17 @@ pub fn kill_rounds(spec: ServerSpec, rounds: u64) {
 
 #[test]
 fn every_acked_record_is_there_in_order_once_after_rounds_of_kill_9() {
-    kill_rounds(ServerSpec::new(), rounds());
+    kill_rounds(ServerSpec::new(), kill_round_count());
 }
 
 #[test]
 fn two_shards_on_threads_of_their_own_lose_nothing_either() {
-    kill_rounds(ServerSpec::new().set("shards.count=2").set("shards.placement=dedicated"), rounds() / 2);
+    kill_rounds(ServerSpec::new().set("shards.count=2").set("shards.placement=dedicated"), kill_round_count() / 2);
 }
 
 #[test]
 fn a_kill_of_the_process_alone_loses_nothing_when_syncs_are_spaced_out() {
-    kill_rounds(ServerSpec::new().set("storage.sync={ interval_ms = 50, bytes = 1048576 }"), rounds() / 2);
+    kill_rounds(ServerSpec::new().set("storage.sync={ interval_ms = 50, bytes = 1048576 }"), kill_round_count() / 2);
 }
 
 /// Sends numbered records on one connection until it breaks; the writer never waits for an ack.
@@ -94,7 +90,7 @@ fn a_1_0_client_finds_everything_that_was_acked_in_the_order_sent() {
     let mut server = ServerSpec::new().set("storage.segment_bytes=1MiB").start();
     let topic = server.connect().create_topic("poured");
     let mut acked_in_round = Vec::new();
-    for round in 0..rounds() {
+    for round in 0..kill_round_count() {
         let acked = Arc::new(AtomicU64::new(0));
         let pouring = {
             let (address, acked) = (server.address(), Arc::clone(&acked));
@@ -180,7 +176,7 @@ fn topics_and_commits_that_were_acked_survive_and_ids_are_never_used_twice() {
     let mut server = ServerSpec::new().start();
     let (mut names, mut ids) = (Vec::new(), HashSet::new());
     let mut committed = 0u64;
-    for round in 0..rounds().max(6) {
+    for round in 0..kill_round_count().max(6) {
         let address = server.address();
         let creating = std::thread::spawn(move || {
             let mut acked = Vec::new();

@@ -1,7 +1,7 @@
 //! A file system that is full to the last byte: the server starts, serves what it has, and goes on when there is space.
 
 use lance_integration::harness::records::{record, texts};
-use lance_integration::harness::{Server, ServerSpec, eventually, http};
+use lance_integration::harness::{Server, ServerSpec, eventually, http, not_run};
 use std::ffi::CString;
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -50,8 +50,7 @@ fn a_start_on_a_full_disk_serves_reads_and_appends_resume_by_themselves() {
         .set("storage.disk_min_free_bytes=2MiB");
     let mut server = spec.prepare();
     let Some(small) = Small::mount(&server) else {
-        eprintln!("not run: mounting is not allowed");
-        return;
+        return not_run("mounting is not allowed");
     };
     server.start_again();
     let mut connection = server.connect();

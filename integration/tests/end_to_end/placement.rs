@@ -1,7 +1,7 @@
 //! CPUs of a running server's threads, and `lance --print-topology`.
 
-use lance_integration::harness::ServerSpec;
 use lance_integration::harness::process::run;
+use lance_integration::harness::{ServerSpec, not_run};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -67,7 +67,7 @@ fn two_shards_run_on_the_cpus_they_were_given_and_nothing_else_is_pinned() {
 #[test]
 fn one_memory_node_serves_warns_and_pins_nothing() {
     if node_count() > 1 {
-        return println!("skipped: this machine has {} memory nodes", node_count());
+        return not_run(&format!("this machine has {} memory nodes", node_count()));
     }
     let server = ServerSpec::new().set("numa.enabled=true").set("network.nic_pci_addr=0000:ff:1f.7").start();
     server.connect().ping();
@@ -99,7 +99,7 @@ fn the_topology_names_nodes_devices_threads_and_what_this_build_can_do() {
 fn with_the_feature_a_machine_of_two_nodes_gets_shards_and_connections_apart() {
     let with_feature = topology(&[]).contains("binds write buffers");
     if !with_feature || !Path::new("/proc/self/numa_maps").exists() {
-        return println!("skipped: the programs are built without the feature `numa`");
+        return not_run("the programs are built without the feature `numa`");
     }
     let mut command = std::process::Command::new(lance_integration::harness::programs::program("lance"));
     command.env("HWLOC_SYNTHETIC", "package:2 [numa(memory=8589934592)] core:1 pu:1").arg("--print-topology");
