@@ -1,5 +1,7 @@
-//! A Python with the public client `lnc-client` 0.2.9.
+//! A Python with the public client `lnc-client` 0.2.9: the one that `LANCE_TEST_PYTHON` names, else one of the tests' own.
+//! Where none can be had the tests that need it look at nothing, and say so.
 
+use super::not_run;
 use super::process::{Finished, run_command};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,30 +10,32 @@ use std::sync::OnceLock;
 const PACKAGE: &str = "lnc-client==0.2.9";
 const HAS_PACKAGE: &str = "import importlib.metadata as m; assert m.version('lnc-client') == '0.2.9'";
 
-/// Runs a script with that Python.
-pub fn run_script(script: &str, arguments: &[&str]) -> Finished {
-    let mut command = Command::new(interpreter());
+/// Runs a script with that Python; `None` where there is none.
+pub fn run_script(script: &str, arguments: &[&str]) -> Option<Finished> {
+    let mut command = Command::new(interpreter()?);
     command.arg("-c").arg(script).args(arguments);
-    run_command(command, &[])
+    Some(run_command(command, &[]))
 }
 
-/// `LANCE_TEST_PYTHON`, else a virtual environment below the target folder that is made when it is missing.
-fn interpreter() -> &'static Path {
-    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    PYTHON.get_or_init(|| {
+/// `LANCE_TEST_PYTHON`, which must be right, else a virtual environment below the target folder that is made when it is
+/// missing.
+fn interpreter() -> Option<&'static Path> {
+    static PYTHON: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let python = PYTHON.get_or_init(|| {
         if let Some(given) = std::env::var_os("LANCE_TEST_PYTHON") {
             let given = PathBuf::from(given);
             assert!(has_package(&given), "LANCE_TEST_PYTHON={}: {PACKAGE} is not installed there", given.display());
-            return given;
+            return Ok(given);
         }
         let test = std::env::current_exe().unwrap();
         let home = test.ancestors().nth(3).unwrap().join("python");
         let python = home.join("bin/python");
         if !has_package(&python) {
-            install(&home);
+            install(&home)?;
         }
-        python
-    })
+        Ok(python)
+    });
+    python.as_deref().map_err(|problem| not_run(problem)).ok()
 }
 
 fn has_package(python: &Path) -> bool {
@@ -40,7 +44,7 @@ fn has_package(python: &Path) -> bool {
     python.is_file() && run_command(command, &[]).status.success()
 }
 
-fn install(home: &Path) {
+fn install(home: &Path) -> Result<(), String> {
     let mut make = Command::new("python3");
     make.args(["-m", "venv", "--clear"]).arg(home);
     let mut install = Command::new(home.join("bin/python"));
@@ -48,12 +52,17 @@ fn install(home: &Path) {
     for mut command in [make, install] {
         let problem = match command.output() {
             Ok(output) if output.status.success() => continue,
-            Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
+            // `venv` says on its standard output what is missing.
+            Ok(output) => {
+                [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat()
+            }
             Err(error) => error.to_string(),
         };
-        panic!(
-            "the tests of the public Python client need Python 3 with pip and venv, and {PACKAGE} from PyPI;\n\
-             {command:?} failed: {problem}\nset LANCE_TEST_PYTHON to a Python that has the package"
-        );
+        return Err(format!(
+            "tests of the public Python client need Python 3 with pip and venv, and {PACKAGE} from PyPI; {command:?} \
+             failed: {}; LANCE_TEST_PYTHON names a Python that has the package",
+            problem.trim()
+        ));
     }
+    Ok(())
 }
