@@ -3,3 +3,4 @@
 pub mod bench;
 pub mod chaos;
 pub mod cli;
+pub mod server_args;

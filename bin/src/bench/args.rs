@@ -75,12 +75,28 @@ impl BenchFlags {
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
     /// Records into the server: flat out, or at a fixed rate with latency from the intended send time.
+    #[command(after_help = "\
+Examples:
+  lnc-bench produce --connections 8 --in-flight 64 --record-bytes 1024
+  lnc-bench produce --connections 256 --rate 1000 --floors --floor-dir /var/lib/lance
+  lnc-bench produce --plain --batch-records 100 --duration 30s --output json")]
     Produce(ProduceArgs),
     /// Records out of the server, as fast as it gives them.
+    #[command(after_help = "\
+Examples:
+  lnc-bench consume --fill 1GiB --fetch-bytes 4MiB
+  lnc-bench consume --connections 4 --partitions 4 --verify --output json")]
     Consume(ConsumeArgs),
     /// From the intended send time to the arrival at a consumer.
+    #[command(after_help = "\
+Examples:
+  lnc-bench end-to-end --rate 1000 --output json
+  lnc-bench end-to-end --partitions 4 --rate 20000 --duration 1m")]
     EndToEnd(EndToEndArgs),
     /// Only the floors of this machine.
+    #[command(after_help = "\
+Example:
+  lnc-bench floors --floor-dir /var/lib/lance --floor-time 5s")]
     Floors(FloorArgs),
     /// The whole set against servers of its own: one Markdown table of figures, floors, targets and verdicts.
     Suite(SuiteArgs),

@@ -3,9 +3,10 @@
 use clap::Parser;
 use lance_actors::node::Node;
 use lance_actors::{options, server, telemetry};
+use lance_bin::server_args::ServerCli;
 use lance_config::LoadRequest;
 use lance_config::model::Config;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,26 +14,8 @@ const USAGE: u8 = 2;
 /// How long the collector may take for what is left at the end; one that does not answer is not waited for.
 const LAST_TRACES: Duration = Duration::from_secs(1);
 
-/// The LANCE log-streaming broker. Without options it serves a single node on 127.0.0.1:1992, data in ./lance-data.
-#[derive(Debug, Parser)]
-#[command(version, after_help = "Example: lance --config lance.toml --set node.id=2")]
-struct Arguments {
-    /// Configuration file (TOML).
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Sets one key, over file and environment; may be repeated.
-    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
-    sets: Vec<String>,
-    /// Checks the configuration, prints what is in effect, and exits.
-    #[arg(long)]
-    check_config: bool,
-    /// Prints memory nodes, CPUs and devices of this machine and where each thread would go, and exits.
-    #[arg(long, conflicts_with = "check_config")]
-    print_topology: bool,
-}
-
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = ServerCli::parse();
     let request = LoadRequest::of_this_process(arguments.config, arguments.sets);
     let loaded = match lance_config::load(&request) {
         Ok(loaded) => loaded,

@@ -1,6 +1,8 @@
 //! Arguments, exit codes and help: without a server.
 
+use crate::commands::{commands_of, parse, programs};
 use crate::server::{Ran, free_address, run};
+use clap::Command;
 
 fn lnc(arguments: &[&str]) -> Ran {
     run(env!("CARGO_BIN_EXE_lnc"), arguments, None, "")
@@ -32,35 +34,48 @@ fn no_server_is_a_failure_that_names_it() {
     assert!(ran.err.contains(&address) && ran.err.contains("is the server running?"), "{}", ran.err);
 }
 
+/// Calls `look` with every command that can be given as it is, and with what is typed for it.
+fn each_command(name: &str, command: &Command, look: &mut impl FnMut(&str, &Command)) {
+    if !command.is_subcommand_required_set() {
+        look(name, command);
+    }
+    for subcommand in command.get_subcommands() {
+        each_command(&format!("{name} {}", subcommand.get_name()), subcommand, look);
+    }
+}
+
 #[test]
-fn every_command_has_help_with_an_example() {
-    let commands: [&[&str]; 17] = [
-        &[],
-        &["produce"],
-        &["consume"],
-        &["completions"],
-        &["topic", "create"],
-        &["topic", "list"],
-        &["topic", "describe"],
-        &["topic", "alter"],
-        &["topic", "set-retention"],
-        &["topic", "delete"],
-        &["log", "inspect"],
-        &["log", "verify"],
-        &["backup"],
-        &["backup", "verify"],
-        &["restore"],
-        &["cluster", "maintenance"],
-        &["cluster", "resume"],
-    ];
-    for command in commands {
+fn every_command_of_every_program_has_help_with_examples_that_parse_and_a_word_on_every_argument() {
+    let (mut findings, mut count) = (Vec::new(), 0);
+    for program in programs() {
+        each_command(&program.get_name().to_owned(), &program, &mut |name, command| {
+            count += 1;
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let lines: Vec<&str> = help.lines().filter(|line| line.starts_with("  ")).collect();
+            let given = commands_of(&lines.join("\n"));
+            if !help.starts_with("Example") || !given.iter().any(|words| words.join(" ").starts_with(name)) {
+                findings.push(format!("{name}: no example"));
+            }
+            findings.extend(given.iter().filter_map(|words| parse(words).err()));
+            if command.get_about().is_none() {
+                findings.push(format!("{name}: no word on what it does"));
+            }
+            let silent = command.get_arguments().filter(|argument| argument.get_help().is_none());
+            findings.extend(silent.map(|argument| format!("{name}: no help for {}", argument.get_id())));
+        });
+    }
+    assert!(findings.is_empty(), "{}", findings.join("\n"));
+    assert!(count > 35, "only {count} commands were found");
+}
+
+#[test]
+fn help_is_printed_with_its_examples() {
+    for command in [&[][..], &["produce"], &["topic", "create"], &["backup", "verify"], &["cluster", "resume"]] {
         let help = lnc(&[command, &["--help"]].concat()).ok();
         assert!(help.contains("Example") && help.contains("lnc "), "{command:?}: {help}");
     }
-    for command in ["produce", "consume", "end-to-end", "floors"] {
-        let help = run(env!("CARGO_BIN_EXE_lnc-bench"), &[command, "--help"], None, "").ok();
-        assert!(help.contains("Usage"), "{command}");
-    }
+    let help = run(env!("CARGO_BIN_EXE_lnc-bench"), &["floors", "--help"], None, "").ok();
+    assert!(help.contains("lnc-bench floors --floor-dir"), "{help}");
 }
 
 #[test]

@@ -4,6 +4,8 @@
 
 mod arguments;
 mod bench;
+mod commands;
+mod documents;
 mod records;
 mod server;
 mod topics;
