@@ -254,7 +254,7 @@ pub static KEYS: &[Key] = &[
     key!("eviction.backoff_window_ms", eviction.backoff_window, millis(1_000, 24 * HOUR_MS),
         "Time within which evictions count as repeated."),
 
-    key!("shards.count", shards.count, integer(1, 256), "Shards of the node; a partition belongs to one by hash."),
+    key!("shards.count", shards.count, integer(1, 255), "Shards of the node; a partition belongs to one by hash."),
     key!("shards.placement", shards.placement, Rule::OneOf(Placement::WORDS),
         "fused: connections share the thread of a shard; dedicated: they have threads of their own, one for each shard."),
     key!("shards.cpus", shards.cpus, Rule::Cpus, "CPUs that shard threads are pinned to, in order; none when empty."),
