@@ -91,6 +91,7 @@ pub fn quotas(config: &Config) -> Quotas {
 pub fn session_limits(config: &Config) -> SessionLimits {
     SessionLimits {
         max_payload_bytes: config.limits.max_frame_bytes,
+        max_record_bytes: config.limits.max_record_bytes,
         max_in_flight_bytes: usize::try_from(config.limits.max_in_flight_bytes).unwrap_or(usize::MAX),
         max_requests: config.limits.max_in_flight_requests as usize,
         max_fetch_bytes: config.limits.max_fetch_bytes,

@@ -203,6 +203,8 @@ pub static KEYS: &[Key] = &[
     key!("auth.superusers", auth.superusers, Rule::Names, "Users and names in certificates that may do everything."),
 
     key!("limits.max_frame_bytes", limits.max_frame_bytes, size(65_536, 16 * MIB), "Largest payload of one frame."),
+    key!("limits.max_record_bytes", limits.max_record_bytes, size(1024, 16 * MIB),
+        "Longest record that is taken, its header of 5 bytes included; a payload that is no records counts as one."),
     key!("limits.max_topics", limits.max_topics, integer(1, 1_000_000),
         "Topics of a cluster, those of the broker itself not counted."),
     key!("limits.max_partitions_per_topic", limits.max_partitions_per_topic, integer(1, 65_535),

@@ -420,6 +420,8 @@ pub struct AuthConfig {
 pub struct LimitsConfig {
     /// Largest payload of one frame.
     pub max_frame_bytes: u32,
+    /// Longest record that is taken, its header included; a payload that is no records counts as one.
+    pub max_record_bytes: u32,
     /// Topics of a cluster, those of the broker itself not counted.
     pub max_topics: u32,
     /// Partitions of one topic.
@@ -442,6 +444,7 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             max_frame_bytes: (16 * MIB) as u32,
+            max_record_bytes: (16 * MIB) as u32,
             max_topics: 10_000,
             max_partitions_per_topic: 1024,
             max_connections: 10_000,

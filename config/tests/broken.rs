@@ -40,6 +40,7 @@ const CASES: &[(&str, &str, &str, &str, &str)] = &[
     ("[topics]\ndefault_partitions = 70000", ":2", "topics.default_partitions", "70000", "to 65535"),
     ("[shards]\ncount = 256", ":2", "shards.count", "= 256", "from 1 to 255"),
     ("[shards]\ncount = 0", ":2", "shards.count", "= 0", "from 1 to 255"),
+    ("[limits]\nmax_record_bytes = 1000", ":2", "limits.max_record_bytes", "= 1000", "from 1024 to 16777216"),
     ("[telemetry]\nsample_ratio = 1.5", ":2", "telemetry.sample_ratio", "1.5", "from 0 to 1"),
     ("[tls]\nenabled = true\nkey_file = \"a.pem\"", ":2", "tls.enabled", "true", "allowed is a tls.cert_file"),
     ("[tls]\nenabled = true\ncert_file = \"a.pem\"", ":2", "tls.enabled", "true", "allowed is a tls.key_file"),

@@ -90,6 +90,7 @@ impl InProcess {
         ingestion.on_become_leader(LeaderRole::alone(PARTITION, LeaderEpoch(1)), Now::default(), &mut effects);
         let limits = SessionLimits {
             max_payload_bytes: 16 << 20,
+            max_record_bytes: 16 << 20,
             max_in_flight_bytes: 64 << 20,
             max_requests: 4096,
             max_fetch_bytes: 16 << 20,

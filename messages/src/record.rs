@@ -121,21 +121,36 @@ static IS_RECORD_TYPE: [bool; 256] = {
     table
 };
 
-/// Counts the records of `payload`, or answers `None` when it is anything but whole records.
+/// What the records of a payload come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordsMeasure {
+    /// How many there are.
+    pub count: u32,
+    /// Bytes of the longest one, its TLV header included; 0 when there is none.
+    pub longest_bytes: usize,
+}
+
+/// Measures the records of `payload`, or answers `None` when it is anything but whole records.
 ///
 /// An empty payload holds 0 records.
-pub fn count_records(payload: &[u8]) -> Option<u32> {
+pub fn measure_records(payload: &[u8]) -> Option<RecordsMeasure> {
     let mut rest = payload;
-    let mut count = 0u32;
+    let (mut count, mut longest_bytes) = (0u32, 0);
     while let Some((header, values)) = rest.split_first_chunk::<TLV_HEADER_BYTES>() {
         if !IS_RECORD_TYPE[usize::from(header[0])] {
             return None;
         }
-        let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]);
-        rest = values.get(length as usize..)?;
+        let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]) as usize;
+        rest = values.get(length..)?;
         count = count.checked_add(1)?;
+        longest_bytes = longest_bytes.max(TLV_HEADER_BYTES + length);
     }
-    rest.is_empty().then_some(count)
+    rest.is_empty().then_some(RecordsMeasure { count, longest_bytes })
+}
+
+/// Counts the records of `payload`, or answers `None` when it is anything but whole records.
+pub fn count_records(payload: &[u8]) -> Option<u32> {
+    measure_records(payload).map(|measure| measure.count)
 }
 
 /// One record of a payload; borrows it.

@@ -43,6 +43,7 @@ impl Session {
     pub fn traced(leader: Option<NodeId>, traces: Option<RequestTraces>) -> Self {
         let limits = SessionLimits {
             max_payload_bytes: 1 << 20,
+            max_record_bytes: 1 << 20,
             max_in_flight_bytes: 1 << 20,
             max_requests: 100,
             max_fetch_bytes: 1 << 20,

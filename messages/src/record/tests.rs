@@ -98,6 +98,11 @@ fn text_and_internal_types_are_not_records() {
     assert_eq!(count_records(b"\x01\x02\0\0\0h"), None);
     assert_eq!(count_records(b"\x01\xff\xff\xff\xffh"), None);
     assert_eq!(count_records(b""), Some(0));
+    assert_eq!(measure_records(b""), Some(RecordsMeasure { count: 0, longest_bytes: 0 }));
+    assert_eq!(
+        measure_records(b"\x01\x01\0\0\0a\x01\x03\0\0\0abc\xff\0\0\0\0"),
+        Some(RecordsMeasure { count: 3, longest_bytes: 8 })
+    );
 }
 
 #[test]
@@ -130,7 +135,11 @@ proptest! {
             prop_assert_eq!(parts.headers.count(), count);
             prop_assert!(key.unwrap_or_default() + data <= bytes.len());
         }
-        prop_assert_eq!(parsed.ok().map(|all| all.len() as u32), count_records(&bytes));
+        let measured = parsed.ok().map(|all| RecordsMeasure {
+            count: all.len() as u32,
+            longest_bytes: all.iter().map(Record::encoded_bytes).max().unwrap_or(0),
+        });
+        prop_assert_eq!(measured, measure_records(&bytes));
     }
 
     #[test]

@@ -75,6 +75,8 @@ pub const DEFAULT_TOPIC_REQUEST: u64 = u64::MAX;
 pub struct SessionLimits {
     /// Largest payload of a frame.
     pub max_payload_bytes: u32,
+    /// Longest record that is stored, its header included.
+    pub max_record_bytes: u32,
     /// Produce payload bytes that may wait for their acks.
     pub max_in_flight_bytes: usize,
     /// Requests that may wait for their replies.

@@ -10,7 +10,7 @@ use lance_messages::batch::{BATCH_HEADER_BYTES, BatchFlags, BatchHeader, BatchPl
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::TopicPartition;
 use lance_messages::mail::ingestion::ProduceRequest;
-use lance_messages::record::{count_records, max_timestamp_ns};
+use lance_messages::record::{max_timestamp_ns, measure_records};
 use lance_messages::wire::compression::{Compression, decompress_unnamed};
 use lance_messages::wire::typed_error::{Answers, TypedError};
 use lance_messages::wire::{Features, Response};
@@ -21,6 +21,8 @@ struct Arrived {
     records: Bytes,
     records_crc: u32,
     record_count: u32,
+    /// Of its longest record, or all of it when it is opaque.
+    longest_bytes: usize,
     flags: BatchFlags,
     timestamp_ns: u64,
     producer: Option<ProducerSequence>,
@@ -29,12 +31,23 @@ struct Arrived {
 
 impl Arrived {
     fn new(records: Bytes, records_crc: u32, timestamp_ns: u64, producer: Option<ProducerSequence>) -> Self {
-        let (record_count, flags) = match count_records(&records) {
-            Some(count) => (count, BatchFlags::RECORDS),
-            None => (1, BatchFlags::OPAQUE),
+        let (record_count, longest_bytes, flags) = match measure_records(&records) {
+            Some(measure) => (measure.count, measure.longest_bytes, BatchFlags::RECORDS),
+            None => (1, records.len(), BatchFlags::OPAQUE),
         };
         let timestamp_ns = if timestamp_ns != 0 { timestamp_ns } else { max_timestamp_ns(&records).unwrap_or(0) };
-        Self { records, records_crc, record_count, flags, timestamp_ns, producer, at: None }
+        Self { records, records_crc, record_count, longest_bytes, flags, timestamp_ns, producer, at: None }
+    }
+
+    /// Why it is not stored, if a client makes it and one of its records is too long. What is restored was taken before,
+    /// under whatever limit there was.
+    fn too_long(&self, limits: &SessionLimits, answers: Answers) -> Option<TypedError> {
+        let (bytes, most) = (self.longest_bytes, limits.max_record_bytes);
+        if bytes <= most as usize || self.at.is_some() {
+            return None;
+        }
+        let text = format!("A record of {bytes} bytes is over the {most} that limits.max_record_bytes allows");
+        Some(TypedError::with_message(ErrorCode::TooLarge, answers, text))
     }
 }
 
@@ -93,10 +106,16 @@ impl SessionCore {
             false => plain_records(produce.compression, produce.records, produce.records_crc, &self.limits)
                 .map(|(records, records_crc)| Arrived::new(records, records_crc, timestamp, producer)),
         };
-        let Some(Arrived { records, records_crc, record_count, flags, timestamp_ns, producer, at }) = arrived else {
-            let error = TypedError::new(ErrorCode::UndecodableRecords, answers);
-            self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(error)));
-            return;
+        let taken = match arrived {
+            Some(arrived) => arrived.too_long(&self.limits, answers).map_or(Ok(arrived), Err),
+            None => Err(TypedError::new(ErrorCode::UndecodableRecords, answers)),
+        };
+        let Arrived { records, records_crc, record_count, flags, timestamp_ns, producer, at, .. } = match taken {
+            Ok(arrived) => arrived,
+            Err(error) => {
+                self.lanes.reserve(INGEST_LANE, ReplySlot::ready(0, Response::Error(error)));
+                return;
+            }
         };
         let bytes = records.len();
         if shard == self.forwarder() {

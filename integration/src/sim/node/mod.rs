@@ -264,6 +264,7 @@ impl Node {
     pub fn accept(&mut self, connection: u64, client: u16) -> bool {
         let limits = SessionLimits {
             max_payload_bytes: 16 << 20,
+            max_record_bytes: 16 << 20,
             max_in_flight_bytes: 4 << 20,
             max_requests: 64,
             max_fetch_bytes: 4 << 20,

@@ -157,3 +157,22 @@ fn a_deleted_topic_takes_nothing_and_gives_nothing() {
     assert_eq!(connection.read_from(again, 0), b"");
     lance_integration::harness::eventually("its files are gone", || (!server.log_dir(id, 0).exists()).then_some(()));
 }
+
+#[test]
+fn a_record_over_the_limit_is_refused_with_its_length_and_the_connection_goes_on() {
+    let server = ServerSpec::new().set("limits.max_record_bytes=64KiB").start();
+    let mut connection = server.connect();
+    let id = connection.create_topic("short");
+    let longest = vec![b'x'; (64 << 10) - 5];
+    let too_long = [longest.as_slice(), b"y"].concat();
+    let batch = [record(b"small"), record(&too_long)].concat();
+    let compressed_batch = lz4_flex::block::compress(&batch);
+    let refusal = "A record of 65537 bytes is over the 65536 that limits.max_record_bytes allows";
+    for answer in [connection.ingest(id, 1, &batch), compressed(&mut connection, id, &compressed_batch)] {
+        assert!(answer.is_error(), "{answer:?}");
+        assert_eq!(answer.text(), refusal);
+    }
+    let whole = [record(&longest), record(b"small"), record(&longest)].concat();
+    connection.store(id, 2, &whole);
+    assert!(connection.read_from(id, 0) == whole, "nothing of what was refused is stored");
+}
