@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod limits;
+mod pressure;
 
 use bytes::{Bytes, BytesMut};
 use lance_actors::network::session::{SessionCore, SessionEffect, SessionLimits};
