@@ -101,6 +101,11 @@ impl Scrape {
             ("produced_batches", "Batches appended", &metrics.produced_batches),
             ("duplicate_batches", "Batches recognised as retries and stored once", &metrics.duplicate_batches),
             ("fetched_bytes", "Record bytes sent to consumers", &metrics.fetched_bytes),
+            (
+                "fetched_kernel_bytes",
+                "Of those, bytes sent from segments inside the kernel",
+                &metrics.fetched_kernel_bytes,
+            ),
             ("tail_fetches", "Fetches answered from memory", &metrics.tail_fetches),
             ("replica_fetches", "Fetches of readers nearer to this node than to the leader", &metrics.replica_fetches),
             ("segment_fetches", "Fetches answered from segments", &metrics.segment_fetches),

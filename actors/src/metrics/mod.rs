@@ -144,6 +144,8 @@ pub struct Metrics {
     pub duplicate_batches: Figure,
     /// Data bytes sent to consumers.
     pub fetched_bytes: Figure,
+    /// Those of them that went from segments to sockets inside the kernel.
+    pub fetched_kernel_bytes: Figure,
     /// Fetches answered from memory.
     pub tail_fetches: Figure,
     /// Fetches answered by a replica that does not lead.

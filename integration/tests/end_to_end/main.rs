@@ -14,4 +14,5 @@ mod hostile;
 mod placement;
 mod protocol;
 mod public_clients;
+mod reading;
 mod shutdown;

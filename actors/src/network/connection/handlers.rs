@@ -59,6 +59,7 @@ impl Handler<FileSent> for ConnectionActor {
 
     fn handle(&mut self, message: FileSent, ctx: &mut Self::Context) {
         self.sending_file = false;
+        self.setup.metrics.fetched_kernel_bytes.add(message.sent);
         self.on_sent(message.sent as usize);
         if let Some(error) = message.error {
             tracing::debug!(connection = self.id.0, %error, "sending a segment failed: closing");
