@@ -181,7 +181,15 @@ fn decode(bytes: &[u8], partition: TopicPartition) -> Option<(State, usize)> {
         producers: ProducerTable { producers: producers.into_iter().collect() },
         file_range: (0, 0),
     };
-    fields.0.is_empty().then_some((state, length))
+    (fields.0.is_empty() && state.is_possible()).then_some((state, length))
+}
+
+impl State {
+    /// Whether the segment begins before the log ends: a state that contradicts itself says nothing about its log.
+    fn is_possible(&self) -> bool {
+        let (begin, end) = (self.segment_base, self.mark);
+        begin.position <= end.position && begin.offset <= end.offset && begin.record <= end.record
+    }
 }
 
 struct Fields<'a>(&'a [u8]);
@@ -301,6 +309,12 @@ mod tests {
         assert_eq!(place(Some((0, 4096)), 8192), 4096);
         assert_eq!(place(Some((4096, 12_288)), 4096), 0);
         assert_eq!(place(Some((4096, 12_288)), 8192), 12_288);
+    }
+
+    #[test]
+    fn a_state_whose_segment_begins_behind_the_end_is_none() {
+        assert_eq!(decode_all(&encoded(1), partition()).len(), 1);
+        assert!(decode_all(&encoded(0), partition()).is_empty());
     }
 
     #[test]
