@@ -9,6 +9,8 @@ mod features;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod metadata_cluster;
 #[cfg(test)]
 mod metadata_core;
