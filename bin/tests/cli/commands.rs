@@ -18,6 +18,32 @@ pub fn parse(words: &[String]) -> Result<(), String> {
     program.try_get_matches_from(words).map(drop).map_err(|error| format!("{words:?}: {error}"))
 }
 
+/// Whether the subcommands and flags of a mention, as in `lnc topic alter --mode`, are there; what is not. Other words stand
+/// for something.
+pub fn find_names(words: &[&str]) -> Result<(), String> {
+    let program = programs().into_iter().find(|program| program.get_name() == words[0]);
+    let mut command = program.ok_or_else(|| format!("{words:?}: no program of ours"))?;
+    let mut flags = vec!["help".to_owned(), "version".to_owned()];
+    for word in &words[1..] {
+        flags.extend(command.get_arguments().filter_map(|argument| argument.get_long().map(str::to_owned)));
+        if let Some(flag) = word.strip_prefix("--") {
+            if !flags.iter().any(|known| known == flag) {
+                return Err(format!("{words:?}: there is no flag --{flag}"));
+            }
+        } else if command.has_subcommands() && word.chars().next().is_some_and(char::is_lowercase) {
+            let alternatives: Vec<&str> = word.split('|').map(|name| name.trim_end_matches('\\')).collect();
+            let missing = alternatives.iter().find(|name| command.find_subcommand(name).is_none());
+            if let Some(name) = missing {
+                return Err(format!("{words:?}: there is no subcommand {name}"));
+            }
+            if let [name] = alternatives[..] {
+                command = command.find_subcommand(name).cloned().unwrap();
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The command lines of our programs in a script: their words, that of the program first.
 pub fn commands_of(script: &str) -> Vec<Vec<String>> {
     let mut commands = Vec::new();

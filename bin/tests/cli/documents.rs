@@ -1,6 +1,6 @@
 //! What the documentation tells people to type and to write into files: every command line parses, every configuration loads.
 
-use crate::commands::{commands_of, parse};
+use crate::commands::{commands_of, find_names, parse, programs};
 use lance_config::{LoadRequest, load};
 use std::path::{Path, PathBuf};
 
@@ -75,6 +75,34 @@ fn every_configuration_in_the_documentation_loads() {
     }
     assert!(findings.is_empty(), "{}", findings.join("\n"));
     assert!(count >= 4, "only {count} configurations were found");
+}
+
+#[test]
+fn every_command_that_the_documentation_mentions_is_there_with_its_flags() {
+    let (mut findings, mut count) = (Vec::new(), 0);
+    for path in documents() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for mention in text.lines().flat_map(|line| line.split('`').skip(1).step_by(2)) {
+            let words: Vec<&str> = mention.split_whitespace().collect();
+            if words.len() < 2 || !programs().iter().any(|program| program.get_name() == words[0]) {
+                continue;
+            }
+            count += 1;
+            if let Err(error) = find_names(&words) {
+                findings.push(format!("{}: {error}", path.display()));
+            }
+        }
+    }
+    assert!(findings.is_empty(), "{}", findings.join("\n"));
+    assert!(count > 50, "only {count} mentions were found");
+}
+
+#[test]
+fn a_mention_of_what_is_not_there_is_found() {
+    assert!(find_names(&["lnc", "topic", "tee", "add|remove\\|list", "--output"]).is_ok());
+    assert!(find_names(&["lnc", "topic", "alter", "TOPIC", "--nonsense"]).is_err());
+    assert!(find_names(&["lnc", "topic", "nonsense"]).is_err());
+    assert!(find_names(&["lnc", "topic", "tee", "add|nonsense"]).is_err());
 }
 
 #[test]
