@@ -24,13 +24,16 @@ pub fn find_names(words: &[&str]) -> Result<(), String> {
     let program = programs().into_iter().find(|program| program.get_name() == words[0]);
     let mut command = program.ok_or_else(|| format!("{words:?}: no program of ours"))?;
     let mut flags = vec!["help".to_owned(), "version".to_owned()];
+    let mut is_name = true;
     for word in &words[1..] {
         flags.extend(command.get_arguments().filter_map(|argument| argument.get_long().map(str::to_owned)));
         if let Some(flag) = word.strip_prefix("--") {
+            // What follows is its value.
+            is_name = false;
             if !flags.iter().any(|known| known == flag) {
                 return Err(format!("{words:?}: there is no flag --{flag}"));
             }
-        } else if command.has_subcommands() && word.chars().next().is_some_and(char::is_lowercase) {
+        } else if is_name && command.has_subcommands() && word.chars().next().is_some_and(char::is_lowercase) {
             let alternatives: Vec<&str> = word.split('|').map(|name| name.trim_end_matches('\\')).collect();
             let missing = alternatives.iter().find(|name| command.find_subcommand(name).is_none());
             if let Some(name) = missing {
