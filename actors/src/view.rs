@@ -38,6 +38,8 @@ pub struct PartitionMembers {
     pub replicas: Vec<NodeId>,
     /// Those whose acks count.
     pub in_quorum: Vec<NodeId>,
+    /// Raised by every change of `in_quorum`.
+    pub in_quorum_version: u32,
     /// Those of them that do not count yet, in the life they are in: they may lack what is committed.
     pub unadmitted: Vec<NodeId>,
     /// The node that is being given a copy.
@@ -282,7 +284,13 @@ fn members_of(state: &MetadataState, partition: &PartitionState) -> PartitionMem
     let replicas = partition.replicas.iter().map(|replica| replica.node).collect();
     let unadmitted = partition.replicas.iter().filter(|replica| !state.counts(replica)).map(|replica| replica.node);
     let (in_quorum, unadmitted) = (partition.in_quorum.clone(), unadmitted.collect());
-    PartitionMembers { replicas, in_quorum, unadmitted, newcomer: partition.newcomer() }
+    PartitionMembers {
+        replicas,
+        in_quorum,
+        in_quorum_version: partition.in_quorum_version,
+        unadmitted,
+        newcomer: partition.newcomer(),
+    }
 }
 
 #[cfg(test)]
@@ -295,6 +303,7 @@ mod tests {
         let members = PartitionMembers {
             replicas: nodes(&[1, 2, 3, 4, 5]),
             in_quorum: nodes(&[1, 2, 3, 5]),
+            in_quorum_version: 1,
             unadmitted: nodes(&[5]),
             newcomer: None,
         };

@@ -58,6 +58,10 @@ pub struct PartitionListing {
     pub replicas: Vec<NodeId>,
     /// Whose acks count.
     pub in_quorum: Vec<NodeId>,
+    /// Raised by every change of `in_quorum`.
+    pub in_quorum_version: u32,
+    /// Those with a copy that do not count yet, in the life they are in.
+    pub unadmitted: Vec<NodeId>,
     /// `opening`, `electing`, `serving` or `stopped`.
     pub state: Option<&'static str>,
     /// Why it is stopped.
@@ -164,7 +168,7 @@ impl PartitionListing {
         (leader, epoch): (Option<NodeId>, u32),
         status: Option<PartitionStatus>,
     ) -> Self {
-        let PartitionMembers { replicas, in_quorum, .. } = members(topic, partition);
+        let PartitionMembers { replicas, in_quorum, in_quorum_version, unadmitted, .. } = members(topic, partition);
         let open = status.as_ref().filter(|status| status.state != "opening");
         Self {
             topic: topic.name.clone(),
@@ -173,6 +177,8 @@ impl PartitionListing {
             epoch,
             replicas,
             in_quorum,
+            in_quorum_version,
+            unadmitted,
             log_start: open.map(|status| status.log_start),
             high_watermark: open.map(|status| status.high_watermark),
             log_end: open.map(|status| status.log_end),

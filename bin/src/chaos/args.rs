@@ -1,6 +1,7 @@
 //! The arguments of `lnc-chaos`.
 
 use super::faults::FaultKind;
+use super::net::NetworkKind;
 use crate::cli::args::OutputFormat;
 use clap::Parser;
 use std::path::PathBuf;
@@ -25,6 +26,12 @@ pub struct ChaosCli {
     /// Kinds of faults, separated by commas; all unless given.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "KIND,…")]
     pub faults: Vec<FaultKind>,
+    /// Faults that may last at the same time; with 1 each is healed before the next.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub overlap: u16,
+    /// What connects the nodes: with namespaces single pairs and directions fail, which takes root and iproute2.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub network: NetworkKind,
     /// Partitions of the topic.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     pub partitions: u16,
@@ -34,6 +41,9 @@ pub struct ChaosCli {
     /// Consumers; each reads every partition.
     #[arg(long, default_value_t = 2)]
     pub consumers: u16,
+    /// Members of a consumer group that read and commit.
+    #[arg(long, default_value_t = 2)]
+    pub members: u16,
     /// Records a second of each producer in each partition.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub rate: u32,
@@ -55,6 +65,7 @@ const EXAMPLES: &str = "\
 Examples:
   lnc-chaos --duration 2m
   lnc-chaos --seed 7 --faults kill,pause --dir /tmp/chaos
+  lnc-chaos --overlap 1 --network proxy
   lnc-chaos --duration 60s --output json
 
 Exit code 0: every promise was kept; 1: one was broken, or the cluster could not be run.";

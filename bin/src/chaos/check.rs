@@ -5,15 +5,17 @@ use super::cluster::{Cluster, LOOK_EVERY};
 use super::history::{Fate, History, Seen, parse_record};
 use super::load::{connect, read_all};
 use super::report::Verdict;
+use super::segments::judge_segments;
 use bytes::Bytes;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs;
-use std::io;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Longest wait for all records of a partition.
 const READ_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a panic says that was ordered.
+const INJECTED: &str = "injected fault";
 
 /// All records of a partition.
 type Records = Vec<(u64, Bytes)>;
@@ -21,7 +23,7 @@ type Records = Vec<(u64, Bytes)>;
 /// Reads everything and judges it.
 pub async fn check(cluster: &Cluster, args: &ChaosCli, history: &History) -> Vec<Verdict> {
     let mut all = Vec::new();
-    let mut readable = Verdict::new("every partition can be read to its end");
+    let mut readable = Verdict::new(5, "every partition can be read to its end");
     for partition in 0..args.partitions {
         match read_partition(&cluster.servers(), partition).await {
             Ok(records) => all.push(records),
@@ -34,8 +36,8 @@ pub async fn check(cluster: &Cluster, args: &ChaosCli, history: &History) -> Vec
     let mut verdicts = vec![readable];
     verdicts.extend(judge_records(&all, args, history));
     await_consumers(&all, args, history).await;
-    verdicts.push(judge_consumers(&all, args, history));
-    verdicts.push(judge_segments(cluster));
+    verdicts.extend(judge_consumers(&all, args, history));
+    verdicts.extend(judge_segments(cluster));
     verdicts.push(judge_logs(cluster));
     verdicts
 }
@@ -53,11 +55,11 @@ async fn read_partition(servers: &str, partition: u16) -> Result<Records, String
 
 /// Kept, once, in order, as they were, where the ack said.
 pub fn judge_records(all: &[Records], args: &ChaosCli, history: &History) -> Vec<Verdict> {
-    let mut kept = Verdict::new("no acked record is lost");
-    let mut once = Verdict::new("no record is there twice");
-    let mut order = Verdict::new("records of a producer are in the order they were sent");
-    let mut bytes = Verdict::new("every record has the bytes that were sent");
-    let mut place = Verdict::new("acked records are at the offset of their ack");
+    let mut kept = Verdict::new(1, "no acked record is lost");
+    let mut once = Verdict::new(7, "no record is there twice");
+    let mut order = Verdict::new(5, "records of a producer are in the order they were sent");
+    let mut bytes = Verdict::new(5, "every record has the bytes that were sent");
+    let mut place = Verdict::new(3, "acked records are at the offset of their ack");
     for (partition, records) in (0..).zip(all) {
         let mut found: HashMap<(u16, u64), u64> = HashMap::new();
         let mut last: HashMap<u16, u64> = HashMap::new();
@@ -109,9 +111,11 @@ async fn await_consumers(all: &[Records], args: &ChaosCli, history: &History) {
 }
 
 /// What consumers saw on the way is what is there in the end.
-fn judge_consumers(all: &[Records], args: &ChaosCli, history: &History) -> Verdict {
-    let mut verdict = Verdict::new("consumers saw every record once, in order, and never anything change or go back");
-    history.seen_by_consumers().into_iter().for_each(|problem| verdict.broken(problem));
+fn judge_consumers(all: &[Records], args: &ChaosCli, history: &History) -> Vec<Verdict> {
+    let mut back = Verdict::new(4, "no high watermark and no offset that a consumer was told goes back");
+    back.held_by(history.chunks());
+    history.seen_by_consumers().into_iter().for_each(|problem| back.broken(problem));
+    let mut verdict = Verdict::new(5, "consumers saw every record once, in order, as it is there in the end");
     for (partition, records) in (0..).zip(all) {
         let there: Vec<Seen> =
             records.iter().map(|(offset, value)| Seen { offset: *offset, crc: crc32fast::hash(value) }).collect();
@@ -127,88 +131,112 @@ fn judge_consumers(all: &[Records], args: &ChaosCli, history: &History) -> Verdi
             }
         }
     }
-    verdict
-}
-
-/// Closed segments are the same on all nodes; so is what is written of the last ones.
-fn judge_segments(cluster: &Cluster) -> Verdict {
-    let mut verdict = Verdict::new("segments are the same on all nodes");
-    let mut logs: BTreeMap<String, Vec<u16>> = BTreeMap::new();
-    for node in &cluster.nodes {
-        match names(&node.data().join("logs"), "") {
-            Ok(found) => found.into_iter().for_each(|log| logs.entry(log).or_default().push(node.id)),
-            Err(error) => verdict.broken(format!("node {}: its logs cannot be listed: {error}", node.id)),
-        }
-    }
-    for log in logs.keys() {
-        let mut first: Option<(u16, BTreeMap<String, Vec<u8>>)> = None;
-        for node in &cluster.nodes {
-            let files = match segments(&node.data().join("logs").join(log)) {
-                Ok(files) => files,
-                Err(error) => {
-                    verdict.broken(format!("node {}: log {log}: {error}", node.id));
-                    continue;
-                }
-            };
-            match &first {
-                None => first = Some((node.id, files)),
-                Some((other, theirs)) => compare(&mut verdict, log, (*other, theirs), (node.id, &files)),
-            }
-        }
-    }
-    verdict
-}
-
-fn compare(
-    verdict: &mut Verdict,
-    log: &str,
-    (one, ones): (u16, &BTreeMap<String, Vec<u8>>),
-    (other, others): (u16, &BTreeMap<String, Vec<u8>>),
-) {
-    let (names, other_names) = (ones.keys().collect::<Vec<_>>(), others.keys().collect::<Vec<_>>());
-    if names != other_names {
-        verdict.broken(format!("log {log}: node {one} has {names:?}, node {other} has {other_names:?}"));
-    }
-    for (name, bytes) in ones {
-        let Some(theirs) = others.get(name) else { continue };
-        if written(bytes) == written(theirs) {
-            verdict.held();
-            continue;
-        }
-        let differs = bytes.iter().zip(theirs).take_while(|(mine, theirs)| mine == theirs).count();
-        verdict.broken(format!("log {log}: {name} differs between nodes {one} and {other} from byte {differs} on"));
-    }
-}
-
-/// Without the zeros that an open segment keeps for what comes.
-fn written(bytes: &[u8]) -> &[u8] {
-    let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-    &bytes[..end]
-}
-
-fn names(folder: &Path, extension: &str) -> io::Result<Vec<String>> {
-    let entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
-    let names = entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let mut names: Vec<String> = names.filter(|name| name.ends_with(extension)).collect();
-    names.sort();
-    Ok(names)
-}
-
-fn segments(folder: &Path) -> io::Result<BTreeMap<String, Vec<u8>>> {
-    let read = |name: String| fs::read(folder.join(&name)).map(|bytes| (name, bytes));
-    names(folder, ".lnc")?.into_iter().map(read).collect()
+    vec![back, verdict]
 }
 
 /// No node panicked by itself.
 fn judge_logs(cluster: &Cluster) -> Verdict {
-    let mut verdict = Verdict::new("no node panicked");
+    let mut verdict = Verdict::new(10, "no actor panicked by itself");
     for node in &cluster.nodes {
         let log = fs::read(node.log()).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         verdict.held();
-        for line in log.lines().filter(|line| line.contains("panicked")) {
+        // Those that were ordered say so, in the line itself or in the one behind it.
+        let lines = log.lines().zip(log.lines().skip(1).chain([""]));
+        let by_itself = |(line, next): &(&str, &str)| {
+            line.contains("panicked") && !line.contains(INJECTED) && !next.contains(INJECTED)
+        };
+        for (line, _) in lines.filter(by_itself) {
             verdict.broken(format!("node {}: {line}", node.id));
         }
     }
     verdict
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chaos::history::record_bytes;
+    use clap::Parser;
+
+    fn args() -> ChaosCli {
+        ChaosCli::parse_from(["lnc-chaos", "--partitions", "1", "--producers", "1", "--consumers", "1"])
+    }
+
+    fn record(number: u64) -> Bytes {
+        record_bytes(0, 0, number, args().record_bytes)
+    }
+
+    /// Three records, acked at 0, 10 and 20.
+    fn history() -> History {
+        let history = History::new(1, 1, 1);
+        for offset in [0, 10, 20] {
+            let number = history.sent(0, 0);
+            history.settled(0, 0, number, Fate::Acked(Some(offset)));
+        }
+        history
+    }
+
+    /// Findings of what is there: lost, twice, out of order, wrong bytes, elsewhere.
+    fn findings(records: &[(u64, Bytes)]) -> Vec<u64> {
+        judge_records(&[records.to_vec()], &args(), &history()).iter().map(|verdict| verdict.broken).collect()
+    }
+
+    fn seen(records: &[(u64, Bytes)]) -> History {
+        let history = history();
+        let seen = |(offset, value): &(u64, Bytes)| Seen { offset: *offset, crc: crc32fast::hash(value) };
+        history.view(0, 0).records = records.iter().map(seen).collect();
+        history
+    }
+
+    #[test]
+    fn a_history_that_was_kept_is_clean_and_what_was_given_up_may_be_there() {
+        let mut records = vec![(0, record(0)), (10, record(1)), (20, record(2))];
+        assert_eq!(findings(&records), [0; 5]);
+        records.push((30, record(3)));
+        assert_eq!(findings(&records), [0; 5]);
+    }
+
+    #[test]
+    fn a_lost_record_is_found() {
+        assert_eq!(findings(&[(0, record(0)), (20, record(2))]), [1, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_record_that_is_there_twice_is_found() {
+        let records = [(0, record(0)), (10, record(1)), (20, record(2)), (30, record(2))];
+        assert_eq!(findings(&records)[1], 1);
+    }
+
+    #[test]
+    fn records_in_another_order_are_found() {
+        let records = [(0, record(0)), (10, record(2)), (20, record(1))];
+        assert_eq!(findings(&records), [0, 0, 1, 0, 2]);
+    }
+
+    #[test]
+    fn other_bytes_are_found_and_are_not_what_was_acked() {
+        let mut other = record(1).to_vec();
+        other[40] ^= 4;
+        let records = [(0, record(0)), (10, Bytes::from(other)), (20, record(2))];
+        assert_eq!(findings(&records), [1, 0, 0, 1, 0]);
+    }
+
+    #[test]
+    fn a_consumer_that_saw_what_is_not_there_or_stopped_is_found() {
+        let there = vec![(0, record(0)), (10, record(1)), (20, record(2))];
+        let broken = |history: &History| {
+            let verdicts = judge_consumers(std::slice::from_ref(&there), &args(), history);
+            verdicts.iter().map(|verdict| verdict.broken).collect::<Vec<_>>()
+        };
+        assert_eq!(broken(&seen(&there)), [0, 0]);
+        assert_eq!(broken(&seen(&there[..2])), [0, 1], "stopped");
+        let vanished = [there[0].clone(), (10, record(7)), there[2].clone()];
+        assert_eq!(broken(&seen(&vanished)), [0, 1], "a tail that was cut later");
+        let missed = [there[0].clone(), there[2].clone()];
+        assert_eq!(broken(&seen(&missed)), [0, 1], "a gap");
+        let back = seen(&there);
+        back.consumer_saw("high watermark 5 after 9".to_owned());
+        assert_eq!(broken(&back), [1, 0]);
+    }
 }

@@ -1,12 +1,18 @@
-//! A cluster of processes on one machine: each node with a folder, ports and a proxy of its own.
+//! A cluster of processes on one machine: each node with a folder of its own, and a namespace or a proxy.
 
+use super::args::ChaosCli;
 use super::http;
-use super::proxy::Proxy;
+use super::load::TOPIC;
+use super::net::namespaces::Namespaces;
+use super::net::plan::{ADMIN_PORT, NODE_PORT, Party};
+use super::net::proxy::Proxy;
+use super::net::{Network, NetworkKind};
 use crate::cli::failure::Failure;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io;
 use std::net::TcpListener;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,18 +20,20 @@ use std::time::{Duration, Instant};
 
 /// Between two looks at something that is awaited.
 pub const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// A flipped bit is found within so much.
+const SCRUB_SECONDS: u64 = 10;
 
 /// A node and its process.
 #[derive(Debug)]
 pub struct Node {
     /// Its number.
     pub id: u16,
-    /// Where everybody reaches it: its proxy.
+    /// Where everybody reaches it.
     pub address: String,
     /// Its HTTP.
     pub admin: String,
-    /// What stands before it.
-    pub proxy: Proxy,
+    /// The network namespace its process gets.
+    namespace: Option<String>,
     folder: PathBuf,
     program: PathBuf,
     child: Option<Child>,
@@ -46,13 +54,38 @@ pub struct CopyState {
     pub high_watermark: Option<u64>,
     /// How it is.
     pub state: String,
+    /// Who holds a copy.
+    pub replicas: Vec<u64>,
+    /// Whose acks count.
+    pub in_quorum: Vec<u64>,
+    /// Whose copy does not count yet.
+    pub unadmitted: Vec<u64>,
+}
+
+impl CopyState {
+    /// Whether it is of the topic of the run.
+    pub fn is_of_run(&self) -> bool {
+        self.partition.0 == TOPIC
+    }
+
+    /// Whether it leads or follows.
+    pub fn serves(&self) -> bool {
+        ["serving", "following"].contains(&self.state.as_str())
+    }
+
+    /// Whether the copy of a node counts, in the eyes of who answered.
+    pub fn is_admitted(&self, node: u16) -> bool {
+        !self.unadmitted.contains(&u64::from(node))
+    }
 }
 
 /// All nodes.
 #[derive(Debug)]
 pub struct Cluster {
-    /// In the order of their numbers.
+    /// In the order of their numbers; they end before their network does.
     pub nodes: Vec<Node>,
+    /// What connects them.
+    pub network: Network,
 }
 
 /// Ports nobody listens on, below those the kernel gives to outgoing connections.
@@ -62,25 +95,63 @@ fn free_ports(count: usize) -> Vec<u16> {
     candidates.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).take(count).collect()
 }
 
+/// Where a node is.
+struct Place {
+    bind: String,
+    advertise: String,
+    admin: String,
+    namespace: Option<String>,
+}
+
+/// Makes the network, and says where each node is in it.
+async fn lay_out(count: u16, wanted: NetworkKind) -> Result<(Network, Vec<Place>), Failure> {
+    let nodes = usize::from(count);
+    let refused = match wanted {
+        NetworkKind::Proxy => "not wanted".to_owned(),
+        _ => match Namespaces::make(nodes) {
+            Ok(made) => {
+                let place = |node| {
+                    let address = made.plan().address(Party::Node(node));
+                    let serves = format!("{address}:{NODE_PORT}");
+                    let (bind, admin) = (serves.clone(), format!("{address}:{ADMIN_PORT}"));
+                    Place { bind, advertise: serves, admin, namespace: Some(made.plan().namespace(node)) }
+                };
+                let places = (0..nodes).map(place).collect();
+                return Ok((Network::Namespaces(made), places));
+            }
+            Err(problem) if wanted == NetworkKind::Namespaces => {
+                return Err(Failure::failed(format!("no namespaces: {problem}")));
+            }
+            Err(problem) => problem,
+        },
+    };
+    let ports = free_ports(3 * nodes);
+    let address = |port: Option<&u16>| format!("127.0.0.1:{}", port.copied().unwrap_or_default());
+    let (mut proxies, mut places) = (Vec::new(), Vec::new());
+    for ports in ports.chunks(3) {
+        let (advertise, bind, admin) = (address(ports.first()), address(ports.get(1)), address(ports.get(2)));
+        let started = Proxy::start(advertise.clone(), bind.clone()).await;
+        proxies.push(started.map_err(|error| Failure::failed(format!("no proxy on {advertise}: {error}")))?);
+        places.push(Place { bind, advertise, admin, namespace: None });
+    }
+    Ok((Network::Proxies(proxies, refused), places))
+}
+
 impl Cluster {
     /// Starts all nodes; ends when all are ready.
-    pub async fn start(count: u16, program: &Path, folder: &Path, patience: Duration) -> Result<Self, Failure> {
-        let ports = free_ports(3 * usize::from(count));
-        let address = |port: Option<&u16>| format!("127.0.0.1:{}", port.copied().unwrap_or_default());
-        let proxies: Vec<String> = ports.chunks(3).map(|ports| address(ports.first())).collect();
-        let mut nodes = Vec::new();
-        for (id, ports) in (1..).zip(ports.chunks(3)) {
-            let (proxy, bind, admin) = (address(ports.first()), address(ports.get(1)), address(ports.get(2)));
+    pub async fn start(args: &ChaosCli, program: &Path, folder: &Path) -> Result<Self, Failure> {
+        let (network, places) = lay_out(args.nodes, args.network).await?;
+        eprintln!("lnc-chaos: network: {}", network.describe());
+        let mut cluster = Self { nodes: Vec::new(), network };
+        let (patience, peers) = (args.patience, places.iter().map(|place| place.advertise.clone()).collect::<Vec<_>>());
+        for (id, place) in (1..).zip(places) {
             let failed = |error: io::Error| Failure::failed(format!("cannot set up node {id}: {error}"));
             let folder = folder.join(format!("node-{id}"));
             fs::create_dir_all(&folder).map_err(failed)?;
-            let config = config_of(id, &folder, &bind, &admin, &proxy, &proxies);
-            fs::write(folder.join("lance.toml"), config).map_err(failed)?;
-            let program = program.to_owned();
-            let started = Proxy::start(proxy.clone(), bind).await.map_err(failed)?;
-            nodes.push(Node { id, address: proxy, admin, proxy: started, folder, program, child: None });
+            fs::write(folder.join("lance.toml"), config_of(id, &folder, &place, &peers)).map_err(failed)?;
+            let (program, Place { advertise, admin, namespace, .. }) = (program.to_owned(), place);
+            cluster.nodes.push(Node { id, address: advertise, admin, namespace, folder, program, child: None });
         }
-        let mut cluster = Self { nodes };
         for node in &mut cluster.nodes {
             node.start()?;
         }
@@ -111,8 +182,8 @@ impl Cluster {
         true
     }
 
-    /// Waits until all copies of all partitions end at one place and all of it is committed; else what each
-    /// node says.
+    /// Waits until all copies of all partitions end at one place, all of it is committed, and every copy counts; else
+    /// what each node says.
     pub async fn await_agreement(&self, patience: Duration) -> Result<(), String> {
         let deadline = Instant::now() + patience;
         loop {
@@ -137,8 +208,8 @@ fn agree(copies: &[(u16, Option<Vec<CopyState>>)]) -> bool {
     let Some(first) = known.first().filter(|first| !first.is_empty()) else { return false };
     let end = |copy: &CopyState| (copy.partition.clone(), copy.log_end, copy.epoch);
     let ends = |copies: &[CopyState]| copies.iter().map(end).collect::<Vec<_>>();
-    let serves = |copy: &CopyState| ["serving", "following"].contains(&copy.state.as_str());
-    let settled = |copy: &CopyState| copy.leader.is_some() && copy.log_end.is_some() && serves(copy);
+    let counts = |copy: &CopyState| copy.in_quorum.len() == copy.replicas.len() && copy.unadmitted.is_empty();
+    let settled = |copy: &CopyState| copy.leader.is_some() && copy.log_end.is_some() && copy.serves() && counts(copy);
     let committed = |index: usize| {
         // The leader's word; others hear of it with the next append.
         known.iter().any(|copies| copies.get(index).is_some_and(|copy| copy.high_watermark == copy.log_end))
@@ -147,14 +218,14 @@ fn agree(copies: &[(u16, Option<Vec<CopyState>>)]) -> bool {
         && (0..first.len()).all(committed)
 }
 
-fn config_of(id: u16, folder: &Path, bind: &str, admin: &str, advertise: &str, peers: &[String]) -> String {
-    let data = folder.join("data");
-    let copies = peers.len();
+fn config_of(id: u16, folder: &Path, place: &Place, peers: &[String]) -> String {
+    let (data, copies) = (folder.join("data").display().to_string(), peers.len());
+    let Place { bind, advertise, admin, .. } = place;
     format!(
-        "[node]\nid = {id}\ndata_dir = {:?}\n[network]\nbind = {bind:?}\nadvertise = {advertise:?}\n\
-         [admin]\nbind = {admin:?}\nfault_injection = true\n[storage]\nsegment_bytes = \"1MiB\"\n\
-         [replication]\nmode = \"L2\"\npeers = {peers:?}\n[topics]\ndefault_replication_factor = {copies}\n",
-        data.display().to_string(),
+        "[node]\nid = {id}\ndata_dir = {data:?}\n[network]\nbind = {bind:?}\nadvertise = {advertise:?}\n\
+         [admin]\nbind = {admin:?}\nfault_injection = true\n\
+         [storage]\nsegment_bytes = \"1MiB\"\nscrub_interval_secs = {SCRUB_SECONDS}\n\
+         [replication]\nmode = \"L2\"\npeers = {peers:?}\n[topics]\ndefault_replication_factor = {copies}\n"
     )
 }
 
@@ -188,6 +259,9 @@ impl Node {
                 _ => Err(io::Error::last_os_error()),
             });
         }
+        if let Some(namespace) = &self.namespace {
+            enter(&mut command, namespace).map_err(failed)?;
+        }
         self.child = Some(command.spawn().map_err(failed)?);
         Ok(())
     }
@@ -201,34 +275,17 @@ impl Node {
         }
     }
 
-    /// Sends a signal to the process, if it runs.
-    pub fn signal(&mut self, signal: libc::c_int) {
-        let Some(child) = &mut self.child else { return };
-        if matches!(child.try_wait(), Ok(None)) {
-            // SAFETY: a system call without memory; the child is not reaped yet, so its id is still its own.
-            _ = unsafe { libc::kill(child.id() as libc::pid_t, signal) };
+    /// Sends a signal to the process; whether it runs.
+    pub fn signal(&mut self, signal: libc::c_int) -> bool {
+        let Some(child) = &mut self.child else { return false };
+        if !matches!(child.try_wait(), Ok(None)) {
+            return false;
         }
+        // SAFETY: a system call without memory; the child is not reaped yet, so its id is still its own.
+        unsafe { libc::kill(child.id() as libc::pid_t, signal) == 0 }
     }
 
-    /// SIGTERM, and waits for the end as long as a drain may take; whether it ended well by itself.
-    pub async fn terminate(&mut self) -> bool {
-        self.signal(libc::SIGTERM);
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while Instant::now() < deadline {
-            match self.child.as_mut().map(Child::try_wait) {
-                Some(Ok(None)) => tokio::time::sleep(LOOK_EVERY).await,
-                Some(Ok(Some(status))) => {
-                    self.child = None;
-                    return status.success();
-                }
-                _ => return false,
-            }
-        }
-        self.kill();
-        false
-    }
-
-    /// Whether the process ended without being told to; how.
+    /// Whether the process ended by itself; how.
     pub fn ended(&mut self) -> Option<String> {
         let status = self.child.as_mut()?.try_wait().ok()??;
         Some(status.to_string())
@@ -249,12 +306,39 @@ impl Node {
         matches!(http::post(&self.admin, "/v1/faults", fault).await, Ok((200, _)))
     }
 
+    /// The names of its actors; `None` when it does not answer.
+    pub async fn actors(&self) -> Option<Vec<String>> {
+        let root = http::json(&self.admin, "/v1/actors").await?;
+        let (mut names, mut nodes) = (Vec::new(), vec![&root]);
+        while let Some(node) = nodes.pop() {
+            names.push(node.get("name")?.as_str()?.to_owned());
+            nodes.extend(node.get("children").and_then(Value::as_array).into_iter().flatten());
+        }
+        Some(names)
+    }
+
+    /// Makes an actor panic; whether the order was taken.
+    pub async fn panic(&self, actor: &str) -> bool {
+        matches!(http::post(&self.admin, &format!("/v1/actors/{actor}/panic"), "").await, Ok((202, _)))
+    }
+
+    /// The ids of the topics it knows; `None` when it does not answer.
+    pub async fn topic_ids(&self) -> Option<Vec<u64>> {
+        let topics = http::json(&self.admin, "/v1/topics").await?;
+        let topics = topics.get("topics")?.as_array()?;
+        Some(topics.iter().filter_map(|topic| topic.get("id")?.as_u64()).collect())
+    }
+
     /// What it says about its copies; `None` when it does not answer.
     pub async fn copies(&self) -> Option<Vec<CopyState>> {
         let cluster = http::json(&self.admin, "/v1/cluster").await?;
         let partitions = cluster.get("partitions")?.as_array()?;
         let number = |of: &Value, key: &str| of.get(key).and_then(Value::as_u64);
         let text = |of: &Value, key: &str| of.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let nodes = |of: &Value, key: &str| {
+            let nodes = of.get(key).and_then(Value::as_array);
+            nodes.into_iter().flatten().filter_map(Value::as_u64).collect()
+        };
         let copy = |of: &Value| CopyState {
             partition: (text(of, "topic"), number(of, "partition").unwrap_or_default()),
             leader: number(of, "leader"),
@@ -262,9 +346,25 @@ impl Node {
             log_end: number(of, "log_end"),
             high_watermark: number(of, "high_watermark"),
             state: text(of, "state"),
+            replicas: nodes(of, "replicas"),
+            in_quorum: nodes(of, "in_quorum"),
+            unadmitted: nodes(of, "unadmitted"),
         };
         Some(partitions.iter().map(copy).collect())
     }
+}
+
+/// The process of `command` begins in a network namespace.
+fn enter(command: &mut Command, namespace: &str) -> io::Result<()> {
+    let file = File::open(Path::new("/var/run/netns").join(namespace))?;
+    // SAFETY: setns is async-signal-safe; the file lives as long as the closure, and is closed when the server begins.
+    unsafe {
+        command.pre_exec(move || match libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        });
+    }
+    Ok(())
 }
 
 impl Drop for Node {

@@ -52,10 +52,10 @@ pub struct History {
     lanes: Vec<Mutex<Vec<Fate>>>,
     views: Vec<Mutex<View>>,
     pace: Vec<Pace>,
-    held: AtomicBool,
     stopped: AtomicBool,
     notes: Mutex<Vec<(Duration, String)>>,
     broken: Mutex<Vec<String>>,
+    chunks: AtomicU64,
 }
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -74,10 +74,10 @@ impl History {
             lanes: (0..usize::from(producers) * all).map(|_| Mutex::default()).collect(),
             views: (0..usize::from(consumers) * all).map(|_| Mutex::default()).collect(),
             pace: (0..all).map(|_| pace()).collect(),
-            held: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             notes: Mutex::default(),
             broken: Mutex::default(),
+            chunks: AtomicU64::new(0),
         }
     }
 
@@ -147,21 +147,6 @@ impl History {
         false
     }
 
-    /// Producers pause, or go on.
-    pub fn hold_producers(&self, held: bool) {
-        self.held.store(held, Ordering::Relaxed);
-        if !held {
-            // A pause asked for is no unavailability.
-            let now = Instant::now();
-            self.pace.iter().for_each(|pace| lock(&pace.gap).0 = now);
-        }
-    }
-
-    /// Whether producers pause.
-    pub fn is_held(&self) -> bool {
-        self.held.load(Ordering::Relaxed)
-    }
-
     /// Producers end.
     pub fn stop_producers(&self) {
         self.stopped.store(true, Ordering::Relaxed);
@@ -182,6 +167,16 @@ impl History {
     /// What was done, and when.
     pub fn notes(&self) -> Vec<(Duration, String)> {
         lock(&self.notes).clone()
+    }
+
+    /// A consumer took another chunk.
+    pub fn took_chunk(&self) {
+        self.chunks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Chunks that consumers took.
+    pub fn chunks(&self) -> u64 {
+        self.chunks.load(Ordering::Relaxed)
     }
 
     /// A consumer saw what it must not see.

@@ -78,9 +78,6 @@ impl Lane {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !self.history.is_stopped() {
             ticks.tick().await;
-            if self.history.is_held() {
-                continue;
-            }
             let number = self.history.sent(self.producer, self.partition);
             let value = record_bytes(self.producer, self.partition, number, self.bytes);
             match producer.send(ProducerRecord::new(TOPIC, value).with_partition(self.partition)).await {
@@ -154,6 +151,7 @@ fn take_chunk(number: u16, chunk: &ConsumedChunk, history: &History) {
         view.high_watermark = view.high_watermark.max(high_watermark);
     }
     drop(view);
+    history.took_chunk();
     for problem in problems {
         history.consumer_saw(format!("consumer {number}, partition {partition}: {problem}"));
     }

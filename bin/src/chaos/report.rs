@@ -12,6 +12,8 @@ const SHOWN: usize = 10;
 /// Whether a promise was kept.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verdict {
+    /// Of which invariant it is a part, by its number in the list of docs/Replication.md.
+    pub invariant: u8,
     /// The promise.
     pub promise: &'static str,
     /// How often it was checked and held.
@@ -24,8 +26,17 @@ pub struct Verdict {
 
 impl Verdict {
     /// Nothing is known yet.
-    pub fn new(promise: &'static str) -> Self {
-        Self { promise, held: 0, broken: 0, findings: Vec::new() }
+    pub fn new(invariant: u8, promise: &'static str) -> Self {
+        Self { invariant, promise, held: 0, broken: 0, findings: Vec::new() }
+    }
+
+    /// The verdict. What was never looked at is not called kept.
+    pub fn word(&self) -> &'static str {
+        match (self.broken, self.held) {
+            (0, 0) => "unseen",
+            (0, _) => "kept  ",
+            _ => "BROKEN",
+        }
     }
 
     /// It held once more.
@@ -66,6 +77,10 @@ pub struct Report {
     pub consumed: u64,
     /// Faults by kind.
     pub faults: BTreeMap<String, u64>,
+    /// The most faults that lasted at the same time.
+    pub faults_at_once: u64,
+    /// What connected the nodes.
+    pub network: String,
     /// Longest time a partition was without an ack.
     pub longest_unavailability_seconds: f64,
     /// When that ended, in seconds, as in the history.
@@ -94,10 +109,10 @@ impl Report {
     fn text(&self) -> String {
         let mut text = String::new();
         for verdict in &self.verdicts {
-            let word = if verdict.broken == 0 { "kept  " } else { "BROKEN" };
+            let Verdict { invariant, promise, held, broken, .. } = verdict;
             // Writing to a String does not fail.
-            _ = writeln!(text, "{word}  {} (held {}, broken {})", verdict.promise, verdict.held, verdict.broken);
-            verdict.findings.iter().for_each(|finding| _ = writeln!(text, "          {finding}"));
+            _ = writeln!(text, "{}  {invariant:>2}  {promise} (held {held}, broken {broken})", verdict.word());
+            verdict.findings.iter().for_each(|finding| _ = writeln!(text, "              {finding}"));
         }
         let faults: Vec<String> = self.faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         let total: u64 = self.faults.values().sum();
@@ -105,6 +120,8 @@ impl Report {
         _ = writeln!(text, "records: {} produced, {} acked, {} given up", self.produced, self.acked, self.failed);
         _ = writeln!(text, "         {} consumed", self.consumed);
         _ = writeln!(text, "faults:  {total} ({}) in {:.0} s", faults.join(", "), self.duration_seconds);
+        _ = writeln!(text, "         up to {} at the same time", self.faults_at_once);
+        _ = writeln!(text, "network: {}", self.network);
         let (partition, ended) = (self.longest_unavailability_partition, self.longest_unavailability_ended_at);
         _ = writeln!(text, "longest time without an ack: {pause:.1?}, in partition {partition}, until {ended:.1} s");
         if let Some(folder) = &self.folder {
@@ -113,5 +130,20 @@ impl Report {
         let word = if self.passed { "passed" } else { "FAILED" };
         _ = write!(text, "{word}; again with --nodes {} --seed {}", self.nodes, self.seed);
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_promise_is_kept_only_if_it_was_looked_at_and_never_broken() {
+        let mut verdict = Verdict::new(1, "something");
+        assert_eq!(verdict.word(), "unseen");
+        verdict.held();
+        assert_eq!(verdict.word(), "kept  ");
+        (0..20).for_each(|number| verdict.broken(format!("finding {number}")));
+        assert_eq!((verdict.word(), verdict.broken, verdict.findings.len()), ("BROKEN", 20, SHOWN));
     }
 }
