@@ -134,23 +134,21 @@ fn judge_consumers(all: &[Records], args: &ChaosCli, history: &History) -> Vec<V
     vec![back, verdict]
 }
 
-/// No node panicked by itself.
+/// No actor panicked by itself.
 fn judge_logs(cluster: &Cluster) -> Verdict {
     let mut verdict = Verdict::new(10, "no actor panicked by itself");
     for node in &cluster.nodes {
-        let log = fs::read(node.log()).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
         verdict.held();
-        // Those that were ordered say so, in the line itself or in the one behind it.
-        let lines = log.lines().zip(log.lines().skip(1).chain([""]));
-        let by_itself = |(line, next): &(&str, &str)| {
-            line.contains("panicked") && !line.contains(INJECTED) && !next.contains(INJECTED)
-        };
-        for (line, _) in lines.filter(by_itself) {
-            verdict.broken(format!("node {}: {line}", node.id));
-        }
+        let log = fs::read(node.log()).unwrap_or_default();
+        panics(&String::from_utf8_lossy(&log)).for_each(|line| verdict.broken(format!("node {}: {line}", node.id)));
     }
     verdict
+}
+
+/// The lines of panics that nobody ordered: as a node logs them, and as a process does that has no log yet.
+fn panics(log: &str) -> impl Iterator<Item = &str> {
+    let panics = log.lines().filter(|line| line.contains("panic: ") || line.contains("panicked at "));
+    panics.filter(|line| !line.contains(INJECTED))
 }
 
 #[cfg(test)]
@@ -195,6 +193,13 @@ mod tests {
         assert_eq!(findings(&records), [0; 5]);
         records.push((30, record(3)));
         assert_eq!(findings(&records), [0; 5]);
+    }
+
+    #[test]
+    fn a_panic_is_found_in_the_log_and_an_ordered_one_is_none() {
+        let log = "INFO serves\nERROR panic: injected fault thread=\"ingestion-0\"\nERROR actor restarts reason=panicked\n\
+                   ERROR panic: index out of bounds thread=\"poller-0\"\nthread 'main' panicked at src/lib.rs:1:\n";
+        assert_eq!(panics(log).count(), 2, "{:?}", panics(log).collect::<Vec<_>>());
     }
 
     #[test]
