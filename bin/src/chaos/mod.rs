@@ -33,7 +33,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, LocalSet};
 use watch::Watched;
 
 /// Runs `lnc-chaos` with the arguments of the process.
@@ -67,7 +67,7 @@ fn start(args: &ChaosCli) -> Result<Report, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
     // Processes are started on this thread, and end with it.
-    let report = runtime.block_on(run_unless_ended(args, &program, &folder));
+    let report = LocalSet::new().block_on(&runtime, run_unless_ended(args, &program, &folder));
     let broken = report.as_ref().map_or(true, |report| !report.passed);
     if broken && args.dir.is_none() {
         let kept = temporary.keep();
@@ -122,7 +122,8 @@ impl Company {
             others.spawn(load::consume(servers.clone(), consumer, args.partitions, Arc::clone(history)));
         }
         for _ in 0..args.members {
-            others.spawn(groups::member(servers.clone(), Arc::clone(history)));
+            // What a group consumer waits for cannot move between threads.
+            others.spawn_local(groups::member(servers.clone(), Arc::clone(history)));
         }
         let (watched, group) = (Arc::default(), Arc::default());
         let admins = cluster.nodes.iter().map(|node| node.admin.clone()).collect();
