@@ -12,7 +12,7 @@ const SHOWN: usize = 10;
 /// Whether a promise was kept.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verdict {
-    /// Of which invariant it is a part, by its number in the list of docs/Replication.md.
+    /// Of which invariant it is a part, by its number in docs/Recovery.md.
     pub invariant: u8,
     /// The promise.
     pub promise: &'static str,
