@@ -66,6 +66,14 @@ impl FaultKind {
     }
 }
 
+/// What chance says of the next fault: drawn once, however long it has to wait.
+#[derive(Clone, Copy, Debug)]
+struct Draw {
+    node: usize,
+    leader: Option<usize>,
+    hold: Duration,
+}
+
 /// A fault under way.
 struct Fault {
     active: Active,
@@ -81,6 +89,7 @@ pub struct Nemesis {
     model: FaultModel,
     kinds: Vec<FaultKind>,
     waiting: Vec<FaultKind>,
+    drawn: Option<Draw>,
     under_way: Vec<Fault>,
     patience: Duration,
     next_refill_look: Instant,
@@ -119,6 +128,7 @@ impl Nemesis {
             model,
             kinds,
             waiting,
+            drawn: None,
             under_way,
             patience,
             next_refill_look,
@@ -162,12 +172,19 @@ impl Nemesis {
             self.waiting = self.kinds.clone();
             self.waiting.shuffle(&mut self.rng);
         }
-        let preferred = self.choose_victim(cluster).await;
+        let draw = self.drawn.unwrap_or_else(|| Draw {
+            node: self.rng.random_range(0..cluster.nodes.len()),
+            // Mostly a node that leads something: others are missed less.
+            leader: self.rng.random_bool(0.6).then(|| self.rng.random_range(0..usize::from(u16::MAX))),
+            hold: Duration::from_millis(self.rng.random_range(500..4_000)),
+        });
+        self.drawn = Some(draw);
+        let preferred = choose_victim(cluster, draw).await;
         let active: Vec<Active> = self.under_way.iter().map(|fault| fault.active).collect();
         let Some((index, victim)) = self.model.choose(&self.waiting, preferred, &active) else { return Ok(false) };
         let kind = self.waiting.remove(index);
-        let hold = Duration::from_millis(self.rng.random_range(500..4_000));
-        let hold = if kind == FaultKind::Pause { hold + Duration::from_secs(2) } else { hold };
+        let hold = if kind == FaultKind::Pause { draw.hold + Duration::from_secs(2) } else { draw.hold };
+        self.drawn = None;
         let Some(lasting) = self.begin(cluster, kind, victim).await? else {
             // Nothing was hurt; it gets another chance.
             self.waiting.insert(0, kind);
@@ -180,20 +197,6 @@ impl Nemesis {
         let lasting = self.under_way.iter().filter(|fault| fault.active.lasts).count();
         self.most_at_once = self.most_at_once.max(lasting);
         Ok(true)
-    }
-
-    /// Mostly a node that leads something: others are missed less.
-    async fn choose_victim(&mut self, cluster: &Cluster) -> usize {
-        let (index, leader) = (self.rng.random_range(0..cluster.nodes.len()), self.rng.random_bool(0.6));
-        let choice = self.rng.random_range(0..usize::from(u16::MAX));
-        if !leader {
-            return index;
-        }
-        let Some(copies) = cluster.nodes[index].copies().await else { return index };
-        let leaders: Vec<u64> = copies.iter().filter_map(|copy| copy.leader).collect();
-        let chosen = leaders.get(choice % leaders.len().max(1));
-        let place = chosen.and_then(|leader| cluster.nodes.iter().position(|node| u64::from(node.id) == *leader));
-        place.unwrap_or(index)
     }
 
     /// Ends the faults whose time has come, and forgets those of nodes that hold again what they lost.
@@ -275,4 +278,14 @@ impl Nemesis {
         self.whole += u64::from(self.problems.len() == problems);
         self.history.note(format!("whole again {:?} after the last fault", began.elapsed()));
     }
+}
+
+/// A leader of some partition, or any node, as was drawn.
+async fn choose_victim(cluster: &Cluster, draw: Draw) -> usize {
+    let Some(choice) = draw.leader else { return draw.node };
+    let Some(copies) = cluster.nodes[draw.node].copies().await else { return draw.node };
+    let leaders: Vec<u64> = copies.iter().filter_map(|copy| copy.leader).collect();
+    let chosen = leaders.get(choice % leaders.len().max(1));
+    let place = chosen.and_then(|leader| cluster.nodes.iter().position(|node| u64::from(node.id) == *leader));
+    place.unwrap_or(draw.node)
 }
