@@ -105,3 +105,37 @@ fn output(order: &Order) -> Result<String, String> {
         false => Err(format!("{order}: {}", String::from_utf8_lossy(&ran.stderr).trim())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chaos::net::plan::between;
+    use std::net::{SocketAddr, TcpStream};
+    use std::path::Path;
+
+    /// Without root there is nothing to try but the refusal.
+    #[test]
+    fn packets_vanish_one_way_and_come_back_and_nothing_is_left() {
+        let made = match Namespaces::make(2) {
+            Ok(made) => made,
+            Err(reason) => return assert!(!reason.is_empty()),
+        };
+        let plan = made.plan().clone();
+        let left = |name: &str| Path::new("/var/run/netns").join(name).exists();
+        assert!(left(&plan.hub()) && left(&plan.namespace(0)) && left(&plan.namespace(1)));
+        // Nobody listens there: a refusal is an answer, silence is none.
+        let to: SocketAddr = format!("{}:1992", plan.address(Party::Node(0))).parse().unwrap();
+        let answer = || TcpStream::connect_timeout(&to, Duration::from_millis(300)).unwrap_err().kind();
+        assert_eq!(answer(), std::io::ErrorKind::ConnectionRefused);
+        for flow in between(Party::Clients, Party::Node(0)) {
+            made.drop_packets(1_000, &[flow]).unwrap();
+            assert_eq!(answer(), std::io::ErrorKind::TimedOut, "{flow:?}");
+            made.pass_packets(1_000, &[flow]).unwrap();
+            assert_eq!(answer(), std::io::ErrorKind::ConnectionRefused, "{flow:?}");
+        }
+        let host = plan.host_device();
+        drop(made);
+        assert!(!left(&plan.hub()) && !left(&plan.namespace(0)) && !left(&plan.namespace(1)));
+        assert!(!Path::new("/sys/class/net").join(host).exists());
+    }
+}
