@@ -75,7 +75,7 @@ impl FaultModel {
     /// Whether a fault can ever begin here.
     pub fn knows(&self, kind: FaultKind) -> bool {
         let takes_two = matches!(kind, FaultKind::LinkBridge | FaultKind::LinkOneWay | FaultKind::LeaderMove);
-        !(kind.takes_data() && self.minority() == 0) && !(takes_two && self.nodes < 2)
+        !(kind.takes_data() && self.minority() == 0 || takes_two && self.nodes < 2)
     }
 
     /// Whether a fault may begin while others are under way.
