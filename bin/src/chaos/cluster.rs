@@ -143,12 +143,14 @@ impl Cluster {
         let (network, places) = lay_out(args.nodes, args.network).await?;
         eprintln!("lnc-chaos: network: {}", network.describe());
         let mut cluster = Self { nodes: Vec::new(), network };
+        // Nodes that are not on loopback must prove themselves to each other.
+        let secret = format!("{:032x}", rand::random::<u128>());
         let (patience, peers) = (args.patience, places.iter().map(|place| place.advertise.clone()).collect::<Vec<_>>());
         for (id, place) in (1..).zip(places) {
             let failed = |error: io::Error| Failure::failed(format!("cannot set up node {id}: {error}"));
             let folder = folder.join(format!("node-{id}"));
             fs::create_dir_all(&folder).map_err(failed)?;
-            fs::write(folder.join("lance.toml"), config_of(id, &folder, &place, &peers)).map_err(failed)?;
+            fs::write(folder.join("lance.toml"), config_of(id, &folder, &place, (&peers, &secret))).map_err(failed)?;
             let (program, Place { advertise, admin, namespace, .. }) = (program.to_owned(), place);
             cluster.nodes.push(Node { id, address: advertise, admin, namespace, folder, program, child: None });
         }
@@ -218,14 +220,14 @@ fn agree(copies: &[(u16, Option<Vec<CopyState>>)]) -> bool {
         && (0..first.len()).all(committed)
 }
 
-fn config_of(id: u16, folder: &Path, place: &Place, peers: &[String]) -> String {
+fn config_of(id: u16, folder: &Path, place: &Place, (peers, secret): (&[String], &str)) -> String {
     let (data, copies) = (folder.join("data").display().to_string(), peers.len());
     let Place { bind, advertise, admin, .. } = place;
     format!(
         "[node]\nid = {id}\ndata_dir = {data:?}\n[network]\nbind = {bind:?}\nadvertise = {advertise:?}\n\
          [admin]\nbind = {admin:?}\nfault_injection = true\n\
          [storage]\nsegment_bytes = \"1MiB\"\nscrub_interval_secs = {SCRUB_SECONDS}\n\
-         [replication]\nmode = \"L2\"\npeers = {peers:?}\n[topics]\ndefault_replication_factor = {copies}\n"
+         [cluster]\nsecret = {secret:?}\n[replication]\nmode = \"L2\"\npeers = {peers:?}\n[topics]\ndefault_replication_factor = {copies}\n"
     )
 }
 
