@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 /// Longest wait for all records of a partition.
 const READ_PATIENCE: Duration = Duration::from_secs(60);
 
+/// Longest wait for the last bytes of logs that are written without producers: of groups, and of deleted topics.
+const SEGMENT_PATIENCE: Duration = Duration::from_secs(20);
 /// What a panic says that was ordered.
 const INJECTED: &str = "injected fault";
 
@@ -37,7 +39,7 @@ pub async fn check(cluster: &Cluster, args: &ChaosCli, history: &History) -> Vec
     verdicts.extend(judge_records(&all, args, history));
     await_consumers(&all, args, history).await;
     verdicts.extend(judge_consumers(&all, args, history));
-    verdicts.extend(judge_segments(cluster));
+    verdicts.extend(await_segments(cluster).await);
     verdicts.push(judge_logs(cluster));
     verdicts
 }
@@ -132,6 +134,18 @@ fn judge_consumers(all: &[Records], args: &ChaosCli, history: &History) -> Vec<V
         }
     }
     vec![back, verdict]
+}
+
+/// What is still on its way to a follower, or about to be removed, may come; what is different stays so.
+async fn await_segments(cluster: &Cluster) -> Vec<Verdict> {
+    let deadline = Instant::now() + SEGMENT_PATIENCE;
+    loop {
+        let verdicts = judge_segments(cluster);
+        if verdicts.iter().all(|verdict| verdict.broken == 0) || Instant::now() > deadline {
+            return verdicts;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 /// No actor panicked by itself.

@@ -106,6 +106,7 @@ async fn run_unless_ended(args: &ChaosCli, program: &Path, folder: &Path) -> Res
 /// What works on the cluster, and looks at it, meanwhile.
 struct Company {
     producers: JoinSet<()>,
+    members: JoinSet<()>,
     others: JoinSet<()>,
     watched: Arc<Mutex<Watched>>,
     group: Arc<Mutex<WatchedGroup>>,
@@ -114,7 +115,7 @@ struct Company {
 impl Company {
     async fn start(cluster: &Cluster, args: &ChaosCli, history: &Arc<History>) -> Result<Self, Failure> {
         let servers = cluster.servers();
-        let (mut producers, mut others) = (JoinSet::new(), JoinSet::new());
+        let (mut producers, mut members, mut others) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
         for producer in 0..args.producers {
             load::start_producer(&mut producers, &servers, producer, args, history).await?;
         }
@@ -123,7 +124,7 @@ impl Company {
         }
         for _ in 0..args.members {
             // What a group consumer waits for cannot move between threads.
-            others.spawn_local(groups::member(servers.clone(), Arc::clone(history)));
+            members.spawn_local(groups::member(servers.clone(), Arc::clone(history)));
         }
         let (watched, group) = (Arc::default(), Arc::default());
         let admins = cluster.nodes.iter().map(|node| node.admin.clone()).collect();
@@ -131,7 +132,7 @@ impl Company {
         if args.members > 0 {
             others.spawn(groups::watch(servers, Arc::clone(&group)));
         }
-        Ok(Self { producers, others, watched, group })
+        Ok(Self { producers, members, others, watched, group })
     }
 
     fn verdicts(&self) -> Vec<Verdict> {
@@ -163,6 +164,8 @@ async fn run(args: &ChaosCli, program: &Path, folder: &Path) -> Result<Report, F
     let duration = began.elapsed();
     history.stop_producers();
     let mut verdicts = judge_healed(&mut company.producers, &cluster, &nemesis, (args, &history)).await;
+    // Whoever commits writes.
+    company.members.shutdown().await;
     verdicts.extend(check(&cluster, args, &history).await);
     verdicts.push(judge_topics(&cluster, &churn).await);
     verdicts.extend(company.verdicts());
