@@ -1,5 +1,6 @@
 //! `ClusterView`: the committed metadata as connections read it, replaced as a whole when it changes.
 
+use crate::replication::repair::Standing;
 use hashbrown::{HashMap, HashSet};
 use lance_cluster::metadata::FeatureLevel;
 use lance_cluster::metadata::state::MetadataState;
@@ -270,6 +271,26 @@ impl ClusterView {
     pub fn is_held_elsewhere(&self, partition: TopicPartition) -> bool {
         let members = self.members(partition);
         members.is_some_and(|members| members.replicas.iter().any(|node| Some(*node) != self.node))
+    }
+
+    /// How a partition stands of which this node holds one of several copies.
+    pub fn standing(&self, partition: TopicPartition) -> Option<Standing> {
+        let (node, members) = (self.node?, self.members(partition)?);
+        let (leader, epoch) = self.leadership(partition)?;
+        let place = members.replicas.iter().position(|replica| *replica == node)?;
+        let others = members.replicas.iter().copied().filter(|other| *other != node);
+        let counting: Vec<NodeId> = others.filter(|other| members.counts(*other)).collect();
+        let able = |other: &&NodeId| self.is_alive(**other) && !self.draining.contains(*other);
+        let successor = counting.iter().find(able).copied();
+        let copies = members.replicas.len();
+        (copies > 1).then_some(Standing {
+            epoch,
+            leads: leader.map(|leader| leader == node),
+            place,
+            copies,
+            counting,
+            successor,
+        })
     }
 
     /// Topics in the order of their ids.

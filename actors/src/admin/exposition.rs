@@ -158,6 +158,11 @@ impl Scrape {
                 metrics.partitions_read_only.get(),
             ),
             (
+                "damaged_replicas_waiting",
+                "Damaged replicas that are refilled once enough other copies count",
+                metrics.damaged_replicas_waiting.get(),
+            ),
+            (
                 "group_records_undecodable",
                 "Records of __groups that could not be read when offsets were last loaded",
                 metrics.undecodable_group_records.get(),

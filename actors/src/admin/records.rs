@@ -8,8 +8,9 @@ use super::asking::{AskLeader, Question};
 use super::error::ApiError;
 use super::guard::Caller;
 use super::router::PATIENCE;
+use crate::ingestion::damage;
 use crate::mailbox::Mailbox;
-use crate::network::readers::{SegmentRead, look_up, read_committed};
+use crate::network::readers::{ReadFailure, SegmentRead, look_up, read_committed};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::{Extension, Json};
@@ -185,6 +186,15 @@ impl Asking<'_> {
         }
     }
 
+    /// Tells of damage; answers what those who asked hear.
+    fn on_read_failed(&self, failure: &ReadFailure) -> ErrorCode {
+        if let Some(found) = failure.damage() {
+            self.setup.metrics.damaged_batches.add(1);
+            damage::report(&self.setup.shards, found);
+        }
+        failure.code(&self.setup.view.load())
+    }
+
     /// Offset and number of a record.
     async fn look_up(&self, query: OffsetQuery) -> Result<(u64, u64), ApiError> {
         let found = match self.ask(Question::LookUp(query)).await? {
@@ -192,7 +202,8 @@ impl Asking<'_> {
             Answer::LookUpSegments(read, query) => {
                 let disk = Arc::clone(&self.setup.disk);
                 let look = move || look_up(&read, query, &mut Reader::new(&disk, 1));
-                actix_rt::task::spawn_blocking(look).await.unwrap_or(Err(ErrorCode::Internal))
+                let found = actix_rt::task::spawn_blocking(look).await.unwrap_or(Err(ReadFailure::Panicked));
+                found.map_err(|failure| self.on_read_failed(&failure))
             }
             Answer::Fetched { .. } | Answer::Produced(_) => Err(ErrorCode::Internal),
         };
@@ -213,7 +224,10 @@ impl Asking<'_> {
                 let read = move || read_committed(&disk, &read, offset, READ_BYTES);
                 match actix_rt::task::spawn_blocking(read).await {
                     Ok(Ok((data, _))) => Ok((data.into(), offset)),
-                    Ok(Err(error)) => Err(ApiError::unavailable(format!("the records cannot be read: {error}"))),
+                    Ok(Err(error)) => {
+                        self.on_read_failed(&error);
+                        Err(ApiError::unavailable(format!("the records cannot be read: {error}")))
+                    }
                     Err(_) => Err(refused(ErrorCode::Internal)),
                 }
             }

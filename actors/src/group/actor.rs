@@ -10,11 +10,12 @@ use crate::background::run_guarded_interval;
 use crate::clock::NodeClock;
 use crate::forward::actor::ForwardActor;
 use crate::ingestion::actor::{IngestionActor, RegisterConnection, ReplyTo};
+use crate::ingestion::damage;
 use crate::lease::LeaseWatch;
 use crate::mailbox::Mailbox;
 use crate::metadata::actor::{Call, MetadataActor};
 use crate::metrics::Metrics;
-use crate::network::readers::{SegmentRead, read_committed};
+use crate::network::readers::{ReadFailure, SegmentRead, read_committed};
 use crate::network::session::answers::CallFailure;
 use crate::network::session::{MetadataCall, shard_of};
 use crate::supervised_shell;
@@ -281,7 +282,8 @@ impl GroupActor {
                     Ok(Err(error)) => {
                         // A restart would read the same: the node goes on without its offsets until they can be read.
                         tracing::error!(%error, "committed offsets cannot be read");
-                        actor.load_later(offset, ErrorCode::StorageOffline, ctx);
+                        let code = actor.on_read_failed(&error);
+                        actor.load_later(offset, code, ctx);
                     }
                     Err(error) => fail(actor, ctx, format!("reading committed offsets was interrupted: {error}")),
                 }));
@@ -294,6 +296,15 @@ impl GroupActor {
             }
             Err(code) => self.load_later(offset, code, ctx),
         }
+    }
+
+    /// Tells of damage; answers what those who asked hear.
+    pub(super) fn on_read_failed(&self, failure: &ReadFailure) -> ErrorCode {
+        if let Some(found) = failure.damage() {
+            self.setup.metrics.damaged_batches.add(1);
+            damage::report(&self.setup.shards, found);
+        }
+        failure.code(&self.setup.view.load())
     }
 
     /// Who waits hears why; the log is read on from `offset` a little later, unless it is read anew before.

@@ -128,6 +128,7 @@ impl GroupActor {
         let disk = Arc::clone(&self.setup.disk);
         let found = actix_rt::task::spawn_blocking(move || look_up(&read, query, &mut Reader::new(&disk, 1)));
         spawn_guarded(ctx, found, move |found, actor, ctx| {
+            let found = found.map(|found| found.map_err(|failure| actor.on_read_failed(&failure)));
             actor.on_looked_up(request, found.unwrap_or(Err(ErrorCode::Unavailable)), ctx);
         });
     }

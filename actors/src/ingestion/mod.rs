@@ -3,6 +3,7 @@
 pub mod actor;
 pub mod committed;
 pub mod core;
+pub mod damage;
 pub mod gather;
 mod handlers;
 pub mod maintenance;

@@ -6,6 +6,7 @@ use super::maintenance::RemoveSegments;
 use super::opener::{Opened, TruncateJob};
 use super::replica::LeaderRole;
 use crate::peer::{RegisterPeerSession, UnregisterPeerSession};
+use crate::replication::actor::ReplicaNews;
 use actix::fut::ActorFutureExt;
 use actix::prelude::*;
 use hashbrown::HashMap;
@@ -15,7 +16,7 @@ use lance_messages::id::{LeaderEpoch, NodeId, ReplicaIncarnation, TopicPartition
 use lance_messages::mail::peer::{AppendReplica, LinkChanged, ReplicaAnswered, SendToFollower, SendToLeader};
 use lance_messages::peer::{LinkKind, LogPlace, TruncateTo};
 use lance_storage::log::Log;
-use lance_storage::reader::Reader;
+use lance_storage::reader::{ReadError, Reader};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -153,16 +154,21 @@ impl IngestionActor {
         let mut reader = self.replica_readers.pop().unwrap_or_else(|| Reader::new(disk, READER_FILES));
         let cuts = self.cuts;
         let read = actix_rt::task::spawn_blocking(move || {
-            let read = slice.read(&mut reader, max_bytes).map_err(|error| error.to_string());
-            (reader, read)
+            let read = slice.read(&mut reader, max_bytes);
+            let good_end = read.as_ref().err().and_then(ReadError::good_end);
+            (reader, read.map_err(|error| error.to_string()), good_end)
         });
         let read = actix::fut::wrap_future::<_, Self>(read);
         ctx.spawn(read.map(move |done, actor, ctx| {
             let read = match done {
-                Ok((reader, read)) => {
+                Ok((reader, read, good_end)) => {
                     // What it knows of files that were cut meanwhile holds no more.
                     if actor.cuts == cuts {
                         actor.replica_readers.push(reader);
+                        if let Some(good_end) = good_end {
+                            actor.setup.metrics.damaged_batches.add(1);
+                            actor.tell_replication(ReplicaNews::DamageFound(partition, good_end));
+                        }
                     }
                     read
                 }
@@ -207,6 +213,7 @@ impl IngestionActor {
             TruncateTo::Position(position) => position,
             TruncateTo::Restart(_) => 0,
         };
+        self.tell_replication(ReplicaNews::Cut(partition, end));
         if let Some(mark) = self.marks.flushed.get_mut(&partition) {
             *mark = (*mark).min(end);
         }

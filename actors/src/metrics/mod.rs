@@ -182,6 +182,8 @@ pub struct Metrics {
     pub partitions_open: Figure,
     /// Damaged batches found by the scrubber or by readers.
     pub damaged_batches: Figure,
+    /// Damaged replicas that are not refilled yet because too few other copies count.
+    pub damaged_replicas_waiting: Figure,
     /// Records of `__groups` that could not be read when offsets were last loaded.
     pub undecodable_group_records: Figure,
     /// The consumer groups coordinated here, replaced as a whole.

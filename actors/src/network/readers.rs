@@ -1,7 +1,9 @@
 //! Reader threads: whatever may wait for the disk on behalf of a consumer happens here and blocks nobody else.
 
+use crate::ingestion::damage::DamageFound;
 use crate::network::connection::{LookUpDone, PlanDone};
 use crate::sendfile::{FileRange, FileSent, send_files};
+use crate::view::ClusterView;
 use actix::prelude::*;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -10,7 +12,7 @@ use lance_messages::mail::ingestion::OffsetQuery;
 use lance_storage::disk::Disk;
 use lance_storage::log::LogView;
 use lance_storage::reader::{Lookup, Piece, ReadError, ReadPlan, Reader};
-use lance_storage::segment::SegmentSlice;
+use lance_storage::segment::{Segment, SegmentSlice};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -190,7 +192,10 @@ fn run(job: &ReaderJob, reader: &mut Reader, held: &Held) {
             if let Ok(plan) = &mut plan {
                 held.hold(plan);
             }
-            answer(reply, PlanDone { request: *request, part: *part, plan: plan.map_err(ReadFailure::from) });
+            answer(
+                reply,
+                PlanDone { request: *request, part: *part, plan: plan.map_err(|error| ReadFailure::new(error, read)) },
+            );
         }
         ReaderJob::LookUp { request, read, query, reply } => {
             answer(reply, LookUpDone { request: *request, result: look_up(read, *query, reader) });
@@ -206,7 +211,7 @@ fn give_up(job: &ReaderJob) {
             answer(reply, PlanDone { request: *request, part: *part, plan: Err(ReadFailure::Panicked) });
         }
         ReaderJob::LookUp { request, reply, .. } => {
-            answer(reply, LookUpDone { request: *request, result: Err(ErrorCode::Internal) });
+            answer(reply, LookUpDone { request: *request, result: Err(ReadFailure::Panicked) });
         }
         ReaderJob::SendFiles { reply, .. } => {
             answer(reply, FileSent { sent: 0, blocked: false, error: Some("the reader panicked".to_owned()) });
@@ -214,28 +219,63 @@ fn give_up(job: &ReaderJob) {
     }
 }
 
-/// Why a reader thread has no plan.
+/// Why a read came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadFailure {
     /// It cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// What is stored in this segment is damaged.
+    #[error("{error}")]
+    Damaged {
+        /// What was found.
+        error: ReadError,
+        /// Where its good part ends.
+        good_end: u64,
+        /// The segment.
+        segment: Arc<Segment>,
+    },
     /// A fault of the reader.
     #[error("the reader panicked")]
     Panicked,
+    /// A fault of who asked.
+    #[error("the ends of a log are not looked up in segments")]
+    NoLookUp,
 }
 
 impl ReadFailure {
+    /// The failure of a read of these segments.
+    pub fn new(error: ReadError, read: &SegmentRead) -> Self {
+        let ReadError::Damaged { path, position, .. } = &error else { return Self::Read(error) };
+        let damaged = read.slices().iter().find(|slice| slice.segment.path() == path);
+        match damaged.map(|slice| Arc::clone(&slice.segment)) {
+            Some(segment) => Self::Damaged { good_end: *position, segment, error },
+            None => Self::Read(error),
+        }
+    }
+
+    /// What its shard is to be told of damage.
+    pub fn damage(&self) -> Option<DamageFound> {
+        match self {
+            Self::Damaged { good_end, segment, .. } => {
+                Some(DamageFound { segment: Arc::clone(segment), good_end: *good_end })
+            }
+            Self::Read(_) | Self::Panicked | Self::NoLookUp => None,
+        }
+    }
+
     /// What the client hears.
-    pub fn code(&self) -> ErrorCode {
+    pub fn code(&self, view: &ClusterView) -> ErrorCode {
         match self {
             // What was removed, or could not be opened for want of descriptors, is asked for again.
             Self::Read(ReadError::Removed { .. } | ReadError::BelowStart { .. }) => ErrorCode::Unavailable,
             Self::Read(ReadError::Disk(error)) if matches!(error.errno(), Some(libc::EMFILE | libc::ENFILE)) => {
                 ErrorCode::Unavailable
             }
-            Self::Read(_) => ErrorCode::StorageOffline,
-            Self::Panicked => ErrorCode::Internal,
+            // Another node is about to lead, or this replica to be refilled.
+            Self::Damaged { segment, .. } if view.is_held_elsewhere(segment.partition()) => ErrorCode::Unavailable,
+            Self::Read(_) | Self::Damaged { .. } => ErrorCode::StorageOffline,
+            Self::Panicked | Self::NoLookUp => ErrorCode::Internal,
         }
     }
 }
@@ -252,12 +292,12 @@ where
 }
 
 /// Looks an offset up: offset, record number and timestamp; the end of the log when nothing is found.
-pub fn look_up(read: &SegmentRead, query: OffsetQuery, reader: &mut Reader) -> Result<(u64, u64, u64), ErrorCode> {
+pub fn look_up(read: &SegmentRead, query: OffsetQuery, reader: &mut Reader) -> Result<(u64, u64, u64), ReadFailure> {
     let lookup = match query {
         OffsetQuery::Timestamp(at) => Lookup::AppendTime(at),
         OffsetQuery::Record(number) => Lookup::Record(number),
         OffsetQuery::Offset(offset) => Lookup::Offset(offset),
-        OffsetQuery::Earliest | OffsetQuery::Latest => return Err(ErrorCode::Internal),
+        OffsetQuery::Earliest | OffsetQuery::Latest => return Err(ReadFailure::NoLookUp),
     };
     match reader.find(read.slices(), lookup) {
         Ok(Some(found)) => Ok((found.offset, found.record, found.sort_key.timestamp_ns())),
@@ -270,7 +310,7 @@ pub fn look_up(read: &SegmentRead, query: OffsetQuery, reader: &mut Reader) -> R
         }
         Err(error) => {
             tracing::error!(%error, "a look-up failed");
-            Err(ReadFailure::from(error).code())
+            Err(ReadFailure::new(error, read))
         }
     }
 }
@@ -281,8 +321,9 @@ pub fn read_committed(
     read: &SegmentRead,
     offset: u64,
     max_bytes: u32,
-) -> Result<(Vec<u8>, u64), ReadError> {
-    let plan = Reader::new(disk, 1).plan(read.slices(), offset, max_bytes)?;
+) -> Result<(Vec<u8>, u64), ReadFailure> {
+    let plan = Reader::new(disk, 1).plan(read.slices(), offset, max_bytes);
+    let plan = plan.map_err(|error| ReadFailure::new(error, read))?;
     let mut data = Vec::with_capacity(plan.bytes as usize);
     for piece in plan.pieces {
         match piece {
@@ -292,7 +333,8 @@ pub fn read_committed(
                 data.resize(start + len as usize, 0);
                 let mut filled = 0;
                 while start + filled < data.len() {
-                    let count = file.read_at(&mut data[start + filled..], file_offset + filled as u64)?;
+                    let count = file.read_at(&mut data[start + filled..], file_offset + filled as u64);
+                    let count = count.map_err(ReadError::from)?;
                     if count == 0 {
                         break;
                     }

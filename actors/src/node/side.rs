@@ -76,7 +76,6 @@ pub(super) async fn start(
         .await;
     let scrub = ScrubSetup {
         shards: node.shards.clone(),
-        replication: node.replication.clone(),
         view: Arc::clone(&node.view),
         metrics: Arc::clone(&node.metrics),
         disk: Arc::clone(&disk),

@@ -4,6 +4,7 @@ use super::core::{ReplicationCore, ReplicationEffect};
 use super::failover::FailoverTraces;
 use super::judging::LOOK_INTERVAL;
 use super::promises::{self, PROMISES_VERSION};
+use super::repair::RepairCore;
 use crate::clock::NodeClock;
 use crate::ingestion::actor::IngestionActor;
 use crate::ingestion::replica::{Fenced, LeaderRole};
@@ -67,8 +68,12 @@ pub struct ReplicasFenced(pub Vec<(TopicPartition, LeaderEpoch, Fenced)>);
 pub enum ReplicaNews {
     /// It is fed by the leader of this epoch.
     Following(TopicPartition, LeaderEpoch),
-    /// It is damaged from this position on, and has copies.
+    /// It is damaged from this position on and takes part in nothing, and has copies.
     Damaged(TopicPartition, u64),
+    /// It was found damaged from this position on while it takes part, and has copies.
+    DamageFound(TopicPartition, u64),
+    /// Its log was cut: it ends at this position, and what was damaged above is gone.
+    Cut(TopicPartition, u64),
     /// The target of a planned move holds everything.
     MoveReady(TopicPartition, LeaderEpoch, NodeId),
 }
@@ -123,6 +128,8 @@ pub struct ReplicationActor {
     /// Those that are led, with the epoch.
     led: HashMap<TopicPartition, LeaderEpoch>,
     pub(super) traced: FailoverTraces,
+    /// Replicas that were found damaged; outlives a restart.
+    pub(super) repair: RepairCore,
 }
 
 impl ReplicationActor {
@@ -144,6 +151,7 @@ impl ReplicationActor {
             settled: HashSet::new(),
             led: HashMap::new(),
             traced: FailoverTraces::default(),
+            repair: RepairCore::default(),
         }
     }
 
@@ -151,7 +159,7 @@ impl ReplicationActor {
         u64::try_from(self.setup.clock.now().elapsed.as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn with_core(
+    pub(super) fn with_core(
         &mut self,
         ctx: &mut Context<Self>,
         work: impl FnOnce(&mut ReplicationCore, &mut Vec<ReplicationEffect>),
@@ -182,6 +190,9 @@ impl ReplicationActor {
                 }
                 ReplicationEffect::Fence(epochs) => self.tell_shards(epochs, |epoch| epoch.0, FenceEpochs),
                 ReplicationEffect::Refill(partition, good_end) => {
+                    // Only now that its new life is durable: until then a core built anew goes on with the log as it is.
+                    self.logs.retain(|log| log.0 != partition);
+                    self.repair.on_cut(partition, 0);
                     let refill = RefillReplica { partition, good_end };
                     self.tell_shards(vec![refill], |refill| refill.partition, move |_| refill);
                 }
@@ -203,7 +214,7 @@ impl ReplicationActor {
     }
 
     /// Sends each shard what concerns its partitions.
-    fn tell_shards<T, M>(
+    pub(super) fn tell_shards<T, M>(
         &self,
         items: Vec<T>,
         partition_of: impl Fn(&T) -> TopicPartition,
@@ -262,7 +273,10 @@ impl Shell for ReplicationActor {
         };
         self.core = Some(ReplicationCore::new(self.setup.incarnation, self.setup.boot_number, promises));
         self.life.vitals.set_state(ActorState::Running);
-        ctx.run_interval(REQUEST_INTERVAL, |actor, ctx| actor.with_core(ctx, |core, effects| core.on_tick(effects)));
+        ctx.run_interval(REQUEST_INTERVAL, |actor, ctx| {
+            actor.with_core(ctx, |core, effects| core.on_tick(effects));
+            actor.look_after_damage(ctx);
+        });
         self.looking = false;
         ctx.run_interval(LOOK_INTERVAL, |actor, ctx| {
             guarded(actor, ctx, |actor, ctx| -> Result<(), Infallible> {
@@ -345,6 +359,7 @@ impl Handler<PartitionsGone> for ReplicationActor {
         self.logs.retain(|log| !gone.contains(&log.0));
         self.settled.retain(|partition| !gone.contains(partition));
         self.led.retain(|partition, _| !gone.contains(partition));
+        self.repair.on_gone(&message.partitions);
         self.with_core(ctx, |core, _| core.on_gone(&message.partitions));
     }
 }
@@ -405,9 +420,14 @@ impl Handler<ReplicaNews> for ReplicationActor {
                 self.with_core(ctx, |core, _| core.on_following(partition, epoch));
             }
             ReplicaNews::Damaged(partition, good_end) => {
-                self.logs.retain(|log| log.0 != partition);
-                self.with_core(ctx, |core, effects| core.on_damaged(partition, good_end, effects));
+                self.repair.on_unusable(partition, good_end);
+                self.look_after_damage(ctx);
             }
+            ReplicaNews::DamageFound(partition, good_end) => {
+                self.repair.on_found(partition, good_end);
+                self.look_after_damage(ctx);
+            }
+            ReplicaNews::Cut(partition, end) => self.repair.on_cut(partition, end),
             ReplicaNews::MoveReady(partition, epoch, to) => self.tell_metadata(MoveReady { partition, epoch, to }),
         }
     }

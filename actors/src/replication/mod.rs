@@ -6,3 +6,5 @@ mod failover;
 pub mod judgement;
 mod judging;
 pub mod promises;
+pub mod repair;
+mod repairing;

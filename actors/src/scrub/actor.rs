@@ -4,11 +4,11 @@ use super::core::ScrubCore;
 use crate::background::{run_guarded_interval, spawn_guarded};
 use crate::clock::NodeClock;
 use crate::ingestion::actor::IngestionActor;
+use crate::ingestion::damage::{self, DamageFound};
 use crate::ingestion::maintenance::ListClosedSegments;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::network::session::shard_of;
-use crate::replication::actor::{ReplicaNews, ReplicationActor};
 use crate::supervised_shell;
 use crate::supervision::shell::{Life, Shell};
 use crate::supervision::{ActorState, Escalated, RestartPolicy, Vitals};
@@ -41,8 +41,6 @@ pub struct ScrubSetup {
     pub view: Arc<ArcSwap<ClusterView>>,
     /// Where figures go.
     pub metrics: Arc<Metrics>,
-    /// Who is told of damaged replicas.
-    pub replication: Mailbox<ReplicationActor>,
     /// The disk.
     pub disk: Arc<dyn Disk>,
     /// Time in which everything is read once; zero switches the scrubber off.
@@ -61,7 +59,7 @@ pub struct ScrubActor {
     life: Life,
     setup: ScrubSetup,
     core: ScrubCore<Queued>,
-    current: Option<Box<SegmentScrub>>,
+    current: Option<(Arc<Segment>, Box<SegmentScrub>)>,
     busy: bool,
 }
 
@@ -80,7 +78,11 @@ impl ScrubActor {
         if self.current.is_none() && self.core.is_pass_due(now) {
             return self.list_segments(ctx);
         }
-        let Some(segment) = self.current.take().map(Reading::Begun).or_else(|| self.next_segment()) else { return };
+        let Some(segment) =
+            self.current.take().map(|(segment, scrub)| Reading::Begun(segment, scrub)).or_else(|| self.next_segment())
+        else {
+            return;
+        };
         match self.core.budget_bytes(now) {
             Some(budget) => self.read(segment, budget, ctx),
             None => self.put_back(segment),
@@ -98,7 +100,7 @@ impl ScrubActor {
 
     fn put_back(&mut self, reading: Reading) {
         match reading {
-            Reading::Begun(scrub) => self.current = Some(scrub),
+            Reading::Begun(segment, scrub) => self.current = Some((segment, scrub)),
             Reading::New(segment) => self.core.put_back(Arc::downgrade(&segment)),
         }
     }
@@ -126,13 +128,13 @@ impl ScrubActor {
         spawn_guarded(ctx, read, move |read, actor, ctx| {
             actor.busy = false;
             match read {
-                Ok(Ok(Step::Unfinished(scrub))) => {
+                Ok(Ok(Step::Unfinished(segment, scrub))) => {
                     actor.core.on_read(budget);
-                    actor.current = Some(scrub);
+                    actor.current = Some((segment, scrub));
                 }
-                Ok(Ok(Step::Finished(report))) => {
+                Ok(Ok(Step::Finished(segment, report))) => {
                     actor.core.on_read(budget.min(report.bytes));
-                    actor.on_report(&report);
+                    actor.on_report(segment, &report);
                     // Many small segments fit into one tick.
                     actor.on_tick(ctx);
                 }
@@ -145,21 +147,10 @@ impl ScrubActor {
         });
     }
 
-    /// Damage with copies elsewhere ends this life of the replica: it is cut back and refilled.
-    fn report_damage(&self, damage: &Damage) {
-        if self.setup.view.load().is_held_elsewhere(damage.partition) {
-            let news = ReplicaNews::Damaged(damage.partition, damage.positions.start);
-            let sent = self.setup.replication.send(news);
-            actix_rt::spawn(async move {
-                let _ = sent.await;
-            });
-        }
-    }
-
-    fn on_report(&self, report: &ScrubReport) {
+    fn on_report(&self, segment: Arc<Segment>, report: &ScrubReport) {
         // The lowest damage of a segment is where its good bytes end.
-        if let Some(first) = report.damages.iter().min_by_key(|damage| damage.positions.start) {
-            self.report_damage(first);
+        if let Some(good_end) = report.damages.iter().map(Damage::good_end).min() {
+            damage::report(&self.setup.shards, DamageFound { segment, good_end });
         }
         self.setup.metrics.scrubbed_bytes.add(report.bytes);
         self.setup.metrics.damaged_batches.add(report.damages.len() as u64);
@@ -202,13 +193,13 @@ async fn list_segments(shards: Vec<Mailbox<IngestionActor>>, partitions: Vec<Top
 /// A segment that is read, or is to be.
 enum Reading {
     New(Arc<Segment>),
-    Begun(Box<SegmentScrub>),
+    Begun(Arc<Segment>, Box<SegmentScrub>),
 }
 
 /// What a read came to.
 enum Step {
-    Unfinished(Box<SegmentScrub>),
-    Finished(ScrubReport),
+    Unfinished(Arc<Segment>, Box<SegmentScrub>),
+    Finished(Arc<Segment>, ScrubReport),
     /// The segment is not closed after all.
     NothingToDo,
 }
@@ -216,19 +207,19 @@ enum Step {
 impl Reading {
     /// Reads on; blocking.
     fn step(self, disk: &dyn Disk, budget: u64) -> Result<Step, DiskError> {
-        let mut scrub = match self {
-            Self::Begun(scrub) => scrub,
+        let (segment, mut scrub) = match self {
+            Self::Begun(segment, scrub) => (segment, scrub),
             Self::New(segment) => {
                 let file = segment.open(disk)?;
                 match SegmentScrub::new(&segment, file) {
-                    Some(scrub) => Box::new(scrub),
+                    Some(scrub) => (segment, Box::new(scrub)),
                     None => return Ok(Step::NothingToDo),
                 }
             }
         };
         Ok(match scrub.step(budget)? {
-            Some(report) => Step::Finished(report),
-            None => Step::Unfinished(scrub),
+            Some(report) => Step::Finished(segment, report),
+            None => Step::Unfinished(segment, scrub),
         })
     }
 }

@@ -3,9 +3,12 @@
 use super::actor::TeeActor;
 use super::core::flow::{SourceBatch, SourceBounds};
 use super::core::{ReadFrom, ReadOutcome};
+use crate::ingestion::actor::IngestionActor;
 use crate::ingestion::committed::{
     CommittedBatches, CommittedBounds, CommittedFound, CommittedFrom, ListCommitted, ReadCommitted,
 };
+use crate::ingestion::damage::{self, DamageFound};
+use crate::mailbox::Mailbox;
 use crate::outbound::LinkPiece;
 use crate::sendfile::FileRange;
 use bytes::Bytes;
@@ -35,12 +38,13 @@ impl TeeActor {
             ReadFrom::Time(_) => CommittedFrom::Look,
             ReadFrom::Position(position) => CommittedFrom::Position(position),
         };
-        let asked = self.shard(partition).map(|shard| shard.send(ReadCommitted { partition, from: wanted, max_bytes }));
+        let shard = self.shard(partition).cloned();
+        let asked = shard.map(|shard| (shard.send(ReadCommitted { partition, from: wanted, max_bytes }), shard));
         async move {
-            let Some(asked) = asked else { return failed("no shard has the partition", true) };
+            let Some((asked, shard)) = asked else { return failed("no shard has the partition", true) };
             match asked.await {
                 Ok(Ok(CommittedBatches { bounds, found })) => {
-                    let reading = Reading { disk, partition, from, max_bytes, in_files };
+                    let reading = Reading { disk, shard, partition, from, max_bytes, in_files };
                     reading.finish(source_bounds(bounds), found).await
                 }
                 Ok(Err(code)) => failed(code.text(), code == ErrorCode::StorageOffline),
@@ -84,6 +88,7 @@ fn source_bounds(bounds: CommittedBounds) -> SourceBounds {
 /// A read behind the shard, which has said where to read.
 struct Reading {
     disk: Arc<dyn Disk>,
+    shard: Mailbox<IngestionActor>,
     partition: TopicPartition,
     from: ReadFrom,
     max_bytes: usize,
@@ -127,14 +132,19 @@ impl Reading {
     }
 
     async fn read_segment(self, slice: ReplicaSlice) -> Result<SegmentBatches, String> {
-        let Self { disk, max_bytes, in_files, .. } = self;
+        let Self { disk, shard, max_bytes, in_files, .. } = self;
         // What a reader knows of files does not outlive this read: logs are removed, and begun anew.
         let read = move || {
             let mut reader = Reader::new(&disk, OPEN_FILES);
             if in_files && let Some(placed) = slice.place(&mut reader, max_bytes) {
                 return Ok(SegmentBatches::Placed(placed));
             }
-            slice.read(&mut reader, max_bytes).map(SegmentBatches::Memory).map_err(|error| error.to_string())
+            slice.read(&mut reader, max_bytes).map(SegmentBatches::Memory).map_err(|error| {
+                if let Some(good_end) = error.good_end() {
+                    damage::report(&[shard], DamageFound { segment: Arc::clone(slice.segment()), good_end });
+                }
+                error.to_string()
+            })
         };
         actix_rt::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(error.to_string()))
     }

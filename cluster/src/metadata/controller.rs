@@ -209,7 +209,7 @@ impl Controller {
         batch.flush(actions);
     }
 
-    /// A leader that was asked to move has stopped its appends, and `to` holds everything.
+    /// A leader that was asked to move, or hands over by itself, has stopped its appends, and `to` holds everything.
     pub fn on_move_ready(
         &mut self,
         state: &MetadataState,
@@ -220,8 +220,12 @@ impl Controller {
         let Some(decided) = state.partition(partition).filter(|decided| decided.epoch == epoch) else {
             return;
         };
+        let Some(leader) = decided.leader.filter(|leader| leader.node != to && decided.is_in_quorum(to)) else {
+            return;
+        };
         let mut batch = Batch::default();
-        if self.active && !self.stages.contains_key(&partition) && self.moves.on_ready(partition, epoch, to) {
+        let may_open = self.active && !self.stages.contains_key(&partition);
+        if may_open && self.moves.on_ready(partition, (epoch, leader.node), to, now_ms) {
             self.open(partition, decided, now_ms, &mut batch);
         }
         batch.flush(actions);

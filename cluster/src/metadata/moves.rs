@@ -67,15 +67,25 @@ impl Moves {
         (planned.stage == MoveStage::Opening).then_some(planned.to)
     }
 
-    /// Whether the leader's report fits the move it was asked for; the next epoch may then open.
-    pub(super) fn on_ready(&mut self, partition: TopicPartition, epoch: LeaderEpoch, to: NodeId) -> bool {
-        match self.moves.get_mut(&partition) {
-            Some(planned) if planned.stage == MoveStage::Waiting && (planned.epoch, planned.to) == (epoch, to) => {
-                planned.stage = MoveStage::Opening;
-                true
-            }
-            _ => false,
+    /// Whether the leader's report fits the move it was asked for; the next epoch may then open. A leader that was not asked
+    /// hands over for a reason of its own.
+    pub(super) fn on_ready(
+        &mut self,
+        partition: TopicPartition,
+        (epoch, from): (LeaderEpoch, NodeId),
+        to: NodeId,
+        now_ms: u64,
+    ) -> bool {
+        let Some(planned) = self.moves.get_mut(&partition) else {
+            let (since_ms, asked_at_ms, stage) = (now_ms, now_ms, MoveStage::Opening);
+            self.moves.insert(partition, Move { epoch, from, to, since_ms, asked_at_ms, stage });
+            return true;
+        };
+        let fits = planned.stage == MoveStage::Waiting && (planned.epoch, planned.to) == (epoch, to);
+        if fits {
+            planned.stage = MoveStage::Opening;
         }
+        fits
     }
 
     /// An epoch has opened: a move that was not ready for it is void.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use lance_actors::ingestion::opener::Opened;
 use lance_actors::ingestion::replica::{Fenced, LeaderRole};
 use lance_actors::ingestion::replica_handlers::{MoveLeadership, ReplicaReport};
-use lance_actors::network::readers::SegmentRead;
+use lance_actors::network::readers::{ReadFailure, SegmentRead};
 use lance_actors::network::session::MetadataCall;
 use lance_actors::network::session::answers::CallFailure;
 use lance_actors::replication::actor::ReplicaNews;
@@ -18,7 +18,7 @@ use lance_messages::mail::peer::{AppendReplica, ReplicaAnswered};
 use lance_messages::peer::{AppendResponse, PeerIdentity, ReplicaRequest};
 use lance_storage::disk::{DiskCompletion, DiskOp};
 use lance_storage::log::Log;
-use lance_storage::reader::{ReadError, ReadPlan};
+use lance_storage::reader::ReadPlan;
 use std::fmt;
 use std::time::Duration;
 
@@ -118,8 +118,8 @@ pub enum Mail {
     // To a connection.
     Replies(Replies<SegmentRead>),
     ShardRestarted(u16),
-    Planned { request: u64, part: u16, plan: Result<ReadPlan, ReadError> },
-    LookedUp { request: u64, result: Result<(u64, u64, u64), ErrorCode> },
+    Planned { request: u64, part: u16, plan: Result<ReadPlan, ReadFailure> },
+    LookedUp { request: u64, result: Result<(u64, u64, u64), ReadFailure> },
     Answered { request: u64, result: Result<MetadataAnswer, CallFailure> },
     // To the reader threads.
     Plan { connection: u64, request: u64, part: u16, read: SegmentRead, offset: u64, max_bytes: u32 },

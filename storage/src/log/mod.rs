@@ -397,6 +397,12 @@ impl Log {
         self.closed.iter()
     }
 
+    /// Whether this very segment is one of this log: not of one that was cut or begun anew since.
+    pub fn holds(&self, segment: &Arc<Segment>) -> bool {
+        let writing = self.closing.iter().chain([&self.active]).map(|open| &open.segment);
+        self.closed.iter().chain(writing).any(|held| Arc::ptr_eq(held, segment))
+    }
+
     /// Bytes from the log start to the log end.
     pub fn bytes(&self) -> u64 {
         self.end.position - self.start.position

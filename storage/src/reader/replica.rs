@@ -5,7 +5,7 @@ use super::cursor::{Cursor, LARGE_BYTES};
 use super::plan::Piece;
 use super::source::Source;
 use super::{ReadError, Reader};
-use crate::segment::SegmentSlice;
+use crate::segment::{Segment, SegmentSlice};
 use bytes::Bytes;
 use lance_messages::batch::{BATCH_HEADER_BYTES, BatchHeader, BatchSeed};
 use lance_messages::id::TopicPartition;
@@ -60,6 +60,11 @@ impl ReplicaSlice {
     /// The partition.
     pub fn partition(&self) -> TopicPartition {
         self.slice.segment.partition()
+    }
+
+    /// The segment that is read.
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.slice.segment
     }
 
     /// Reads whole batches, at most `max_bytes` of them but at least one; blocking.

@@ -1,12 +1,12 @@
 //! What a connection does with each message.
 
 use super::{BeginDrain, CloseWhenIdle, ConnectionActor, LookUpDone, PlanDone};
+use crate::ingestion::damage;
 use crate::network::readers::{ReadFailure, SegmentRead};
 use crate::sendfile::{FileSent, is_writable};
 use crate::supervision::shell::InjectPanic;
 use actix::prelude::*;
 use lance_messages::mail::connection::{Replies, ShardRestarted};
-use lance_storage::reader::ReadError;
 use std::io::ErrorKind;
 use tokio::io::Interest;
 
@@ -28,18 +28,25 @@ impl Handler<ShardRestarted> for ConnectionActor {
     }
 }
 
+impl ConnectionActor {
+    fn report_damage(&self, failure: &ReadFailure) {
+        if let Some(found) = failure.damage() {
+            self.setup.metrics.damaged_batches.add(1);
+            damage::report(&self.setup.shards, found);
+        }
+    }
+}
+
 impl Handler<PlanDone> for ConnectionActor {
     type Result = ();
 
     fn handle(&mut self, message: PlanDone, ctx: &mut Self::Context) {
         if let Err(error) = &message.plan {
             tracing::error!(connection = self.id.0, %error, "a read failed");
-            if matches!(error, ReadFailure::Read(ReadError::Damaged { .. })) {
-                self.setup.metrics.damaged_batches.add(1);
-            }
+            self.report_damage(error);
         }
-        self.with_core(ctx, |core, _, now, effects| {
-            core.on_plan(message.request, message.part, message.plan, now, effects);
+        self.with_core(ctx, |core, view, now, effects| {
+            core.on_plan(message.request, message.part, message.plan, (view, now), effects);
         });
     }
 }
@@ -48,6 +55,9 @@ impl Handler<LookUpDone> for ConnectionActor {
     type Result = ();
 
     fn handle(&mut self, message: LookUpDone, ctx: &mut Self::Context) {
+        if let Err(error) = &message.result {
+            self.report_damage(error);
+        }
         self.with_core(ctx, |core, view, now, effects| {
             core.on_look_up_done(message.request, message.result, view, now, effects);
         });

@@ -30,7 +30,6 @@ use actix::prelude::*;
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use futures_util::FutureExt;
-use lance_messages::error_code::ErrorCode;
 use lance_messages::id::ConnectionId;
 use lance_messages::wire::codec::missing_bytes;
 use lance_messages::wire::peer::begins_with_peer_hello;
@@ -74,7 +73,7 @@ pub struct LookUpDone {
     /// The request.
     pub request: u64,
     /// Offset, record number and timestamp.
-    pub result: Result<(u64, u64, u64), ErrorCode>,
+    pub result: Result<(u64, u64, u64), ReadFailure>,
 }
 
 /// New produce requests are refused from now on.

@@ -5,7 +5,7 @@ use super::control::{mode_code, topic_body};
 use super::replies::{ControlKind, ReplySlot, weight};
 use super::routing::{groups_partition, not_leader};
 use super::{Effects, SessionCore, SessionEffect};
-use crate::network::readers::SegmentRead;
+use crate::network::readers::{ReadFailure, SegmentRead};
 use crate::view::ClusterView;
 use lance_cluster::metadata::answer::{MetadataAnswer, MetadataRefusal};
 use lance_messages::error_code::ErrorCode;
@@ -78,12 +78,12 @@ impl SessionCore {
     pub fn on_look_up_done(
         &mut self,
         request: u64,
-        result: Result<(u64, u64, u64), ErrorCode>,
+        result: Result<(u64, u64, u64), ReadFailure>,
         view: &ClusterView,
         now: Duration,
         effects: &mut Effects,
     ) {
-        self.on_looked_up(request, result, view);
+        self.on_looked_up(request, result.map_err(|failure| failure.code(view)), view);
         self.advance(effects, now);
     }
 

@@ -250,7 +250,7 @@ impl SessionCore {
         request: u64,
         number: u16,
         plan: Result<ReadPlan, impl Into<ReadFailure>>,
-        now: Duration,
+        (view, now): (&ClusterView, Duration),
         effects: &mut Effects,
     ) {
         if let Some(ReplySlot::Fetch(fetch)) = self.slot_mut(request)
@@ -266,7 +266,15 @@ impl SessionCore {
                     part.data = PartData::Plan(plan);
                     answer_part(part, None, next_offset, records, len);
                 }
-                Err(failure) => finish_part(part, Some(failure.into().code())),
+                Err(failure) => {
+                    let failure = failure.into();
+                    // Who came for a near replica that is damaged finds the records at the leader.
+                    let elsewhere = part.near && failure.damage().is_some();
+                    if elsewhere {
+                        part.leader = leader_id(view, partition);
+                    }
+                    finish_part(part, Some(if elsewhere { ErrorCode::NotLeader } else { failure.code(view) }));
+                }
             }
             if !self.traces_nothing() {
                 self.spans.on_planned(request, number, (partition, planned), effects);

@@ -40,7 +40,7 @@ impl Connection {
             Mail::Closed(_) => return false,
             Mail::Replies(replies) => self.core.on_replies(replies, view, now, &mut effects),
             Mail::ShardRestarted(shard) => self.core.on_shard_restarted(shard, now, &mut effects),
-            Mail::Planned { request, part, plan } => self.core.on_plan(request, part, plan, now, &mut effects),
+            Mail::Planned { request, part, plan } => self.core.on_plan(request, part, plan, (view, now), &mut effects),
             Mail::LookedUp { request, result } => self.core.on_look_up_done(request, result, view, now, &mut effects),
             Mail::Answered { request, result } if request == DEFAULT_TOPIC_REQUEST => {
                 self.core.on_default_topic(result.is_ok(), view, now, &mut effects);

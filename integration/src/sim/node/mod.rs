@@ -16,7 +16,7 @@ use super::sabotage::Sabotage;
 use connection::Connection;
 use ingestion::Ingestion;
 use lance_actors::ingestion::partition::Leadership;
-use lance_actors::network::readers::look_up;
+use lance_actors::network::readers::{ReadFailure, look_up};
 use lance_actors::network::session::{SessionLimits, shard_of};
 use lance_actors::stages::RequestTraces;
 use lance_actors::supervision::RestartPolicy;
@@ -486,6 +486,7 @@ fn read(reader: &mut Reader, node: u16, mail: Mail, ctx: &mut Context<'_>) {
     match mail {
         Mail::Plan { connection, request, part, read, offset, max_bytes } => {
             let plan = reader.plan(read.slices(), offset, max_bytes);
+            let plan = plan.map_err(|error| ReadFailure::new(error, &read));
             let to = Address::Node(node, Part::Connection(connection));
             ctx.send(to, Mail::Planned { request, part, plan });
         }

@@ -158,7 +158,6 @@ impl Replication {
                 self.settled.insert(*partition);
                 self.led.remove(partition);
             }
-            Mail::News(ReplicaNews::Damaged(partition, _)) => self.logs.retain(|log| log.0 != *partition),
             _ => {}
         }
     }
@@ -179,6 +178,7 @@ impl Replication {
             ReplicationEffect::Introduce(replicas) => self.tell(replicas, |replica| replica.0, Mail::Introduce, ctx),
             ReplicationEffect::Fence(epochs) => self.tell(epochs, |epoch| epoch.0, Mail::Fence, ctx),
             ReplicationEffect::Refill(partition, end) => {
+                self.logs.retain(|log| log.0 != partition);
                 self.tell(vec![partition], |partition| *partition, |_| Mail::Refill(partition, end), ctx);
             }
         }

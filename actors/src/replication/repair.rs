@@ -1,0 +1,328 @@
+//! `RepairCore`: when a replica that was found damaged is cut back and refilled.
+//!
+//! From its cut until it is refilled a replica is unclean: it does not vote. So it is cut only while the others that count
+//! make up a quorum without it, or are all there are. Until then it stays as it is, and what it still can read counts. A
+//! damaged leader first hands its role to another node, which serves its readers and feeds followers meanwhile.
+//!
+//! The metadata learns late that a replica was cut: others that were damaged too wait until it has stayed the same for a
+//! while, each for another one, the leader longest.
+
+use lance_cluster::replica::quorum::quorum_size;
+use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// For this long, times its place, who counts must have stayed the same before a replica is cut.
+const STEP: Duration = Duration::from_secs(5);
+/// Another node is asked to lead again after this, and a cut that came to nothing is repeated.
+const RETRY: Duration = Duration::from_secs(15);
+
+/// How a partition stands of which this node holds a copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its epoch.
+    pub epoch: LeaderEpoch,
+    /// Whether this node leads it; `None` while nobody is known to.
+    pub leads: Option<bool>,
+    /// How many nodes hold a copy, at least 2.
+    pub copies: usize,
+    /// The place of this node among them, from 0.
+    pub place: usize,
+    /// The others that are admitted and in the in-quorum set.
+    pub counting: Vec<NodeId>,
+    /// One of those, which can lead.
+    pub successor: Option<NodeId>,
+}
+
+impl Standing {
+    /// How many others have to count before this copy may be given up: a quorum, or all there are.
+    pub fn needed(&self) -> usize {
+        quorum_size(self.copies).min(self.copies.saturating_sub(1))
+    }
+
+    fn is_spare(&self) -> bool {
+        self.counting.len() >= self.needed()
+    }
+
+    /// How long it must have stayed like this.
+    fn pause(&self) -> Duration {
+        let place = if self.leads == Some(true) { self.copies } else { self.place };
+        STEP.saturating_mul(u32::try_from(place).unwrap_or(u32::MAX).saturating_add(1))
+    }
+
+    /// Whether nothing has changed that a cut depends on.
+    fn is_as(&self, other: &Self) -> bool {
+        (self.epoch, self.leads, &self.counting) == (other.epoch, other.leads, &other.counting)
+    }
+}
+
+/// What is to be done about a damaged replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RepairEffect {
+    /// Cut it back to this position and refill it.
+    Cut(TopicPartition, u64),
+    /// Hand the leadership of this epoch to a node.
+    HandOver(TopicPartition, LeaderEpoch, NodeId),
+    /// Say that it stays as it is: too few others count.
+    Waits(TopicPartition, u64, Standing),
+}
+
+#[derive(Clone, Debug, Default)]
+struct Damaged {
+    good_end: u64,
+    /// It takes part in nothing: nothing is lost by its cut.
+    is_unusable: bool,
+    seen: Option<Standing>,
+    /// Since when it is as it was seen.
+    since: Duration,
+    cut_at: Option<Duration>,
+    handed_over_at: Option<Duration>,
+}
+
+/// The damaged replicas of a node; one entry a partition.
+#[derive(Debug, Default)]
+pub struct RepairCore {
+    damaged: BTreeMap<TopicPartition, Damaged>,
+}
+
+impl RepairCore {
+    /// A replica that takes part was found damaged from `good_end` on.
+    pub fn on_found(&mut self, partition: TopicPartition, good_end: u64) {
+        let fresh = || Damaged { good_end, ..Damaged::default() };
+        let damaged = self.damaged.entry(partition).or_insert_with(fresh);
+        damaged.good_end = damaged.good_end.min(good_end);
+    }
+
+    /// A replica was found damaged when it was opened, and takes part in nothing.
+    pub fn on_unusable(&mut self, partition: TopicPartition, good_end: u64) {
+        let damaged = Damaged { good_end, is_unusable: true, ..Damaged::default() };
+        self.damaged.insert(partition, damaged);
+    }
+
+    /// The log ends here now, for whatever reason.
+    pub fn on_cut(&mut self, partition: TopicPartition, end: u64) {
+        if self.damaged.get(&partition).is_some_and(|damaged| damaged.good_end >= end) {
+            self.damaged.remove(&partition);
+        }
+    }
+
+    /// Partitions that are not held here any more.
+    pub fn on_gone(&mut self, partitions: &[TopicPartition]) {
+        for partition in partitions {
+            self.damaged.remove(partition);
+        }
+    }
+
+    /// Whether no replica is known to be damaged.
+    pub fn is_idle(&self) -> bool {
+        self.damaged.is_empty()
+    }
+
+    /// How many replicas are damaged and not cut yet because too few others count.
+    pub fn waiting_count(&self) -> usize {
+        let waits = |damaged: &&Damaged| damaged.seen.as_ref().is_some_and(|seen| !seen.is_spare());
+        self.damaged.values().filter(|damaged| !damaged.is_unusable).filter(waits).count()
+    }
+
+    /// Looks after every damaged replica; `look` tells how a partition stands by committed metadata, nothing where this
+    /// node holds none of several copies.
+    pub fn on_tick(
+        &mut self,
+        now: Duration,
+        look: impl Fn(TopicPartition) -> Option<Standing>,
+        effects: &mut Vec<RepairEffect>,
+    ) {
+        self.damaged.retain(|partition, damaged| {
+            if damaged.is_unusable {
+                damaged.cut(*partition, now, effects);
+                return true;
+            }
+            let Some(standing) = look(*partition) else { return false };
+            damaged.look_after(*partition, standing, now, effects);
+            true
+        });
+    }
+}
+
+impl Damaged {
+    fn look_after(
+        &mut self,
+        partition: TopicPartition,
+        standing: Standing,
+        now: Duration,
+        effects: &mut Vec<RepairEffect>,
+    ) {
+        if !self.seen.as_ref().is_some_and(|seen| seen.is_as(&standing)) {
+            let waited = self.seen.as_ref().is_some_and(|seen| !seen.is_spare());
+            if !standing.is_spare() && !waited {
+                effects.push(RepairEffect::Waits(partition, self.good_end, standing.clone()));
+            }
+            (self.seen, self.since) = (Some(standing.clone()), now);
+        }
+        if let (Some(true), Some(to)) = (standing.leads, standing.successor)
+            && is_due(self.handed_over_at, now)
+        {
+            self.handed_over_at = Some(now);
+            effects.push(RepairEffect::HandOver(partition, standing.epoch, to));
+        }
+        let is_settled = now >= self.since.saturating_add(standing.pause());
+        if standing.leads.is_some() && standing.is_spare() && is_settled {
+            self.cut(partition, now, effects);
+        }
+    }
+
+    fn cut(&mut self, partition: TopicPartition, now: Duration, effects: &mut Vec<RepairEffect>) {
+        if is_due(self.cut_at, now) {
+            self.cut_at = Some(now);
+            effects.push(RepairEffect::Cut(partition, self.good_end));
+        }
+    }
+}
+
+/// Whether what was done last at that time is to be done, or done again.
+fn is_due(last: Option<Duration>, now: Duration) -> bool {
+    last.is_none_or(|last| now >= last.saturating_add(RETRY))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lance_messages::id::TopicId;
+
+    const PARTITION: TopicPartition = TopicPartition::new(TopicId(1), 0);
+    const EPOCH: LeaderEpoch = LeaderEpoch(4);
+
+    /// A copy of three at the first place, which another node leads.
+    fn follower(counting: &[u16]) -> Standing {
+        let counting: Vec<NodeId> = counting.iter().copied().map(NodeId).collect();
+        let successor = counting.first().copied();
+        Standing { epoch: EPOCH, leads: Some(false), copies: 3, place: 0, counting, successor }
+    }
+
+    fn leader(counting: &[u16]) -> Standing {
+        Standing { leads: Some(true), ..follower(counting) }
+    }
+
+    fn look(core: &mut RepairCore, seconds: u64, standing: &Standing) -> Vec<RepairEffect> {
+        let mut effects = Vec::new();
+        core.on_tick(Duration::from_secs(seconds), |_| Some(standing.clone()), &mut effects);
+        effects
+    }
+
+    fn damaged() -> RepairCore {
+        let mut core = RepairCore::default();
+        core.on_found(PARTITION, 300);
+        core
+    }
+
+    #[test]
+    fn a_replica_is_cut_while_the_others_make_up_a_quorum_without_it() {
+        let mut core = damaged();
+        assert_eq!(look(&mut core, 1, &follower(&[2, 3])), []);
+        assert_eq!(look(&mut core, 5, &follower(&[2, 3])), []);
+        assert_eq!(look(&mut core, 6, &follower(&[2, 3])), [RepairEffect::Cut(PARTITION, 300)]);
+        assert_eq!(core.waiting_count(), 0);
+    }
+
+    #[test]
+    fn a_replica_that_the_others_need_stays_and_says_so_once() {
+        let mut core = damaged();
+        let alone = follower(&[2]);
+        assert_eq!(look(&mut core, 1, &alone), [RepairEffect::Waits(PARTITION, 300, alone.clone())]);
+        assert_eq!((look(&mut core, 1000, &alone), core.waiting_count()), (Vec::new(), 1));
+        // Nobody else is left, then one, then both.
+        assert_eq!(look(&mut core, 1001, &follower(&[])), []);
+        assert_eq!(look(&mut core, 1002, &alone), []);
+        assert_eq!(look(&mut core, 1003, &follower(&[2, 3])), []);
+        assert_eq!(look(&mut core, 1008, &follower(&[2, 3])), [RepairEffect::Cut(PARTITION, 300)]);
+    }
+
+    #[test]
+    fn two_damaged_replicas_are_cut_one_after_the_other() {
+        let (mut first, mut second) = (damaged(), damaged());
+        let of_second = |counting: &[u16]| Standing { place: 1, ..follower(counting) };
+        assert_eq!(look(&mut first, 1, &follower(&[2, 3])), []);
+        assert_eq!(look(&mut second, 1, &of_second(&[1, 3])), []);
+        assert_eq!(look(&mut first, 6, &follower(&[2, 3])), [RepairEffect::Cut(PARTITION, 300)]);
+        assert_eq!(look(&mut second, 6, &of_second(&[1, 3])), [], "the metadata does not know of it yet");
+        let waits = look(&mut second, 8, &of_second(&[3]));
+        assert_eq!(waits, [RepairEffect::Waits(PARTITION, 300, of_second(&[3]))]);
+        assert_eq!(look(&mut second, 60, &of_second(&[3])), []);
+        assert_eq!(look(&mut second, 61, &of_second(&[1, 3])), [], "the first is back");
+        assert_eq!(look(&mut second, 71, &of_second(&[1, 3])), [RepairEffect::Cut(PARTITION, 300)]);
+    }
+
+    #[test]
+    fn a_damaged_leader_hands_over_at_once_whether_it_may_be_cut_or_not() {
+        for counting in [&[2, 3][..], &[2]] {
+            let mut core = damaged();
+            let effects = look(&mut core, 1, &leader(counting));
+            assert_eq!(effects.last(), Some(&RepairEffect::HandOver(PARTITION, EPOCH, NodeId(2))));
+            assert_eq!(look(&mut core, 15, &leader(counting)), [], "that may take a while");
+            let effects = look(&mut core, 16, &leader(counting));
+            assert_eq!(effects, [RepairEffect::HandOver(PARTITION, EPOCH, NodeId(2))]);
+        }
+    }
+
+    #[test]
+    fn a_leader_that_nobody_follows_up_is_cut_last() {
+        let mut core = damaged();
+        look(&mut core, 0, &leader(&[2, 3]));
+        look(&mut core, 15, &leader(&[2, 3]));
+        assert_eq!(look(&mut core, 19, &leader(&[2, 3])), []);
+        assert_eq!(look(&mut core, 20, &leader(&[2, 3])), [RepairEffect::Cut(PARTITION, 300)]);
+    }
+
+    #[test]
+    fn a_new_epoch_begins_the_wait_anew_and_nobody_is_cut_without_a_leader() {
+        let mut core = damaged();
+        look(&mut core, 0, &follower(&[2, 3]));
+        let next = Standing { epoch: LeaderEpoch(5), leads: None, ..follower(&[2, 3]) };
+        assert_eq!(look(&mut core, 4, &next), []);
+        assert_eq!(look(&mut core, 100, &next), []);
+        let led = Standing { leads: Some(false), ..next };
+        assert_eq!(look(&mut core, 101, &led), []);
+        assert_eq!(look(&mut core, 106, &led), [RepairEffect::Cut(PARTITION, 300)]);
+    }
+
+    #[test]
+    fn of_two_copies_one_may_be_cut_while_the_other_counts() {
+        let pair = |counting| Standing { copies: 2, ..follower(counting) };
+        let mut core = damaged();
+        look(&mut core, 0, &pair(&[2]));
+        assert_eq!(look(&mut core, 5, &pair(&[2])), [RepairEffect::Cut(PARTITION, 300)]);
+        let mut core = damaged();
+        look(&mut core, 0, &pair(&[]));
+        assert_eq!(look(&mut core, 5, &pair(&[])), []);
+    }
+
+    #[test]
+    fn what_takes_part_in_nothing_is_cut_at_once_and_again_until_it_was() {
+        let mut core = RepairCore::default();
+        core.on_unusable(PARTITION, 300);
+        let cut = [RepairEffect::Cut(PARTITION, 300)];
+        assert_eq!(look(&mut core, 1, &follower(&[])), cut);
+        assert_eq!(look(&mut core, 2, &follower(&[])), []);
+        assert_eq!(look(&mut core, 16, &follower(&[])), cut);
+        core.on_cut(PARTITION, 300);
+        assert!(core.is_idle());
+    }
+
+    #[test]
+    fn the_lowest_damage_counts_and_is_forgotten_once_it_was_cut_away() {
+        let mut core = damaged();
+        core.on_found(PARTITION, 900);
+        core.on_found(PARTITION, 200);
+        core.on_cut(PARTITION, 250);
+        look(&mut core, 0, &follower(&[2, 3]));
+        assert_eq!(look(&mut core, 5, &follower(&[2, 3])), [RepairEffect::Cut(PARTITION, 200)]);
+        core.on_cut(PARTITION, 100);
+        assert!(core.is_idle());
+        let mut core = damaged();
+        core.on_gone(&[PARTITION]);
+        assert!(core.is_idle());
+        let mut core = damaged();
+        core.on_tick(Duration::ZERO, |_| None, &mut Vec::new());
+        assert!(core.is_idle(), "it has no other copies any more");
+    }
+}
