@@ -93,6 +93,8 @@ pub struct ReplicaReport {
     pub windows: Vec<FollowerWindow>,
     /// Followers that count, at the end of a window.
     pub counted: Vec<Counted>,
+    /// Those of them that were cut for damage and are not refilled yet, at the end of a window.
+    pub refilling: Vec<Counted>,
     /// Followers that could count again.
     pub candidates: Vec<Candidate>,
     /// Exchanges of replicas that can lose nothing.
@@ -106,6 +108,7 @@ impl ReplicaReport {
     pub fn absorb(&mut self, other: ReplicaReport) {
         self.windows.extend(other.windows);
         self.counted.extend(other.counted);
+        self.refilling.extend(other.refilling);
         self.candidates.extend(other.candidates);
         self.replacements.extend(other.replacements);
         self.sync_p99_micros = self.sync_p99_micros.max(other.sync_p99_micros);
@@ -367,6 +370,7 @@ impl Handler<ReportReplicas> for IngestionActor {
             if message.window_ends {
                 report.windows = core.take_windows(now);
                 report.counted = core.counted();
+                report.refilling = core.refilling();
                 report.sync_p99_micros = core.end_sync_window();
                 core.measure_followers();
             }

@@ -356,6 +356,47 @@ mod tests {
     }
 
     #[test]
+    fn damage_is_tried_again_where_other_nodes_hold_the_partition() {
+        use crate::view::{PartitionMembers, TopicView};
+        use lance_messages::id::{LeaderEpoch, NodeId, TopicId, TopicPartition};
+        use lance_storage::reader::BatchFlaw;
+        use lance_storage::segment::Mark;
+        let segment = |topic| {
+            let partition = TopicPartition::new(TopicId(topic), 0);
+            Arc::new(Segment::new(std::path::Path::new("/logs"), partition, Mark::default()))
+        };
+        let mut view = ClusterView { node: Some(NodeId(1)), ..ClusterView::default() };
+        for (topic, replicas) in [(1, vec![NodeId(1)]), (2, vec![NodeId(1), NodeId(2)])] {
+            view.insert(TopicView {
+                id: TopicId(topic),
+                name: format!("topic {topic}"),
+                created_at: 0,
+                topic_epoch: 1,
+                config: lance_cluster::metadata::TopicConfig::default(),
+                partitions: vec![(Some(NodeId(1)), LeaderEpoch(1))],
+                members: vec![PartitionMembers { replicas, ..PartitionMembers::default() }],
+            });
+        }
+        for (topic, code) in [(1, ErrorCode::StorageOffline), (2, ErrorCode::Unavailable)] {
+            let segment = segment(topic);
+            let (path, partition) = (segment.path().to_owned(), segment.partition());
+            let flaw = BatchFlaw::Cut { needed: 9, left: 0 };
+            let error = ReadError::Damaged { path, file_offset: 700, position: 700, partition, flaw };
+            let slice = SegmentSlice {
+                segment,
+                start_position: 0,
+                start_offset: 0,
+                limit: Mark { position: 900, ..Mark::default() },
+                closed: true,
+            };
+            let failure = ReadFailure::new(error, &SegmentRead::Slice(slice));
+            assert_eq!(failure.damage().map(|found| found.good_end), Some(700));
+            assert_eq!(failure.code(&view), code);
+        }
+        assert_eq!(ReadFailure::Panicked.code(&view), ErrorCode::Internal);
+    }
+
+    #[test]
     fn copies_count_until_the_last_byte_is_sent() {
         let held = Held::default();
         assert_eq!(held.room(), *COPY_BYTES.end());

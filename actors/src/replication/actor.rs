@@ -128,6 +128,8 @@ pub struct ReplicationActor {
     /// Those that are led, with the epoch.
     led: HashMap<TopicPartition, LeaderEpoch>,
     pub(super) traced: FailoverTraces,
+    /// Copies on other nodes that were cut for damage and not refilled when the last window ended.
+    pub(super) refilling: HashSet<(TopicPartition, NodeId)>,
     /// Replicas that were found damaged; outlives a restart.
     pub(super) repair: RepairCore,
 }
@@ -151,6 +153,7 @@ impl ReplicationActor {
             settled: HashSet::new(),
             led: HashMap::new(),
             traced: FailoverTraces::default(),
+            refilling: HashSet::new(),
             repair: RepairCore::default(),
         }
     }

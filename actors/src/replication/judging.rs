@@ -1,17 +1,19 @@
 //! Slow followers: what the judge says of them, and what is proposed about it.
 
 use super::actor::ReplicationActor;
-use super::judgement::{by_node, joined, spared};
+use super::judgement::{Evictions, by_node, joined, spared};
 use crate::events::{Event, EventKind, events};
-use crate::ingestion::core::moving::Candidate;
+use crate::ingestion::core::moving::{Candidate, Counted};
 use crate::ingestion::replica_handlers::{ReplicaReport, ReportReplicas};
 use crate::metadata::actor::ProposeChange;
 use crate::metrics::{FollowerDecision, JudgedFollower};
 use actix::prelude::*;
 use futures_util::future::join_all;
+use hashbrown::HashSet;
 use lance_cluster::metadata::{MetadataAnswer, MetadataCommand};
 use lance_cluster::replica::{EvictionCause, Figures, Verdict};
-use lance_messages::id::NodeId;
+use lance_messages::id::{NodeId, TopicPartition};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::Span;
@@ -69,7 +71,25 @@ impl ReplicationActor {
         }
     }
 
+    /// Replicas that were cut for damage and take more than a window to refill leave the in-quorum set: others that are
+    /// damaged too learn from it that they are needed.
+    fn evict_refilling(&mut self, refilling: &[Counted], ctx: &mut Context<Self>) {
+        let now: HashSet<(TopicPartition, NodeId)> = refilling.iter().map(|one| (one.partition, one.node)).collect();
+        let before = std::mem::replace(&mut self.refilling, now);
+        let mut nodes: BTreeMap<NodeId, Evictions> = BTreeMap::new();
+        for one in refilling.iter().filter(|one| before.contains(&(one.partition, one.node))) {
+            nodes.entry(one.node).or_default().push((one.partition, one.epoch, one.in_quorum_version));
+        }
+        for (node, partitions) in nodes {
+            let span = tracing::info_span!("evict refilling", lance.follower = node.0);
+            let count = partitions.len();
+            span.in_scope(|| tracing::info!(%node, partitions = count, "damaged replicas do not count until refilled"));
+            self.propose(MetadataCommand::Evict { node, partitions }, None, span, ctx);
+        }
+    }
+
     fn judge(&mut self, mut report: ReplicaReport, ctx: &mut Context<Self>) {
+        self.evict_refilling(&report.refilling, ctx);
         let mut verdicts = Vec::new();
         let now_ms = self.now_ms();
         let windows = joined(std::mem::take(&mut report.windows));

@@ -6,6 +6,7 @@ mod fetching;
 mod forwarding;
 mod groups;
 mod parts;
+mod repairing;
 mod support;
 
 use lance_messages::error_code::ErrorCode;

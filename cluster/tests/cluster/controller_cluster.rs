@@ -215,6 +215,23 @@ fn a_draining_node_hands_over_what_it_leads_once_the_target_holds_everything() {
 }
 
 #[test]
+fn a_leader_that_hands_over_by_itself_is_followed_by_whom_it_names() {
+    for target in [2, 3] {
+        let mut world = led();
+        world.move_ready(7, target);
+        world.move_ready(1, 1);
+        world.move_ready(1, 9);
+        assert!(world.proposed.is_empty(), "another epoch, itself, and who holds no copy");
+        world.move_ready(1, target);
+        world.commit_proposed();
+        (1..=3).for_each(|node| world.clean(node, 2, 1, 500));
+        world.commit_proposed();
+        assert_eq!(world.leader(), Some((target, 2)));
+        assert_eq!(world.controller.move_count(), 0);
+    }
+}
+
+#[test]
 fn the_target_of_a_move_does_not_win_against_a_longer_log() {
     let mut world = led();
     world.apply(&MetadataCommand::SetDraining { node: NodeId(1), draining: true });

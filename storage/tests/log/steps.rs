@@ -7,7 +7,8 @@ use lance_storage::disk::OpKind;
 use lance_storage::disk::memory::{MemoryConfig, MemoryDisk};
 use lance_storage::index::Index;
 use lance_storage::log::{AppendError, NewBatch, UNKNOWN_OFFSET};
-use lance_storage::segment::{MIN_SEGMENT_BYTES, file_name};
+use lance_storage::segment::{MIN_SEGMENT_BYTES, Segment, file_name};
+use std::sync::Arc;
 
 #[test]
 fn offsets_positions_and_records_follow_each_other() {
@@ -121,7 +122,10 @@ fn a_full_segment_is_closed_indexed_and_cut_to_length() {
     rig.check();
     let closed: Vec<_> = rig.log.closed_segments().cloned().collect();
     assert_eq!(closed.len(), 1);
+    assert!(rig.log.holds(&closed[0]));
     let end = closed[0].end().unwrap().mark;
+    let same_file = Arc::new(Segment::new(&dir(), closed[0].partition(), closed[0].base()));
+    assert!(!rig.log.holds(&same_file), "as the log knew it before it was opened again");
     assert!(end.position <= MIN_SEGMENT_BYTES);
     assert_eq!(rig.memory.read_file(closed[0].path()).unwrap().len() as u64, end.position);
     let index = Index::load(&*rig.disk, &closed[0]).unwrap();

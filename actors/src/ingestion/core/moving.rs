@@ -3,8 +3,8 @@
 use super::committing::{queue, release};
 use super::{Effects, IngestionCore, IngestionEffect, Now};
 use crate::ingestion::partition::{Leadership, Partition};
-use crate::ingestion::replica::Move;
-use lance_cluster::replica::FollowerWindow;
+use crate::ingestion::replica::{LeaderSide, Move};
+use lance_cluster::replica::{FollowerWindow, Vote};
 use lance_messages::id::{LeaderEpoch, NodeId, ReplicaIncarnation, TopicPartition};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -74,11 +74,27 @@ impl IngestionCore {
 
     /// Followers of partitions led here that count.
     pub fn counted(&self) -> Vec<Counted> {
+        self.counted_where(|_, _| true)
+    }
+
+    /// Those of them whose copy was cut for damage and lacks what it has to hold: the metadata cannot know it yet.
+    pub fn refilling(&self) -> Vec<Counted> {
+        self.counted_where(|leader, vote| {
+            let follower = leader.followers.iter().find(|follower| follower.node == vote.node);
+            follower.and_then(|follower| follower.incarnation).is_some_and(|incarnation| {
+                let is_new = incarnation.node == vote.admitted.node && incarnation != vote.admitted;
+                is_new && !leader.quorum.may_admit(vote.node, incarnation)
+            })
+        })
+    }
+
+    fn counted_where(&self, holds: impl Fn(&LeaderSide, &Vote) -> bool) -> Vec<Counted> {
         let led = self.partitions.iter().flatten().filter(|partition| partition.leading_epoch().is_some());
-        let roles = led.filter_map(|partition| partition.leader.as_ref()).map(|leader| &leader.role);
-        let counted = roles.flat_map(|role| {
+        let leaders = led.filter_map(|partition| partition.leader.as_ref());
+        let counted = leaders.flat_map(|leader| {
+            let role = &leader.role;
             let followers = role.votes.iter().filter(|vote| vote.in_quorum && vote.node != self.options.node);
-            followers.map(|vote| Counted {
+            followers.filter(|vote| holds(leader, vote)).map(|vote| Counted {
                 partition: role.partition,
                 node: vote.node,
                 epoch: role.epoch,
