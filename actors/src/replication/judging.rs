@@ -11,6 +11,7 @@ use actix::prelude::*;
 use futures_util::future::join_all;
 use hashbrown::HashSet;
 use lance_cluster::metadata::{MetadataAnswer, MetadataCommand};
+use lance_cluster::replica::quorum::quorum_size;
 use lance_cluster::replica::{EvictionCause, Figures, Verdict};
 use lance_messages::id::{NodeId, TopicPartition};
 use std::collections::BTreeMap;
@@ -73,11 +74,15 @@ impl ReplicationActor {
 
     /// Replicas that were cut for damage and take more than a window to refill leave the in-quorum set: others that are
     /// damaged too learn from it that they are needed.
-    fn evict_refilling(&mut self, refilling: &[Counted], ctx: &mut Context<Self>) {
+    fn evict_refilling(&mut self, report: &ReplicaReport, ctx: &mut Context<Self>) {
+        let ReplicaReport { refilling, counted, .. } = report;
         let now: HashSet<(TopicPartition, NodeId)> = refilling.iter().map(|one| (one.partition, one.node)).collect();
         let before = std::mem::replace(&mut self.refilling, now);
         let mut nodes: BTreeMap<NodeId, Evictions> = BTreeMap::new();
-        for one in refilling.iter().filter(|one| before.contains(&(one.partition, one.node))) {
+        // With the leader and without this follower, as many as there are followers that count.
+        let left = |one: &Counted| counted.iter().filter(|other| other.partition == one.partition).count();
+        let may_go = |one: &&Counted| left(one) >= quorum_size(one.copies);
+        for one in refilling.iter().filter(|one| before.contains(&(one.partition, one.node))).filter(may_go) {
             nodes.entry(one.node).or_default().push((one.partition, one.epoch, one.in_quorum_version));
         }
         for (node, partitions) in nodes {
@@ -89,7 +94,7 @@ impl ReplicationActor {
     }
 
     fn judge(&mut self, mut report: ReplicaReport, ctx: &mut Context<Self>) {
-        self.evict_refilling(&report.refilling, ctx);
+        self.evict_refilling(&report, ctx);
         let mut verdicts = Vec::new();
         let now_ms = self.now_ms();
         let windows = joined(std::mem::take(&mut report.windows));

@@ -95,8 +95,10 @@ impl RepairCore {
 
     /// A replica was found damaged when it was opened, and takes part in nothing.
     pub fn on_unusable(&mut self, partition: TopicPartition, good_end: u64) {
-        let damaged = Damaged { good_end, is_unusable: true, ..Damaged::default() };
-        self.damaged.insert(partition, damaged);
+        self.on_found(partition, good_end);
+        if let Some(damaged) = self.damaged.get_mut(&partition) {
+            (damaged.is_unusable, damaged.cut_at) = (true, None);
+        }
     }
 
     /// The log ends here now, for whatever reason.

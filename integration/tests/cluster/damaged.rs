@@ -4,6 +4,10 @@ use super::{expect_all_well, load};
 use lance_integration::harness::segments::flip_bit;
 use lance_integration::harness::{Load, ThreeNodes, http};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// A scrubber would need days; this is what reading and refilling a few megabytes may take on a busy machine.
+const REPAIR_PATIENCE: Duration = Duration::from_secs(120);
 
 /// A cluster under load whose node at the answered place was killed once its log had closed segments: those segments, the
 /// last one still written to.
@@ -29,6 +33,31 @@ fn a_bit_that_flipped_in_a_closed_segment_is_repaired_from_a_peer() {
     cluster.nodes[damaged].start_again();
     cluster.nodes[damaged].await_log(&["ERROR", "the scrubber found damage"]);
     expect_all_well(&cluster, load);
+}
+
+#[test]
+fn a_bit_that_flipped_on_the_leader_is_repaired_once_a_client_reads_there() {
+    let cluster = ThreeNodes::start();
+    let mut load = load(&cluster);
+    load.await_more(6_000);
+    let leader = cluster.leader("events", 0);
+    let node = &cluster.nodes[leader];
+    let logs = std::fs::read_dir(node.data_dir().join("logs")).unwrap().map(|log| log.unwrap().path());
+    let of_partition = logs.filter(|log| log.file_name().unwrap().to_str().unwrap().ends_with("-0"));
+    let segments = of_partition.map(|log| node.files(&log, "lnc")).max_by_key(Vec::len).unwrap();
+    assert!(segments.len() >= 3, "{segments:?}");
+    let before = std::fs::read(&segments[0]).unwrap();
+    flip_bit(&segments[0], 300_000);
+    let found_at = Instant::now();
+    // Everything acked is read, from whom it may be.
+    load.check();
+    node.await_log(&["WARN", "a damaged replica leads"]);
+    node.await_log(&["ERROR", "a damaged replica is cut back"]);
+    expect_all_well(&cluster, load);
+    assert!(std::fs::read(&segments[0]).unwrap() == before, "the file is as it was");
+    assert!(found_at.elapsed() < REPAIR_PATIENCE, "{:?}", found_at.elapsed());
+    let waiting = http::metric(&node.admin(), "lance_damaged_replicas_waiting", &[]);
+    assert_eq!(waiting, Some(0.0));
 }
 
 #[test]
