@@ -365,7 +365,8 @@ mod tests {
             let partition = TopicPartition::new(TopicId(topic), 0);
             Arc::new(Segment::new(std::path::Path::new("/logs"), partition, Mark::default()))
         };
-        let mut view = ClusterView { node: Some(NodeId(1)), ..ClusterView::default() };
+        let mut view = ClusterView::default();
+        view.node = Some(NodeId(1));
         for (topic, replicas) in [(1, vec![NodeId(1)]), (2, vec![NodeId(1), NodeId(2)])] {
             view.insert(TopicView {
                 id: TopicId(topic),

@@ -65,7 +65,8 @@ impl Replication {
         let nodes = |ids: &[u16]| ids.iter().copied().map(NodeId).collect::<Vec<_>>();
         let members =
             PartitionMembers { replicas: nodes(&[1, 2, 3]), in_quorum: nodes(counting), ..PartitionMembers::default() };
-        let mut view = ClusterView { node: Some(NodeId(1)), ..ClusterView::default() };
+        let mut view = ClusterView::default();
+        view.node = Some(NodeId(1));
         view.insert(TopicView {
             id: PARTITION.topic,
             name: "events".to_owned(),
