@@ -1,8 +1,10 @@
 //! A replica whose bytes changed on its disk: what is damaged comes back from the others.
 
 use super::{expect_all_well, load};
+use lance_integration::harness::load::LoadOptions;
+use lance_integration::harness::process::lnc;
 use lance_integration::harness::segments::flip_bit;
-use lance_integration::harness::{Load, ThreeNodes, http};
+use lance_integration::harness::{Load, Server, ThreeNodes, eventually, http};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -92,4 +94,43 @@ fn a_log_whose_segments_are_gone_refills_from_its_leader() {
     cluster.nodes[damaged].start_again();
     cluster.nodes[damaged].await_log(&["ERROR", "a damaged replica begins anew"]);
     expect_all_well(&cluster, load);
+}
+
+#[test]
+fn what_a_survivor_had_is_served_again_once_the_loss_of_the_others_is_accepted() {
+    let mut cluster = ThreeNodes::start();
+    let options = LoadOptions { record_bytes: 1_000, ..LoadOptions::new("events", 1) };
+    let load = Load::start(&cluster.servers(), options);
+    load.await_more(2_000);
+    load.finish();
+    cluster.await_agreement();
+    let log = std::fs::read_dir(cluster.nodes[0].data_dir().join("logs")).unwrap().next().unwrap().unwrap();
+    let topic: u32 = log.file_name().to_str().unwrap().trim_end_matches("-0").parse().unwrap();
+    let before = cluster.nodes[0].connect().read_from(topic, 0);
+    assert!(before.len() > 2_000_000, "{} bytes", before.len());
+    cluster.nodes.iter_mut().for_each(Server::kill);
+    for lost in &cluster.nodes[1..] {
+        std::fs::remove_dir_all(lost.data_dir().join("logs")).unwrap();
+    }
+    cluster.spawn_all();
+    cluster.nodes.iter_mut().for_each(Server::await_serving);
+    let lost = cluster.nodes[1..].iter();
+    lost.for_each(|lost| drop(lost.await_log(&["ERROR", "a damaged replica begins anew"])));
+    eventually("the partition is offline", || {
+        let offline = http::metric(&cluster.nodes[0].admin(), "lance_partitions_offline", &[]);
+        offline.filter(|offline| *offline == 1.0)
+    });
+    let status = lnc(&cluster.servers(), &["cluster", "status"], b"").ok();
+    assert!(status.contains("events") && status.contains("none"), "{status}");
+    let (_, refused) = lnc(&cluster.servers(), &["cluster", "recover", "events", "0"], b"").failure();
+    assert!(refused.contains("--accept-data-loss"), "{refused}");
+    // The next epoch may open between the question and the order.
+    let said = eventually("the order is taken", || {
+        let ordered = lnc(&cluster.servers(), &["cluster", "recover", "events", "0", "--accept-data-loss"], b"");
+        ordered.status.success().then(|| ordered.ok())
+    });
+    assert!(said.contains("goes on with the copy of node 1"), "{said}");
+    let load = Load::start(&cluster.servers(), LoadOptions { idempotent: false, ..LoadOptions::new("others", 1) });
+    expect_all_well(&cluster, load);
+    assert!(cluster.nodes[0].connect().read_from(topic, 0) == before, "everything the survivor had is there");
 }
