@@ -18,10 +18,17 @@ pub struct DamageFound {
     pub good_end: u64,
 }
 
+impl DamageFound {
+    /// The shard of the segment's partition.
+    pub fn shard<'a>(&self, shards: &'a [Mailbox<IngestionActor>]) -> Option<&'a Mailbox<IngestionActor>> {
+        let count = u16::try_from(shards.len()).unwrap_or(u16::MAX);
+        shards.get(usize::from(shard_of(self.segment.partition(), count)))
+    }
+}
+
 /// Tells the shard of the segment's partition. One that takes nothing is told by the next who reads there.
 pub fn report(shards: &[Mailbox<IngestionActor>], found: DamageFound) {
-    let count = u16::try_from(shards.len()).unwrap_or(u16::MAX);
-    if let Some(shard) = shards.get(usize::from(shard_of(found.segment.partition(), count)))
+    if let Some(shard) = found.shard(shards)
         && let Err(error) = shard.try_send(found)
     {
         tracing::debug!(%error, "a shard was not told of damage");
