@@ -39,7 +39,8 @@ fn a_bit_that_flipped_in_a_closed_segment_is_repaired_from_a_peer() {
 
 #[test]
 fn a_bit_that_flipped_on_the_leader_is_repaired_once_a_client_reads_there() {
-    let cluster = ThreeNodes::start();
+    // What is closed is read from the disk.
+    let cluster = ThreeNodes::start_with(&|spec| spec.set("storage.tail_ring_bytes=1MiB"));
     let mut load = load(&cluster);
     load.await_more(6_000);
     let leader = cluster.leader("events", 0);
