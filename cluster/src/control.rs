@@ -3,7 +3,7 @@
 //! Any of these may be lost; whoever needs an answer asks again.
 
 use crate::codec::{self, CodecError};
-use crate::metadata::{HeartbeatAnswer, PromiseAnswer};
+use crate::metadata::{HeartbeatAnswer, NodeStart, PromiseAnswer, StartKnowledge};
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,15 @@ pub enum ControlMessage {
     },
     /// A heartbeat arrived.
     HeartbeatAnswer(HeartbeatAnswer),
+    /// The sender has started: is that its newest start?
+    StartAsked(NodeStart),
+    /// What the sender knows of the start it was asked about.
+    StartAnswered {
+        /// The start.
+        start: NodeStart,
+        /// What is known of its life.
+        known: StartKnowledge,
+    },
 }
 
 /// What a proposal came to at the node that led.
@@ -104,12 +113,18 @@ mod tests {
     #[test]
     fn messages_have_these_bytes() {
         let partition = TopicPartition::new(TopicId(7), 1);
+        let start = NodeStart { node: NodeId(3), incarnation: 9, boot_number: 4, nonce: 8 };
         let cases = [
             (ControlMessage::Heartbeat { sent_ms: 3 }, vec![2, 0, 3]),
             (ControlMessage::Raft(vec![9, 8]), vec![2, 1, 2, 9, 8]),
             (ControlMessage::Propose { request: 5, command: vec![1] }, vec![2, 2, 5, 1, 1]),
             (ControlMessage::AskPromises(vec![(partition, LeaderEpoch(3))]), vec![2, 4, 1, 7, 1, 3]),
             (ControlMessage::MoveLeader { partition, epoch: LeaderEpoch(3), to: NodeId(2) }, vec![2, 8, 7, 1, 3, 2]),
+            (ControlMessage::StartAsked(start), vec![2, 11, 3, 9, 4, 8]),
+            (
+                ControlMessage::StartAnswered { start, known: StartKnowledge::Newest { boot_number: 5, nonce: 7 } },
+                vec![2, 12, 3, 9, 4, 8, 1, 5, 7],
+            ),
         ];
         for (message, bytes) in cases {
             assert_eq!(message.encode().unwrap(), bytes);

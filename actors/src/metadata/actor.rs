@@ -2,8 +2,9 @@
 
 use super::calls::TopicLimits;
 use super::elections::Elections;
-use super::levels::{LevelWatch, beginning_of, level_of};
+use super::levels::{LevelWatch, beginning_of};
 use super::remote::Forwarded;
+use super::renewal::OwnStart;
 use super::roles::{role_of, roles_led};
 use super::store::{MetadataStore, StoreError};
 use crate::clock::NodeClock;
@@ -26,12 +27,13 @@ use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use lance_cluster::control::ControlMessage;
 use lance_cluster::metadata::{
-    ControllerOptions, GenesisNode, HardStateRecord, MetadataAnswer, MetadataCommand, MetadataCore, MetadataEffect,
-    MetadataError, MetadataEvent, MetadataOptions, PromiseAnswer, ProposeFailure, RaftConf, RaftConfig, TopicConfig,
+    GenesisNode, HardStateRecord, KnownStarts, MetadataAnswer, MetadataCommand, MetadataCore, MetadataEffect,
+    MetadataError, MetadataEvent, PromiseAnswer, ProposeFailure, TopicConfig,
 };
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{LeaderEpoch, NodeId, TopicId, TopicPartition};
 use lance_messages::mail::ingestion::AssignPartitions;
+use lance_storage::checkpoint::PastStarts;
 use lance_storage::disk::Disk;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -117,6 +119,8 @@ pub struct MetadataSetup {
     pub boot_number: u64,
     /// Random, made for this start.
     pub nonce: u64,
+    /// This and earlier starts, as the data dir knows them.
+    pub past: PastStarts,
     /// The address told to others.
     pub address: String,
     /// For topics that say nothing themselves.
@@ -145,8 +149,10 @@ pub(super) type Answered = Result<MetadataAnswer, CallFailure>;
 
 pub(super) struct Running {
     pub(super) core: MetadataCore,
-    store: MetadataStore,
-    hard_state: HardStateRecord,
+    /// The newest starts of nodes.
+    pub(super) starts: KnownStarts,
+    pub(super) store: MetadataStore,
+    pub(super) hard_state: HardStateRecord,
 }
 
 /// The shell of the metadata core.
@@ -175,6 +181,7 @@ pub struct MetadataActor {
     /// Leaders chosen since this start, of all partitions.
     leader_changes: u64,
     pub(super) elections: Elections,
+    pub(super) own_start: OwnStart,
     pub(super) state_changed: bool,
     pub(super) levels: LevelWatch,
 }
@@ -202,6 +209,7 @@ impl MetadataActor {
             alive: Vec::new(),
             leader_changes: 0,
             elections: Elections::default(),
+            own_start: OwnStart::default(),
             state_changed: false,
             levels: LevelWatch::default(),
         }
@@ -217,27 +225,6 @@ impl MetadataActor {
         request
     }
 
-    fn open(&mut self) -> Result<(Running, Vec<MetadataEffect>), String> {
-        // Who joins later begins with no members: the leader sends it a snapshot that names it.
-        let genesis = match self.setup.is_voter {
-            true => RaftConf::of_voters(self.setup.genesis.iter().map(|node| node.incarnation)),
-            false => RaftConf::of_voters([]),
-        };
-        let (store, persisted) =
-            MetadataStore::open(&self.setup.disk, &self.setup.dir, genesis).map_err(|error| error.to_string())?;
-        let config = RaftConfig::new(self.setup.incarnation, self.setup.nonce);
-        let hard_state = persisted.hard_state;
-        let mut effects = Vec::new();
-        let options = MetadataOptions {
-            raft: config,
-            genesis: self.setup.genesis.clone(),
-            controller: ControllerOptions::default(),
-            understands: level_of(self.setup.versions.newest()),
-        };
-        let core = MetadataCore::new(options, &persisted, self.now_ms(), &mut effects).map_err(|e| e.to_string())?;
-        Ok((Running { core, store, hard_state }, effects))
-    }
-
     /// Runs the core inside the guard and carries out what it wants done.
     pub(super) fn with_core(
         &mut self,
@@ -250,6 +237,7 @@ impl MetadataActor {
             };
             let mut effects = Vec::new();
             match work(&mut running.core, &mut effects) {
+                Err(error) if error.is_loss() => actor.end_life(error.to_string()),
                 Err(error) if error.is_fatal() => return Err(error.to_string()),
                 Err(error) => tracing::warn!(%error, "metadata refused an input"),
                 Ok(()) => {}
@@ -390,6 +378,10 @@ impl MetadataActor {
             self.registering = None;
             return match result {
                 Ok(_) => Ok(()),
+                Err(ProposeFailure::Refused(refusal)) if self.is_end_of_life(&refusal) => {
+                    self.end_life(refusal.to_string());
+                    Ok(())
+                }
                 Err(ProposeFailure::Refused(refusal)) => Err(format!("this node was not registered: {refusal}")),
                 Err(failure) => {
                     tracing::warn!(%failure, "registration will be repeated");
@@ -500,12 +492,15 @@ impl Shell for MetadataActor {
                     let now_ms = actor.now_ms();
                     actor.look_around();
                     actor.settle_forwarded();
-                    actor.with_core(ctx, |core, effects| core.on_tick(now_ms, effects));
+                    actor.check_start(now_ms, ctx);
+                    if actor.takes_part(now_ms) {
+                        actor.with_core(ctx, |core, effects| core.on_tick(now_ms, effects));
+                    }
                     actor.register(now_ms, ctx);
                     actor.mind_level(now_ms, ctx);
                 });
             }
-            Err(error) => fail(self, ctx, error),
+            Err(failure) => self.on_open_failed(&failure, ctx),
         }
     }
 }

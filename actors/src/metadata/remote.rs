@@ -99,7 +99,7 @@ impl MetadataActor {
     /// Registers this start until the committed state shows it.
     pub(super) fn register(&mut self, now_ms: u64, ctx: &mut Context<Self>) {
         let due = self.registered_at_ms.is_none_or(|at| now_ms >= at + REGISTER_INTERVAL_MS);
-        if self.is_registered() || !due {
+        if self.is_registered() || !due || !self.takes_part(now_ms) {
             return;
         }
         let Some(running) = self.running.as_ref() else { return };
@@ -116,9 +116,13 @@ impl MetadataActor {
         let Ok(command) = command.encode() else { return };
         let propose = ControlMessage::Propose { request: REGISTRATION, command };
         match running.core.leader_node() {
-            Some(leader) => self.send_to(leader, &propose),
+            Some(leader) if self.may_register_with(leader, now_ms) => self.send_to(leader, &propose),
+            Some(_) => self.registered_at_ms = None,
             // Who is not a member yet hears of no leader: one of the others will know.
-            None => self.links.keys().for_each(|node| self.send_to(*node, &propose)),
+            None => {
+                let asked = self.links.keys().filter(|node| self.may_register_with(**node, now_ms));
+                asked.for_each(|node| self.send_to(*node, &propose));
+            }
         }
     }
 
@@ -184,10 +188,12 @@ impl MetadataActor {
         self.send_to(node, &ControlMessage::Proposed { request, outcome });
     }
 
-    fn on_proposed(&mut self, request: u64, outcome: ProposeOutcome) -> Result<(), String> {
+    fn on_proposed(&mut self, from: NodeId, request: u64, outcome: ProposeOutcome) -> Result<(), String> {
         if request == REGISTRATION {
             return match outcome {
                 ProposeOutcome::Applied { refused: Some(reason), .. } | ProposeOutcome::Refused(reason) => {
+                    // Whoever refuses it knows more of this node's starts than others.
+                    self.ask_about_start(from);
                     if self.refusal.as_ref() != Some(&reason) {
                         tracing::error!(%reason, "this node was not registered: it keeps asking");
                         self.refusal = Some(reason);
@@ -247,8 +253,14 @@ impl MetadataActor {
             ControlMessage::Raft(bytes) => {
                 if let Some(running) = self.running.as_mut() {
                     running.core.on_peer(from);
+                    if running.starts.is_past(running.core.state(), from) {
+                        tracing::debug!(node = %from.node, "a vote or ack of an older disk does not count");
+                        return Ok(());
+                    }
                 }
-                self.with_core(ctx, |core, effects| core.on_message(&bytes, effects));
+                if self.takes_part(now_ms) {
+                    self.with_core(ctx, |core, effects| core.on_message(&bytes, effects));
+                }
             }
             ControlMessage::Propose { request, command } => match MetadataCommand::decode(&command) {
                 Ok(command) => {
@@ -258,7 +270,7 @@ impl MetadataActor {
                 }
                 Err(error) => tracing::warn!(node = %from.node, %error, "a peer proposes what cannot be read"),
             },
-            ControlMessage::Proposed { request, outcome } => self.on_proposed(request, outcome)?,
+            ControlMessage::Proposed { request, outcome } => self.on_proposed(from.node, request, outcome)?,
             ControlMessage::AskPromises(partitions) => self.tell_replication(PromiseWanted(partitions)),
             ControlMessage::Promises(answers) => {
                 self.with_core(ctx, |core, effects| core.on_promises(from.node, &answers, effects));
@@ -274,6 +286,8 @@ impl MetadataActor {
             ControlMessage::MoveLeader { partition, epoch, to } => {
                 self.tell_replication(MoveWanted(MoveLeadership { partition, epoch, to }));
             }
+            ControlMessage::StartAsked(start) => self.on_start_asked(from, start),
+            ControlMessage::StartAnswered { start, known } => self.on_start_answered(from.node, start, known),
             ControlMessage::MoveReady { partition, epoch, to } => {
                 self.with_core(ctx, |core, effects| core.on_move_ready(partition, epoch, to, effects));
             }
@@ -331,6 +345,7 @@ impl Handler<LinkChanged> for MetadataActor {
         if message.kind != LinkKind::Control {
             return;
         }
+        self.on_link(message.node, message.peer.is_some(), self.now_ms());
         match message.peer {
             Some(peer) => {
                 if let Some(running) = self.running.as_mut() {

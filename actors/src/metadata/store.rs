@@ -29,6 +29,17 @@ pub enum StoreError {
     Codec(#[from] CodecError),
 }
 
+impl StoreError {
+    /// Whether what was made durable is there no more.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Log(SyncLogError::Damaged { .. } | SyncLogError::Gap { .. })
+                | Self::Checkpoint(CheckpointError::Damaged { .. })
+        )
+    }
+}
+
 /// The files of the metadata actor; used from its own thread only.
 pub struct MetadataStore {
     log: SyncLog,

@@ -114,7 +114,7 @@ pub fn start<S: Shell>(shell: &mut S, ctx: &mut S::Context) {
             let message = Escalated { name: life.vitals.name.clone(), reason: life.last_reason.clone() };
             let span = life.restarting.take().unwrap_or_else(Span::none);
             span.in_scope(|| {
-                tracing::error!(actor = %message.name, reason = %message.reason, "restart budget used up");
+                tracing::error!(actor = %message.name, reason = %message.reason, "this actor is not started again");
             });
             let send = life.parent.send(message);
             let send = actix::fut::wrap_future::<_, S>(async move {
@@ -160,6 +160,12 @@ pub fn fail<S: Shell>(shell: &mut S, ctx: &mut S::Context, reason: String) {
         tracing::error!(actor = %shell.life().vitals.name, "core panicked while it was dropped");
     }
     ctx.stop();
+}
+
+/// Ends the process from inside an actor whose restart would change nothing: its parent hears of it at once.
+pub fn give_up<S: Shell>(shell: &mut S, ctx: &mut S::Context, reason: String) {
+    fail(shell, ctx, reason);
+    shell.life().pending_pause = Some(Verdict::Escalate);
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {

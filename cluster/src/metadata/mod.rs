@@ -22,6 +22,7 @@ pub mod refusal;
 mod relocations;
 pub mod security;
 mod snapshot;
+pub mod starts;
 pub mod state;
 mod state_nodes;
 mod state_partitions;
@@ -48,6 +49,7 @@ pub use raft_node::{ProposalFailure, RaftCore, RaftEffect};
 pub use raft_persist::{HardStateRecord, Persist, PersistedRaft, RaftConf, RaftEntry, RaftSnapshot};
 pub use refusal::{MetadataRefusal, PartitionRefusal};
 pub use security::{Security, UserState};
+pub use starts::{KnownStarts, NodeStart, PastStart, START_CHECK_MS, StartCheck, StartKnowledge};
 pub use state::MetadataState;
 pub use tee::{TeeAdvance, TeeCheckpoint, TeeClaim, TeeProducer, TeeProgress, TeeRefusal, TeeRule, TeeTarget};
 pub use topic::{

@@ -116,6 +116,14 @@ pub enum RaftError {
         /// The commit index persisted.
         commit: u64,
     },
+    /// The leader goes by an ack of entries that are not in the log: the disk lost them, and the node needs a new incarnation.
+    #[error("the raft log ends at {last_index}, below the index {acked} that this node acked")]
+    LostAcked {
+        /// The last index present.
+        last_index: u64,
+        /// The index that the leader commits here.
+        acked: u64,
+    },
     /// A persisted entry is of an unknown form.
     #[error("raft log entry {index} does not decode: {source}")]
     EntryUndecodable {
@@ -153,6 +161,11 @@ pub enum RaftError {
 }
 
 impl RaftError {
+    /// Whether the log is not what this node once made durable: it must not vote by it.
+    pub fn is_loss(&self) -> bool {
+        matches!(self, Self::LogGap { .. } | Self::LostEntries { .. } | Self::LostAcked { .. })
+    }
+
     /// Whether the core that returned it can be used no more.
     pub fn is_fatal(&self) -> bool {
         !matches!(

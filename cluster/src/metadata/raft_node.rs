@@ -224,6 +224,7 @@ impl RaftCore {
         if message.to != id || message.from == id || message.get_msg_type() == MessageType::MsgPropose {
             return Err(RaftError::MessageMisdirected { from: message.from, to: message.to, id });
         }
+        self.check_acked(&message)?;
         if self.is_joining() && message.get_msg_type() == MessageType::MsgAppend {
             return self.run(effects, |core, effects| core.ask_for_snapshot(&message, effects));
         }
@@ -234,6 +235,17 @@ impl RaftCore {
             ) => Err(RaftError::MessageRefused { source }),
             Err(source) => Err(RaftError::Failed { source }),
         })
+    }
+
+    /// A leader commits here no further than this node has acked, in its term or a later one.
+    fn check_acked(&mut self, message: &Message) -> Result<(), RaftError> {
+        let last_index = self.node.raft.raft_log.last_index();
+        let is_heartbeat = message.get_msg_type() == MessageType::MsgHeartbeat && message.term >= self.node.raft.term;
+        if self.closed || !is_heartbeat || message.commit <= last_index {
+            return Ok(());
+        }
+        self.closed = true;
+        Err(RaftError::LostAcked { last_index, acked: message.commit })
     }
 
     /// Everything in the `Persist` effects through `number` is durable.

@@ -173,6 +173,14 @@ impl RaftSnapshot {
 }
 
 impl RaftEntry {
+    /// The command that it holds; `None` for Raft's own entries and what cannot be read.
+    pub(super) fn command(&self) -> Option<&[u8]> {
+        match self.bytes[..] {
+            [VERSION, 0, ref command @ ..] if !command.is_empty() => Some(command),
+            _ => None,
+        }
+    }
+
     pub(super) fn from_raft(entry: &Entry) -> Self {
         let kind = match entry.get_entry_type() {
             EntryType::EntryNormal => 0,

@@ -182,6 +182,14 @@ impl MetadataState {
         present.map(|(node, _)| *node).or(removed.map(|(node, _)| *node))
     }
 
+    /// Whether a life of a node that is a member, or may be one again, is over.
+    pub fn is_retired(&self, node: NodeId, incarnation: u64) -> bool {
+        let known = self.nodes.get(&node).map(|known| &known.retired_incarnations);
+        let allowed = || self.removed.get(&node).filter(|_| self.allowed.contains_key(&node));
+        let retired = known.or_else(|| allowed().map(|removed| &removed.retired_incarnations));
+        retired.is_some_and(|retired| retired.contains(&incarnation))
+    }
+
     /// Nodes that may register and have not yet, with their addresses.
     pub fn allowed_nodes(&self) -> impl Iterator<Item = (NodeId, &str)> {
         self.allowed.iter().map(|(node, address)| (*node, address.as_str()))

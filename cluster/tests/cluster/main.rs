@@ -25,6 +25,8 @@ mod relocations;
 #[cfg(test)]
 mod security;
 #[cfg(test)]
+mod starts;
+#[cfg(test)]
 mod state_cluster;
 #[cfg(test)]
 mod state_properties;

@@ -6,6 +6,8 @@ use lance_cluster::metadata::{
     HardStateRecord, PersistedRaft, ProposalFailure, RaftConf, RaftConfig, RaftCore, RaftEffect, RaftEntry, RaftError,
     RaftSnapshot,
 };
+use protobuf::Message as _;
+use raft::eraftpb::{Entry, Message, MessageType};
 
 fn config() -> RaftConfig {
     RaftConfig { snapshot_interval_entries: 8, kept_entries: 3, ..RaftConfig::new(7, 1) }
@@ -217,14 +219,33 @@ fn a_message_above_the_limit_is_not_parsed() {
 #[test]
 fn after_a_panic_the_node_is_never_used_again() {
     let mut node = Node::start(RaftDisk::new(&[7, 8]));
-    // A heartbeat of term 5 from 8 that commits an index this log never had: the raft crate panics.
-    let heartbeat = [0x08, 8, 0x10, 7, 0x18, 8, 0x20, 5, 0x40, 100];
+    // An entry that does not follow those it is said to follow: the raft crate panics.
+    let mut append = Message { from: 8, to: 7, term: 5, ..Message::default() };
+    append.set_msg_type(MessageType::MsgAppend);
+    append.mut_entries().push(Entry { index: 5, term: 5, ..Entry::default() });
+    let append = append.write_to_bytes().unwrap();
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let _ = node.core.on_message(&heartbeat, &mut Vec::new());
+        let _ = node.core.on_message(&append, &mut Vec::new());
     }));
     assert!(panicked.is_err());
     assert!(matches!(node.core.on_tick(1, &mut Vec::new()), Err(RaftError::Stopped)));
     assert!(matches!(node.core.on_propose(1, vec![1], &mut Vec::new()), Err(RaftError::Stopped)));
+}
+
+#[test]
+fn a_log_that_lost_what_its_leader_counts_on_is_used_no_more() {
+    let mut node = Node::start(RaftDisk::new(&[7, 8]));
+    let heartbeat = |term, commit| {
+        let mut message = Message { from: 8, to: 7, term, commit, ..Message::default() };
+        message.set_msg_type(MessageType::MsgHeartbeat);
+        message.write_to_bytes().unwrap()
+    };
+    node.core.on_message(&heartbeat(5, 0), &mut Vec::new()).unwrap();
+    // What a leader of the past says proves nothing.
+    node.core.on_message(&heartbeat(4, 100), &mut Vec::new()).unwrap();
+    let lost = node.core.on_message(&heartbeat(5, 1), &mut Vec::new()).unwrap_err();
+    assert!(matches!(lost, RaftError::LostAcked { last_index: 0, acked: 1 }) && lost.is_loss() && lost.is_fatal());
+    assert!(matches!(node.core.on_tick(1, &mut Vec::new()), Err(RaftError::Stopped)));
 }
 
 #[test]

@@ -56,7 +56,7 @@ impl FileKind {
             _ if name.starts_with("producers") => Self::Producers,
             _ if name.starts_with("promises") => Self::Promises,
             _ if name.starts_with("flushed") => Self::Flushed,
-            _ if name.starts_with("node.json") => Self::Node,
+            _ if name.starts_with("node.json") || name.starts_with("starts") => Self::Node,
             _ => Self::Folder,
         }
     }

@@ -9,6 +9,7 @@ mod formation;
 mod membership;
 mod near_reads;
 mod restarts;
+mod rolled_back;
 mod wiped;
 
 use lance_integration::harness::load::LoadOptions;

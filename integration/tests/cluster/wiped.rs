@@ -30,7 +30,7 @@ fn a_wiped_node_refills_and_counts_again() {
 }
 
 /// How many partitions each line of a log says a node was admitted in.
-fn admissions(log: &str, node: usize) -> String {
+pub fn admissions(log: &str, node: usize) -> String {
     let (node, lines) = (format!("node={node} "), log.lines());
     let lines = lines.filter(|line| line.contains("admitting them") && line.contains(&node));
     lines.filter_map(|line| line.split("partitions=").nth(1)).map(|count| format!("{count} ")).collect()

@@ -2,6 +2,7 @@
 //! `{format_version, cluster_id, node_id, incarnation, boot_number, crc}`; ids of 64 bits and the CRC are hexadecimal strings,
 //! the CRC-32 is over `format_version,cluster_id,node_id,incarnation,boot_number` as they stand there.
 
+use super::lives::{PastStarts, end_life, note_start, settle_renewal};
 use super::{CheckpointError, Flaw, make_room, read_file, replace_file};
 use crate::disk::{Disk, DiskFile, OpenMode};
 use lance_messages::id::{NodeId, TopicPartition};
@@ -35,6 +36,7 @@ pub struct DataDir {
     record: NodeRecord,
     format: u64,
     created: bool,
+    starts: PastStarts,
     /// Closing it gives the lock back, also when the process is killed.
     _lock: Arc<dyn DiskFile>,
 }
@@ -59,7 +61,8 @@ struct VersionOnly {
 impl DataDir {
     /// Takes the data dir at `path` for `node_id`, making it when it is missing, and counts this start durably.
     ///
-    /// `randomness` becomes the incarnation of a new data dir and is otherwise unused.
+    /// `randomness` becomes the incarnation of a new data dir, or of one whose renewal was ordered, and makes the nonce of this
+    /// start.
     pub fn open(disk: &Arc<dyn Disk>, path: &Path, node_id: NodeId, randomness: u64) -> Result<Self, CheckpointError> {
         Self::open_up_to(disk, path, node_id, randomness, NEWEST_FORMAT)
     }
@@ -97,10 +100,17 @@ impl DataDir {
                 expected: node_id.to_string(),
             });
         }
+        if end_life(disk, path, &record)?.is_some() {
+            // Equal randomness must still give another incarnation.
+            record.incarnation = if randomness == record.incarnation { !randomness } else { randomness }.max(1);
+        }
         record.boot_number += 1;
+        // First, so that no start has a number whose nonce is not known.
+        let starts = note_start(disk, path, record.boot_number, randomness)?;
         write_record(disk, &file, &record, format)?;
+        settle_renewal(disk, path)?;
         let (disk, path, created) = (Arc::clone(disk), path.to_path_buf(), stored.is_none());
-        Ok(Self { disk, path, record, format, created, _lock: lock })
+        Ok(Self { disk, path, record, format, created, starts, _lock: lock })
     }
 
     /// Who it belongs to.
@@ -129,11 +139,14 @@ impl DataDir {
         self.replace_record(NodeRecord { cluster_id, ..self.record })
     }
 
-    /// Makes this node a stranger to its peers, durably: what it once confirmed no longer counts.
-    pub fn renew_incarnation(&mut self, randomness: u64) -> Result<(), CheckpointError> {
-        // Equal randomness must still give another incarnation.
-        let incarnation = if randomness == self.record.incarnation { !randomness } else { randomness };
-        self.replace_record(NodeRecord { incarnation: incarnation.max(1), ..self.record })
+    /// This and earlier starts.
+    pub fn starts(&self) -> &PastStarts {
+        &self.starts
+    }
+
+    /// Tells this start from any that an older image of the disk has with the same number.
+    pub fn nonce(&self) -> u64 {
+        self.starts.nonce_of(self.record.boot_number).unwrap_or_default()
     }
 
     /// The data dir itself.

@@ -18,6 +18,7 @@
 mod data_dir;
 mod flushed;
 mod frame;
+mod lives;
 mod reserve;
 
 #[cfg(test)]
@@ -26,6 +27,7 @@ mod tests;
 pub use data_dir::{DataDir, FIRST_FORMAT, NEWEST_FORMAT, NodeRecord, raise_format};
 pub use flushed::{FlushedFile, FlushedMarks};
 pub use frame::Flaw;
+pub use lives::{PastStarts, order_renewal};
 pub use reserve::{RESERVE_BYTES, Reserve, make_room};
 
 use crate::disk::{Disk, DiskError, OpenMode};

@@ -100,14 +100,82 @@ fn another_node_or_cluster_is_refused_and_both_are_named() {
 }
 
 #[test]
-fn a_renewed_incarnation_is_another_one_and_stays() {
+fn an_ordered_renewal_ends_the_life_wherever_power_fails() {
+    for step in 0..30 {
+        for policy in policies() {
+            let disk = MemoryDisk::default();
+            let data = DataDir::open(&disk.as_disk(), Path::new(DIR), NODE, 5).unwrap();
+            disk.as_disk().create_dir_all(&data.meta_dir()).unwrap();
+            let kept = Checkpoint::new(&disk.as_disk(), data.meta_dir().join("hard_state"), 1);
+            kept.write(b"vote").unwrap();
+            disk.as_disk().sync_dir(Path::new(DIR)).unwrap();
+            order_renewal(&disk.as_disk(), Path::new(DIR), 5, "an older image").unwrap();
+            disk.power_off_at(disk.mutations() + step);
+            let first = DataDir::open(&disk.as_disk(), Path::new(DIR), NODE, 6).map(|data| *data.record());
+            disk.crash(policy);
+            // The old life is never lived on, and what it kept never belongs to the new one.
+            let next = *DataDir::open(&disk.as_disk(), Path::new(DIR), NODE, 7).unwrap().record();
+            assert_ne!(next.incarnation, 5, "{step} {policy:?}");
+            assert_eq!(kept.read().unwrap(), None, "{step} {policy:?}");
+            let aside = Checkpoint::new(&disk.as_disk(), "data/meta.0000000000000005/hard_state", 1);
+            assert_eq!(aside.read().unwrap().as_deref(), Some(&b"vote"[..]), "{step} {policy:?}");
+            if let Ok(first) = first {
+                assert_eq!(next.incarnation, first.incarnation);
+                assert_eq!(next.boot_number, first.boot_number + 1);
+            }
+            // It is carried out once.
+            kept.write(b"new life").unwrap();
+            let last = *DataDir::open(&disk.as_disk(), Path::new(DIR), NODE, 8).unwrap().record();
+            assert_eq!((last.incarnation, last.boot_number), (next.incarnation, next.boot_number + 1));
+            assert!(kept.read().unwrap().is_some());
+        }
+    }
+}
+
+#[test]
+fn starts_are_told_apart_by_their_nonces_and_an_older_image_does_not_know_later_ones() {
     let disk = MemoryDisk::default();
-    let mut data = DataDir::open(&disk.as_disk(), Path::new(DIR), NODE, 5).unwrap();
-    data.renew_incarnation(5).unwrap();
-    let renewed = data.record().incarnation;
-    assert_ne!(renewed, 5);
-    disk.crash(CrashPolicy::DropUnsynced);
-    assert_eq!(DataDir::open(&disk.as_disk(), Path::new(DIR), NODE, 9).unwrap().record().incarnation, renewed);
+    let start = |disk: &MemoryDisk, randomness| {
+        let data = DataDir::open(&disk.as_disk(), Path::new(DIR), NODE, randomness).unwrap();
+        assert_eq!(data.starts().nonce_of(data.record().boot_number), Some(data.nonce()));
+        data
+    };
+    let first = start(&disk, 100).nonce();
+    let image = disk.snapshot();
+    let second = start(&disk, 200);
+    assert_eq!((second.record().boot_number, second.starts().nonce_of(1)), (2, Some(first)));
+    let older = MemoryDisk::from_snapshot(&image, CrashPolicy::DropUnsynced);
+    for boot_number in 2..8 {
+        let again = start(&older, 300 + boot_number);
+        assert_eq!((again.record().boot_number, again.starts().nonce_of(1)), (boot_number, Some(first)));
+        assert!(again.starts().nonce_of(2).is_some_and(|nonce| nonce != second.nonce()));
+        assert_eq!(again.starts().nonce_of(boot_number + 1), None);
+    }
+    // A damaged list costs only itself.
+    disk.flip_bit(Path::new("data/starts"), 30, 1);
+    let third = start(&disk, 400);
+    assert_eq!((third.record().boot_number, third.starts().nonce_of(2)), (3, None));
+}
+
+#[test]
+fn no_start_has_a_number_without_a_nonce_wherever_power_fails() {
+    for step in 0..20 {
+        for policy in policies() {
+            let disk = MemoryDisk::default();
+            let first = DataDir::open(&disk.as_disk(), Path::new(DIR), NODE, 5).unwrap().nonce();
+            disk.power_off_at(disk.mutations() + step);
+            let second = DataDir::open(&disk.as_disk(), Path::new(DIR), NODE, 6).map(|data| data.nonce());
+            disk.crash(policy);
+            let next = DataDir::open(&disk.as_disk(), Path::new(DIR), NODE, 7).unwrap();
+            assert_eq!(next.starts().nonce_of(1), Some(first));
+            for number in 1..=next.record().boot_number {
+                assert!(next.starts().nonce_of(number).is_some(), "{step} {policy:?}");
+            }
+            if let Ok(second) = second {
+                assert_eq!(next.starts().nonce_of(2), Some(second));
+            }
+        }
+    }
 }
 
 #[test]

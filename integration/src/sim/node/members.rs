@@ -231,6 +231,8 @@ impl Metadata {
             ControlMessage::MoveLeader { partition, epoch, to } => {
                 ctx.send(replication, Mail::MoveWanted(MoveLeadership { partition, epoch, to }));
             }
+            // Its disks are never put back to an earlier time.
+            ControlMessage::StartAsked(_) | ControlMessage::StartAnswered { .. } => {}
             ControlMessage::MoveReady { partition, epoch, to } => {
                 return self.with_core(ctx, |core, effects| core.on_move_ready(partition, epoch, to, effects));
             }

@@ -1,0 +1,143 @@
+//! A node that comes up with an older image of its disk, or with a damaged Raft log: that life of it is over, and the next one
+//! counts only once it holds everything again.
+
+use super::wiped::admissions;
+use super::{expect_all_well, load};
+use lance_integration::harness::segments::flip_bit;
+use lance_integration::harness::{Load, ServerSpec, ThreeNodes, eventually, http};
+use std::path::Path;
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_folder(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+/// A field of `node.json`, as it stands there.
+fn identity(data_dir: &Path, field: &str) -> String {
+    let text = std::fs::read_to_string(data_dir.join("node.json")).unwrap();
+    serde_json::from_str::<serde_json::Value>(&text).unwrap()[field].to_string()
+}
+
+/// A load on a cluster, a follower of its first partition, and a third node.
+fn under_load() -> (ThreeNodes, Load, usize, usize) {
+    let cluster = ThreeNodes::start();
+    let load = load(&cluster);
+    load.await_more(1_000);
+    let leader = cluster.leader("events", 0);
+    let [node, other] = cluster.others(leader);
+    (cluster, load, node, other)
+}
+
+/// Starts the node until it serves in another life than `old`; fails when it serves in that one.
+fn start_until_renewed(cluster: &mut ThreeNodes, node: usize, old: &str) {
+    for _ in 0..6 {
+        cluster.nodes[node].spawn();
+        let incarnation = identity_once_decided(cluster, node);
+        if let Some(incarnation) = incarnation {
+            assert_ne!(incarnation, old, "it was admitted in the life that is over");
+            return;
+        }
+    }
+    panic!("no new life began");
+}
+
+/// The incarnation in which the node serves; `None` when its process ended instead.
+fn identity_once_decided(cluster: &mut ThreeNodes, node: usize) -> Option<String> {
+    eventually("the node serves or ends", || {
+        let server = &mut cluster.nodes[node];
+        if !server.is_running() {
+            let status = server.wait_for_end();
+            assert_eq!(status.code(), Some(70), "{}", server.stderr());
+            return Some(None);
+        }
+        let ready = http::try_request(&server.admin(), "GET", "/health/ready", "");
+        let serves = matches!(ready, Ok(reply) if reply.status == 200);
+        serves.then(|| Some(identity(&server.data_dir(), "incarnation")))
+    })
+}
+
+/// The node counts again in both partitions: with one of the others it makes up a quorum.
+fn expect_refilled(mut cluster: ThreeNodes, load: Load, node: usize, other: usize) {
+    let data_dir = cluster.nodes[node].data_dir();
+    cluster.await_ready();
+    eventually("it is admitted in both partitions", || {
+        let lines: Vec<String> = cluster.nodes.iter().map(|one| admissions(&one.stderr(), node + 1)).collect();
+        let partitions: u64 = lines.concat().split_whitespace().filter_map(|count| count.parse::<u64>().ok()).sum();
+        (partitions >= 2).then_some(())
+    });
+    cluster.nodes[other].kill();
+    load.await_all_partitions();
+    load.await_more(500);
+    cluster.nodes[other].start_again();
+    assert!(
+        std::fs::read_dir(&data_dir)
+            .unwrap()
+            .any(|entry| { entry.unwrap().file_name().to_str().is_some_and(|name| name.starts_with("meta.")) })
+    );
+    expect_all_well(&cluster, load);
+}
+
+#[test]
+fn an_older_image_of_a_disk_is_refilled_however_often_it_is_started() {
+    let (mut cluster, load, node, other) = under_load();
+    let data_dir = cluster.nodes[node].data_dir();
+    let image = tempfile::TempDir::with_prefix("lance-image-").unwrap();
+    cluster.nodes[node].kill();
+    copy_folder(&data_dir, image.path());
+    let old = identity(&data_dir, "incarnation");
+    // It goes on, over several starts.
+    for _ in 0..3 {
+        cluster.nodes[node].start_again();
+        cluster.await_ready();
+        load.await_all_partitions();
+        cluster.nodes[node].kill();
+    }
+    std::fs::remove_dir_all(&data_dir).unwrap();
+    copy_folder(image.path(), &data_dir);
+    // While nobody answers it is started past the last number that it registered with.
+    let others = cluster.others(node);
+    others.iter().for_each(|other| cluster.nodes[*other].pause());
+    for _ in 0..6 {
+        let before = identity(&data_dir, "boot_number");
+        cluster.nodes[node].spawn();
+        eventually("it has started", || (identity(&data_dir, "boot_number") != before).then_some(()));
+        cluster.nodes[node].kill();
+    }
+    others.iter().for_each(|other| cluster.nodes[*other].resume());
+    start_until_renewed(&mut cluster, node, &old);
+    expect_refilled(cluster, load, node, other);
+}
+
+#[test]
+fn a_damaged_raft_log_of_a_member_begins_a_new_life() {
+    let (mut cluster, load, node, other) = under_load();
+    let data_dir = cluster.nodes[node].data_dir();
+    let old = identity(&data_dir, "incarnation");
+    cluster.nodes[node].kill();
+    flip_bit(&data_dir.join("meta").join("hard_state"), 26);
+    start_until_renewed(&mut cluster, node, &old);
+    expect_refilled(cluster, load, node, other);
+}
+
+#[test]
+fn damaged_metadata_of_a_node_alone_stay_where_they_are_and_are_named() {
+    let mut server = ServerSpec::new().set("supervision.max_restarts=1").start();
+    let meta = server.data_dir().join("meta");
+    let old = identity(&server.data_dir(), "incarnation");
+    server.kill();
+    flip_bit(&meta.join("hard_state"), 26);
+    let damaged = std::fs::read(meta.join("hard_state")).unwrap();
+    server.spawn();
+    assert_eq!(server.wait_for_end().code(), Some(70));
+    server.await_log(&["ERROR", "hard_state: damaged", "no other node has these metadata"]);
+    assert_eq!(std::fs::read(meta.join("hard_state")).unwrap(), damaged);
+    server.spawn();
+    assert_eq!(server.wait_for_end().code(), Some(70));
+    assert_eq!(identity(&server.data_dir(), "incarnation"), old);
+}
