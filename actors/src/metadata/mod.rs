@@ -7,7 +7,7 @@ mod levels;
 mod opening;
 pub mod orders;
 mod proposing;
-mod remote;
+pub mod remote;
 mod renewal;
 pub mod roles;
 pub mod store;

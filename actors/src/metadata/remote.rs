@@ -10,7 +10,7 @@ use bytes::Bytes;
 use lance_cluster::control::{ControlMessage, ProposeOutcome};
 use lance_cluster::metadata::{MetadataAnswer, MetadataCommand, ProposalFailure, ProposeFailure};
 use lance_messages::error_code::ErrorCode;
-use lance_messages::id::NodeId;
+use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
 use lance_messages::mail::peer::{ControlReceived, LinkChanged, SendControl};
 use lance_messages::peer::{LinkKind, PeerIdentity};
 use std::time::Duration;
@@ -286,6 +286,11 @@ impl MetadataActor {
             ControlMessage::MoveLeader { partition, epoch, to } => {
                 self.tell_replication(MoveWanted(MoveLeadership { partition, epoch, to }));
             }
+            ControlMessage::LeaderSlow(led) => {
+                if let Some(running) = self.running.as_mut() {
+                    running.core.on_leader_slow(from.node, &led);
+                }
+            }
             ControlMessage::StartAsked(start) => self.on_start_asked(from, start),
             ControlMessage::StartAnswered { start, known } => self.on_start_answered(from.node, start, known),
             ControlMessage::MoveReady { partition, epoch, to } => {
@@ -319,6 +324,25 @@ impl MetadataActor {
 
 fn unavailable(why: &str) -> CallFailure {
     CallFailure::Failed(ErrorCode::Unavailable, why.to_owned())
+}
+
+/// This node leads these, and its disk is slower than those of its followers.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LeaderSlow(pub Vec<(TopicPartition, LeaderEpoch)>);
+
+impl Handler<LeaderSlow> for MetadataActor {
+    type Result = ();
+
+    fn handle(&mut self, message: LeaderSlow, _: &mut Self::Context) {
+        self.vitals().message_taken();
+        let node = self.setup.node;
+        if !self.leads() {
+            self.send_to_leader(&ControlMessage::LeaderSlow(message.0));
+        } else if let Some(running) = self.running.as_mut() {
+            running.core.on_leader_slow(node, &message.0);
+        }
+    }
 }
 
 impl Handler<ControlReceived> for MetadataActor {

@@ -204,7 +204,7 @@ impl ReplicationActor {
         Ok(())
     }
 
-    fn tell_metadata<M>(&self, message: M)
+    pub(super) fn tell_metadata<M>(&self, message: M)
     where
         M: Message<Result = ()> + Send + 'static,
         MetadataActor: Handler<M>,

@@ -48,6 +48,14 @@ pub fn spared(node: NodeId, report: &ReplicaReport) -> (Vec<MetadataCommand>, Ev
     (swaps, evictions)
 }
 
+/// What is led here and waits for followers that only look slow: the partitions that others shall lead.
+pub fn concerned(slow: &[(NodeId, u32)], report: &ReplicaReport) -> Vec<(TopicPartition, LeaderEpoch)> {
+    let waits = |counted: &&Counted| slow.iter().any(|(node, _)| *node == counted.node);
+    let led: BTreeMap<TopicPartition, LeaderEpoch> =
+        report.counted.iter().filter(waits).map(|counted| (counted.partition, counted.epoch)).collect();
+    led.into_iter().collect()
+}
+
 /// The windows of several shards as one for each node.
 pub fn joined(windows: Vec<FollowerWindow>) -> Vec<FollowerWindow> {
     let mut nodes: BTreeMap<NodeId, FollowerWindow> = BTreeMap::new();
@@ -88,6 +96,16 @@ mod tests {
             may_be_admitted: false,
             may_rejoin,
         }
+    }
+
+    #[test]
+    fn only_partitions_that_wait_for_the_slow_are_to_be_led_elsewhere() {
+        let other = TopicPartition::new(TopicId(1), 1);
+        let alone = Counted { partition: other, ..counted(4, 3) };
+        let report = ReplicaReport { counted: vec![counted(2, 3), counted(3, 3), alone], ..ReplicaReport::default() };
+        let slow = [(NodeId(2), 100), (NodeId(3), 100)];
+        assert_eq!(concerned(&slow, &report), [(PARTITION, LeaderEpoch(1))]);
+        assert_eq!(concerned(&[], &report), []);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Slow followers: what the judge says of them, and what is proposed about it.
 
 use super::actor::ReplicationActor;
-use super::judgement::{Evictions, by_node, joined, spared};
+use super::judgement::{Evictions, by_node, concerned, joined, spared};
 use crate::events::{Event, EventKind, events};
 use crate::ingestion::core::moving::{Candidate, Counted};
 use crate::ingestion::replica_handlers::{ReplicaReport, ReportReplicas};
 use crate::metadata::actor::ProposeChange;
+use crate::metadata::remote::LeaderSlow;
 use crate::metrics::{FollowerDecision, JudgedFollower};
 use actix::prelude::*;
 use futures_util::future::join_all;
@@ -133,7 +134,15 @@ impl ReplicationActor {
                 }
                 Verdict::MoveLeadership { own_sync_p99_micros, slow } => {
                     let _inside = tracing::info_span!("slow leader", lance.sync_p99_us = own_sync_p99_micros).entered();
-                    tracing::warn!(own_sync_p99_micros, ?slow, "this node is slow, not its followers");
+                    let led = concerned(&slow, &report);
+                    let partitions = led.len();
+                    tracing::warn!(
+                        own_sync_p99_micros,
+                        ?slow,
+                        partitions,
+                        "this node is slow, not its followers: others shall lead"
+                    );
+                    self.tell_metadata(LeaderSlow(led));
                     followers.slow_leader.add(1);
                     let node = self.setup.view.load().node;
                     events().note(Event { node, ..Event::new(EventKind::SlowLeader) });

@@ -231,6 +231,24 @@ impl Controller {
         batch.flush(actions);
     }
 
+    /// A leader found its own disk slower than those of its followers: others shall lead these partitions.
+    pub fn on_leader_slow(
+        &mut self,
+        state: &MetadataState,
+        node: NodeId,
+        led: &[(TopicPartition, LeaderEpoch)],
+        now_ms: u64,
+    ) {
+        let leads = |(partition, epoch): &(TopicPartition, LeaderEpoch)| {
+            let decided = state.partition(*partition).filter(|decided| decided.epoch == *epoch);
+            decided.and_then(|decided| decided.leader).is_some_and(|leader| leader.node == node)
+        };
+        let mut led = led.iter().copied().filter(leads).peekable();
+        if self.active && led.peek().is_some() {
+            self.moves.relief.on_leader_slow(node, led, now_ms);
+        }
+    }
+
     /// A chosen leader reports that it leads.
     pub fn on_leading(&mut self, partition: TopicPartition, epoch: LeaderEpoch) {
         let awaited =

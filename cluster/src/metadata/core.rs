@@ -161,8 +161,8 @@ impl MetadataError {
 /// The metadata plane of one node.
 pub struct MetadataCore {
     raft: RaftCore,
-    state: MetadataState,
-    controller: Controller,
+    pub(super) state: MetadataState,
+    pub(super) controller: Controller,
     genesis: Vec<GenesisNode>,
     understands: FeatureLevel,
     /// Raft ids of peers whose identity was proven: they may have registered further on than this node has applied.
@@ -172,7 +172,7 @@ pub struct MetadataCore {
     /// What the newest entries came to: who proposed one through another node finds its answer here.
     answers: BTreeMap<u64, Result<MetadataAnswer, MetadataRefusal>>,
     next_proposal: u64,
-    now_ms: u64,
+    pub(super) now_ms: u64,
     closed: bool,
     pub(super) lease: Lease,
 }

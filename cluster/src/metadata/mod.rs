@@ -19,6 +19,7 @@ pub mod raft_node;
 pub mod raft_persist;
 pub mod raft_storage;
 pub mod refusal;
+mod relief;
 mod relocations;
 pub mod security;
 mod snapshot;

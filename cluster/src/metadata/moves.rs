@@ -1,6 +1,7 @@
-//! Planned moves of leaders: off nodes that are being emptied, and back into balance.
+//! Planned moves of leaders: off nodes that are being emptied or are slow, and back into balance.
 
 use super::controller::{ControllerAction, ControllerOptions};
+use super::relief::Relief;
 use super::state::MetadataState;
 use super::topic::PartitionState;
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
@@ -39,6 +40,7 @@ pub(super) struct Moves {
     quiet_since_ms: u64,
     scanned_at_ms: u64,
     balanced_at_ms: u64,
+    pub(super) relief: Relief,
 }
 
 /// What the planner may look at.
@@ -117,9 +119,11 @@ impl Moves {
         let leads = |node: NodeId| plan.state.leader_counts().contains_key(&node);
         let drains = plan.state.nodes().any(|(node, known)| known.draining && leads(node));
         let quiet = now_ms >= self.quiet_since_ms.saturating_add(options.balance_after_ms);
-        let balances =
-            quiet && now_ms >= self.balanced_at_ms.saturating_add(options.balance_interval_ms) && is_unbalanced(plan);
-        if !drains && !balances {
+        let balances = quiet
+            && now_ms >= self.balanced_at_ms.saturating_add(options.balance_interval_ms)
+            && self.is_unbalanced(plan);
+        let relieves = self.relief.is_asked_for(now_ms);
+        if !drains && !balances && !relieves {
             return;
         }
         self.scanned_at_ms = now_ms;
@@ -167,12 +171,14 @@ impl Moves {
             };
             let from = leader.node;
             let draining = plan.state.node(from).is_some_and(|known| known.draining);
-            let Some(to) = best_target(plan, decided, from, &counts) else {
+            let Some(to) = self.best_target(plan, decided, from, &counts) else {
                 continue;
             };
             let count = |node: NodeId| counts.get(&node).copied().unwrap_or(0);
             let overloaded = balances && count(from) >= count(to).saturating_add(2);
-            if !draining && !overloaded {
+            let relieved = self.relief.is_wanted(partition, decided.epoch);
+            let to_slow = self.relief.is_slow(to, plan.now_ms);
+            if !draining && (to_slow || !(overloaded || relieved)) {
                 continue;
             }
             shift(&mut counts, from, to);
@@ -182,6 +188,37 @@ impl Moves {
             self.moves.insert(partition, planned);
             room -= 1;
         }
+    }
+
+    /// Whether some node that may lead leads at least two partitions more than another: whether that can be mended is seen later.
+    fn is_unbalanced(&self, plan: &Plan<'_>) -> bool {
+        let able = plan.state.nodes().filter(|(node, known)| {
+            !known.draining && (plan.is_alive)(*node) && !self.relief.is_slow(*node, plan.now_ms)
+        });
+        let counts = able.map(|(node, _)| plan.state.leader_counts().get(&node).copied().unwrap_or(0));
+        let (least, most) = counts.fold((u32::MAX, 0), |(least, most), count| (least.min(count), most.max(count)));
+        most >= least.saturating_add(2)
+    }
+
+    /// A replica that could take over at once: it counts, it is there, it is not slow if another is not, and it leads the fewest.
+    fn best_target(
+        &self,
+        plan: &Plan<'_>,
+        decided: &PartitionState,
+        from: NodeId,
+        counts: &BTreeMap<NodeId, u32>,
+    ) -> Option<NodeId> {
+        let able = decided.replicas.iter().filter(|replica| {
+            let node = replica.node;
+            let draining = plan.state.node(node).is_none_or(|known| known.draining);
+            node != from
+                && !draining
+                && decided.is_in_quorum(node)
+                && plan.state.counts(replica)
+                && (plan.is_alive)(node)
+        });
+        let rank = |node: &NodeId| (self.relief.is_slow(*node, plan.now_ms), counts.get(node).copied().unwrap_or(0));
+        able.map(|replica| replica.node).min_by_key(rank)
     }
 }
 
@@ -197,27 +234,4 @@ fn shift(counts: &mut BTreeMap<NodeId, u32>, from: NodeId, to: NodeId) {
     }
     let count = counts.entry(to).or_default();
     *count = count.saturating_add(1);
-}
-
-/// Whether some node that may lead leads at least two partitions more than another: whether that can be mended is seen later.
-fn is_unbalanced(plan: &Plan<'_>) -> bool {
-    let able = plan.state.nodes().filter(|(node, known)| !known.draining && (plan.is_alive)(*node));
-    let counts = able.map(|(node, _)| plan.state.leader_counts().get(&node).copied().unwrap_or(0));
-    let (least, most) = counts.fold((u32::MAX, 0), |(least, most), count| (least.min(count), most.max(count)));
-    most >= least.saturating_add(2)
-}
-
-/// A replica that could take over at once: it counts, it is there, and it leads the fewest.
-fn best_target(
-    plan: &Plan<'_>,
-    decided: &PartitionState,
-    from: NodeId,
-    counts: &BTreeMap<NodeId, u32>,
-) -> Option<NodeId> {
-    let able = decided.replicas.iter().filter(|replica| {
-        let node = replica.node;
-        let draining = plan.state.node(node).is_none_or(|known| known.draining);
-        node != from && !draining && decided.is_in_quorum(node) && plan.state.counts(replica) && (plan.is_alive)(node)
-    });
-    able.map(|replica| replica.node).min_by_key(|node| counts.get(node).copied().unwrap_or(0))
 }

@@ -340,3 +340,46 @@ fn a_change_of_mode_brings_the_partition_to_a_leader_again() {
     world.commit_proposed();
     assert_eq!(world.leader().map(|(_, epoch)| epoch), Some(2));
 }
+
+/// Node 1 finds itself slow, in everything that it leads.
+fn report_slow(world: &mut World) {
+    let led: Vec<(TopicPartition, LeaderEpoch)> =
+        world.state.partitions().map(|(partition, decided)| (partition, decided.epoch)).collect();
+    let now_ms = world.now_ms;
+    world.controller.on_leader_slow(&world.state, NodeId(1), &led, now_ms);
+}
+
+#[test]
+fn a_slow_leader_is_relieved_and_leads_nothing_for_a_while_that_doubles() {
+    let mut world = lopsided(6);
+    for length_ms in [60_000, 120_000, 240_000] {
+        report_slow(&mut world);
+        world.finish_moves(3_000);
+        assert_eq!(counts(&world), [0, 3, 3]);
+        let moved = world.moves.len();
+        // Another report of the same time changes nothing.
+        report_slow(&mut world);
+        world.finish_moves(length_ms - 10_000);
+        assert_eq!((counts(&world), world.moves.len()), (vec![0, 3, 3], moved), "nothing goes back before");
+        world.finish_moves(20_000);
+        assert_eq!(counts(&world), [2, 2, 2]);
+    }
+}
+
+#[test]
+fn a_slow_leader_stays_where_no_other_replica_counts() {
+    let mut world = led();
+    let partition = world.state.partition(PARTITION).unwrap();
+    assert_eq!(partition.in_quorum.len(), 3);
+    world.silent.extend([2, 3]);
+    world.pass_ms(1500);
+    report_slow(&mut world);
+    world.pass_ms(40_000);
+    assert!(world.moves.is_empty(), "{:?}", world.moves);
+    world.silent.clear();
+    world.pass_ms(1000);
+    assert!(world.moves.is_empty(), "what was asked for long ago is asked for again, if it still is so");
+    report_slow(&mut world);
+    world.pass_ms(500);
+    assert_eq!(world.moves.len(), 1);
+}

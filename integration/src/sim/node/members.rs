@@ -231,6 +231,7 @@ impl Metadata {
             ControlMessage::MoveLeader { partition, epoch, to } => {
                 ctx.send(replication, Mail::MoveWanted(MoveLeadership { partition, epoch, to }));
             }
+            ControlMessage::LeaderSlow(led) => running.core.on_leader_slow(from.node, &led),
             // Its disks are never put back to an earlier time.
             ControlMessage::StartAsked(_) | ControlMessage::StartAnswered { .. } => {}
             ControlMessage::MoveReady { partition, epoch, to } => {
