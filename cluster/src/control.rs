@@ -74,6 +74,8 @@ pub enum ControlMessage {
     },
     /// The sender leads these, and found its own disk slower than those of its followers: others shall lead them.
     LeaderSlow(Vec<(TopicPartition, LeaderEpoch)>),
+    /// An operator lifts the back-off of a node's return to the quorums.
+    LiftBackOff(NodeId),
 }
 
 /// What a proposal came to at the node that led.
@@ -123,6 +125,7 @@ mod tests {
             (ControlMessage::AskPromises(vec![(partition, LeaderEpoch(3))]), vec![2, 4, 1, 7, 1, 3]),
             (ControlMessage::MoveLeader { partition, epoch: LeaderEpoch(3), to: NodeId(2) }, vec![2, 8, 7, 1, 3, 2]),
             (ControlMessage::StartAsked(start), vec![2, 11, 3, 9, 4, 8]),
+            (ControlMessage::LiftBackOff(NodeId(2)), vec![2, 14, 2]),
             (ControlMessage::LeaderSlow(vec![(partition, LeaderEpoch(3))]), vec![2, 13, 1, 7, 1, 3]),
             (
                 ControlMessage::StartAnswered { start, known: StartKnowledge::Newest { boot_number: 5, nonce: 7 } },

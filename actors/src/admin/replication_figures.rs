@@ -30,9 +30,11 @@ const JUDGED: [(&str, &str, Shown); 6] = [
     ("follower_slow_windows", "Windows in a row in which a follower was slow or silent", |one| {
         Some(f64::from(one.figures.slow_count))
     }),
-    ("follower_demoted", "1 while a follower is fed from the log because it is slow", |one| {
-        Some(f64::from(u8::from(one.is_demoted)))
-    }),
+    (
+        "follower_demoted",
+        "1 while a follower is slow: it counts, and is sent later and in larger pieces what others are pushed",
+        |one| Some(f64::from(u8::from(one.is_demoted))),
+    ),
 ];
 
 fn seconds(micros: u32) -> f64 {

@@ -22,9 +22,9 @@ const REASON_CHARS: usize = 300;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EventKind {
-    /// A follower is slow and fed from the log from now on; it still counts.
+    /// A follower is slow and pushed nothing from now on; it still counts.
     Demote,
-    /// A follower is fed from memory again.
+    /// A follower is pushed to again.
     Promote,
     /// A follower is waited for no longer.
     Evict,

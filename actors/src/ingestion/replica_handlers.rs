@@ -86,6 +86,11 @@ pub struct ReportReplicas {
     pub window_ends: bool,
 }
 
+/// Nodes whose followers are slow; others are not any more.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub struct DemoteFollowers(pub Vec<NodeId>);
+
 /// The answer to [`ReportReplicas`].
 #[derive(Debug, Default, MessageResponse)]
 pub struct ReplicaReport {
@@ -376,6 +381,15 @@ impl Handler<ReportReplicas> for IngestionActor {
             }
         });
         report
+    }
+}
+
+impl Handler<DemoteFollowers> for IngestionActor {
+    type Result = ();
+
+    fn handle(&mut self, message: DemoteFollowers, ctx: &mut Self::Context) {
+        self.life.vitals.message_taken();
+        self.with_core(ctx, |core, _, _| core.demote_followers(&message.0));
     }
 }
 

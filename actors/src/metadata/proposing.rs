@@ -6,9 +6,13 @@ use super::orders::{no_state, order_for, order_span};
 use crate::network::session::MetadataCall;
 use crate::network::session::answers::CallFailure;
 use crate::replication::actor::ReplicationActor;
+use crate::replication::judging::LiftBackOff;
 use actix::prelude::*;
+use lance_cluster::control::ControlMessage;
 use lance_cluster::metadata::MetadataCommand;
 use lance_messages::error_code::ErrorCode;
+use lance_messages::id::NodeId;
+use lance_messages::wire::cluster::ClusterCommand;
 use tokio::sync::oneshot;
 use tracing::Span;
 
@@ -32,6 +36,10 @@ impl Handler<Call> for MetadataActor {
             MetadataCall::Cluster(order, _) => order_span(order),
             _ => Span::none(),
         };
+        let lifted = match &message.0 {
+            MetadataCall::Cluster(ClusterCommand::Admit { node }, _) => Some(*node),
+            _ => None,
+        };
         let command = match message.0 {
             MetadataCall::Cluster(order, complete) => match self.running.as_ref() {
                 Some(running) => order_for(&order, running.core.state(), &complete, now_secs).map_err(Err),
@@ -45,6 +53,9 @@ impl Handler<Call> for MetadataActor {
         };
         if let Err(failure) = self.check_level(&command) {
             return Box::pin(async move { Err(failure) });
+        }
+        if let Some(node) = lifted {
+            self.lift_back_off(node);
         }
         let answer = self.propose(request, &command, ctx);
         if order.is_none() {
@@ -93,6 +104,12 @@ impl MetadataActor {
             self.waiting.remove(&request);
         }
         Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(unknown())) })
+    }
+
+    /// Every leader keeps the back-off of its followers itself.
+    fn lift_back_off(&self, node: NodeId) {
+        self.tell_replication(LiftBackOff(node));
+        self.links.keys().for_each(|peer| self.send_to(*peer, &ControlMessage::LiftBackOff(node)));
     }
 
     pub(super) fn tell_replication<M>(&self, message: M)

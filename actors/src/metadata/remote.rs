@@ -5,6 +5,7 @@ use crate::ingestion::replica_handlers::{ExtendLease, MoveLeadership};
 use crate::network::session::answers::CallFailure;
 use crate::peer::{MoveLink, StopLink};
 use crate::replication::actor::{MoveWanted, PromiseWanted};
+use crate::replication::judging::LiftBackOff;
 use actix::prelude::*;
 use bytes::Bytes;
 use lance_cluster::control::{ControlMessage, ProposeOutcome};
@@ -291,6 +292,7 @@ impl MetadataActor {
                     running.core.on_leader_slow(from.node, &led);
                 }
             }
+            ControlMessage::LiftBackOff(node) => self.tell_replication(LiftBackOff(node)),
             ControlMessage::StartAsked(start) => self.on_start_asked(from, start),
             ControlMessage::StartAnswered { start, known } => self.on_start_answered(from.node, start, known),
             ControlMessage::MoveReady { partition, epoch, to } => {

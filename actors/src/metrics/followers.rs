@@ -12,9 +12,9 @@ use std::sync::Arc;
 pub enum FollowerDecision {
     /// Replicas that hold everything again count from now on.
     Admit,
-    /// Fed from the log, not from memory.
+    /// Pushed nothing any more, but sent it later and in larger pieces.
     Demote,
-    /// Fed from memory again.
+    /// Pushed to again.
     Promote,
     /// No longer waited for: slower than the others.
     EvictSlow,
@@ -45,7 +45,7 @@ pub struct JudgedFollower {
     pub node: NodeId,
     /// What it was judged by.
     pub figures: Figures,
-    /// Whether it is fed from the log.
+    /// Whether nothing is pushed to it.
     pub is_demoted: bool,
 }
 

@@ -120,6 +120,8 @@ pub struct ReplicationActor {
     pub(super) window_began_ms: u64,
     /// Shards were asked and have not answered yet.
     pub(super) looking: bool,
+    /// Shards were told of slow followers.
+    pub(super) told_demoted: bool,
     core: Option<ReplicationCore>,
     /// What every log was opened with, for a core built anew.
     logs: Vec<(TopicPartition, u32, u32)>,
@@ -148,6 +150,7 @@ impl ReplicationActor {
             setup,
             window_began_ms: 0,
             looking: false,
+            told_demoted: false,
             core: None,
             logs: Vec::new(),
             settled: HashSet::new(),

@@ -4,7 +4,7 @@ use super::actor::ReplicationActor;
 use super::judgement::{Evictions, by_node, concerned, joined, spared};
 use crate::events::{Event, EventKind, events};
 use crate::ingestion::core::moving::{Candidate, Counted};
-use crate::ingestion::replica_handlers::{ReplicaReport, ReportReplicas};
+use crate::ingestion::replica_handlers::{DemoteFollowers, ReplicaReport, ReportReplicas};
 use crate::metadata::actor::ProposeChange;
 use crate::metadata::remote::LeaderSlow;
 use crate::metrics::{FollowerDecision, JudgedFollower};
@@ -98,6 +98,8 @@ impl ReplicationActor {
         self.evict_refilling(&report, ctx);
         let mut verdicts = Vec::new();
         let now_ms = self.now_ms();
+        let view = self.setup.view.load_full();
+        self.eviction.retain(|node| view.nodes.iter().any(|(member, _)| *member == node));
         let windows = joined(std::mem::take(&mut report.windows));
         self.eviction.on_window(&windows, report.sync_p99_micros, now_ms, &mut verdicts);
         let judged = self.eviction.figures(&windows).into_iter();
@@ -106,6 +108,7 @@ impl ReplicationActor {
         let followers = Arc::clone(&self.setup.metrics);
         let followers = &followers.followers;
         followers.show(judged.collect());
+        self.tell_demoted();
         for verdict in verdicts {
             match verdict {
                 Verdict::Demote { node, figures } => {
@@ -148,6 +151,19 @@ impl ReplicationActor {
                     events().note(Event { node, ..Event::new(EventKind::SlowLeader) });
                 }
             }
+        }
+    }
+
+    /// Tells the shards who is slow, in every window: they forget it when they start again, and with every new leadership.
+    fn tell_demoted(&mut self) {
+        let demoted = self.eviction.demoted();
+        if demoted.is_empty() && !std::mem::take(&mut self.told_demoted) {
+            return;
+        }
+        self.told_demoted = !demoted.is_empty();
+        for shard in &self.setup.shards {
+            // One that is full hears of it in the next window.
+            self.told_demoted |= shard.try_send(DemoteFollowers(demoted.clone())).is_err();
         }
     }
 
@@ -208,6 +224,20 @@ impl ReplicationActor {
                 actor.eviction.on_evicted(node, now_ms);
             }
         }));
+    }
+}
+
+/// An operator lifts the back-off of a follower.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct LiftBackOff(pub NodeId);
+
+impl Handler<LiftBackOff> for ReplicationActor {
+    type Result = ();
+
+    fn handle(&mut self, message: LiftBackOff, _: &mut Self::Context) {
+        self.eviction.admit(message.0);
+        tracing::info!(node = %message.0, "the back-off of a follower is lifted");
     }
 }
 

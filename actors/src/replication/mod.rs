@@ -4,7 +4,7 @@ pub mod actor;
 pub mod core;
 mod failover;
 pub mod judgement;
-mod judging;
+pub mod judging;
 pub mod promises;
 pub mod repair;
 mod repairing;

@@ -76,14 +76,14 @@ pub enum EvictionCause {
 /// What to do about a follower node, in every partition that is led here; each partition is judged by its own rules again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Feed it from the log, not from memory; it still counts.
+    /// Push nothing to it as it is appended, send it later and in larger pieces; it still counts.
     Demote {
         /// Which.
         node: NodeId,
         /// Why.
         figures: Figures,
     },
-    /// Feed it from memory again.
+    /// Push to it again.
     Promote {
         /// Which.
         node: NodeId,
@@ -209,12 +209,17 @@ impl EvictionCore {
         }
     }
 
-    /// The node holds no replica any more.
-    pub fn forget(&mut self, node: NodeId) {
-        self.nodes.remove(&node);
+    /// Forgets nodes that are no members any more.
+    pub fn retain(&mut self, is_member: impl Fn(NodeId) -> bool) {
+        self.nodes.retain(|node, _| is_member(*node));
     }
 
-    /// Whether the node is not to be fed from memory.
+    /// The nodes that what is appended is not pushed to.
+    pub fn demoted(&self) -> Vec<NodeId> {
+        self.nodes.iter().filter(|(_, memory)| memory.demoted).map(|(node, _)| *node).collect()
+    }
+
+    /// Whether what is appended is not pushed to the node.
     pub fn is_demoted(&self, node: NodeId) -> bool {
         self.nodes.get(&node).is_some_and(|memory| memory.demoted)
     }

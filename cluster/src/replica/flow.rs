@@ -144,6 +144,8 @@ pub struct FollowerFlow {
     told_high_watermark: u64,
     told_at: Duration,
     measure: bool,
+    /// Whether it is slow: others are not kept waiting, nor memory kept, for it.
+    demoted: bool,
     /// Since when the follower owes any answer.
     unanswered_since: Option<Duration>,
     /// Since when it has synced nothing of what it was sent.
@@ -173,6 +175,7 @@ impl FollowerFlow {
             told_high_watermark: 0,
             told_at: Duration::ZERO,
             measure: false,
+            demoted: false,
             unanswered_since: None,
             owes_since: None,
             sent_end: 0,
@@ -301,6 +304,11 @@ impl FollowerFlow {
         self.measure = true;
     }
 
+    /// Whether batches are pushed to it as they are appended, or later, together, as [`FollowerFlow::next`] has them read.
+    pub fn set_demoted(&mut self, demoted: bool) {
+        self.demoted = demoted;
+    }
+
     /// Bounds what is in flight from now on.
     pub fn set_window_bytes(&mut self, window_bytes: u64) {
         self.options.window_bytes = window_bytes;
@@ -308,7 +316,7 @@ impl FollowerFlow {
 
     /// Whether a batch that is appended at `log_end` may be pushed from memory at once.
     pub fn is_live(&self, log_end: u64) -> bool {
-        self.state == State::Streaming && self.next == log_end && !self.reading && self.has_room()
+        self.state == State::Streaming && self.next == log_end && !self.reading && !self.demoted && self.has_room()
     }
 
     /// Whether the follower was not sent everything yet, although it is known where it is.

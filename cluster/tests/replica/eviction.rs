@@ -104,6 +104,7 @@ fn a_verdict_says_what_led_to_it() {
     assert_eq!((figures.p99_micros, figures.others_median_micros), (Some(21_000), Some(900)));
     assert_eq!((figures.threshold_micros, figures.slow_count, figures.outstanding_ms), (5_000, 3, Some(20)));
     assert!(run.core.is_demoted(NodeId(3)) && !run.core.is_demoted(NodeId(2)));
+    assert_eq!(run.core.demoted(), [NodeId(3)]);
 }
 
 #[test]
@@ -114,7 +115,7 @@ fn the_back_off_ends_where_evictions_are_forgotten() {
         run.core.on_window(&[window("2:p900"), window("3:p900")], None, run.now_ms, &mut Vec::new());
     }
     assert_eq!(run.core.backoff_left_ms(NodeId(3), run.now_ms), 600_000);
-    run.core.forget(NodeId(3));
+    run.core.retain(|node| node != NodeId(3));
     assert_eq!(run.core.backoff_left_ms(NodeId(3), run.now_ms), 0);
 }
 

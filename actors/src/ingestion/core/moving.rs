@@ -72,6 +72,15 @@ impl IngestionCore {
         }
     }
 
+    /// Only the followers on these nodes are not pushed what is appended, but sent it a little later and in larger pieces.
+    pub fn demote_followers(&mut self, demoted: &[NodeId]) {
+        for leader in self.partitions.iter_mut().flatten().filter_map(|partition| partition.leader.as_mut()) {
+            for follower in &mut leader.followers {
+                follower.flow.set_demoted(demoted.contains(&follower.node));
+            }
+        }
+    }
+
     /// Followers of partitions led here that count.
     pub fn counted(&self) -> Vec<Counted> {
         self.counted_where(|_, _| true)

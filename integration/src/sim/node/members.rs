@@ -232,8 +232,8 @@ impl Metadata {
                 ctx.send(replication, Mail::MoveWanted(MoveLeadership { partition, epoch, to }));
             }
             ControlMessage::LeaderSlow(led) => running.core.on_leader_slow(from.node, &led),
-            // Its disks are never put back to an earlier time.
-            ControlMessage::StartAsked(_) | ControlMessage::StartAnswered { .. } => {}
+            // Its disks are never put back to an earlier time, and it has no operators.
+            ControlMessage::StartAsked(_) | ControlMessage::StartAnswered { .. } | ControlMessage::LiftBackOff(_) => {}
             ControlMessage::MoveReady { partition, epoch, to } => {
                 return self.with_core(ctx, |core, effects| core.on_move_ready(partition, epoch, to, effects));
             }
