@@ -8,6 +8,8 @@ use std::time::Duration;
 
 const MICROSECOND: u64 = 1_000;
 const MILLISECOND: u64 = 1_000_000;
+/// What an operation of a slow disk takes at most.
+const SLOWEST_DISK: u64 = 1_000 * MILLISECOND;
 
 /// Something to be put into the schedule once the message is handled.
 #[derive(Debug)]
@@ -46,6 +48,21 @@ pub enum Phase {
     Settle,
 }
 
+/// How many times slower than usual a machine is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slowness {
+    /// Its disk.
+    pub disk: u32,
+    /// Its threads.
+    pub threads: u32,
+}
+
+impl Default for Slowness {
+    fn default() -> Self {
+        Self { disk: 1, threads: 1 }
+    }
+}
+
 /// The surroundings of one handler.
 pub struct Context<'a> {
     /// Who handles.
@@ -54,6 +71,8 @@ pub struct Context<'a> {
     pub now_ns: u64,
     /// The clocks of the machine it runs on.
     pub now: Now,
+    /// How slow that machine is.
+    pub slowness: Slowness,
     /// Where the run stands.
     pub phase: Phase,
     /// Chance.
@@ -69,9 +88,16 @@ impl Context<'_> {
     pub fn send(&mut self, to: Address, mail: Mail) {
         let delay_ns = match (self.me, to) {
             (Address::Client(_), _) | (_, Address::Client(_)) => network_delay(self.rng),
-            _ => mailbox_delay(self.rng),
+            _ => mailbox_delay(self.rng) * u64::from(self.slowness.threads),
         };
         self.out.push(Outgoing::Send { from: self.me, to, mail, delay_ns });
+    }
+
+    /// How long an operation of the machine's disk takes.
+    pub fn disk_delay(&mut self) -> u64 {
+        let usual = disk_delay(self.rng);
+        let slow = usual * u64::from(self.slowness.disk);
+        slow.min(usual.max(SLOWEST_DISK))
     }
 
     /// Wakes the handler itself.
@@ -101,7 +127,7 @@ fn network_delay(rng: &mut Rng) -> u64 {
 }
 
 /// Mostly a good device, sometimes one that stalls.
-pub fn disk_delay(rng: &mut Rng) -> u64 {
+fn disk_delay(rng: &mut Rng) -> u64 {
     match rng.below(200) {
         0 => rng.range(50 * MILLISECOND, 800 * MILLISECOND),
         1..=10 => rng.range(2 * MILLISECOND, 20 * MILLISECOND),

@@ -87,6 +87,8 @@ pub enum Wake {
     Links,
     /// A process that stood still goes on.
     Resume,
+    /// A machine is as fast, and its clock as right, as it should be.
+    Recover(u16),
 }
 
 /// What is said.
@@ -299,6 +301,7 @@ impl Wake {
             Self::Feed => "feed",
             Self::Links => "links",
             Self::Resume => "resume",
+            Self::Recover(_) => "recover",
         }
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod check;
 pub mod client;
+pub mod clock;
 pub mod cluster;
 pub mod context;
 pub mod disk;

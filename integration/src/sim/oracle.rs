@@ -1,6 +1,8 @@
 //! What must be true: everything that was promised to anybody, kept outside of the nodes. The checkers of `check` hold
 //! what is seen against it.
 
+use super::check::committed::CommittedTruth;
+use super::check::decided::DecidedTruth;
 use super::check::durable::DurableCursor;
 use super::check::reads::KnownBytes;
 use super::check::replicas::ReplicaTruth;
@@ -87,6 +89,10 @@ pub struct Oracle {
     pub damage: bool,
     /// What is known of replicas, when there are several nodes.
     pub replicas: ReplicaTruth,
+    /// What is known of the decided metadata.
+    pub decided: DecidedTruth,
+    /// What several nodes have committed.
+    pub committed: CommittedTruth,
     /// Bytes of all batches.
     pub sent_bytes: u64,
     /// Acks that clients received.

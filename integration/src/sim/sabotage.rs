@@ -1,5 +1,5 @@
 //! Nodes that are broken on purpose, to prove that the checkers would see it. Nothing of it is in the product: what is
-//! broken is the disk, the completions and the identities around the real cores.
+//! broken is the disk, the completions, the identities, and what goes in and out of the real cores.
 
 use super::disk::Lies;
 
@@ -25,6 +25,18 @@ pub enum Sabotage {
     CountAnyAck,
     /// A follower's promise is answered before it is kept: acks of the epoch before still leave.
     AckAfterPromise,
+    /// A follower that is to cut its log begins it anew, whatever of it is committed.
+    CutBelowHighWatermark,
+    /// What older epochs left is committed without a batch of the leader's own.
+    NoEpochStart,
+    /// A leader does without silent followers, however few are left.
+    EvictBelowQuorum,
+    /// A replica that lost its disk is asked for its promise like any other.
+    UncleanVotes,
+    /// A refilled replica counts again once it has what its leader knows to be committed: a new leader knows of nothing.
+    AdmitAtHighWatermark,
+    /// The replica set is changed as soon as it is planned, and nothing waits for the new one.
+    ReplaceInOneStep,
 }
 
 impl Sabotage {

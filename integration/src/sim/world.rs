@@ -2,7 +2,7 @@
 
 use super::check::{liveness, order};
 use super::client::{Admin, Client, Consumer, Legacy, Producer, Role};
-use super::context::{Context, Outgoing, Phase};
+use super::context::{Context, Outgoing, Phase, Slowness};
 use super::disk::{FileKind, SimDisk};
 use super::faults::{self, Plan, Trouble};
 use super::mail::{Address, Mail, Part, Wake};
@@ -227,11 +227,12 @@ impl World {
         let now_ns = self.scheduler.now_ns();
         let node = &mut self.nodes[usize::from(node)];
         let wall_ns = (EPOCH_NS + now_ns).saturating_add_signed(node.skew_ns);
-        let elapsed = Duration::from_nanos(now_ns.saturating_sub(node.started_ns()));
+        let elapsed = node.elapsed(now_ns);
         let mut ctx = Context {
             me: Address::Node(node.index, Part::Process),
             now_ns,
             now: Now { wall_ns, elapsed },
+            slowness: node.slowness,
             phase: self.phase,
             rng: &mut self.rng,
             oracle: &mut self.oracle,
@@ -247,6 +248,7 @@ impl World {
             me: Address::Client(client),
             now_ns,
             now: Now { wall_ns: EPOCH_NS + now_ns, elapsed: Duration::from_nanos(now_ns) },
+            slowness: Slowness::default(),
             phase: self.phase,
             rng: &mut self.rng,
             oracle: &mut self.oracle,

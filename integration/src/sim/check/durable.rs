@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 pub struct FoundBatch {
     /// Its offset.
     pub offset: u64,
+    /// Log position behind it.
+    pub end_position: u64,
     /// Bytes of its records.
     pub bytes: u64,
     /// Number of its first record.
@@ -117,6 +119,7 @@ impl DurableCursor {
         if !header.flags.is_control() {
             self.found.push(FoundBatch {
                 offset: header.base_offset,
+                end_position: self.position(),
                 bytes: u64::from(header.plain_len),
                 record: header.base_record,
                 record_count: header.record_count,

@@ -1,5 +1,7 @@
 //! The invariants, one file each.
 
+pub mod committed;
+pub mod decided;
 pub mod durable;
 pub mod liveness;
 pub mod metadata;

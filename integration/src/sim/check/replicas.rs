@@ -2,6 +2,7 @@
 //! below the same (epoch, position) everywhere; one leader in an epoch; no served high watermark above that of a later
 //! epoch; and in the end the same log on every node.
 
+use super::committed;
 use super::durable::{DurableCursor, segment_path};
 use crate::sim::disk::SimDisk;
 use crate::sim::oracle::Oracle;
@@ -24,6 +25,8 @@ pub struct ReplicaTruth {
     served: BTreeMap<TopicPartition, BTreeMap<u32, (u64, u64)>>,
     /// How far the disk that was wiped held each log: it may have been of the quorum that committed what lies below.
     wiped: BTreeMap<TopicPartition, u64>,
+    /// Whose disk that was.
+    wiped_node: Option<u16>,
     /// Elections that came to a leader.
     pub elections: u64,
     /// Logs that were cut.
@@ -36,6 +39,18 @@ pub struct ReplicaTruth {
     pub evictions: u64,
     /// Quorums that the first node saw get one back, or another one in its place.
     pub returns: u64,
+}
+
+impl ReplicaTruth {
+    /// Whether this node's disk was wiped.
+    pub(super) fn was_wiped(&self, node: u16) -> bool {
+        self.wiped_node == Some(node)
+    }
+
+    /// How far the wiped disk held a log.
+    pub(super) fn held_by_wiped(&self, partition: TopicPartition) -> u64 {
+        self.wiped.get(&partition).copied().unwrap_or(0)
+    }
 }
 
 /// A partition is led from now on: node, start of its process, life of its actor.
@@ -86,11 +101,12 @@ pub fn wiped(oracle: &mut Oracle, dir: &Path, node: u16, disk: SimDisk) {
         }
     }
     oracle.replicas.cursors.retain(|(of, _), _| *of != node);
+    oracle.replicas.wiped_node = Some(node);
     oracle.replicas.disks[usize::from(node)] = disk;
 }
 
 /// Follows the durable log of one node, to an offset or to its end; what it is there.
-fn follow(
+pub(super) fn follow(
     oracle: &mut Oracle,
     dir: &Path,
     (node, partition): (u16, TopicPartition),
@@ -126,7 +142,7 @@ fn follow(
     })
 }
 
-fn put_back(oracle: &mut Oracle, node: u16, partition: TopicPartition, cursor: DurableCursor) {
+pub(super) fn put_back(oracle: &mut Oracle, node: u16, partition: TopicPartition, cursor: DurableCursor) {
     oracle.replicas.cursors.insert((node, partition), cursor);
 }
 
@@ -153,6 +169,10 @@ pub fn must_be_on_a_quorum(oracle: &mut Oracle, dir: &Path, partition: TopicPart
         Ok(own) => own,
         Err(why) => return oracle.violated(format!("node {node} acked what is not durable: {why}")),
     };
+    if let Ok(cursor) = follow(oracle, dir, (node, partition), Some(end)) {
+        committed::note(oracle, partition, &cursor.found, end);
+        put_back(oracle, node, partition, cursor);
+    }
     let nodes = oracle.replicas.disks.len() as u16;
     let others = (0..nodes).filter(|other| *other != node);
     let holders: Vec<u16> =

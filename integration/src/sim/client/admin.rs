@@ -27,20 +27,27 @@ pub struct Admin {
     extra: u32,
     next_idea_ns: u64,
     paused_until_ns: u64,
-    /// Among several nodes: makes the first topics and nothing else, and expects a node to be behind the others.
+    /// Makes the first topics and nothing else.
     calm: bool,
+    /// Among several nodes: the one that answers may be behind the others.
+    several: bool,
 }
 
 impl Admin {
     /// An administrator who makes these topics first.
     pub fn new(topics: &[(String, u16)]) -> Self {
         let tasks = topics.iter().map(|(name, partitions)| Task::Create(name.clone(), *partitions)).collect();
-        Self { tasks, asked: None, extra: 0, next_idea_ns: 0, paused_until_ns: 0, calm: false }
+        Self { tasks, asked: None, extra: 0, next_idea_ns: 0, paused_until_ns: 0, calm: false, several: false }
     }
 
     /// One who makes these topics and is content, whichever node answers.
     pub fn calm(topics: &[(String, u16)]) -> Self {
-        Self { calm: true, ..Self::new(topics) }
+        Self { calm: true, ..Self::changing(topics) }
+    }
+
+    /// One who makes these topics, and then others come and go, whichever node answers.
+    pub fn changing(topics: &[(String, u16)]) -> Self {
+        Self { several: true, ..Self::new(topics) }
     }
 
     /// What is still to be done.
@@ -103,6 +110,7 @@ impl Admin {
             }
             (2, Some((name, id, partitions))) => Task::Widen(name, id, partitions + 1),
             (3, Some((name, id, _))) => Task::Delete(name, id),
+            _ if self.several => return,
             _ => {
                 let topics = ctx.oracle.topics.iter().filter(|(_, topic)| !topic.deleting);
                 Task::List(topics.map(|(name, topic)| (name.clone(), topic.id)).collect())
@@ -135,7 +143,7 @@ impl Admin {
             (Task::Find(name, partitions), Response::Metadata(metadata)) => {
                 match metadata.topics.iter().find(|topic| topic.name == name) {
                     Some(topic) => created(ctx.oracle, &name, topic.id, partitions),
-                    None if self.calm => self.tasks.push_front(Task::Find(name, partitions)),
+                    None if self.several => self.tasks.push_front(Task::Find(name, partitions)),
                     None => ctx.oracle.violated(format!("topic {name} exists and is not listed")),
                 }
             }
@@ -145,12 +153,13 @@ impl Admin {
                 }
             }
             (Task::Delete(name, id), Response::Topic(_)) => gone(&name, id, ctx),
+            (Task::Delete(..), Response::Error(error)) if self.several && error.code == ErrorCode::TopicNotFound => {}
             // The first try had worked, and its answer was lost.
             (Task::Delete(name, id), Response::Error(error)) if error.code == ErrorCode::TopicNotFound => {
                 gone(&name, id, ctx);
             }
             (Task::List(expected), Response::Metadata(metadata)) => listed(&expected, &metadata, ctx),
-            (task, Response::Error(error)) if error.code.is_retriable() => {
+            (task, Response::Error(error)) if error.code.is_retriable() || self.several => {
                 self.paused_until_ns = ctx.now_ns + ctx.rng.range(5_000_000, 100_000_000);
                 self.tasks.push_front(task);
             }

@@ -46,6 +46,18 @@ pub enum ClusterTrouble {
     Wipe,
     /// A topic shall have one copy fewer, or as many as before.
     Recopy,
+    /// A monotonic clock runs faster or slower than time, or as it should again.
+    ClockDrift,
+    /// A monotonic clock stands still for seconds.
+    ClockStop,
+    /// A disk is a hundred times slower for half a minute.
+    LastingSlowDisk,
+    /// A node is tens of times slower for seconds.
+    SlowNode,
+    /// A node shall lead nothing and get no copies, or may again.
+    Drain,
+    /// Other topics come, grow and go all the time.
+    Topics,
 }
 
 impl ClusterTrouble {
@@ -70,6 +82,12 @@ impl ClusterTrouble {
             Self::Disconnect,
             Self::Wipe,
             Self::Recopy,
+            Self::ClockDrift,
+            Self::ClockStop,
+            Self::LastingSlowDisk,
+            Self::SlowNode,
+            Self::Drain,
+            Self::Topics,
         ];
         all.extend(FileKind::ALL.map(Self::CutAtFile));
         all
@@ -107,6 +125,11 @@ impl ClusterPlan {
         let lasting = kinds.iter().filter(|kind| kind.is_of_the_network()).count();
         kinds.extend(std::iter::repeat_n(ClusterTrouble::HealNetwork, lasting * 2));
         Self { kinds, shortest_ns }
+    }
+
+    /// Whether a fault may strike.
+    pub fn has(&self, trouble: ClusterTrouble) -> bool {
+        self.kinds.contains(&trouble)
     }
 
     /// What strikes now.

@@ -43,6 +43,8 @@ pub struct ClusterOutcome {
     pub simulated: Duration,
     /// Acks that clients received.
     pub acks: u64,
+    /// Entries of the metadata that were judged.
+    pub entries: u64,
     /// Faults that struck.
     pub faults: u64,
     /// Bytes that consumers received.

@@ -3,14 +3,20 @@
 use super::faults::ClusterTrouble;
 use super::world::{MILLISECOND, SECOND, World, new_disk};
 use crate::sim::check::replicas;
+use crate::sim::context::Slowness;
 use crate::sim::disk::FileKind;
 use crate::sim::faults;
 use crate::sim::mail::{Address, Mail, Part, Wake};
 use crate::sim::node::Node;
 use crate::sim::scheduler::Envelope;
 use lance_cluster::metadata::MetadataCommand;
-use lance_messages::id::TopicId;
+use lance_messages::id::{NodeId, TopicId};
 use std::collections::VecDeque;
+
+/// How many parts of a million a clock is wrong at most: many times what crystals are, and below what leases allow for.
+const DRIFT: u64 = 20_000;
+/// How long a slow disk is slow.
+pub(super) const LASTING: u64 = 30 * SECOND;
 
 impl World {
     /// Makes a fault.
@@ -83,13 +89,75 @@ impl World {
                     self.ask_for_copies(node, topic, count - u16::from(fewer));
                 }
             }
+            ClusterTrouble::ClockDrift
+            | ClusterTrouble::ClockStop
+            | ClusterTrouble::LastingSlowDisk
+            | ClusterTrouble::SlowNode => self.strike_at_speed(node, trouble),
+            ClusterTrouble::Drain => self.drain(node, other),
+            // The administrator has them come and go.
+            ClusterTrouble::Topics => {}
         }
         self.flush_outgoing();
     }
 
+    /// What hardly anybody notices at once: a machine's time and speed.
+    fn strike_at_speed(&mut self, node: u16, trouble: ClusterTrouble) {
+        let now_ns = self.scheduler.now_ns();
+        let machine = &mut self.nodes[usize::from(node)];
+        let lasts = match trouble {
+            ClusterTrouble::ClockDrift => {
+                machine.clock.run_at(self.rng.range(1_000_000 - DRIFT, 1_000_000 + DRIFT), now_ns);
+                return;
+            }
+            ClusterTrouble::ClockStop => {
+                machine.clock.run_at(0, now_ns);
+                self.rng.range(200 * MILLISECOND, 5 * SECOND)
+            }
+            ClusterTrouble::LastingSlowDisk => {
+                machine.slowness.disk = 100;
+                LASTING
+            }
+            _ => {
+                machine.slowness.threads = self.rng.range(10, 60) as u32;
+                self.rng.range(500 * MILLISECOND, 5 * SECOND)
+            }
+        };
+        self.wake(Address::World, Wake::Recover(node), lasts);
+    }
+
+    /// A machine's time and speed are as they should be.
+    pub(super) fn recover(&mut self, node: u16) {
+        let now_ns = self.scheduler.now_ns();
+        let machine = &mut self.nodes[usize::from(node)];
+        machine.clock.mend(now_ns);
+        machine.slowness = Slowness::default();
+    }
+
+    fn drain(&mut self, node: u16, other: u16) {
+        let draining = self.drained.insert(node);
+        if !draining {
+            self.drained.remove(&node);
+        }
+        self.ask(other, MetadataCommand::SetDraining { node: NodeId(node + 1), draining });
+    }
+
+    /// In the end every node may lead.
+    pub(super) fn end_drains(&mut self) {
+        let view = self.nodes.iter().filter_map(Node::view).max_by_key(|view| view.applied);
+        let draining: Vec<NodeId> = view.into_iter().flat_map(|view| view.draining.clone()).collect();
+        for node in draining {
+            let asked = self.rng.below(self.nodes.len() as u64) as u16;
+            self.ask(asked, MetadataCommand::SetDraining { node, draining: false });
+        }
+    }
+
     /// An operator asks a node that so many nodes hold a topic.
     pub(super) fn ask_for_copies(&mut self, node: u16, topic: TopicId, copies: u16) {
-        let command = MetadataCommand::SetReplicationFactor { topic, replication_factor: copies as u8 };
+        self.ask(node, MetadataCommand::SetReplicationFactor { topic, replication_factor: copies as u8 });
+    }
+
+    /// An operator asks a node for something.
+    fn ask(&mut self, node: u16, command: MetadataCommand) {
         let to = Address::Node(node, Part::Metadata);
         let envelope = Envelope { from: Address::World, to, boot: self.boot_of(to), mail: Mail::Propose(command) };
         self.scheduler.send(envelope, MILLISECOND);

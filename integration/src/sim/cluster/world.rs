@@ -1,11 +1,12 @@
 //! The world of one run with several nodes: who gets which message when, and when it is over.
 
-use super::faults::ClusterPlan;
+use super::faults::{ClusterPlan, ClusterTrouble};
 use super::network::{Network, Station};
+use super::strike::LASTING;
 use super::{ClusterOptions, ClusterOutcome};
 use crate::sim::check::{liveness, order, replicas};
 use crate::sim::client::{Admin, Client, Consumer, Producer, Role};
-use crate::sim::context::{Context, Outgoing, Phase};
+use crate::sim::context::{Context, Outgoing, Phase, Slowness};
 use crate::sim::disk::SimDisk;
 use crate::sim::mail::{Address, Mail, Part, Wake};
 use crate::sim::node::{Node, NodeSetup};
@@ -17,7 +18,7 @@ use lance_actors::ingestion::core::Now;
 use lance_cluster::metadata::{GenesisNode, TopicConfig};
 use lance_messages::id::{NodeId, TopicPartition};
 use lance_storage::disk::memory::{Completion, CrashPolicy, MemoryConfig, MemoryDisk};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub(super) const MILLISECOND: u64 = 1_000_000;
 pub(super) const SECOND: u64 = 1_000_000_000;
 /// Where wall clocks begin: some day in 2026.
 const EPOCH_NS: u64 = 1_780_000_000 * SECOND;
+/// How many messages a run has at least.
+const LEAST_MESSAGES: u64 = 10_000;
 const LINKS_INTERVAL: u64 = 10 * MILLISECOND;
 
 pub(super) struct World {
@@ -40,6 +43,8 @@ pub(super) struct World {
     /// Messages for processes that stand still.
     pub(super) paused: Vec<Option<VecDeque<Envelope>>>,
     pub(super) has_wiped: bool,
+    /// Nodes that somebody has asked to be emptied.
+    pub(super) drained: BTreeSet<u16>,
     pub(super) phase: Phase,
     chaos_ns: u64,
     healed_ns: u64,
@@ -89,7 +94,11 @@ impl World {
             .collect();
         let mut oracle = Oracle::default();
         oracle.replicas.disks = nodes.iter().map(|node| node.disk.clone()).collect();
-        let (big, chaos_ns) = (rng.once_in(3), rng.range(3 * SECOND, 7 * SECOND));
+        let (big, mut chaos_ns) = (rng.once_in(3), rng.range(3 * SECOND, 7 * SECOND));
+        // What lasts long is to last to its end now and then.
+        if plan.has(ClusterTrouble::LastingSlowDisk) && rng.once_in(8) {
+            chaos_ns += LASTING;
+        }
         let mut world = Self {
             scheduler: Scheduler::default(),
             rng,
@@ -102,6 +111,7 @@ impl World {
             plan,
             network: Network::default(),
             has_wiped: false,
+            drained: BTreeSet::new(),
             phase: Phase::Setup,
             chaos_ns,
             healed_ns: 0,
@@ -227,11 +237,12 @@ impl World {
         let now_ns = self.scheduler.now_ns();
         let node = &mut self.nodes[usize::from(node)];
         let wall_ns = (EPOCH_NS + now_ns).saturating_add_signed(node.skew_ns);
-        let elapsed = Duration::from_nanos(now_ns.saturating_sub(node.started_ns()));
+        let elapsed = node.elapsed(now_ns);
         let mut ctx = Context {
             me: Address::Node(node.index, Part::Process),
             now_ns,
             now: Now { wall_ns, elapsed },
+            slowness: node.slowness,
             phase: self.phase,
             rng: &mut self.rng,
             oracle: &mut self.oracle,
@@ -247,6 +258,7 @@ impl World {
             me: Address::Client(client),
             now_ns,
             now: Now { wall_ns: EPOCH_NS + now_ns, elapsed: Duration::from_nanos(now_ns) },
+            slowness: Slowness::default(),
             phase: self.phase,
             rng: &mut self.rng,
             oracle: &mut self.oracle,
@@ -259,8 +271,19 @@ impl World {
         for outgoing in std::mem::take(&mut self.out) {
             match outgoing {
                 Outgoing::Send { from, to, mail, delay_ns } => self.send(from, to, mail, delay_ns),
-                Outgoing::Wake { whom, wake, delay_ns } => self.wake(whom, wake, delay_ns),
+                Outgoing::Wake { whom, wake, delay_ns } => {
+                    let delay_ns = self.by_clock_of(whom, delay_ns);
+                    self.wake(whom, wake, delay_ns);
+                }
             }
+        }
+    }
+
+    /// What a timer of this machine takes.
+    fn by_clock_of(&self, address: Address, delay_ns: u64) -> u64 {
+        match address {
+            Address::Node(node, _) => self.nodes[usize::from(node)].clock.time_for(delay_ns),
+            _ => delay_ns,
         }
     }
 
@@ -307,8 +330,13 @@ impl World {
                 let pause = self.plan.pause_ns(&mut self.rng);
                 self.wake(Address::World, Wake::Fault, pause);
             }
+            // Who is killed all the time does little: everything is to happen often enough.
+            Mail::Wake(Wake::Heal) if self.trace.count() < LEAST_MESSAGES => {
+                self.wake(Address::World, Wake::Heal, 500 * MILLISECOND);
+            }
             Mail::Wake(Wake::Heal) => self.heal(),
             Mail::Wake(Wake::Operator) => self.operate(),
+            Mail::Wake(Wake::Recover(node)) => self.recover(*node),
             Mail::Wake(Wake::Links) => {
                 self.look_after_links();
                 self.wake(Address::World, Wake::Links, LINKS_INTERVAL);
@@ -354,6 +382,7 @@ impl World {
         }
         if self.phase == Phase::Settle {
             self.restore_copies();
+            self.end_drains();
         }
         self.wake(Address::World, Wake::Operator, 400 * MILLISECOND);
     }
@@ -376,6 +405,8 @@ impl World {
         self.heal_network();
         for node in 0..self.nodes.len() as u16 {
             self.resume(node);
+            self.nodes[usize::from(node)].clock.mend(self.healed_ns);
+            self.nodes[usize::from(node)].slowness = Slowness::default();
             let disk = &self.nodes[usize::from(node)].disk;
             disk.disarm();
             disk.memory().clear_faults();
@@ -417,7 +448,8 @@ impl World {
         if self.clients.is_empty() && self.nodes.iter().all(everybody) {
             let topics: Vec<(String, u16)> =
                 (0..1 + self.rng.below(2)).map(|number| (format!("t{number}"), 1 + self.rng.below(2) as u16)).collect();
-            self.add(Role::Admin(Admin::calm(&topics)));
+            let is_changing = self.plan.has(ClusterTrouble::Topics);
+            self.add(Role::Admin(if is_changing { Admin::changing(&topics) } else { Admin::calm(&topics) }));
         } else if !self.clients.is_empty() && self.waiting().is_empty() {
             let topics = self.oracle.topics.len();
             let knows = |node: &Node| node.view().is_some_and(|view| view.topics.len() == topics);
@@ -527,6 +559,7 @@ impl World {
             events: self.trace.count(),
             simulated: Duration::from_nanos(self.scheduler.now_ns()),
             acks: self.oracle.acks,
+            entries: self.oracle.decided.looked_at,
             faults: self.faults,
             read_bytes: self.oracle.read_bytes,
             elections: self.oracle.replicas.elections,

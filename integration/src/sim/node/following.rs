@@ -1,13 +1,13 @@
 //! What the ingestion actor's shell does about replicas, as `actors/src/ingestion/replica_handlers.rs` does.
 
 use super::ingestion::Ingestion;
-use crate::sim::check::replicas;
-use crate::sim::context::{Context, Outgoing, disk_delay};
+use super::sabotaged;
+use crate::sim::check::{committed, decided, replicas};
+use crate::sim::context::{Context, Outgoing};
 use crate::sim::mail::{Address, LogCut, Mail, Part, ReplicaReadDone};
 use crate::sim::sabotage::Sabotage;
-use lance_actors::ingestion::core::{IngestionCore, IngestionEffect, Now};
+use lance_actors::ingestion::core::{IngestionEffect, Now};
 use lance_actors::ingestion::opener::{Opened, TruncateJob};
-use lance_actors::ingestion::replica::Fenced;
 use lance_actors::ingestion::replica_handlers::ReplicaReport;
 use lance_actors::replication::actor::ReplicaNews;
 use lance_cluster::metadata::MetadataCommand;
@@ -37,7 +37,14 @@ impl Ingestion {
             partitions: vec![(one.partition, one.incarnation, one.epoch, one.in_quorum_version)],
         });
         let mut commands: Vec<MetadataCommand> = admissions.collect();
-        commands.extend(core.take_replacements(ctx.now));
+        match self.setup.sabotage {
+            Sabotage::AdmitAtHighWatermark => commands.extend(sabotaged::admit_at_high_watermark(core)),
+            Sabotage::ReplaceInOneStep => commands.extend(sabotaged::replace_in_one_step(core)),
+            _ => {}
+        }
+        if self.setup.sabotage != Sabotage::ReplaceInOneStep {
+            commands.extend(core.take_replacements(ctx.now));
+        }
         let metadata = self.to(Part::Metadata);
         commands.into_iter().for_each(|command| ctx.send(metadata, Mail::Propose(command)));
     }
@@ -75,6 +82,7 @@ impl Ingestion {
                 (None, 0) => TruncateTo::Restart(LogPlace::default()),
                 _ => TruncateTo::Position(good_end),
             };
+            replicas::cut(ctx.oracle, partition, self.node);
             return self.cut(TruncateJob { partition, log, to }, ctx);
         }
         if let Mail::Fence(epochs) = mail {
@@ -88,11 +96,18 @@ impl Ingestion {
                     let own = lance_messages::id::NodeId(self.node + 1);
                     roles.iter_mut().for_each(|role| role.votes.retain(|vote| vote.node == own));
                 }
-                roles.into_iter().for_each(|role| core.on_become_leader(role, now, effects));
+                for role in roles {
+                    decided::acted_upon(ctx.oracle, self.node, &role);
+                    core.on_become_leader(role.clone(), now, effects);
+                    self.old_acks.count(core, &role, now, effects);
+                }
             }
-            Mail::PromiseLate(partition, epoch) => promise_again(core, partition, epoch, effects),
+            Mail::PromiseLate(partition, epoch) => sabotaged::promise_again(core, (partition, epoch), effects),
             Mail::ChangeRoles(roles) => {
-                roles.into_iter().for_each(|role| core.on_role_changed(role, now, effects));
+                for role in roles {
+                    decided::acted_upon(ctx.oracle, self.node, &role);
+                    core.on_role_changed(role, now, effects);
+                }
             }
             Mail::Move(wanted) => core.on_move(wanted.partition, wanted.epoch, wanted.to, now, effects),
             Mail::ExtendLease(until) => core.on_lease(until, now, effects),
@@ -102,9 +117,11 @@ impl Ingestion {
                 }
             }
             Mail::ReplicaAnswered(mut answered) => {
-                if sabotage == Sabotage::CountAnyAck {
-                    for response in &mut answered.responses {
-                        count_anyway(core, response);
+                for response in &mut answered.responses {
+                    match sabotage {
+                        Sabotage::CountAnyAck => self.old_acks.note(core, answered.from, response),
+                        Sabotage::NoEpochStart => sabotaged::count_without_start(core, response),
+                        _ => {}
                     }
                 }
                 for response in &answered.responses {
@@ -136,20 +153,10 @@ impl Ingestion {
     ) {
         let Some(core) = self.core.as_mut() else { return };
         for (partition, epoch) in epochs {
-            let late =
-                (self.setup.sabotage == Sabotage::AckAfterPromise).then(|| clean_answer(core, partition)).flatten();
-            let Some(answer) = late else {
+            let early = self.setup.sabotage == Sabotage::AckAfterPromise;
+            if !early || !sabotaged::promise_early(core, (partition, epoch), effects, ctx) {
                 core.on_promise(partition, epoch, effects);
-                continue;
-            };
-            effects.push(IngestionEffect::Promised(partition, epoch, answer));
-            let delay_ns = ctx.rng.range(1_000_000, 40_000_000);
-            ctx.out.push(Outgoing::Send {
-                from: ctx.me,
-                to: ctx.me,
-                mail: Mail::PromiseLate(partition, epoch),
-                delay_ns,
-            });
+            }
         }
     }
 
@@ -159,7 +166,10 @@ impl Ingestion {
         let mut to_leaders: BTreeMap<u64, Vec<AppendResponse>> = BTreeMap::new();
         for effect in effects {
             match effect {
-                IngestionEffect::ToFollower(node, request) => {
+                IngestionEffect::ToFollower(node, mut request) => {
+                    if let (Sabotage::NoEpochStart, Some(core)) = (self.setup.sabotage, self.core.as_ref()) {
+                        sabotaged::withhold_start(core, &mut request);
+                    }
                     to_followers.entry(node.0 - 1).or_default().push(request);
                 }
                 IngestionEffect::ToLeader(session, response) => to_leaders.entry(session).or_default().push(response),
@@ -178,6 +188,13 @@ impl Ingestion {
                     later(Mail::ReplicaRead(done), ctx);
                 }
                 IngestionEffect::Truncate { partition, log, to } => {
+                    let to = match self.setup.sabotage {
+                        Sabotage::CutBelowHighWatermark => TruncateTo::Position(0),
+                        _ => to,
+                    };
+                    let copy = (self.node, partition);
+                    committed::is_cut(ctx.oracle, &self.logs_dir, copy, end_of(to));
+                    replicas::cut(ctx.oracle, partition, self.node);
                     self.cut(TruncateJob { partition, log: Some(log), to }, ctx);
                 }
                 _ => {}
@@ -201,7 +218,6 @@ impl Ingestion {
         if let Some(mark) = self.marks.flushed.get_mut(&partition) {
             *mark = (*mark).min(end);
         }
-        replicas::cut(ctx.oracle, partition, self.node);
         let opened = match self.flushed.lower(partition, end) {
             Ok(()) => self.opener.truncate(job, ctx.now.wall_ns),
             Err(error) => Opened::failed(partition, error.to_string()),
@@ -212,35 +228,14 @@ impl Ingestion {
 
 /// What a thread that may wait for the disk hands back.
 fn later(mail: Mail, ctx: &mut Context<'_>) {
-    let delay_ns = disk_delay(ctx.rng);
+    let delay_ns = ctx.disk_delay();
     ctx.out.push(Outgoing::Send { from: ctx.me, to: ctx.me, mail, delay_ns });
 }
 
-/// Promises what was answered before; the answer was given already.
-fn promise_again(
-    core: &mut IngestionCore,
-    partition: TopicPartition,
-    epoch: LeaderEpoch,
-    effects: &mut Vec<IngestionEffect>,
-) {
-    let mut more = Vec::new();
-    core.on_promise(partition, epoch, &mut more);
-    effects.extend(more);
-}
-
-/// The answer a replica could give at once, whatever is under way.
-fn clean_answer(core: &IngestionCore, partition: TopicPartition) -> Option<Fenced> {
-    let partition = core.partitions().find(|known| known.id == partition)?;
-    let (log, follower) = (partition.log.as_ref()?, partition.follower.as_ref()?);
-    let durable_end = log.durable_end();
-    let last_epoch = log.epoch_before(durable_end).unwrap_or(LeaderEpoch(0));
-    Some(Fenced::Clean { incarnation: follower.replica.incarnation(), last_epoch, durable_end })
-}
-
-/// Makes an ack of another epoch, or of another life of a replica, look like one that counts.
-fn count_anyway(core: &IngestionCore, response: &mut AppendResponse) {
-    let Some(partition) = core.partitions().find(|known| known.id == response.partition) else { return };
-    if let Some(leader) = partition.leader.as_ref() {
-        response.epoch = leader.role.epoch;
+/// Below this position a log stays what it is, or lies below where its leader's begins and is committed.
+fn end_of(to: TruncateTo) -> u64 {
+    match to {
+        TruncateTo::Position(position) => position,
+        TruncateTo::Restart(place) => place.position,
     }
 }

@@ -1,6 +1,7 @@
 //! The ingestion actor's shell, as `actors/src/ingestion/actor.rs` is: it opens logs, owns the marks, carries out the
 //! core's effects.
 
+use super::sabotaged::OldAcks;
 use super::{Failure, NodeSetup};
 use crate::sim::check::{replicas, watermark};
 use crate::sim::context::Context;
@@ -38,7 +39,7 @@ pub struct Ingestion {
     pub(super) has_peers: bool,
     pub(super) setup: NodeSetup,
     pub(super) disk: SimDisk,
-    logs_dir: PathBuf,
+    pub(super) logs_dir: PathBuf,
     pub(super) opener: LogOpener,
     pub(super) core: Option<IngestionCore>,
     pool: Option<SlotPool>,
@@ -63,6 +64,8 @@ pub struct Ingestion {
     pub restarted: bool,
     /// How often followers were fed.
     feeds: u64,
+    /// Kept only to break a rule.
+    pub(super) old_acks: OldAcks,
 }
 
 impl Ingestion {
@@ -109,6 +112,7 @@ impl Ingestion {
             asked: BTreeMap::new(),
             restarted: false,
             feeds: 0,
+            old_acks: OldAcks::default(),
         }
     }
 

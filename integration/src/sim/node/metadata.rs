@@ -2,11 +2,15 @@
 
 use super::Failure;
 use super::members::Forwarded;
+use super::sabotaged;
 use crate::sim::check::metadata as check;
 use crate::sim::check::replicas as check_replicas;
+use crate::sim::check::{committed, decided};
 use crate::sim::context::Context;
 use crate::sim::disk::SimDisk;
 use crate::sim::mail::{Address, Mail, Part, Wake};
+use crate::sim::node::Node;
+use crate::sim::sabotage::Sabotage;
 use lance_actors::ingestion::replica::LeaderRole;
 use lance_actors::ingestion::replica_handlers::MoveLeadership;
 use lance_actors::metadata::calls::{command_for, returning_producer};
@@ -54,6 +58,7 @@ pub struct Metadata {
     pub(super) node: u16,
     pub(super) shards: u16,
     pub(super) identity: Identity,
+    pub(super) sabotage: Sabotage,
     /// The nodes the cluster began with; empty for a node that is alone.
     pub(super) genesis: Arc<Vec<GenesisNode>>,
     disk: SimDisk,
@@ -82,8 +87,7 @@ pub struct Metadata {
 impl Metadata {
     /// An actor of a process that starts.
     pub fn new(
-        node: u16,
-        shards: u16,
+        (node, shards, sabotage): (u16, u16, Sabotage),
         identity: Identity,
         genesis: Arc<Vec<GenesisNode>>,
         disk: &SimDisk,
@@ -93,6 +97,7 @@ impl Metadata {
             node,
             shards,
             identity,
+            sabotage,
             genesis,
             disk: disk.clone(),
             dir,
@@ -164,6 +169,7 @@ impl Metadata {
             }
             // Nobody waits for the answer: what comes of it shows in what is committed.
             Mail::Propose(command) => {
+                self.evict_anyway(&command, ctx);
                 let request = self.new_request();
                 return self.propose(request, &command, ctx).map(|()| false);
             }
@@ -195,7 +201,12 @@ impl Metadata {
                 self.report(mail, ctx);
                 return Ok(false);
             }
-            Mail::Promised(answers) => running.core.on_promises(self.identity.node, &answers, &mut effects),
+            Mail::Promised(mut answers) => {
+                if self.sabotage == Sabotage::UncleanVotes {
+                    sabotaged::take_for_clean(running.core.state(), self.identity.node, &mut answers);
+                }
+                running.core.on_promises(self.identity.node, &answers, &mut effects)
+            }
             Mail::EpochsRequested(requests) => running.core.on_epoch_requested(&requests, &mut effects),
             Mail::MoveReady { partition, epoch, to } => running.core.on_move_ready(partition, epoch, to, &mut effects),
             Mail::Led(partition, epoch) => {
@@ -359,10 +370,21 @@ impl Metadata {
         Ok(())
     }
 
+    fn evict_anyway(&self, command: &MetadataCommand, ctx: &mut Context<'_>) {
+        let Some(running) = self.running.as_ref().filter(|_| self.sabotage == Sabotage::EvictBelowQuorum) else {
+            return;
+        };
+        let roles = sabotaged::evict_anyway(running.core.state(), command);
+        ctx.send(Address::Node(self.node, Part::Replication), Mail::RolesChanged(roles));
+    }
+
     fn on_events(&mut self, events: &[MetadataEvent], ctx: &mut Context<'_>) {
         self.state_changed = true;
         let Some(running) = self.running.as_ref() else { return };
         let (state, identity) = (running.core.state(), self.identity);
+        if !self.is_alone() {
+            decided::applied(ctx.oracle, self.node, state);
+        }
         let own = (identity.node, identity.incarnation, identity.boot_number);
         let (mut chosen, mut changed) = (Vec::new(), Vec::new());
         for event in events {
@@ -382,6 +404,7 @@ impl Metadata {
                 // Who is new holds a log of its own by now; until then what is durable may be one of an earlier time.
                 check_replicas::dropped(ctx.oracle, *partition, self.node);
             }
+            committed_holds(event, ctx);
             match *event {
                 MetadataEvent::LeaderChosen { partition, epoch, leader, incarnation, boot_number, .. }
                     if (leader, incarnation.node, boot_number) == own =>
@@ -496,5 +519,18 @@ impl Metadata {
                 ctx.send(Address::Node(self.node, Part::Connection(connection)), Mail::Answered { request, result });
             }
         }
+    }
+}
+
+/// Judges changes of who counts by what is committed.
+fn committed_holds(event: &MetadataEvent, ctx: &mut Context<'_>) {
+    match event {
+        MetadataEvent::ReplicaAdmitted { partition, node, incarnation } => {
+            committed::is_admitted(ctx.oracle, &Node::logs_dir(), *partition, (*node, *incarnation));
+        }
+        MetadataEvent::ReplicasChanged { partition, replicas, replicas_version, .. } => {
+            committed::is_exchanged(ctx.oracle, &Node::logs_dir(), (*partition, *replicas_version), replicas);
+        }
+        _ => {}
     }
 }

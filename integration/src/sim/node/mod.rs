@@ -8,8 +8,10 @@ mod members;
 mod metadata;
 mod poller;
 mod replication;
+mod sabotaged;
 
-use super::context::{Context, Outgoing, disk_delay};
+use super::clock::Clock;
+use super::context::{Context, Outgoing, Slowness};
 use super::disk::SimDisk;
 use super::mail::{Address, Mail, Part, Wake};
 use super::sabotage::Sabotage;
@@ -109,6 +111,10 @@ pub struct Node {
     pub failures: Vec<(Part, String)>,
     /// How far its wall clock is off, in nanoseconds.
     pub skew_ns: i64,
+    /// Its monotonic clock.
+    pub clock: Clock,
+    /// How slow it is.
+    pub slowness: Slowness,
     setup: NodeSetup,
     /// The nodes the cluster began with; empty for a node that is alone.
     genesis: Arc<Vec<GenesisNode>>,
@@ -126,7 +132,20 @@ impl Node {
     /// A machine of a cluster that begins with these nodes.
     pub fn of_cluster(index: u16, disk: SimDisk, setup: NodeSetup, genesis: Arc<Vec<GenesisNode>>) -> Self {
         let failures = Vec::new();
-        Self { index, disk, boot: 0, steps: 0, failures, skew_ns: 0, setup, genesis, wiped: false, process: None }
+        Self {
+            index,
+            disk,
+            boot: 0,
+            steps: 0,
+            failures,
+            skew_ns: 0,
+            clock: Clock::default(),
+            slowness: Slowness::default(),
+            setup,
+            genesis,
+            wiped: false,
+            process: None,
+        }
     }
 
     /// Puts an empty disk in place of its own; its process must not run.
@@ -167,9 +186,10 @@ impl Node {
         self.process.is_some()
     }
 
-    /// When its process started.
-    pub fn started_ns(&self) -> u64 {
-        self.process.as_ref().map_or(0, |process| process.started_ns)
+    /// How long its process has run, by its own clock.
+    pub fn elapsed(&self, now_ns: u64) -> Duration {
+        let started_ns = self.process.as_ref().map_or(0, |process| process.started_ns);
+        Duration::from_nanos(self.clock.read(now_ns).saturating_sub(started_ns))
     }
 
     /// Whether its process gave up.
@@ -239,9 +259,15 @@ impl Node {
         let genesis = Arc::clone(&self.genesis);
         self.process = Some(Process {
             identity: PeerIdentity { node, incarnation: record.incarnation, boot_number: record.boot_number },
-            started_ns: ctx.now_ns,
+            started_ns: self.clock.read(ctx.now_ns),
             shards: parts,
-            metadata: Metadata::new(self.index, shards, identity, genesis, &self.disk, data_dir.meta_dir()),
+            metadata: Metadata::new(
+                (self.index, shards, self.setup.sabotage),
+                identity,
+                genesis,
+                &self.disk,
+                data_dir.meta_dir(),
+            ),
             replication: Replication::new(self.index, shards, who, &self.disk, data_dir.promises_path()),
             reader: Reader::new(&disk, 8),
             connections: BTreeMap::new(),
@@ -475,7 +501,7 @@ impl Node {
         if self.disk.memory().pending_count() > 0 && self.steps == 0 {
             self.steps = 1;
             ctx.me = Address::Node(self.index, Part::Process);
-            let delay = disk_delay(ctx.rng);
+            let delay = ctx.disk_delay();
             ctx.wake(Wake::Disk, Duration::from_nanos(delay));
         }
     }

@@ -101,7 +101,7 @@ impl Poller {
         if submitted > 0 {
             queue.kick().map_err(|error| Failure(error.to_string()))?;
             for _ in 0..submitted {
-                let delay = crate::sim::context::disk_delay(ctx.rng);
+                let delay = ctx.disk_delay();
                 let process = Address::Node(self.node, Part::Process);
                 ctx.out.push(crate::sim::context::Outgoing::Wake { whom: process, wake: Wake::Disk, delay_ns: delay });
             }
