@@ -3,6 +3,9 @@
 /// Parts of a million that a true clock advances.
 const TRUE_RATE: u64 = 1_000_000;
 
+/// What a timer may be late on a clock that is not right.
+const TIMER_GRAIN: u64 = 1_000_000;
+
 /// A clock, read in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -35,10 +38,14 @@ impl Clock {
         self.run_at(TRUE_RATE, now_ns);
     }
 
-    /// How long it takes until it has advanced by `delay_ns`; a clock that stands still keeps nobody waiting for ever.
+    /// How long a timer takes that shall fire once it has advanced by `delay_ns`: a little too long on a clock that is not
+    /// right, and not for ever on one that stands still.
     pub fn time_for(&self, delay_ns: u64) -> u64 {
+        if self.rate == TRUE_RATE {
+            return delay_ns;
+        }
         let parts = u128::from(delay_ns) * u128::from(TRUE_RATE) / u128::from(self.rate.max(TRUE_RATE / 4));
-        u64::try_from(parts).unwrap_or(u64::MAX)
+        u64::try_from(parts).unwrap_or(u64::MAX).saturating_add(TIMER_GRAIN)
     }
 }
 
@@ -51,7 +58,7 @@ mod tests {
         let mut clock = Clock::default();
         assert_eq!(clock.read(1_000), 1_000);
         clock.run_at(500_000, 1_000);
-        assert_eq!((clock.read(3_000), clock.time_for(1_000)), (2_000, 2_000));
+        assert_eq!((clock.read(3_000), clock.time_for(1_000)), (2_000, 1_002_000));
         clock.run_at(0, 3_000);
         assert_eq!(clock.read(9_000), 2_000);
         clock.mend(9_000);

@@ -33,13 +33,27 @@ pub enum Sabotage {
     EvictBelowQuorum,
     /// A replica that lost its disk is asked for its promise like any other.
     UncleanVotes,
-    /// A refilled replica counts again once it has what its leader knows to be committed: a new leader knows of nothing.
+    /// A refilled replica counts again once it has what its leader knew to be committed when its epoch began.
     AdmitAtHighWatermark,
     /// The replica set is changed as soon as it is planned, and nothing waits for the new one.
     ReplaceInOneStep,
 }
 
 impl Sabotage {
+    /// Everything that can be broken among several nodes.
+    pub const AMONG_NODES: [Self; 10] = [
+        Self::AckBeforeSync,
+        Self::CommitAlone,
+        Self::CountAnyAck,
+        Self::AckAfterPromise,
+        Self::CutBelowHighWatermark,
+        Self::NoEpochStart,
+        Self::EvictBelowQuorum,
+        Self::UncleanVotes,
+        Self::AdmitAtHighWatermark,
+        Self::ReplaceInOneStep,
+    ];
+
     /// The lies of the disk it takes.
     pub fn lies(self) -> Lies {
         Lies { segments: self == Self::AckBeforeSync, metadata: self == Self::UnsyncedMetadata }

@@ -1,11 +1,11 @@
-//! What is committed stays committed: it is not cut where it is held, a replica whose disk was lost counts again only with
+//! What is committed stays committed: whoever leads has all of it, it is not cut where it is held, a replica whose disk was lost counts again only with
 //! all it once answered for, and a changed replica set has it on a quorum.
 
 use super::durable::FoundBatch;
 use super::replicas::{follow, put_back};
 use crate::sim::oracle::Oracle;
 use lance_cluster::replica::quorum::quorum_size;
-use lance_messages::id::{NodeId, ReplicaIncarnation, TopicPartition};
+use lance_messages::id::{LeaderEpoch, NodeId, ReplicaIncarnation, TopicPartition};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -15,6 +15,7 @@ pub struct CommittedTruth {
     batches: BTreeMap<TopicPartition, Vec<FoundBatch>>,
     admitted: BTreeSet<(TopicPartition, NodeId, ReplicaIncarnation)>,
     exchanged: BTreeSet<(TopicPartition, u32)>,
+    chosen: BTreeSet<(TopicPartition, LeaderEpoch)>,
 }
 
 impl CommittedTruth {
@@ -48,6 +49,25 @@ fn held(oracle: &mut Oracle, dir: &Path, node: u16, partition: TopicPartition) -
     let end = held_end(committed, &cursor.found);
     put_back(oracle, node, partition, cursor);
     end
+}
+
+/// A leader was chosen.
+pub fn is_chosen(oracle: &mut Oracle, dir: &Path, role: (TopicPartition, LeaderEpoch), node: u16) {
+    // By who sees it first: later its disk may be lost.
+    if oracle.committed.chosen.insert(role) {
+        is_led(oracle, dir, role, node);
+    }
+}
+
+/// A leader begins to lead.
+pub fn is_led(oracle: &mut Oracle, dir: &Path, (partition, epoch): (TopicPartition, LeaderEpoch), node: u16) {
+    let (_, end) = held(oracle, dir, node, partition);
+    let committed = oracle.committed.end(partition);
+    if end < committed {
+        oracle.violated(format!(
+            "{partition}: node {node} leads epoch {epoch} with {end} of what is committed up to {committed}"
+        ));
+    }
 }
 
 /// A leader has a follower cut its log back to a position.

@@ -22,6 +22,8 @@ pub enum ClusterTrouble {
     OneWay,
     /// Two nodes do not reach each other; both reach the others.
     Bridge,
+    /// The nodes are in two parts that do not reach each other.
+    Split,
     /// Messages between two nodes take long.
     SlowLink,
     /// The network works again.
@@ -71,6 +73,7 @@ impl ClusterTrouble {
             Self::Isolate,
             Self::OneWay,
             Self::Bridge,
+            Self::Split,
             Self::SlowLink,
             Self::Reset,
             Self::SlowDisk,
@@ -95,7 +98,7 @@ impl ClusterTrouble {
 
     /// Whether it lasts until the network is healed.
     pub fn is_of_the_network(self) -> bool {
-        matches!(self, Self::Isolate | Self::OneWay | Self::Bridge | Self::SlowLink)
+        matches!(self, Self::Isolate | Self::OneWay | Self::Bridge | Self::Split | Self::SlowLink)
     }
 }
 

@@ -13,7 +13,7 @@ use lance_cluster::metadata::MetadataCommand;
 use lance_messages::id::{NodeId, TopicId};
 use std::collections::VecDeque;
 
-/// How many parts of a million a clock is wrong at most: many times what crystals are, and below what leases allow for.
+/// How many parts of a million a clock runs wrong at most: many times what crystals do.
 const DRIFT: u64 = 20_000;
 /// How long a slow disk is slow.
 pub(super) const LASTING: u64 = 30 * SECOND;
@@ -58,6 +58,7 @@ impl World {
                 self.network.block((node, other));
                 self.network.block((other, node));
             }
+            ClusterTrouble::Split => self.split(node, other),
             ClusterTrouble::SlowLink => {
                 let by = self.rng.range(5 * MILLISECOND, 200 * MILLISECOND);
                 self.network.slow_down((node, other), by);
@@ -98,6 +99,17 @@ impl World {
             ClusterTrouble::Topics => {}
         }
         self.flush_outgoing();
+    }
+
+    /// Two nodes, and nobody else, are on one side.
+    fn split(&mut self, node: u16, other: u16) {
+        let count = self.nodes.len() as u16;
+        for far in (0..count).filter(|far| ![node, other].contains(far)) {
+            for near in [node, other] {
+                self.network.block((near, far));
+                self.network.block((far, near));
+            }
+        }
     }
 
     /// What hardly anybody notices at once: a machine's time and speed.

@@ -38,7 +38,7 @@ impl Ingestion {
         });
         let mut commands: Vec<MetadataCommand> = admissions.collect();
         match self.setup.sabotage {
-            Sabotage::AdmitAtHighWatermark => commands.extend(sabotaged::admit_at_high_watermark(core)),
+            Sabotage::AdmitAtHighWatermark => commands.extend(self.stale.admit(core)),
             Sabotage::ReplaceInOneStep => commands.extend(sabotaged::replace_in_one_step(core)),
             _ => {}
         }
@@ -92,12 +92,15 @@ impl Ingestion {
         let Some(core) = self.core.as_mut() else { return };
         match mail {
             Mail::Lead(mut roles) => {
+                for role in &roles {
+                    decided::acted_upon(ctx.oracle, self.node, role);
+                    self.stale.note(core, role.partition);
+                }
                 if sabotage == Sabotage::CommitAlone {
                     let own = lance_messages::id::NodeId(self.node + 1);
                     roles.iter_mut().for_each(|role| role.votes.retain(|vote| vote.node == own));
                 }
                 for role in roles {
-                    decided::acted_upon(ctx.oracle, self.node, &role);
                     core.on_become_leader(role.clone(), now, effects);
                     self.old_acks.count(core, &role, now, effects);
                 }

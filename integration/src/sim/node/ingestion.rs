@@ -1,9 +1,9 @@
 //! The ingestion actor's shell, as `actors/src/ingestion/actor.rs` is: it opens logs, owns the marks, carries out the
 //! core's effects.
 
-use super::sabotaged::OldAcks;
+use super::sabotaged::{OldAcks, StaleMarks};
 use super::{Failure, NodeSetup};
-use crate::sim::check::{replicas, watermark};
+use crate::sim::check::{committed, replicas, watermark};
 use crate::sim::context::Context;
 use crate::sim::disk::SimDisk;
 use crate::sim::mail::{Address, LogsOpened, Mail, Part, Wake};
@@ -66,6 +66,8 @@ pub struct Ingestion {
     feeds: u64,
     /// Kept only to break a rule.
     pub(super) old_acks: OldAcks,
+    /// The same.
+    pub(super) stale: StaleMarks,
 }
 
 impl Ingestion {
@@ -113,6 +115,7 @@ impl Ingestion {
             restarted: false,
             feeds: 0,
             old_acks: OldAcks::default(),
+            stale: StaleMarks::default(),
         }
     }
 
@@ -398,6 +401,7 @@ impl Ingestion {
                 IngestionEffect::Promised(partition, epoch, answer) => fenced.push((partition, epoch, answer)),
                 IngestionEffect::Leading(partition, epoch) => {
                     if self.has_peers {
+                        committed::is_led(ctx.oracle, &self.logs_dir, (partition, epoch), self.node);
                         replicas::led(ctx.oracle, partition, epoch, (self.node, self.boot, self.lives));
                     }
                     leadership.push((partition, Ok(epoch)));

@@ -4,7 +4,7 @@ use crate::sim::context::{Context, Outgoing};
 use crate::sim::mail::Mail;
 use lance_actors::ingestion::core::{IngestionCore, IngestionEffect, Now};
 use lance_actors::ingestion::partition::{Leadership, Partition};
-use lance_actors::ingestion::replica::{Fenced, LeaderRole};
+use lance_actors::ingestion::replica::{Fenced, LeaderRole, LeaderSide};
 use lance_actors::metadata::roles::role_of;
 use lance_cluster::metadata::{MetadataCommand, MetadataState, PromiseAnswer, PromiseOutcome};
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
@@ -50,7 +50,8 @@ pub fn promise_early(
 ) -> bool {
     let Some(answer) = clean_answer(core, id) else { return false };
     effects.push(IngestionEffect::Promised(id, epoch, answer));
-    let delay_ns = ctx.rng.range(1_000_000, 40_000_000);
+    let delay_ns =
+        if ctx.rng.once_in(2) { ctx.rng.range(100_000, 1_000_000) } else { ctx.rng.range(10_000_000, 80_000_000) };
     ctx.out.push(Outgoing::Send { from: ctx.me, to: ctx.me, mail: Mail::PromiseLate(id, epoch), delay_ns });
     true
 }
@@ -96,29 +97,40 @@ pub fn withhold_start(core: &IngestionCore, request: &mut ReplicaRequest) {
     }
 }
 
-/// Admits whoever has what its leader knows to be committed.
-pub fn admit_at_high_watermark(core: &IngestionCore) -> Vec<MetadataCommand> {
-    let mut commands = Vec::new();
-    for leader in core.partitions().filter_map(|partition| partition.leader.as_ref()) {
-        let role = &leader.role;
-        let fit = leader.quorum.followers().filter(|follower| {
-            follower.is_member
-                && follower.admitted != follower.incarnation
-                && follower.durable_end >= Some(leader.quorum.high_watermark())
-        });
-        commands.extend(fit.map(|follower| MetadataCommand::Admit {
-            node: follower.node,
-            partitions: vec![(role.partition, follower.incarnation, role.epoch, role.in_quorum_version)],
-        }));
+/// What leaders knew to be committed when their epochs began.
+#[derive(Debug, Default)]
+pub struct StaleMarks(BTreeMap<TopicPartition, u64>);
+
+impl StaleMarks {
+    /// An epoch begins.
+    pub fn note(&mut self, core: &IngestionCore, id: TopicPartition) {
+        let log = partition_of(core, id).and_then(|partition| partition.log.as_ref());
+        self.0.insert(id, log.map_or(0, |log| log.high_watermark().position));
     }
-    commands
+
+    /// Admits whoever has what was known to be committed then.
+    pub fn admit(&self, core: &IngestionCore) -> Vec<MetadataCommand> {
+        let mut commands = Vec::new();
+        for leader in core.partitions().filter_map(|partition| partition.leader.as_ref()) {
+            let role = &leader.role;
+            let mark = self.0.get(&role.partition).copied();
+            let fit = leader.quorum.followers().filter(|follower| {
+                follower.is_member && follower.admitted != follower.incarnation && follower.durable_end >= mark
+            });
+            commands.extend(fit.map(|follower| MetadataCommand::Admit {
+                node: follower.node,
+                partitions: vec![(role.partition, follower.incarnation, role.epoch, role.in_quorum_version)],
+            }));
+        }
+        commands
+    }
 }
 
 /// Proposes every planned replica set; nothing is counted otherwise meanwhile.
 pub fn replace_in_one_step(core: &IngestionCore) -> Vec<MetadataCommand> {
     let led = core.partitions().filter(|partition| partition.leading_epoch().is_some());
-    let sides = led.filter_map(|partition| partition.leader.as_ref()).filter(|side| !side.role.planned.is_empty());
-    let propose = |side: &Box<lance_actors::ingestion::replica::LeaderSide>| {
+    let sides = led.filter_map(|partition| partition.leader.as_deref()).filter(|side| !side.role.planned.is_empty());
+    let propose = |side: &LeaderSide| {
         let role = &side.role;
         let facts = side.quorum.followers().find(|follower| Some(follower.node) == role.newcomer());
         MetadataCommand::ReplaceReplica {
