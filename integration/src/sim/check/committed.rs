@@ -1,5 +1,5 @@
-//! What is committed stays committed: whoever leads has all of it, it is not cut where it is held, a replica whose disk was lost counts again only with
-//! all it once answered for, and a changed replica set has it on a quorum.
+//! What is committed stays committed: whoever leads has all of it, it is not cut where it is held, a replica whose disk was
+//! lost counts again only with all it once answered for, and a changed replica set has it on a quorum.
 
 use super::durable::FoundBatch;
 use super::replicas::{follow, put_back};
