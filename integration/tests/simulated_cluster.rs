@@ -123,6 +123,13 @@ fn a_wiped_node_refills_and_copies_come_and_go_while_nodes_die() {
     assert!(sum(|outcome| outcome.exchanges) > 0 && sum(|outcome| outcome.admissions) > 0);
 }
 
+/// In these an eviction came between the proposal of a replica set and its commit, and left it without a quorum.
+#[test]
+fn a_replica_set_that_can_become_none_is_planned_anew() {
+    must_hold_all(300..310, &copies_come_and_go());
+    must_hold_all(364..366, &copies_come_and_go());
+}
+
 #[test]
 fn three_nodes_keep_what_they_acked() {
     let outcomes = must_hold_all(seeds(asked_seeds()), &ClusterOptions::default());

@@ -2,6 +2,7 @@
 
 use super::leader::LeaderReplica;
 use super::member::Follower;
+use super::quorum::quorum_size;
 use crate::metadata::ReplicationMode;
 use lance_messages::id::{NodeId, ReplicaIncarnation};
 
@@ -98,6 +99,14 @@ impl LeaderReplica {
             *node == self.node || follower.is_some_and(|known| known.is_member || known.clean_end() >= Some(needed))
         };
         replicas.contains(&self.node) && replicas.iter().all(has_all) && self.position_on(replicas) >= Some(needed)
+    }
+
+    /// Whether those of `replicas` that are in Q now, and who would enter it with them, make a quorum of them: with fewer R is
+    /// not changed to them. Q may have lost one of them since that was proposed.
+    pub fn may_become(&self, replicas: &[NodeId]) -> bool {
+        let enters = |known: &Follower| !known.is_member || known.vote.in_quorum;
+        let counted = replicas.iter().filter(|node| **node == self.node || self.follower(**node).is_none_or(enters));
+        counted.count() >= quorum_size(replicas.len())
     }
 
     /// Whether fewer than a quorum of the replicas that count, this one among them, respond.

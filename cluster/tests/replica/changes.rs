@@ -236,3 +236,23 @@ fn leadership_moves_to_a_clean_replica_that_holds_everything() {
     leader.on_incarnation_heard(NodeId(2), ReplicaIncarnation { damage_count: 1, ..incarnation(2) });
     assert!(!leader.holds_everything(NodeId(2), 500));
 }
+
+#[test]
+fn a_proposed_replica_set_that_lost_its_quorum_to_an_eviction_is_told() {
+    let mut leader = serving(3);
+    let kept = nodes(&[1, 2]);
+    assert!(leader.may_change_replicas(&kept) && leader.may_become(&kept));
+    leader.on_replicas_change_proposed(&kept);
+    leader.on_votes_changed(&[vote(1), Vote { in_quorum: false, ..vote(2) }, vote(3)], &mut Vec::new());
+    flushed(&mut leader, 200);
+    acked(&mut leader, 2, 200);
+    assert_eq!(acked(&mut leader, 3, 200), 104, "nothing is committed while both sets are to have it");
+    assert!(!leader.may_become(&kept) && !leader.may_rejoin(NodeId(2)));
+    // The plan was ended: the set stays what it is, and what was proposed is void.
+    leader.on_replicas_changed(&[vote(1), Vote { in_quorum: false, ..vote(2) }, vote(3)], &mut Vec::new());
+    assert_eq!(leader.high_watermark(), 200);
+    assert!(leader.may_rejoin(NodeId(2)));
+    // Who is new enters along with the set.
+    leader.on_newcomer_added(NodeId(4), incarnation(4));
+    assert!(leader.may_become(&nodes(&[1, 3, 4])) && leader.may_become(&nodes(&[1, 2, 4])));
+}

@@ -100,6 +100,8 @@ impl IngestionCore {
     fn counted_where(&self, holds: impl Fn(&LeaderSide, &Vote) -> bool) -> Vec<Counted> {
         let led = self.partitions.iter().flatten().filter(|partition| partition.leading_epoch().is_some());
         let leaders = led.filter_map(|partition| partition.leader.as_ref());
+        // One change at a time: an eviction could leave a proposed replica set without a quorum.
+        let leaders = leaders.filter(|leader| !leader.quorum.is_change_pending());
         let counted = leaders.flat_map(|leader| {
             let role = &leader.role;
             let followers = role.votes.iter().filter(|vote| vote.in_quorum && vote.node != self.options.node);

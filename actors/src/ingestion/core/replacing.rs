@@ -20,6 +20,17 @@ impl IngestionCore {
             }
             match leader.replacing {
                 Some(proposed_at) if now.elapsed < proposed_at + PROPOSAL_INTERVAL => continue,
+                // It will be refused, and until that is certain nothing is committed and nobody returns to Q: the plan is
+                // ended, which makes what was proposed void, and made anew.
+                Some(_) if !leader.quorum.may_become(&role.planned) => {
+                    leader.replacing = Some(now.elapsed);
+                    found.push(MetadataCommand::PlanReplicas {
+                        partition: role.partition,
+                        replicas_version: role.replicas_version,
+                        replicas: Vec::new(),
+                    });
+                    continue;
+                }
                 Some(_) => {}
                 None if leader.quorum.may_change_replicas(&role.planned) => {
                     leader.quorum.on_replicas_change_proposed(&role.planned);

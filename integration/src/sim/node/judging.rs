@@ -4,6 +4,8 @@ use lance_actors::ingestion::replica_handlers::ReplicaReport;
 use lance_actors::replication::judgement::{by_node, joined, spared};
 use lance_cluster::metadata::MetadataCommand;
 use lance_cluster::replica::{EvictionCore, EvictionOptions, Verdict};
+use lance_messages::id::NodeId;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// The judge, and what shards have reported of the window that ends.
@@ -11,6 +13,8 @@ pub struct Judge {
     core: EvictionCore,
     reports: u16,
     gathered: ReplicaReport,
+    /// Whose eviction was proposed: it counts once it is seen to be committed.
+    proposed: BTreeSet<NodeId>,
 }
 
 impl Judge {
@@ -22,7 +26,12 @@ impl Judge {
             backoff: Duration::from_secs(1),
             ..EvictionOptions::default()
         };
-        Self { core: EvictionCore::new(options), reports: 0, gathered: ReplicaReport::default() }
+        Self {
+            core: EvictionCore::new(options),
+            reports: 0,
+            gathered: ReplicaReport::default(),
+            proposed: BTreeSet::new(),
+        }
     }
 
     /// A shard's report; gives what is proposed once every shard's is there.
@@ -35,6 +44,11 @@ impl Judge {
         self.reports = 0;
         let mut report = std::mem::take(&mut self.gathered);
         let windows = joined(std::mem::take(&mut report.windows));
+        for window in windows.iter().filter(|window| window.evicted_count > 0) {
+            if self.proposed.remove(&window.node) {
+                self.core.on_evicted(window.node, now_ms);
+            }
+        }
         let (mut verdicts, mut commands) = (Vec::new(), Vec::new());
         self.core.on_window(&windows, report.sync_p99_micros, now_ms, &mut verdicts);
         for verdict in verdicts {
@@ -45,7 +59,7 @@ impl Judge {
                     if !partitions.is_empty() {
                         commands.push(MetadataCommand::Evict { node, partitions });
                     }
-                    self.core.on_evicted(node, now_ms);
+                    self.proposed.insert(node);
                 }
                 Verdict::Rejoin { node, .. } => {
                     let rejoin = report.candidates.iter().filter(|one| one.may_rejoin && one.node == node);
