@@ -8,7 +8,7 @@ use lance_cluster::replica::{FlowOptions, Vote};
 use lance_messages::id::{LeaderEpoch, NodeId, ReplicaIncarnation, TopicId, TopicPartition};
 use lance_messages::peer::{AppendOutcome, AppendResponse, PeerIdentity};
 use lance_storage::disk::memory::{MemoryConfig, MemoryDisk};
-use lance_storage::disk::{Arena, Disk, DiskCompletion, QueueOptions, SlotPool, WriteQueue};
+use lance_storage::disk::{Arena, DiskCompletion, QueueOptions, SlotPool, WriteQueue};
 use lance_storage::log::{Log, LogOptions, OpenContext};
 use lance_storage::tail::TailRing;
 use std::path::{Path, PathBuf};

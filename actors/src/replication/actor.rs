@@ -2,6 +2,7 @@
 
 use super::core::{ReplicationCore, ReplicationEffect};
 use super::failover::FailoverTraces;
+use super::judgement::Refilling;
 use super::judging::LOOK_INTERVAL;
 use super::promises::{self, PROMISES_VERSION};
 use super::repair::RepairCore;
@@ -131,7 +132,7 @@ pub struct ReplicationActor {
     led: HashMap<TopicPartition, LeaderEpoch>,
     pub(super) traced: FailoverTraces,
     /// Copies on other nodes that were cut for damage and not refilled when the last window ended.
-    pub(super) refilling: HashSet<(TopicPartition, NodeId)>,
+    pub(super) refilling: Refilling,
     /// Replicas that were found damaged; outlives a restart.
     pub(super) repair: RepairCore,
 }
@@ -156,7 +157,7 @@ impl ReplicationActor {
             settled: HashSet::new(),
             led: HashMap::new(),
             traced: FailoverTraces::default(),
-            refilling: HashSet::new(),
+            refilling: Refilling::default(),
             repair: RepairCore::default(),
         }
     }

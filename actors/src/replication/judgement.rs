@@ -4,8 +4,9 @@ use crate::ingestion::core::moving::{Candidate, Counted};
 use crate::ingestion::replica_handlers::ReplicaReport;
 use lance_cluster::metadata::MetadataCommand;
 use lance_cluster::replica::FollowerWindow;
+use lance_cluster::replica::quorum::quorum_size;
 use lance_messages::id::{LeaderEpoch, NodeId, ReplicaIncarnation, TopicPartition};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Copies as an `Admit` or a `Rejoin` names them.
 pub type Admissions = Vec<(TopicPartition, ReplicaIncarnation, LeaderEpoch, u32)>;
@@ -46,6 +47,29 @@ pub fn spared(node: NodeId, report: &ReplicaReport) -> (Vec<MetadataCommand>, Ev
         }
     }
     (swaps, evictions)
+}
+
+/// Copies that were cut for damage and lacked what they have to hold when the last window ended.
+#[derive(Debug, Default)]
+pub struct Refilling(BTreeSet<(TopicPartition, NodeId)>);
+
+impl Refilling {
+    /// Those that took more than a window, by node, as far as the others make up a quorum without them: they are to leave
+    /// the in-quorum set.
+    pub fn evictions(&mut self, report: &ReplicaReport) -> BTreeMap<NodeId, Evictions> {
+        let ReplicaReport { refilling, counted, .. } = report;
+        let now = refilling.iter().map(|one| (one.partition, one.node)).collect();
+        let before = std::mem::replace(&mut self.0, now);
+        // With the leader and without this follower, as many as there are followers that count.
+        let left = |one: &Counted| counted.iter().filter(|other| other.partition == one.partition).count();
+        let mut nodes: BTreeMap<NodeId, Evictions> = BTreeMap::new();
+        for one in refilling.iter().filter(|one| before.contains(&(one.partition, one.node))) {
+            if left(one) >= quorum_size(one.copies) {
+                nodes.entry(one.node).or_default().push((one.partition, one.epoch, one.in_quorum_version));
+            }
+        }
+        nodes
+    }
 }
 
 /// What is led here and waits for followers that only look slow: the partitions that others shall lead.

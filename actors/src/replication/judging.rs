@@ -1,21 +1,18 @@
 //! Slow followers: what the judge says of them, and what is proposed about it.
 
 use super::actor::ReplicationActor;
-use super::judgement::{Evictions, by_node, concerned, joined, spared};
+use super::judgement::{by_node, concerned, joined, spared};
 use crate::events::{Event, EventKind, events};
-use crate::ingestion::core::moving::{Candidate, Counted};
+use crate::ingestion::core::moving::Candidate;
 use crate::ingestion::replica_handlers::{DemoteFollowers, ReplicaReport, ReportReplicas};
 use crate::metadata::actor::ProposeChange;
 use crate::metadata::remote::LeaderSlow;
 use crate::metrics::{FollowerDecision, JudgedFollower};
 use actix::prelude::*;
 use futures_util::future::join_all;
-use hashbrown::HashSet;
 use lance_cluster::metadata::{MetadataAnswer, MetadataCommand};
-use lance_cluster::replica::quorum::quorum_size;
 use lance_cluster::replica::{EvictionCause, Figures, Verdict};
-use lance_messages::id::{NodeId, TopicPartition};
-use std::collections::BTreeMap;
+use lance_messages::id::NodeId;
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::Span;
@@ -76,17 +73,7 @@ impl ReplicationActor {
     /// Replicas that were cut for damage and take more than a window to refill leave the in-quorum set: others that are
     /// damaged too learn from it that they are needed.
     fn evict_refilling(&mut self, report: &ReplicaReport, ctx: &mut Context<Self>) {
-        let ReplicaReport { refilling, counted, .. } = report;
-        let now: HashSet<(TopicPartition, NodeId)> = refilling.iter().map(|one| (one.partition, one.node)).collect();
-        let before = std::mem::replace(&mut self.refilling, now);
-        let mut nodes: BTreeMap<NodeId, Evictions> = BTreeMap::new();
-        // With the leader and without this follower, as many as there are followers that count.
-        let left = |one: &Counted| counted.iter().filter(|other| other.partition == one.partition).count();
-        let may_go = |one: &&Counted| left(one) >= quorum_size(one.copies);
-        for one in refilling.iter().filter(|one| before.contains(&(one.partition, one.node))).filter(may_go) {
-            nodes.entry(one.node).or_default().push((one.partition, one.epoch, one.in_quorum_version));
-        }
-        for (node, partitions) in nodes {
+        for (node, partitions) in self.refilling.evictions(report) {
             let span = tracing::info_span!("evict refilling", lance.follower = node.0);
             let count = partitions.len();
             span.in_scope(|| tracing::info!(%node, partitions = count, "damaged replicas do not count until refilled"));

@@ -16,7 +16,6 @@ use lance_cluster::replica::EvictionOptions;
 use lance_messages::id::{LeaderEpoch, NodeId, TopicId, TopicPartition};
 use lance_messages::mail::replication::EpochsWanted;
 use lance_storage::checkpoint::Checkpoint;
-use lance_storage::disk::Disk;
 use lance_storage::disk::memory::{Fault, FaultKind, MemoryConfig, MemoryDisk};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

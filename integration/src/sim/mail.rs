@@ -10,7 +10,6 @@ use lance_actors::network::session::MetadataCall;
 use lance_actors::network::session::answers::CallFailure;
 use lance_actors::replication::actor::ReplicaNews;
 use lance_cluster::metadata::{MetadataAnswer, MetadataCommand, PromiseAnswer};
-use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{LeaderEpoch, NodeId, ReplicaIncarnation, TopicId, TopicPartition};
 use lance_messages::mail::connection::Replies;
 use lance_messages::mail::ingestion::{CancelWait, DiskDone, Fetch, LookUpOffset, OffsetQuery, Produce};

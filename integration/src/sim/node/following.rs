@@ -55,6 +55,7 @@ impl Ingestion {
         let report = ReplicaReport {
             windows: core.take_windows(ctx.now),
             counted: core.counted(),
+            refilling: core.refilling(),
             candidates: core.candidates(),
             replacements: Vec::new(),
             sync_p99_micros: core.end_sync_window(),

@@ -1,7 +1,7 @@
 //! What the replication actor's shell does about slow followers, as `actors/src/replication/judging.rs` does.
 
 use lance_actors::ingestion::replica_handlers::ReplicaReport;
-use lance_actors::replication::judgement::{by_node, joined, spared};
+use lance_actors::replication::judgement::{Refilling, by_node, joined, spared};
 use lance_cluster::metadata::MetadataCommand;
 use lance_cluster::replica::{EvictionCore, EvictionOptions, Verdict};
 use lance_messages::id::NodeId;
@@ -13,6 +13,7 @@ pub struct Judge {
     core: EvictionCore,
     reports: u16,
     gathered: ReplicaReport,
+    refilling: Refilling,
     /// Whose eviction was proposed: it counts once it is seen to be committed.
     proposed: BTreeSet<NodeId>,
 }
@@ -30,6 +31,7 @@ impl Judge {
             core: EvictionCore::new(options),
             reports: 0,
             gathered: ReplicaReport::default(),
+            refilling: Refilling::default(),
             proposed: BTreeSet::new(),
         }
     }
@@ -49,7 +51,10 @@ impl Judge {
                 self.core.on_evicted(window.node, now_ms);
             }
         }
-        let (mut verdicts, mut commands) = (Vec::new(), Vec::new());
+        let refilling = self.refilling.evictions(&report).into_iter();
+        let mut commands: Vec<MetadataCommand> =
+            refilling.map(|(node, partitions)| MetadataCommand::Evict { node, partitions }).collect();
+        let mut verdicts = Vec::new();
         self.core.on_window(&windows, report.sync_p99_micros, now_ms, &mut verdicts);
         for verdict in verdicts {
             match verdict {
