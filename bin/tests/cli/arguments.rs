@@ -48,7 +48,7 @@ fn each_command(name: &str, command: &Command, look: &mut impl FnMut(&str, &Comm
 fn every_command_of_every_program_has_help_with_examples_that_parse_and_a_word_on_every_argument() {
     let (mut findings, mut count) = (Vec::new(), 0);
     for program in programs() {
-        each_command(&program.get_name().to_owned(), &program, &mut |name, command| {
+        each_command(program.get_name(), &program, &mut |name, command| {
             count += 1;
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             let lines: Vec<&str> = help.lines().filter(|line| line.starts_with("  ")).collect();
