@@ -150,7 +150,8 @@ impl Cluster {
             let failed = |error: io::Error| Failure::failed(format!("cannot set up node {id}: {error}"));
             let folder = folder.join(format!("node-{id}"));
             fs::create_dir_all(&folder).map_err(failed)?;
-            fs::write(folder.join("lance.toml"), config_of(id, &folder, &place, (&peers, &secret))).map_err(failed)?;
+            fs::write(folder.join("lance.toml"), config_of(id, &folder, &place, (peers.as_slice(), secret.as_str())))
+                .map_err(failed)?;
             let (program, Place { advertise, admin, namespace, .. }) = (program.to_owned(), place);
             cluster.nodes.push(Node { id, address: advertise, admin, namespace, folder, program, child: None });
         }
