@@ -130,6 +130,12 @@ fn a_replica_set_that_can_become_none_is_planned_anew() {
     must_hold_all(364..366, &copies_come_and_go());
 }
 
+/// In this one a leader's disk fails before its epoch has begun, and a reader asks it all the same.
+#[test]
+fn a_leader_that_never_began_serves_nobody() {
+    must_hold_all(95..96, &ClusterOptions::default());
+}
+
 #[test]
 fn three_nodes_keep_what_they_acked() {
     let outcomes = must_hold_all(seeds(asked_seeds()), &ClusterOptions::default());
