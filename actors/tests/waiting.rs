@@ -5,7 +5,7 @@ use bytes::Bytes;
 use lance_actors::ingestion::core::{IngestionCore, IngestionEffect, IngestionOptions, Now};
 use lance_actors::ingestion::replica::LeaderRole;
 use lance_actors::network::budget::ByteBudget;
-use lance_cluster::replica::FlowOptions;
+use lance_cluster::replica::{FlowOptions, Vote};
 use lance_messages::batch::{BatchFlags, ProducerSequence};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, ProducerId, ReplicaIncarnation, TopicId, TopicPartition};
@@ -400,4 +400,59 @@ fn a_state_that_finds_no_space_is_not_tried_without_end() {
     // Enough for the state to be saved.
     (0..40).for_each(|request| rig.produce(request, PARTITIONS[0], 30 * SLOT_BYTES));
     assert_eq!(rig.replies.iter().filter(|(_, answer)| matches!(answer, Answer::Produced(Ok(_)))).count(), 40);
+}
+
+#[test]
+fn who_waits_at_a_replica_that_is_cut_is_sent_to_its_leader() {
+    let mut rig = Rig::leading(8);
+    rig.produce(1, PARTITIONS[0], 100);
+    rig.fetch(2, 100, 1000);
+    assert!(!rig.core.on_refill(PARTITIONS[0], 0, &mut rig.effects));
+    rig.turn();
+    let fetched = rig.replies.iter().find(|reply| reply.0 == 2).map(|reply| &reply.1);
+    assert!(matches!(fetched, Some(Answer::Fetched { result: Err(ErrorCode::NotLeader), .. })), "{fetched:?}");
+}
+
+#[test]
+fn a_damaged_log_is_cut_once_nothing_is_being_written() {
+    let mut rig = Rig::leading(8);
+    rig.append(1, PARTITIONS[0], 100);
+    let now = rig.now();
+    rig.core.flush(now, &mut rig.effects);
+    for effect in std::mem::take(&mut rig.effects) {
+        if let IngestionEffect::Submit { token, step } = effect {
+            assert!(rig.queue.submit(step.into_op(u64::from(token))).is_ok());
+        }
+    }
+    assert!(!rig.core.on_refill(PARTITIONS[0], 0, &mut rig.effects));
+    let is_cut = |effect: &IngestionEffect| matches!(effect, IngestionEffect::Truncate { .. });
+    assert!(!rig.effects.iter().any(is_cut));
+    rig.queue.kick().unwrap();
+    rig.queue.wait(Duration::from_secs(10));
+    let mut completions: Vec<DiskCompletion> = Vec::new();
+    rig.queue.completions(&mut completions);
+    assert_eq!(completions.len(), 1);
+    for completion in completions {
+        rig.core.on_disk_done(completion.token as u32, completion, now, &mut rig.effects);
+    }
+    assert!(rig.effects.iter().any(is_cut));
+}
+
+#[test]
+fn a_leader_of_other_copies_that_stopped_leaves_readers_to_its_successor() {
+    let mut rig = Rig::leading(8);
+    rig.produce(1, PARTITIONS[0], 100);
+    let vote = |node: u16| {
+        let admitted = ReplicaIncarnation { node: u64::from(node), copy_version: 0, damage_count: 0 };
+        Vote { node: NodeId(node), admitted, in_quorum: true }
+    };
+    rig.core.on_promise(PARTITIONS[0], LeaderEpoch(2), &mut rig.effects);
+    let votes = [1, 2, 3].map(vote).to_vec();
+    let role = LeaderRole { votes, ..LeaderRole::alone(PARTITIONS[0], LeaderEpoch(2)) };
+    rig.core.on_become_leader(role, Now::default(), &mut rig.effects);
+    rig.memory.inject(Fault::new(Operation::Write, FaultKind::Errno(libc::EIO)));
+    rig.turn();
+    rig.fetch(2, 0, 1000);
+    let fetched = rig.replies.iter().find(|reply| reply.0 == 2).map(|reply| &reply.1);
+    assert!(matches!(fetched, Some(Answer::Fetched { result: Err(ErrorCode::NotLeader), .. })), "{fetched:?}");
 }

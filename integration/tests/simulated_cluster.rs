@@ -68,8 +68,8 @@ fn must_hold_all(seeds: Range<u64>, options: &ClusterOptions) -> Vec<ClusterOutc
     let least = outcomes.iter().map(|outcome| outcome.events).min().unwrap_or_default();
     println!(
         "{} seeds from {}, {} nodes: {simulated} s simulated in {real:.1} s ({:.0} times as fast); {} messages, at least \
-         {least} a seed; {} entries judged, {} faults, {} elections, {} cuts, {} admissions, {} evictions, {} returns, \
-         {} exchanges, {} acks, {} MB read",
+         {least} a seed; {} entries judged, {} faults, {} elections, {} cuts, {} admissions, {} removals, {} flips, {} repairs, \
+         {} vanished, {} evictions, {} returns, {} exchanges, {} acks, {} MB read",
         outcomes.len(),
         seeds.start,
         options.nodes,
@@ -80,6 +80,10 @@ fn must_hold_all(seeds: Range<u64>, options: &ClusterOptions) -> Vec<ClusterOutc
         sum(|outcome| outcome.elections),
         sum(|outcome| outcome.cuts),
         sum(|outcome| outcome.admissions),
+        sum(|outcome| outcome.removals),
+        sum(|outcome| outcome.flips),
+        sum(|outcome| outcome.repairs),
+        sum(|outcome| outcome.vanished),
         sum(|outcome| outcome.evictions),
         sum(|outcome| outcome.returns),
         sum(|outcome| outcome.exchanges),
@@ -136,12 +140,26 @@ fn a_leader_that_never_began_serves_nobody() {
     must_hold_all(95..96, &ClusterOptions::default());
 }
 
+fn bits_rot() -> ClusterOptions {
+    use ClusterTrouble::{BitRot, Isolate, Kill, PowerCut};
+    let faults = Some(vec![BitRot, BitRot, BitRot, BitRot, BitRot, Kill, PowerCut, Isolate]);
+    ClusterOptions { faults, ..ClusterOptions::default() }
+}
+
+#[test]
+fn rotten_replicas_are_found_and_refilled_while_nodes_die() {
+    let outcomes = must_hold_all(0..asked_seeds() / 3, &bits_rot());
+    let sum = |figure: fn(&ClusterOutcome) -> u64| outcomes.iter().map(figure).sum::<u64>();
+    assert!(sum(|outcome| outcome.flips) > 0 && sum(|outcome| outcome.repairs) > 0);
+}
+
 #[test]
 fn three_nodes_keep_what_they_acked() {
     let outcomes = must_hold_all(seeds(asked_seeds()), &ClusterOptions::default());
     let cuts: u64 = outcomes.iter().map(|outcome| outcome.cuts).sum();
     assert!(asked_seeds() < SEEDS || cuts > 0, "some logs part and are cut");
     let sum = |figure: fn(&ClusterOutcome) -> u64| outcomes.iter().map(figure).sum::<u64>();
+    assert!(asked_seeds() < SEEDS || sum(|outcome| outcome.removals) > 0, "some old segments are removed");
     let moved = sum(|outcome| outcome.evictions) > 0 && sum(|outcome| outcome.returns) > 0;
     assert!(asked_seeds() < SEEDS || moved, "some replicas are evicted and come back");
 }
@@ -153,14 +171,19 @@ fn five_nodes_keep_what_they_acked() {
 
 /// For looking closer: `LANCE_SIM_SEED=7` shows how that seed ends (all of it with `LANCE_SIM_VERBOSE=1`),
 /// `LANCE_SIM_SEED=0..50` what is wrong with each; `LANCE_SIM_NODES=5` with that many nodes, and
-/// `LANCE_SIM_COPIES=1` with replica sets that change; `LANCE_SIM_FAULTS=Kill,Wipe` with these faults only, and
-/// `LANCE_SIM_BROKEN=AckBeforeSync` with nodes that are broken on purpose.
+/// `LANCE_SIM_COPIES=1` with replica sets that change, `LANCE_SIM_ROT=1` with bits that flip; `LANCE_SIM_FAULTS=Kill,Wipe` with
+/// these faults only, and `LANCE_SIM_BROKEN=AckBeforeSync` with nodes that are broken on purpose.
 #[test]
 fn one_seed() {
     let Ok(asked) = std::env::var("LANCE_SIM_SEED") else { return };
     let nodes = std::env::var("LANCE_SIM_NODES").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
     let verbose = std::env::var("LANCE_SIM_VERBOSE").is_ok();
-    let mix = if std::env::var("LANCE_SIM_COPIES").is_ok() { copies_come_and_go() } else { ClusterOptions::default() };
+    let asked_mix = |name| std::env::var(name).is_ok();
+    let mix = match () {
+        () if asked_mix("LANCE_SIM_COPIES") => copies_come_and_go(),
+        () if asked_mix("LANCE_SIM_ROT") => bits_rot(),
+        () => ClusterOptions::default(),
+    };
     let asked_for = |variable: &str| std::env::var(variable).unwrap_or_default();
     let broken = asked_for("LANCE_SIM_BROKEN");
     let sabotage = Sabotage::AMONG_NODES.into_iter().find(|one| format!("{one:?}") == broken).unwrap_or_default();
@@ -168,7 +191,7 @@ fn one_seed() {
     let kind_of = |name: &str| ClusterTrouble::all().into_iter().find(|kind| format!("{kind:?}") == name);
     let kinds: Vec<ClusterTrouble> = names.split(',').filter_map(kind_of).collect();
     let faults = if kinds.is_empty() { mix.faults } else { Some(kinds) };
-    let options = ClusterOptions { nodes, verbose, sabotage, faults };
+    let options = ClusterOptions { nodes, verbose, sabotage, faults, ..mix };
     let (first, end) = match asked.split_once("..") {
         Some((first, end)) => (first.parse().unwrap(), end.parse().unwrap()),
         None => (asked.parse().unwrap(), asked.parse::<u64>().unwrap() + 1),
@@ -201,7 +224,7 @@ fn the_same_seed_runs_the_same_twice() {
 }
 
 /// What sees that something is wrong, by what it says.
-const CHECKERS: [(&str, &str); 17] = [
+const CHECKERS: [(&str, &str); 18] = [
     ("acked what is not durable", "durable"),
     ("not durable on a quorum", "quorum"),
     ("holds other bytes below", "log matching"),
@@ -219,6 +242,7 @@ const CHECKERS: [(&str, &str); 17] = [
     ("comes after", "order"),
     ("stored again", "order"),
     ("still unfinished", "liveness"),
+    ("is rotten", "losses"),
 ];
 
 fn checker_of(violation: &str) -> &'static str {
@@ -282,4 +306,10 @@ fn a_refilled_replica_is_seen_to_count_too_early() {
 #[test]
 fn a_replica_set_changed_in_one_step_is_seen() {
     seen(Sabotage::ReplaceInOneStep, &[Recopy, Recopy, Pause, Isolate], &["committed: exchange"], 100);
+}
+
+#[test]
+fn a_damaged_replica_that_is_cut_in_the_life_it_was_in_is_seen() {
+    let faults = [ClusterTrouble::BitRot, ClusterTrouble::Kill, ClusterTrouble::Isolate];
+    seen(Sabotage::KeepDamagedLife, &faults, &["losses", "quorum"], 50);
 }

@@ -84,6 +84,10 @@ pub struct Partition {
     pub leader: Option<Box<LeaderSide>>,
     /// As a replica that promises and follows; `None` until it is known what was promised before.
     pub follower: Option<FollowerSide>,
+    /// It is damaged from this position on: its log is cut there once nothing is being written any more.
+    pub refilling: Option<u64>,
+    /// Its log is with the shell, which cuts it.
+    pub cutting: bool,
     /// Bytes written and not synced, in interval mode.
     pub unsynced_bytes: u64,
     /// The sync interval is over: the next step syncs.
@@ -114,6 +118,8 @@ impl Partition {
             next_role: None,
             leader: None,
             follower: None,
+            refilling: None,
+            cutting: false,
             unsynced_bytes: 0,
             sync_due: false,
             touched: true,

@@ -128,14 +128,16 @@ pub struct ServeLinks(pub HashMap<NodeId, Recipient<SendToFollower>>);
 impl IngestionActor {
     /// Cuts a damaged log back and opens it again, as a new life of the replica.
     pub(super) fn refill(&mut self, partition: TopicPartition, good_end: u64, ctx: &mut Context<Self>) {
-        let mut log = None;
-        self.with_core(ctx, |core, _, effects| log = core.on_refill(partition, effects));
-        // Where nothing was left to open there is nothing to cut either.
-        let to = match (&log, good_end) {
-            (None, 0) => TruncateTo::Restart(LogPlace::default()),
-            _ => TruncateTo::Position(good_end),
-        };
-        self.truncate(TruncateJob { partition, log: log.map(Box::new), to }, ctx);
+        let mut is_mine = false;
+        self.with_core(ctx, |core, _, effects| is_mine = core.on_refill(partition, good_end, effects));
+        if is_mine {
+            // Where nothing was left to open there is nothing to cut either.
+            let to = match good_end {
+                0 => TruncateTo::Restart(LogPlace::default()),
+                _ => TruncateTo::Position(good_end),
+            };
+            self.truncate(TruncateJob { partition, log: None, to }, ctx);
+        }
     }
 
     /// Hands answers to the sessions of their leaders; one whose session takes no more is lost, and asked for again.

@@ -68,6 +68,8 @@ pub enum Wake {
     Restart,
     /// One queued operation of the disk happens.
     Disk,
+    /// The scrubber reads on.
+    Scrub,
     /// The process starts.
     Start,
     /// A client's next idea; the number tells old ideas from new ones.
@@ -291,6 +293,7 @@ impl Wake {
             Self::Sync => "sync",
             Self::Restart => "restart",
             Self::Disk => "disk",
+            Self::Scrub => "scrub",
             Self::Start => "start",
             Self::Idea(_) => "idea",
             Self::Fault => "fault",

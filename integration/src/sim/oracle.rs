@@ -4,7 +4,9 @@
 use super::check::committed::CommittedTruth;
 use super::check::decided::DecidedTruth;
 use super::check::durable::DurableCursor;
+use super::check::losses::Losses;
 use super::check::reads::KnownBytes;
+use super::check::removals::Removals;
 use super::check::replicas::ReplicaTruth;
 use super::payload::{Batch, BatchKey};
 use lance_messages::id::{TopicId, TopicPartition};
@@ -93,6 +95,10 @@ pub struct Oracle {
     pub decided: DecidedTruth,
     /// What several nodes have committed.
     pub committed: CommittedTruth,
+    /// Segments that were removed for their age.
+    pub removals: Removals,
+    /// Replicas that lost what they held.
+    pub losses: Losses,
     /// Bytes of all batches.
     pub sent_bytes: u64,
     /// Acks that clients received.

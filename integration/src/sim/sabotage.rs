@@ -23,6 +23,8 @@ pub enum Sabotage {
     CommitAlone,
     /// Acks of epochs that are over count.
     CountAnyAck,
+    /// A damaged replica is cut and goes on in the life it was in.
+    KeepDamagedLife,
     /// A follower's promise is answered before it is kept: acks of the epoch before still leave.
     AckAfterPromise,
     /// A follower that is to cut its log begins it anew, whatever of it is committed.

@@ -91,6 +91,7 @@ fn setup(rng: &mut Rng, options: &Options) -> NodeSetup {
     NodeSetup {
         shards: 1 + rng.below(2) as u16,
         segment_bytes: 1 << 20,
+        retain_bytes: 0,
         zero_ahead_bytes: [0, 256 << 10][rng.below(2) as usize],
         slot_bytes: 16 << 10,
         slots: [64, 256][rng.below(2) as usize],

@@ -7,7 +7,7 @@ use crate::flush::{NoSlot, SegmentBuffer};
 use crate::index::IndexBuilder;
 use crate::producers::state::EpochStart;
 use crate::producers::{SequenceCheck, StoredBatch};
-use crate::segment::{MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Mark, Segment, SegmentEnd};
+use crate::segment::{MAX_SEGMENT_BYTES, Mark, Segment, SegmentEnd};
 use crate::tail::TailRing;
 use lance_messages::batch::{BATCH_HEADER_BYTES, BatchFlags, BatchHeader, MAX_BATCH_BYTES, ProducerSequence};
 use std::collections::VecDeque;
@@ -156,7 +156,7 @@ impl Log {
     /// Whether the batch begins a new segment: the active one holds records and would grow past its limit.
     fn must_roll(&self, batch: &NewBatch<'_>) -> bool {
         let base = self.active.segment.base();
-        let limit = self.options.segment_bytes.clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES);
+        let limit = self.options.segment_bytes.min(MAX_SEGMENT_BYTES);
         let stored = self.end.position - base.position + (BATCH_HEADER_BYTES + batch.records.len()) as u64;
         let plain = self.end.offset - base.offset + u64::from(batch.plain_len);
         let holds_records = self.end.offset > base.offset;

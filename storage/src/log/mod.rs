@@ -47,7 +47,7 @@ pub struct LogOptions {
     pub dir: PathBuf,
     /// Whose log it is.
     pub partition: TopicPartition,
-    /// A segment that would grow past this many bytes is closed; brought into 1 MiB ..= 4 GiB − 32 MiB.
+    /// A segment that would grow past this many bytes is closed, at 4 GiB − 32 MiB at the latest.
     pub segment_bytes: u64,
     /// Distance of index entries.
     pub index_interval_bytes: u64,

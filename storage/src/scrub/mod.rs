@@ -93,6 +93,11 @@ impl SegmentScrub {
         })
     }
 
+    /// The segment that is read.
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
     /// Reads on for about `budget_bytes`; the report once all was read.
     ///
     /// A sound segment is marked verified, a damaged one is no longer.

@@ -18,7 +18,7 @@ mod walk;
 pub use files::SegmentFiles;
 pub use walk::{HeaderWalk, WalkError};
 
-/// Least bytes a segment may be told to hold.
+/// Least bytes that a node may be configured to keep in a segment.
 pub const MIN_SEGMENT_BYTES: u64 = 1024 * 1024;
 /// Most bytes of a segment, stored and plain: index entries count in u32 from its start.
 pub const MAX_SEGMENT_BYTES: u64 = 4 * 1024 * 1024 * 1024 - 32 * 1024 * 1024;

@@ -1,6 +1,6 @@
 //! Group commit: steps to the poller, and what follows from their completions.
 
-use super::following::{answer_promise, begin_truncation, on_flushed};
+use super::following::{answer_promise, begin_refill, begin_truncation, on_flushed};
 use super::reading::waited;
 use super::refusals::{refuse, refuse_all_held, refuse_pending, stop};
 use super::{Effects, IngestionCore, IngestionEffect, Now, Terms, stages};
@@ -144,6 +144,11 @@ impl IngestionCore {
             return;
         };
         partition.in_flight = false;
+        if partition.refilling.is_some() {
+            completion.chunks.into_iter().for_each(|chunk| pool.put(chunk.slot));
+            begin_refill(partition, effects);
+            return self.retry_stalled(now, effects);
+        }
         sync_times.record(now.elapsed.saturating_sub(partition.submitted_at));
         let Some(log) = partition.log.as_mut() else { return };
         let written_before = log.written_end();

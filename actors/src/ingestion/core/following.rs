@@ -118,12 +118,23 @@ impl IngestionCore {
         Some((id, log.last_epoch().0))
     }
 
-    /// The replica was found damaged: gives its log back, to be cut and opened again as a new life.
-    pub fn on_refill(&mut self, id: TopicPartition, effects: &mut Effects) -> Option<Log> {
-        let partition = self.partition_mut(id)?;
+    /// The replica was found damaged from `good_end` on: its log is cut there, once nothing is being written any more, and
+    /// opened again as a new life. True when there is no open log to wait for, and the caller cuts what files there are.
+    pub fn on_refill(&mut self, id: TopicPartition, good_end: u64, effects: &mut Effects) -> bool {
+        let Some(partition) = self.partition_mut(id) else {
+            return false;
+        };
         step_down(partition, effects);
         partition.follower = None;
-        partition.log.take()
+        // The log that comes back knows of less that is committed than readers were told.
+        super::refusals::refuse_waiters(&mut partition.waiters, ErrorCode::NotLeader, effects);
+        if partition.log.is_none() && !partition.cutting {
+            partition.cutting = true;
+            return true;
+        }
+        partition.refilling = Some(partition.refilling.map_or(good_end, |before| before.min(good_end)));
+        begin_refill(partition, effects);
+        false
     }
 
     /// The log was cut, or begun anew, as its leader asked.
@@ -132,10 +143,14 @@ impl IngestionCore {
         let Some(partition) = self.partition_mut(id) else {
             return;
         };
+        partition.cutting = false;
         match result {
             Ok(log) => {
                 partition.log = Some(log);
                 partition.traced.clear();
+                if partition.refilling.is_some() {
+                    return begin_refill(partition, effects);
+                }
                 confirm(partition, terms, effects);
                 answer_promise(partition, terms, effects);
             }
@@ -261,8 +276,25 @@ pub(super) fn begin_truncation(partition: &mut Partition, effects: &mut Effects)
         return;
     };
     let Some(log) = partition.log.take() else { return };
-    partition.queued = false;
+    (partition.queued, partition.cutting) = (false, true);
     effects.push(IngestionEffect::Truncate { partition: partition.id, log: Box::new(log), to: request.to });
+}
+
+/// Cuts a damaged log once nothing is being written any more: what is under way would come to lie above the cut, and over
+/// what the next life holds there.
+pub(super) fn begin_refill(partition: &mut Partition, effects: &mut Effects) {
+    if partition.in_flight || partition.refilling.is_none() {
+        return;
+    }
+    let (Some(log), Some(good_end)) = (partition.log.take(), partition.refilling.take()) else { return };
+    // A log that was cut, or begun anew, since the damage was found may lie elsewhere.
+    let position = match log.offline() {
+        Some(_) => good_end,
+        None => good_end.min(log.durable_end()).max(log.log_start().position),
+    };
+    (partition.queued, partition.cutting) = (false, true);
+    let to = TruncateTo::Position(position);
+    effects.push(IngestionEffect::Truncate { partition: partition.id, log: Box::new(log), to });
 }
 
 /// Answers the promise that waits, once nothing is being written any more.

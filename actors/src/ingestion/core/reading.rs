@@ -37,8 +37,7 @@ impl IngestionCore {
             return hold_or_refuse(partition, Held::Fetch(fetch), now, effects);
         }
         let Some(log) = readable_log(partition) else {
-            let code = if follows { ErrorCode::NotLeader } else { ErrorCode::StorageOffline };
-            return answer_fetch(effects, &fetch, Err(code));
+            return answer_fetch(effects, &fetch, Err(unreadable_code(partition)));
         };
         let bounds = bounds_of(log, &partition.leadership);
         if follows {
@@ -206,7 +205,7 @@ impl IngestionCore {
             return effects.push(reply(Answer::LookedUp(Err(ErrorCode::NotLeader))));
         }
         let Some(log) = readable_log(partition) else {
-            return effects.push(reply(Answer::LookedUp(Err(ErrorCode::StorageOffline))));
+            return effects.push(reply(Answer::LookedUp(Err(unreadable_code(partition)))));
         };
         let high_watermark = log.high_watermark();
         let start = log.log_start();
@@ -254,16 +253,22 @@ fn nothing_found(
         // Behind what this replica knows to be committed there may be records, or nothing ever: the leader knows.
         Some(log) if fetch.near && fetch.offset > log.high_watermark().offset => Err(ErrorCode::NotLeader),
         Some(log) => Ok((bounds_of(log, &partition.leadership), FetchedData::Empty)),
-        None => Err(ErrorCode::StorageOffline),
+        None => Err(unreadable_code(partition)),
     }
 }
 
+/// Others go on with what was led or followed here.
+fn unreadable_code(partition: &Partition) -> ErrorCode {
+    let follows = matches!(partition.leadership, Leadership::Following { .. });
+    if follows || partition.may_have_successor() { ErrorCode::NotLeader } else { ErrorCode::StorageOffline }
+}
+
 /// The log, unless the partition stopped before its epoch began: such a one does not know what is committed, and an end
-/// that lies before what consumers have read would send them back to the beginning.
+/// that lies before what consumers have read would send them back. Where other nodes hold it too, one of them knows by then.
 fn readable_log(partition: &Partition) -> Option<&Log> {
     let log = partition.log.as_ref()?;
     let stopped = matches!(partition.leadership, Leadership::Stopped { .. });
-    let knows_end = log.high_watermark().position > log.log_start().position;
+    let knows_end = log.high_watermark().position > log.log_start().position && !partition.may_have_successor();
     (knows_end || !stopped).then_some(log)
 }
 

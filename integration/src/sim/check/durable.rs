@@ -1,6 +1,7 @@
 //! No ack, and no high watermark, of something that is not durable: at the moment a node says so, the log is read from
 //! what a power cut would leave of its disk.
 
+use super::losses::{Flip, mend};
 use crate::sim::payload::{BatchKey, key_of};
 use lance_messages::batch::{BATCH_HEADER_BYTES, BatchHeader, BatchSeed};
 use lance_messages::id::TopicPartition;
@@ -26,6 +27,19 @@ pub struct FoundBatch {
     pub key: Option<BatchKey>,
 }
 
+/// Where a segment begins, and what is known of everything below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentStart {
+    /// Its base position.
+    pub base_position: u64,
+    /// Offset of its first batch.
+    pub offset: u64,
+    /// Epoch of the last batch below.
+    pub epoch: u32,
+    /// Hash of every byte below.
+    pub hash: u64,
+}
+
 /// How far the durable log of a partition was followed; what lies below was durable once and must stay.
 #[derive(Clone, Debug, Default)]
 pub struct DurableCursor {
@@ -38,11 +52,21 @@ pub struct DurableCursor {
     pub found: Vec<FoundBatch>,
     /// Hash of every byte on the way.
     pub hash: u64,
+    /// Where segments begin that were entered on the way.
+    pub starts: Vec<SegmentStart>,
+    /// Bits that flipped in these files: they are read as they were.
+    pub flips: Vec<Flip>,
     /// Epoch, end position and hash after each batch on the way.
     pub trail: Vec<(u32, u64, u64)>,
 }
 
 impl DurableCursor {
+    /// Begins where a log begins whose first segments are gone.
+    pub fn beginning_at(start: SegmentStart) -> Self {
+        let SegmentStart { base_position, offset, epoch, hash } = start;
+        Self { segment_base: base_position, offset, epoch, hash, ..Self::default() }
+    }
+
     /// Log position behind the last batch.
     pub fn position(&self) -> u64 {
         self.segment_base + self.file_offset
@@ -83,6 +107,7 @@ impl DurableCursor {
         let mut raw = [0; BATCH_HEADER_BYTES];
         let path = segment_path(dir, partition, self.segment_base);
         let mut got = memory.read_durable(&path, &mut raw, self.file_offset);
+        mend(&self.flips, &path, &mut raw[..got], self.file_offset);
         let mut file_offset = self.file_offset;
         let mut path = path;
         let mut segment_base = self.segment_base;
@@ -92,6 +117,7 @@ impl DurableCursor {
             path = segment_path(dir, partition, segment_base);
             got = memory.read_durable(&path, &mut raw, 0);
         }
+        mend(&self.flips, &path, &mut raw[..got], file_offset);
         let header = BatchHeader::decode(&raw[..got], BatchSeed::new(partition)).map_err(|error| error.to_string())?;
         if header.position != segment_base + file_offset {
             return Err(format!("its batch says position {}", header.position));
@@ -104,8 +130,13 @@ impl DurableCursor {
         }
         let mut records = vec![0; header.stored_len as usize];
         let got = memory.read_durable(&path, &mut records, file_offset + BATCH_HEADER_BYTES as u64);
+        mend(&self.flips, &path, &mut records[..got], file_offset + BATCH_HEADER_BYTES as u64);
         if got < records.len() || crc32fast::hash(&records) != header.records_crc {
             return Err("its records are not there".to_owned());
+        }
+        if segment_base > self.segment_base {
+            let Self { offset, epoch, hash, .. } = *self;
+            self.starts.push(SegmentStart { base_position: segment_base, offset, epoch, hash });
         }
         for bytes in [&raw[..], &records[..]] {
             self.hash =

@@ -4,6 +4,7 @@
 
 use super::committed;
 use super::durable::{DurableCursor, segment_path};
+use super::losses;
 use crate::sim::disk::SimDisk;
 use crate::sim::oracle::Oracle;
 use lance_messages::id::{LeaderEpoch, TopicPartition};
@@ -93,16 +94,22 @@ pub fn dropped(oracle: &mut Oracle, partition: TopicPartition, node: u16) {
     oracle.replicas.cursors.remove(&(node, partition));
 }
 
-/// A node has an empty disk.
-pub fn wiped(oracle: &mut Oracle, dir: &Path, node: u16, disk: SimDisk) {
+/// A node has an empty disk: which, of what incarnation, when the metadata was applied up to an index.
+pub fn wiped(oracle: &mut Oracle, dir: &Path, who: (u16, u64, u64), disk: SimDisk) {
+    let (node, ..) = who;
     for partition in oracle.partitions.keys().copied().collect::<Vec<_>>() {
-        if let Ok(cursor) = follow(oracle, dir, (node, partition), None) {
-            oracle.replicas.wiped.insert(partition, cursor.offset);
-        }
+        let held = held(oracle, dir, node, partition);
+        oracle.replicas.wiped.insert(partition, held);
+        losses::wiped(oracle, partition, who, held);
     }
     oracle.replicas.cursors.retain(|(of, _), _| *of != node);
     oracle.replicas.wiped_node = Some(node);
     oracle.replicas.disks[usize::from(node)] = disk;
+}
+
+/// The offset below which a node holds a log durably.
+pub fn held(oracle: &mut Oracle, dir: &Path, node: u16, partition: TopicPartition) -> u64 {
+    with_log(oracle, dir, (node, partition), |_, cursor| cursor.offset).unwrap_or_default()
 }
 
 /// Follows the durable log of one node, to an offset or to its end; what it is there.
@@ -112,9 +119,12 @@ pub(super) fn follow(
     (node, partition): (u16, TopicPartition),
     offset: Option<u64>,
 ) -> Result<DurableCursor, String> {
+    let flips = oracle.losses.flips_of(node, partition);
     let truth = &mut oracle.replicas;
     let memory = truth.disks[usize::from(node)].memory().clone();
-    let mut cursor = truth.cursors.remove(&(node, partition)).unwrap_or_default();
+    let known = truth.cursors.remove(&(node, partition)).filter(|cursor| cursor.position() > 0);
+    let mut cursor = known.unwrap_or_else(|| oracle.removals.beginning(&memory, dir, partition));
+    cursor.flips = flips;
     let reached = match offset {
         Some(offset) => cursor.follow(&memory, dir, partition, offset),
         None => {
@@ -142,6 +152,19 @@ pub(super) fn follow(
     })
 }
 
+/// Follows the durable log of one node to its end, and hands out what is known of it.
+pub fn with_log<T>(
+    oracle: &mut Oracle,
+    dir: &Path,
+    (node, partition): (u16, TopicPartition),
+    work: impl FnOnce(&mut Oracle, &DurableCursor) -> T,
+) -> Option<T> {
+    let cursor = follow(oracle, dir, (node, partition), None).ok()?;
+    let result = work(oracle, &cursor);
+    put_back(oracle, node, partition, cursor);
+    Some(result)
+}
+
 pub(super) fn put_back(oracle: &mut Oracle, node: u16, partition: TopicPartition, cursor: DurableCursor) {
     oracle.replicas.cursors.insert((node, partition), cursor);
 }
@@ -162,7 +185,8 @@ fn batch_at(
 
 /// A node says that everything below an offset is committed: then it is durable on a quorum, this node included.
 pub fn must_be_on_a_quorum(oracle: &mut Oracle, dir: &Path, partition: TopicPartition, end: u64, node: u16) {
-    if end == 0 || end == u64::MAX {
+    // What was removed for its age was committed.
+    if end == 0 || end == u64::MAX || end <= oracle.removals.removed_below(partition) {
         return;
     }
     let own = match batch_at(oracle, dir, (node, partition), end) {
@@ -177,7 +201,8 @@ pub fn must_be_on_a_quorum(oracle: &mut Oracle, dir: &Path, partition: TopicPart
     let others = (0..nodes).filter(|other| *other != node);
     let holders: Vec<u16> =
         others.filter(|other| batch_at(oracle, dir, (*other, partition), end).as_ref() == Ok(&own)).collect();
-    let lost = usize::from(oracle.replicas.wiped.get(&partition).is_some_and(|held| end <= *held));
+    let lost = oracle.losses.held_by(partition, end).filter(|lost| *lost != node && !holders.contains(lost));
+    let lost = usize::from(lost.is_some());
     if holders.len() + 1 + lost < usize::from(nodes / 2 + 1) {
         oracle.violated(format!(
             "{partition}: node {node} acked offset {end}, which is not durable on a quorum: only {holders:?} have it too"
@@ -206,7 +231,8 @@ pub fn converged(oracle: &mut Oracle, dir: &Path, partition: TopicPartition) -> 
 
 /// The end of a run: hands a log to the other checkers, and compares closed segments byte by byte.
 pub fn finish(oracle: &mut Oracle, dir: &Path, partition: TopicPartition) {
-    let Ok(cursor) = follow(oracle, dir, (0, partition), None) else { return };
+    let Ok(mut cursor) = follow(oracle, dir, (0, partition), None) else { return };
+    oracle.removals.complete(partition, &mut cursor.found);
     for differs in different_files(oracle, dir, partition, cursor.segment_base()) {
         oracle.violated(differs);
     }

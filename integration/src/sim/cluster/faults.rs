@@ -46,6 +46,8 @@ pub enum ClusterTrouble {
     Disconnect,
     /// The disk of a node is replaced by an empty one; once in a run.
     Wipe,
+    /// Bits flip in closed segments of one replica, unless another one of its partition still lacks what it lost.
+    BitRot,
     /// A topic shall have one copy fewer, or as many as before.
     Recopy,
     /// A monotonic clock runs faster or slower than time, or as it should again.
@@ -84,6 +86,7 @@ impl ClusterTrouble {
             Self::ActorFailure,
             Self::Disconnect,
             Self::Wipe,
+            Self::BitRot,
             Self::Recopy,
             Self::ClockDrift,
             Self::ClockStop,
@@ -133,6 +136,11 @@ impl ClusterPlan {
     /// Whether a fault may strike.
     pub fn has(&self, trouble: ClusterTrouble) -> bool {
         self.kinds.contains(&trouble)
+    }
+
+    /// Whether replicas lose what they held.
+    pub fn loses_replicas(&self) -> bool {
+        self.kinds.iter().any(|kind| matches!(kind, ClusterTrouble::Wipe | ClusterTrouble::BitRot))
     }
 
     /// What strikes now.

@@ -20,13 +20,16 @@ pub struct ClusterOptions {
     pub sabotage: Sabotage,
     /// Faults to make instead of those the seed picks.
     pub faults: Option<Vec<ClusterTrouble>>,
+    /// Old segments may be removed also where replicas lose what they held: an admitted replica that began anew at its
+    /// leader's log start does not vote before it holds a batch, and with one more lost nobody may lead.
+    pub removals_with_losses: bool,
     /// Print what happens.
     pub verbose: bool,
 }
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        Self { nodes: 3, sabotage: Sabotage::None, faults: None, verbose: false }
+        Self { nodes: 3, sabotage: Sabotage::None, faults: None, removals_with_losses: false, verbose: false }
     }
 }
 
@@ -57,6 +60,14 @@ pub struct ClusterOutcome {
     pub exchanges: u64,
     /// Replicas that count again in another life.
     pub admissions: u64,
+    /// How often old segments were removed.
+    pub removals: u64,
+    /// Bits that flipped.
+    pub flips: u64,
+    /// Rotten replicas that were cut and count again.
+    pub repairs: u64,
+    /// Rotten replicas whose bits went otherwise: cut by a leader, or removed.
+    pub vanished: u64,
     /// Quorums that the first node saw lose a replica.
     pub evictions: u64,
     /// Quorums that the first node saw get one back.

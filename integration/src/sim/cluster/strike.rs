@@ -2,7 +2,7 @@
 
 use super::faults::ClusterTrouble;
 use super::world::{MILLISECOND, SECOND, World, new_disk};
-use crate::sim::check::replicas;
+use crate::sim::check::{losses, replicas};
 use crate::sim::context::Slowness;
 use crate::sim::disk::FileKind;
 use crate::sim::faults;
@@ -83,6 +83,7 @@ impl World {
             }
             ClusterTrouble::Disconnect => self.disconnect(node),
             ClusterTrouble::Wipe => self.wipe(node),
+            ClusterTrouble::BitRot => self.rot(node),
             ClusterTrouble::Recopy => {
                 let fewer = self.rng.once_in(2);
                 let topics: Vec<TopicId> = self.oracle.topics.values().map(|topic| topic.id).collect();
@@ -189,15 +190,39 @@ impl World {
 
     /// Once in a run, so that a majority of the replicas keeps its disks.
     fn wipe(&mut self, node: u16) {
-        if std::mem::replace(&mut self.has_wiped, true) {
+        if self.has_wiped || losses::outstanding_elsewhere(&mut self.oracle, node) {
             return;
         }
+        self.has_wiped = true;
         let pause = self.rng.range(MILLISECOND, SECOND);
         self.kill(node, pause);
         let setup = self.node_setup();
         let disk = new_disk(&mut self.rng, &setup);
-        replicas::wiped(&mut self.oracle, &Node::logs_dir(), node, disk.clone());
+        let incarnation = self.nodes[usize::from(node)].first_incarnation();
+        let who = (node, incarnation, self.applied_index());
+        replicas::wiped(&mut self.oracle, &Node::logs_dir(), who, disk.clone());
         self.nodes[usize::from(node)].wipe(disk);
+    }
+
+    /// One to three bits flip in closed segments of one partition of a node.
+    fn rot(&mut self, node: u16) {
+        let machine = &self.nodes[usize::from(node)];
+        let Some((partition, life, active)) = self.rng.pick(&machine.replicas_with_closed_segments()) else { return };
+        if !losses::may_rot(&mut self.oracle, partition) {
+            return;
+        }
+        let machine = &self.nodes[usize::from(node)];
+        let mut flips = Vec::new();
+        for _ in 0..self.rng.range(1, 3) {
+            flips.extend(faults::flip_bit(machine, &[(partition, active)], &Node::logs_dir(), &mut self.rng));
+        }
+        let when = self.applied_index();
+        losses::rotten(&mut self.oracle, partition, node, (life, when), &flips);
+    }
+
+    /// How far the node that knows most has applied the metadata.
+    fn applied_index(&self) -> u64 {
+        self.nodes.iter().filter_map(Node::applied_index).max().unwrap_or_default()
     }
 
     fn pause(&mut self, node: u16) {

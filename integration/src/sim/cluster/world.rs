@@ -4,7 +4,7 @@ use super::faults::{ClusterPlan, ClusterTrouble};
 use super::network::{Network, Station};
 use super::strike::LASTING;
 use super::{ClusterOptions, ClusterOutcome};
-use crate::sim::check::{liveness, order, replicas};
+use crate::sim::check::{liveness, losses, order, replicas};
 use crate::sim::client::{Admin, Client, Consumer, Producer, Role};
 use crate::sim::context::{Context, Outgoing, Phase, Slowness};
 use crate::sim::disk::SimDisk;
@@ -58,7 +58,8 @@ pub(super) struct World {
 fn setup(rng: &mut Rng, options: &ClusterOptions) -> NodeSetup {
     NodeSetup {
         shards: 1 + rng.below(2) as u16,
-        segment_bytes: 1 << 20,
+        segment_bytes: [64 << 10, 256 << 10, 1 << 20][rng.below(3) as usize],
+        retain_bytes: [0, 0, 100 << 10, 400 << 10][rng.below(4) as usize],
         zero_ahead_bytes: [0, 256 << 10][rng.below(2) as usize],
         slot_bytes: 16 << 10,
         slots: [128, 256][rng.below(2) as usize],
@@ -78,11 +79,14 @@ pub(super) fn new_disk(rng: &mut Rng, setup: &NodeSetup) -> SimDisk {
 impl World {
     pub(super) fn new(seed: u64, options: &ClusterOptions) -> Self {
         let mut rng = Rng::new(seed);
-        let setup = setup(&mut rng, options);
+        let mut setup = setup(&mut rng, options);
         let plan = match &options.faults {
             Some(kinds) => ClusterPlan::of(kinds),
             None => ClusterPlan::new(&mut rng),
         };
+        if plan.loses_replicas() && !options.removals_with_losses {
+            setup.retain_bytes = 0;
+        }
         let genesis = |number: u16| GenesisNode {
             node: NodeId(number + 1),
             incarnation: rng.next_u64().max(1),
@@ -423,6 +427,7 @@ impl World {
                 let mut waiting = self.waiting();
                 if waiting.is_empty() {
                     waiting.extend(self.not_counted());
+                    waiting.extend(losses::outstanding(&mut self.oracle));
                 }
                 let now_ns = self.scheduler.now_ns();
                 liveness::unfinished(&mut self.oracle, self.healed_ns, now_ns, &waiting);
@@ -566,6 +571,10 @@ impl World {
             cuts: self.oracle.replicas.cuts,
             exchanges: self.oracle.replicas.exchanges,
             admissions: self.oracle.replicas.admissions,
+            removals: self.oracle.removals.count,
+            flips: self.oracle.losses.flips,
+            repairs: self.oracle.losses.repairs,
+            vanished: self.oracle.losses.vanished,
             evictions: self.oracle.replicas.evictions,
             returns: self.oracle.replicas.returns,
             power_cuts: self.nodes.iter().flat_map(|node| node.disk.cuts()).collect(),

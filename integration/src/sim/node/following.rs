@@ -2,18 +2,21 @@
 
 use super::ingestion::Ingestion;
 use super::sabotaged;
-use crate::sim::check::{committed, decided, replicas};
+use crate::sim::check::{committed, decided, losses, removals, replicas};
 use crate::sim::context::{Context, Outgoing};
 use crate::sim::mail::{Address, LogCut, Mail, Part, ReplicaReadDone};
 use crate::sim::sabotage::Sabotage;
-use lance_actors::ingestion::core::{IngestionEffect, Now};
+use lance_actors::ingestion::core::{IngestionCore, IngestionEffect, Now};
 use lance_actors::ingestion::opener::{Opened, TruncateJob};
+use lance_actors::ingestion::partition::Partition;
 use lance_actors::ingestion::replica_handlers::ReplicaReport;
 use lance_actors::replication::actor::ReplicaNews;
 use lance_cluster::metadata::MetadataCommand;
 use lance_messages::id::{LeaderEpoch, TopicPartition};
 use lance_messages::peer::{AppendResponse, LogPlace, ReplicaRequest, TruncateTo};
 use lance_storage::reader::Reader;
+use lance_storage::retention::{RetentionPolicy, expired};
+use lance_storage::segment;
 use std::collections::BTreeMap;
 
 const READER_FILES: usize = 8;
@@ -78,13 +81,14 @@ impl Ingestion {
             return;
         }
         if let Mail::Refill(partition, good_end) = mail {
-            let log = self.core.as_mut().and_then(|core| core.on_refill(partition, effects)).map(Box::new);
-            let to = match (&log, good_end) {
-                (None, 0) => TruncateTo::Restart(LogPlace::default()),
-                _ => TruncateTo::Position(good_end),
-            };
-            replicas::cut(ctx.oracle, partition, self.node);
-            return self.cut(TruncateJob { partition, log, to }, ctx);
+            if self.core.as_mut().is_some_and(|core| core.on_refill(partition, good_end, effects)) {
+                let to = match good_end {
+                    0 => TruncateTo::Restart(LogPlace::default()),
+                    _ => TruncateTo::Position(good_end),
+                };
+                self.cut(TruncateJob { partition, log: None, to }, ctx);
+            }
+            return;
         }
         if let Mail::Fence(epochs) = mail {
             return self.on_fence(epochs, effects, ctx);
@@ -191,6 +195,7 @@ impl Ingestion {
                     let done = ReplicaReadDone { life: self.lives, partition, node, epoch, from, read };
                     later(Mail::ReplicaRead(done), ctx);
                 }
+                IngestionEffect::DropBefore(partition, before) => self.remove_segments(partition, before, ctx),
                 IngestionEffect::Truncate { partition, log, to } => {
                     let to = match self.setup.sabotage {
                         Sabotage::CutBelowHighWatermark => TruncateTo::Position(0),
@@ -198,7 +203,6 @@ impl Ingestion {
                     };
                     let copy = (self.node, partition);
                     committed::is_cut(ctx.oracle, &self.logs_dir, copy, end_of(to));
-                    replicas::cut(ctx.oracle, partition, self.node);
                     self.cut(TruncateJob { partition, log: Some(log), to }, ctx);
                 }
                 _ => {}
@@ -212,6 +216,31 @@ impl Ingestion {
         }
     }
 
+    /// What the retention actor does about partitions that are led here.
+    pub(super) fn drop_old_segments(&mut self, ctx: &mut Context<'_>) {
+        let max_bytes = Some(self.setup.retain_bytes).filter(|bytes| *bytes > 0);
+        let policy = RetentionPolicy { max_age: None, max_bytes };
+        let expiry = |partition: &Partition| {
+            let log = partition.log.as_ref().filter(|_| partition.leading_epoch().is_some())?;
+            let expiry = expired(&log.segments(), policy, log.high_watermark().position, ctx.now.wall_ns)?;
+            Some((partition.id, expiry.keep_from))
+        };
+        let expired: Vec<_> = self.core.iter().flat_map(IngestionCore::partitions).filter_map(expiry).collect();
+        expired.into_iter().for_each(|(partition, before)| self.remove_segments(partition, before, ctx));
+    }
+
+    /// Removes the closed segments that end at or below a position.
+    fn remove_segments(&mut self, partition: TopicPartition, before: u64, ctx: &mut Context<'_>) {
+        let Some(log) = self.core.as_mut().and_then(|core| core.log_mut(partition)) else { return };
+        let removed = log.remove_segments_before(before);
+        if !removed.is_empty() {
+            let log_start = log.log_start().position;
+            removals::removing(ctx.oracle, &self.logs_dir, partition, self.node, log_start);
+            // What is left is found at the next start.
+            let _ = segment::remove(&self.disk, &removed);
+        }
+    }
+
     /// Cuts a log, or begins it anew; its mark of what is durable is lowered first.
     fn cut(&mut self, job: TruncateJob, ctx: &mut Context<'_>) {
         let partition = job.partition;
@@ -222,6 +251,8 @@ impl Ingestion {
         if let Some(mark) = self.marks.flushed.get_mut(&partition) {
             *mark = (*mark).min(end);
         }
+        losses::cut(ctx.oracle, &self.logs_dir, partition, self.node);
+        replicas::cut(ctx.oracle, partition, self.node);
         let opened = match self.flushed.lower(partition, end) {
             Ok(()) => self.opener.truncate(job, ctx.now.wall_ns),
             Err(error) => Opened::failed(partition, error.to_string()),

@@ -202,6 +202,7 @@ impl Ingestion {
                 }
                 if self.has_peers {
                     self.report_followers(ctx);
+                    self.drop_old_segments(ctx);
                 }
             }
             Mail::Wake(Wake::Sync) => {

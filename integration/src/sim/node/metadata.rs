@@ -3,6 +3,7 @@
 use super::Failure;
 use super::members::Forwarded;
 use super::sabotaged;
+use crate::sim::check::losses;
 use crate::sim::check::metadata as check;
 use crate::sim::check::replicas as check_replicas;
 use crate::sim::check::{committed, decided};
@@ -227,6 +228,11 @@ impl Metadata {
         Ok(false)
     }
 
+    /// How far the metadata is applied.
+    pub fn applied_index(&self) -> Option<u64> {
+        self.running.as_ref().map(|running| running.core.state().applied_index())
+    }
+
     /// Whether there are no other nodes.
     pub(super) fn is_alone(&self) -> bool {
         self.genesis.is_empty()
@@ -385,6 +391,7 @@ impl Metadata {
         if !self.is_alone() {
             decided::applied(ctx.oracle, self.node, state);
         }
+        losses::seen(ctx.oracle, state);
         let own = (identity.node, identity.incarnation, identity.boot_number);
         let (mut chosen, mut changed) = (Vec::new(), Vec::new());
         for event in events {

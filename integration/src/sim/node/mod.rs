@@ -9,6 +9,7 @@ mod metadata;
 mod poller;
 mod replication;
 mod sabotaged;
+mod scrub;
 
 use super::clock::Clock;
 use super::context::{Context, Outgoing, Slowness};
@@ -17,7 +18,8 @@ use super::mail::{Address, Mail, Part, Wake};
 use super::sabotage::Sabotage;
 use connection::Connection;
 use ingestion::Ingestion;
-use lance_actors::ingestion::partition::Leadership;
+use lance_actors::ingestion::core::IngestionCore;
+use lance_actors::ingestion::partition::{Leadership, Partition};
 use lance_actors::network::readers::{ReadFailure, look_up};
 use lance_actors::network::session::{SessionLimits, shard_of};
 use lance_actors::stages::RequestTraces;
@@ -25,7 +27,7 @@ use lance_actors::supervision::RestartPolicy;
 use lance_actors::supervision::policy::{RestartHistory, Verdict};
 use lance_cluster::control::ControlMessage;
 use lance_cluster::metadata::GenesisNode;
-use lance_messages::id::{NodeId, TopicPartition};
+use lance_messages::id::{NodeId, ReplicaIncarnation, TopicPartition};
 use lance_messages::peer::PeerIdentity;
 use lance_storage::checkpoint::{DataDir, FlushedMarks};
 use lance_storage::disk::Arena;
@@ -33,6 +35,7 @@ use lance_storage::reader::Reader;
 use metadata::{Identity, Metadata};
 use poller::Poller;
 use replication::Replication;
+use scrub::Scrub;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,6 +57,8 @@ pub struct NodeSetup {
     pub shards: u16,
     /// When segments roll.
     pub segment_bytes: u64,
+    /// Bytes of each log that stay when the oldest segments go; 0: all.
+    pub retain_bytes: u64,
     /// Zeroes written ahead.
     pub zero_ahead_bytes: u64,
     /// Bytes of a write buffer.
@@ -90,6 +95,7 @@ struct Process {
     shards: Vec<(Ingestion, Poller)>,
     metadata: Metadata,
     replication: Replication,
+    scrub: Scrub,
     reader: Reader,
     connections: BTreeMap<u64, Connection>,
     gates: BTreeMap<Part, Gate>,
@@ -176,6 +182,29 @@ impl Node {
         cores.flat_map(|core| core.partitions()).map(|partition| (partition.id, partition.leadership.clone())).collect()
     }
 
+    /// Introduced replicas that have closed segments, in which life they are, and where their open segments begin.
+    pub fn replicas_with_closed_segments(&self) -> Vec<(TopicPartition, ReplicaIncarnation, u64)> {
+        let found = |partition: &Partition| {
+            let (log, follower) = (partition.log.as_ref()?, partition.follower.as_ref()?);
+            let active = log.closed_segments().last()?.end()?.mark.position;
+            Some((partition.id, follower.replica.incarnation(), active))
+        };
+        let cores =
+            self.process.iter().flat_map(|process| &process.shards).filter_map(|(ingestion, _)| ingestion.core());
+        cores.flat_map(IngestionCore::partitions).filter_map(found).collect()
+    }
+
+    /// Its incarnation before it was wiped.
+    pub fn first_incarnation(&self) -> u64 {
+        let node = NodeId(self.index + 1);
+        self.genesis.iter().find(|genesis| genesis.node == node).map_or(0, |genesis| genesis.incarnation)
+    }
+
+    /// How far it has applied the metadata.
+    pub fn applied_index(&self) -> Option<u64> {
+        self.process.as_ref().and_then(|process| process.metadata.applied_index())
+    }
+
     /// Where its partition logs are.
     pub fn logs_dir() -> PathBuf {
         Path::new(DATA_DIR).join("logs")
@@ -255,7 +284,7 @@ impl Node {
         let nonce = ctx.rng.next_u64();
         let identity =
             Identity { node: record.node_id, incarnation: record.incarnation, boot_number: record.boot_number, nonce };
-        let who = (record.incarnation, record.boot_number);
+        let who = (record.incarnation, record.boot_number, self.setup.sabotage);
         let genesis = Arc::clone(&self.genesis);
         self.process = Some(Process {
             identity: PeerIdentity { node, incarnation: record.incarnation, boot_number: record.boot_number },
@@ -268,7 +297,14 @@ impl Node {
                 &self.disk,
                 data_dir.meta_dir(),
             ),
-            replication: Replication::new(self.index, shards, who, &self.disk, data_dir.promises_path()),
+            replication: Replication::new(
+                self.index,
+                (shards, self.genesis.len() > 1),
+                who,
+                &self.disk,
+                data_dir.promises_path(),
+            ),
+            scrub: Scrub::new(),
             reader: Reader::new(&disk, 8),
             connections: BTreeMap::new(),
             gates: BTreeMap::new(),
@@ -282,6 +318,7 @@ impl Node {
         if !self.genesis.is_empty() {
             ctx.me = Address::Node(self.index, Part::Process);
             ctx.wake(Wake::Beat, HEARTBEAT_INTERVAL);
+            ctx.wake(Wake::Scrub, scrub::TICK);
         }
         Ok(())
     }
@@ -476,6 +513,22 @@ impl Node {
             if let Some(process) = self.process.as_ref() {
                 let heartbeat = ControlMessage::Heartbeat { sent_ms: ctx.elapsed_ms() };
                 process.metadata.tell_all(&heartbeat, ctx);
+            }
+            return;
+        }
+        if matches!(mail, Mail::Wake(Wake::Scrub)) {
+            ctx.me = Address::Node(self.index, Part::Process);
+            ctx.wake(Wake::Scrub, scrub::TICK);
+            if let Some(process) = self.process.as_mut() {
+                let Process { shards, metadata, scrub, .. } = process;
+                let logs =
+                    shards.iter().filter_map(|(ingestion, _)| ingestion.core()).flat_map(IngestionCore::partitions);
+                scrub.turn(
+                    (self.index, &self.disk),
+                    logs.filter_map(|partition| partition.log.as_ref()),
+                    &metadata.view,
+                    ctx,
+                );
             }
             return;
         }

@@ -2,9 +2,11 @@
 
 use super::Failure;
 use super::judging::Judge;
+use crate::sim::check::losses;
 use crate::sim::context::Context;
 use crate::sim::disk::SimDisk;
 use crate::sim::mail::{Address, Mail, Part, Wake};
+use crate::sim::sabotage::Sabotage;
 use lance_actors::ingestion::replica::Fenced;
 use lance_actors::network::session::shard_of;
 use lance_actors::replication::actor::ReplicaNews;
@@ -22,8 +24,11 @@ const REQUEST_INTERVAL: Duration = Duration::from_millis(500);
 pub struct Replication {
     node: u16,
     shards: u16,
+    /// Other nodes hold every partition too.
+    has_peers: bool,
     incarnation: u64,
     boot_number: u64,
+    sabotage: Sabotage,
     promises: Checkpoint,
     core: Option<ReplicationCore>,
     judge: Judge,
@@ -37,8 +42,8 @@ impl Replication {
     /// An actor of a process that starts.
     pub fn new(
         node: u16,
-        shards: u16,
-        (incarnation, boot_number): (u64, u64),
+        (shards, has_peers): (u16, bool),
+        (incarnation, boot_number, sabotage): (u64, u64, Sabotage),
         disk: &SimDisk,
         promises: PathBuf,
     ) -> Self {
@@ -46,8 +51,10 @@ impl Replication {
         Self {
             node,
             shards,
+            has_peers,
             incarnation,
             boot_number,
+            sabotage,
             promises,
             core: None,
             judge: Judge::new(),
@@ -87,6 +94,10 @@ impl Replication {
         if matches!(mail, Mail::Wake(Wake::Tick)) {
             ctx.wake(Wake::Tick, REQUEST_INTERVAL);
         }
+        let led = match &mail {
+            Mail::LeadershipChanged(partition, Err(_)) => self.led.get(partition).copied(),
+            _ => None,
+        };
         self.take_notes(&mail);
         let Some(core) = self.core.as_mut() else {
             return Ok(());
@@ -100,9 +111,17 @@ impl Replication {
             Mail::PromiseWanted(asked) => core.on_promise_wanted(&asked, &mut effects),
             Mail::LeadersChosen(chosen) => core.on_leaders_chosen(chosen, &mut effects),
             Mail::Fenced(fenced) => core.on_fenced(&fenced, &mut effects),
-            Mail::LeadershipChanged(partition, result) => core.on_leadership_changed(partition, &result, &mut effects),
+            Mail::LeadershipChanged(partition, result) => {
+                core.on_leadership_changed(partition, &result, &mut effects);
+                if let Some(epoch) = led.filter(|_| self.has_peers) {
+                    core.on_lead_stopped(partition, epoch, &mut effects);
+                }
+            }
             Mail::PartitionsGone(gone) => core.on_gone(&gone),
             Mail::News(ReplicaNews::Following(partition, epoch)) => core.on_following(partition, epoch),
+            Mail::News(ReplicaNews::Damaged(partition, end)) if self.sabotage == Sabotage::KeepDamagedLife => {
+                effects.push(ReplicationEffect::Refill(partition, end));
+            }
             Mail::News(ReplicaNews::Damaged(partition, end)) => core.on_damaged(partition, end, &mut effects),
             Mail::News(ReplicaNews::MoveReady(partition, epoch, to)) => {
                 ctx.send(Address::Node(self.node, Part::Metadata), Mail::MoveReady { partition, epoch, to });
@@ -179,6 +198,9 @@ impl Replication {
             ReplicationEffect::Fence(epochs) => self.tell(epochs, |epoch| epoch.0, Mail::Fence, ctx),
             ReplicationEffect::Refill(partition, end) => {
                 self.logs.retain(|log| log.0 != partition);
+                let known = self.core.iter().flat_map(ReplicationCore::promises).find(|one| one.partition == partition);
+                let damage_count = known.map_or(0, |known| known.damage_count);
+                losses::told(ctx.oracle, partition, self.node, (self.incarnation, damage_count));
                 self.tell(vec![partition], |partition| *partition, |_| Mail::Refill(partition, end), ctx);
             }
         }
