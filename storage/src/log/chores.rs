@@ -16,6 +16,10 @@ use std::sync::Arc;
 const STATE_INTERVAL_BYTES: u64 = 16 * 1024 * 1024;
 /// ... and after so many times its own size, so that saving stays a small part of all writes.
 const STATE_INTERVAL_SIZES: u64 = 64;
+/// ... or, where the log grows slowly enough for that to cost nothing, after so few bytes and so much time: many logs that
+/// are opened at once have little to read then.
+const EARLY_STATE_BYTES: u64 = 1024 * 1024;
+const EARLY_STATE_NS: u64 = 100_000_000;
 
 /// The file that holds the saved state.
 pub(crate) const STATE_FILE: &str = "producers";
@@ -63,6 +67,8 @@ pub(crate) struct Chores {
     state_range: Option<(u64, u64)>,
     /// As of which position the state was last prepared.
     state_position: u64,
+    /// Time of the newest batch then.
+    state_time_ns: u64,
     state_bytes: u64,
     prepared: Option<Prepared>,
     saving: bool,
@@ -84,8 +90,10 @@ impl Chores {
 impl Log {
     /// True when enough was appended since the state was saved last.
     pub(super) fn wants_state(&self) -> bool {
-        let interval = STATE_INTERVAL_BYTES.max(self.chores.state_bytes * STATE_INTERVAL_SIZES);
-        self.end.position - self.chores.state_position >= interval
+        let took_ns = self.last_sort_key.timestamp_ns().saturating_sub(self.chores.state_time_ns);
+        let interval = if took_ns >= EARLY_STATE_NS { EARLY_STATE_BYTES } else { STATE_INTERVAL_BYTES };
+        let appended = self.end.position - self.chores.state_position;
+        appended >= interval.max(self.chores.state_bytes * STATE_INTERVAL_SIZES)
     }
 
     /// Encodes the state as of the log end, to be written once all below is durable; skipped without enough slots.
@@ -111,7 +119,8 @@ impl Log {
             return;
         };
         self.chores.state_bytes = bytes.len() as u64;
-        self.chores.state_position = self.end.position;
+        (self.chores.state_position, self.chores.state_time_ns) =
+            (self.end.position, self.last_sort_key.timestamp_ns());
         let file_range = (file_offset, file_offset + bytes.len() as u64);
         self.chores.prepared = Some(Prepared { position: self.end.position, file_range, chunks });
     }
