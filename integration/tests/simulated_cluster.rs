@@ -225,6 +225,7 @@ fn the_same_seed_runs_the_same_twice() {
 
 /// What sees that something is wrong, by what it says.
 const CHECKERS: [(&str, &str); 18] = [
+    ("is rotten", "losses"),
     ("acked what is not durable", "durable"),
     ("not durable on a quorum", "quorum"),
     ("holds other bytes below", "log matching"),
@@ -242,7 +243,6 @@ const CHECKERS: [(&str, &str); 18] = [
     ("comes after", "order"),
     ("stored again", "order"),
     ("still unfinished", "liveness"),
-    ("is rotten", "losses"),
 ];
 
 fn checker_of(violation: &str) -> &'static str {

@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// A probe without an answer is repeated after this; a state of a log is answered once in this time.
 const PROBE_INTERVAL: Duration = Duration::from_millis(200);
+/// An answer that says less than an ack before it was overtaken by that ack, unless the ack is as old as this.
+const OVERTAKEN: Duration = Duration::from_secs(1);
 /// The high watermark goes to an idle follower at most this often.
 const HIGH_WATERMARK_INTERVAL: Duration = Duration::from_millis(100);
 /// The wait after the first `Unavailable`; it doubles with each further one …
@@ -132,6 +134,8 @@ pub struct FollowerFlow {
     incarnation: Option<ReplicaIncarnation>,
     /// What it has synced, as far as it said so since the link stands.
     acked: Option<u64>,
+    /// When it said last that it had synced anything more.
+    acked_at: Duration,
     /// When the last probe for its position went out over this link.
     probed_at: Option<Duration>,
     /// Where the next batch to send begins; meant for streaming.
@@ -167,6 +171,7 @@ impl FollowerFlow {
             state: State::Down,
             incarnation: None,
             acked: None,
+            acked_at: Duration::ZERO,
             probed_at: None,
             next: 0,
             reading: false,
@@ -266,7 +271,8 @@ impl FollowerFlow {
         }
         let state = answer.state();
         // An answer overtaken by an ack, or one of several to appends that were in flight together.
-        let late = self.acked > Some(answer.log_end);
+        // A follower whose empty log could take nothing from where it began says so too, again and again.
+        let late = self.acked > Some(answer.log_end) && now < self.acked_at + OVERTAKEN;
         let repeated = self.answered.is_some_and(|(before, at)| before == state && now < at + PROBE_INTERVAL);
         if late || repeated {
             return DivergedStep::Ignore;
@@ -280,7 +286,7 @@ impl FollowerFlow {
             Ok(Resolution::Truncate(to)) => {
                 self.clear();
                 // What it holds becomes less, and everything from there on is progress.
-                self.furthest = None;
+                (self.acked, self.furthest) = (None, None);
                 self.state = State::Truncating { since: now };
                 self.expect_answer(now);
                 DivergedStep::Truncate { answers: state, to }
@@ -411,7 +417,9 @@ impl FollowerFlow {
             self.in_flight_bytes -= append.end - append.from;
             self.in_flight.pop_front();
         }
-        self.acked = self.acked.max(Some(durable_end));
+        if progress.advanced {
+            (self.acked, self.acked_at) = (Some(durable_end), now);
+        }
         if self.state == State::Streaming {
             // More than was sent over this stream: it arrived before the stream began anew.
             self.next = self.next.max(durable_end);

@@ -190,6 +190,15 @@ fn a_follower_that_only_lacks_batches_is_sent_them_once() {
 }
 
 #[test]
+fn a_follower_that_began_anew_by_itself_is_believed_once_its_ack_is_old() {
+    let mut run = Run::live();
+    run.push(500);
+    assert_eq!(run.diverged(incarnation(2), 0, &[]), DivergedStep::Ignore, "an ack has overtaken it");
+    assert_eq!(run.at(1000).diverged(incarnation(2), 0, &[]), DivergedStep::Resend);
+    assert_eq!(run.next(), FlowStep::Send { from: 0, max_bytes: 1000 });
+}
+
+#[test]
 fn a_foreign_end_is_cut_before_anything_else_is_sent() {
     let mut run = Run::new();
     assert_eq!(run.next(), FlowStep::Probe { prev_end: 1000 });

@@ -63,6 +63,11 @@ impl Losses {
         self.open.get(&partition).filter(|loss| loss.node == node).map(|loss| loss.flips.clone()).unwrap_or_default()
     }
 
+    /// Whether a node was told that its replica is damaged, and is not refilled yet.
+    pub fn is_told(&self, node: u16, partition: TopicPartition) -> bool {
+        self.open.get(&partition).is_some_and(|loss| loss.node == node && loss.told)
+    }
+
     /// The node that held everything below an offset of a partition, and lost it.
     pub fn held_by(&self, partition: TopicPartition, end: u64) -> Option<u16> {
         let loss = self.open.get(&partition)?;

@@ -121,7 +121,8 @@ pub(super) fn follow(
 ) -> Result<DurableCursor, String> {
     let flips = oracle.losses.flips_of(node, partition);
     let truth = &mut oracle.replicas;
-    let memory = truth.disks[usize::from(node)].memory().clone();
+    let Some(disk) = truth.disks.get(usize::from(node)) else { return Err(format!("node {node} is none of several")) };
+    let memory = disk.memory().clone();
     let known = truth.cursors.remove(&(node, partition)).filter(|cursor| cursor.position() > 0);
     let mut cursor = known.unwrap_or_else(|| oracle.removals.beginning(&memory, dir, partition));
     cursor.flips = flips;
