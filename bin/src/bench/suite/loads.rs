@@ -9,6 +9,7 @@ use super::super::reader::{Pass, Reader};
 use super::super::usage::{resident_bytes, threads_cpu};
 use super::super::{end_to_end, produce};
 use super::Bench;
+use super::panics::panics;
 use super::scenario::{Load, Scenario};
 use super::scratch::sync_file_system;
 use super::server::Server;
@@ -36,6 +37,7 @@ pub fn run(bench: &Bench<'_>, scenario: &Scenario, server: &mut Server<'_>) -> R
         Load::EndToEnd(rate) => end_to_end_load(bench, scenario, server, rate)?,
         Load::Idle => idle(bench, server)?,
         Load::Start(segments) => start(scenario, bench, server, segments)?,
+        Load::Panic(partitions) => panics(&load_args(bench, scenario, server), server, partitions)?,
     };
     figures.add("server_peak_rss", server.usage()?.peak_rss_bytes as f64 / 1e6);
     Ok(figures)

@@ -3,6 +3,7 @@
 mod around;
 mod loads;
 mod machine;
+mod panics;
 mod scenario;
 mod scratch;
 mod server;

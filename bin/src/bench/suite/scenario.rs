@@ -43,6 +43,8 @@ pub enum Load {
     Idle,
     /// Two starts over this many closed segments: after a stop, and after a kill.
     Start(usize),
+    /// Panics of the actors that hold this many partitions, under load.
+    Panic(u16),
 }
 
 /// When a figure is good enough.
@@ -101,6 +103,7 @@ impl Scenario {
         match self.load {
             Load::CatchUp => Some((self.log_bytes(args) / 16).max(1 << 20)),
             Load::Start(_) => Some(1 << 20),
+            Load::Panic(_) => Some(256 << 20),
             _ => None,
         }
     }
@@ -113,6 +116,9 @@ impl Scenario {
     /// What the server is told with `--set`.
     pub fn settings(&self, args: &SuiteArgs) -> Vec<String> {
         let mut settings = vec![self.sync.setting().to_owned()];
+        if let Load::Panic(_) = self.load {
+            settings.push("admin.fault_injection=true".to_owned());
+        }
         settings.extend(self.segment_bytes(args).map(|bytes| format!("storage.segment_bytes={bytes}")));
         settings
     }
@@ -323,6 +329,20 @@ pub const SCENARIOS: &[Scenario] = &[
                 Target::Below(1000.0),
             ),
             plain("same, after kill -9", "start_killed", "ms", Target::Below(1000.0)),
+        ],
+    },
+    Scenario {
+        name: "panic",
+        sync: Sync::Always,
+        load: Load::Panic(100),
+        lines: &[
+            plain(
+                "longest ack over a panic of the ingestion actor: 100 partitions, segments of 256 MiB, 3,000 records/s",
+                "outage_ingestion",
+                "ms",
+                Target::Below(200.0),
+            ),
+            plain("same, of the poller", "outage_poller", "ms", Target::Below(200.0)),
         ],
     },
 ];

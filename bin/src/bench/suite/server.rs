@@ -26,6 +26,8 @@ pub struct Server<'a> {
     process: Child,
     /// Address of clients.
     pub address: String,
+    /// Address of the admin interface.
+    pub admin: String,
     /// Disk implementation in use.
     pub disk: String,
     /// When the process was started.
@@ -43,6 +45,7 @@ struct ServerCommand {
 #[derive(Debug, Default, PartialEq)]
 struct Welcome {
     address: Option<String>,
+    admin: Option<String>,
     disk: Option<String>,
 }
 
@@ -51,6 +54,7 @@ impl Welcome {
     fn take(&mut self, line: &str) -> bool {
         match line.split_whitespace().collect::<Vec<_>>()[..] {
             ["clients", address] => self.address = Some(address.to_owned()),
+            ["admin", "HTTP", url] => self.admin = url.strip_prefix("http://").map(str::to_owned),
             ["disk", backend, ..] => self.disk = Some(backend.to_owned()),
             _ => {}
         }
@@ -116,8 +120,9 @@ impl<'a> Server<'a> {
             settings: settings.to_vec(),
         };
         let (process, welcome, started) = command.run(&bench.scratch)?;
-        let (address, disk) = (welcome.address.unwrap_or_default(), welcome.disk.unwrap_or_default());
-        Ok(Self { scratch: &bench.scratch, command, process, address, disk, started })
+        let (address, admin) = (welcome.address.unwrap_or_default(), welcome.admin.unwrap_or_default());
+        let disk = welcome.disk.unwrap_or_default();
+        Ok(Self { scratch: &bench.scratch, command, process, address, admin, disk, started })
     }
 
     /// Starts it again over the same data; it must have ended.
@@ -125,6 +130,7 @@ impl<'a> Server<'a> {
         let (process, welcome, started) = self.command.run(self.scratch)?;
         self.process = process;
         self.address = welcome.address.unwrap_or_default();
+        self.admin = welcome.admin.unwrap_or_default();
         self.started = started;
         Ok(())
     }
