@@ -124,6 +124,8 @@ pub struct IngestionActor {
     outgoing: HashMap<ConnectionId, Vec<Reply<SegmentRead>>>,
     /// Data links, by node.
     pub(super) links: HashMap<NodeId, Recipient<SendToFollower>>,
+    /// Whether followers are looked after in this life.
+    feeds: bool,
     /// Nodes whose data link stands.
     pub(super) peers: HashMap<NodeId, PeerIdentity>,
     to_followers: HashMap<NodeId, Vec<ReplicaRequest>>,
@@ -169,6 +171,7 @@ impl IngestionActor {
             now: Now::default(),
             outgoing: HashMap::new(),
             links: HashMap::new(),
+            feeds: false,
             peers: HashMap::new(),
             to_followers: HashMap::new(),
             replica_readers: Vec::new(),
@@ -425,15 +428,8 @@ impl Shell for IngestionActor {
             actor.publish_figures();
             actor.store_marks(ctx);
         });
-        ctx.run_interval(FEED_INTERVAL, |actor, ctx| {
-            if !actor.links.is_empty() {
-                actor.with_core(ctx, |core, now, effects| {
-                    core.check_lease(now, effects);
-                    core.feed_followers(now, effects);
-                    core.check_moves(now, effects);
-                });
-            }
-        });
+        self.feeds = false;
+        self.feed_at_intervals(ctx);
         ctx.run_interval(IDLE_LOG_CHECK, |actor, ctx| {
             actor.with_core(ctx, |core, _, _| core.release_idle());
         });
@@ -442,6 +438,21 @@ impl Shell for IngestionActor {
 }
 
 impl IngestionActor {
+    /// Looks after followers from time to time, once there are other nodes: one alone would only be woken for nothing.
+    pub(super) fn feed_at_intervals(&mut self, ctx: &mut Context<Self>) {
+        if self.feeds || self.links.is_empty() {
+            return;
+        }
+        self.feeds = true;
+        ctx.run_interval(FEED_INTERVAL, |actor, ctx| {
+            actor.with_core(ctx, |core, now, effects| {
+                core.check_lease(now, effects);
+                core.feed_followers(now, effects);
+                core.check_moves(now, effects);
+            });
+        });
+    }
+
     fn tell_connections(&mut self) {
         let shard = self.setup.options.shard;
         for reply_to in self.connections.values() {

@@ -457,7 +457,8 @@ impl Handler<LinkChanged> for IngestionActor {
 impl Handler<ServeLinks> for IngestionActor {
     type Result = ();
 
-    fn handle(&mut self, message: ServeLinks, _: &mut Self::Context) {
+    fn handle(&mut self, message: ServeLinks, ctx: &mut Self::Context) {
         self.links = message.0;
+        self.feed_at_intervals(ctx);
     }
 }

@@ -47,6 +47,8 @@ const UNLOAD_FAILURES: u32 = 3;
 /// How soon time matters again, with something that waits for it, and without.
 const BUSY_TICK_MS: u64 = 20;
 const IDLE_TICK_MS: u64 = 100;
+/// ... while there is nothing to copy at all.
+const UNUSED_TICK_MS: u64 = 500;
 
 /// What a core is told at its beginning.
 #[derive(Clone, Copy, Debug)]
@@ -314,7 +316,11 @@ impl TeeCore {
     /// When [`TeeCore::on_tick`] is to be called again.
     pub fn next_tick_ms(&self) -> u64 {
         let waits = |flow: &Flow| flow.stage != Stage::Running || !flow.is_empty() || flow.unstored;
-        if self.flows.values().any(waits) { BUSY_TICK_MS } else { IDLE_TICK_MS }
+        match self.flows.is_empty() {
+            true => UNUSED_TICK_MS,
+            false if self.flows.values().any(waits) => BUSY_TICK_MS,
+            false => IDLE_TICK_MS,
+        }
     }
 
     /// Every flow in turn, beginning with another one each time.
