@@ -111,7 +111,9 @@ fn what_a_survivor_had_is_served_again_once_the_loss_of_the_others_is_accepted()
     assert!(before.len() > 2_000_000, "{} bytes", before.len());
     // A node that ends by itself has noted how far its logs are synced: what is gone is missed.
     cluster.nodes.iter().for_each(Server::send_sigterm);
-    cluster.nodes.iter_mut().for_each(|node| drop(node.wait_for_end()));
+    for node in &mut cluster.nodes {
+        assert!(node.wait_for_end().success());
+    }
     for lost in &cluster.nodes[1..] {
         std::fs::remove_dir_all(lost.data_dir().join("logs")).unwrap();
     }
