@@ -228,6 +228,7 @@ fn config_of(id: u16, folder: &Path, place: &Place, (peers, secret): (&[String],
         "[node]\nid = {id}\ndata_dir = {data:?}\n[network]\nbind = {bind:?}\nadvertise = {advertise:?}\n\
          [admin]\nbind = {admin:?}\nfault_injection = true\n\
          [storage]\nsegment_bytes = \"1MiB\"\nscrub_interval_secs = {SCRUB_SECONDS}\n\
+         scrub_bytes_per_second = \"1GiB\"\n\
          [cluster]\nsecret = {secret:?}\n[replication]\nmode = \"L2\"\npeers = {peers:?}\n[topics]\ndefault_replication_factor = {copies}\n"
     )
 }
@@ -301,7 +302,16 @@ impl Node {
 
     /// Whether it serves.
     pub async fn is_ready(&self) -> bool {
-        matches!(http::get(&self.admin, "/health/ready").await, Ok((200, _)))
+        self.why_unready().await.is_none()
+    }
+
+    /// Why it does not serve, as it says itself; `None` when it does.
+    pub async fn why_unready(&self) -> Option<String> {
+        match http::get(&self.admin, "/health/ready").await {
+            Ok((200, _)) => None,
+            Ok((status, body)) => Some(format!("{status}: {}", body.trim())),
+            Err(error) => Some(format!("no answer: {error}")),
+        }
     }
 
     /// Orders a fault of its disk; whether it was taken.

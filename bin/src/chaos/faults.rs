@@ -253,9 +253,9 @@ impl Nemesis {
         if !cluster.await_ready(self.patience).await {
             let mut unready = Vec::new();
             for node in &mut cluster.nodes {
-                if !node.is_ready().await {
+                if let Some(why) = node.why_unready().await {
                     let how = node.ended().unwrap_or_else(|| "runs".to_owned());
-                    unready.push(format!("{} ({how})", node.id));
+                    unready.push(format!("{} ({how}; {why})", node.id));
                 }
             }
             self.problems.push(format!("not ready after {:?}: nodes {unready:?}", self.patience));
