@@ -95,11 +95,14 @@ impl MetadataActor {
         let is_own =
             (from.node, from.incarnation, from.boot_number) == (start.node, start.incarnation, start.boot_number);
         let Some(running) = self.running.as_mut().filter(|_| is_own) else { return };
+        let answers = running.starts.answers(running.core.state(), start);
         let known = running.knows(start);
         if known == StartKnowledge::Unknown || known.judge(start, |_| None).is_ok() {
             running.starts.note(start);
         }
-        self.send_to(from.node, &ControlMessage::StartAnswered { start, known });
+        for known in answers {
+            self.send_to(from.node, &ControlMessage::StartAnswered { start, known });
+        }
     }
 
     pub(super) fn on_start_answered(&mut self, from: NodeId, start: NodeStart, known: StartKnowledge) {

@@ -111,6 +111,18 @@ impl KnownStarts {
         .map_or(StartKnowledge::Unknown, |(boot_number, nonce)| StartKnowledge::Newest { boot_number, nonce })
     }
 
+    /// What a node that asks about its `start` is told: of what is committed first, since a start that was only told of may
+    /// itself be one on an older image, which ended before it heard so.
+    pub fn answers(&self, state: &MetadataState, start: NodeStart) -> Vec<StartKnowledge> {
+        let newest = self.about(state, start);
+        let registered = Self::default().about(state, start);
+        if registered == newest || registered == StartKnowledge::Unknown {
+            vec![newest]
+        } else {
+            vec![registered, newest]
+        }
+    }
+
     /// A node tells of its start, which it may be asked about later.
     pub fn note(&mut self, start: NodeStart) {
         let known = self.newest.entry(start.node).or_insert(start);

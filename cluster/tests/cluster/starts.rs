@@ -104,3 +104,20 @@ fn a_start_waits_for_every_other_voter_or_a_moment() {
     assert!(check.is_passed([NodeId(9)], 102), "it stays passed");
     assert!(StartCheck::new(0).is_passed([], 0), "alone there is nobody to ask");
 }
+
+#[test]
+fn a_start_that_was_only_told_of_does_not_hide_the_one_that_is_registered() {
+    let (registered, told, asking) = (start(50, 4, 44), start(50, 7, 77), start(50, 8, 88));
+    let state = state_of(&[registered]);
+    let mut starts = KnownStarts::default();
+    starts.note(told);
+    let answers = starts.answers(&state, asking);
+    let own_of = |number: u64| match number {
+        4 => Some(400),
+        7 => Some(77),
+        _ => None,
+    };
+    let verdicts: Vec<_> = answers.iter().map(|known| known.judge(asking, own_of)).collect();
+    assert_eq!(verdicts, [Err(PastStart::Forgotten { known: 4 }), Ok(())]);
+    assert_eq!(starts.answers(&state_of(&[]), asking).len(), 1);
+}
