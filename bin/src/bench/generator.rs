@@ -40,6 +40,8 @@ pub struct Measured {
     pub records: u64,
     /// Frames refused.
     pub errors: u64,
+    /// Longest time from when a refused frame was due to the next ack of its connection, ns.
+    pub outage_ns: u64,
     /// The first refusal.
     pub complaint: Option<String>,
     /// CPU time of the thread within the window.
@@ -66,6 +68,7 @@ pub fn drive(mut lanes: Vec<Lane>, window: Window, progress: &AtomicU64) -> Resu
         payload_bytes: 0,
         records: 0,
         errors: 0,
+        outage_ns: 0,
         complaint: None,
         cpu: Duration::ZERO,
     };
@@ -135,13 +138,14 @@ fn serve(
     let now = now_ns();
     let counts = now >= window.start_ns && now < window.end_ns;
     let latency = &mut measured.latency;
-    let answered = lane.receive(buffer, |due| {
+    let answered = lane.receive(buffer, now, |due| {
         if counts || due >= window.start_ns {
             latency.saturating_record(now.saturating_sub(due).max(1));
         }
     })?;
     let frames = answered.acks + answered.errors;
     measured.errors += answered.errors;
+    measured.outage_ns = measured.outage_ns.max(answered.outage_ns);
     if counts {
         measured.frames += answered.acks;
         measured.payload_bytes += answered.acks * lane.run().payload_len() as u64;

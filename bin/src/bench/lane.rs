@@ -28,6 +28,8 @@ pub struct Lane {
     /// Frames that are due; `None`: always one more.
     due: Option<u64>,
     blocked: bool,
+    /// When the first frame was due that was refused since the last ack.
+    refused_ns: Option<u64>,
     replies: ReplyCounter,
 }
 
@@ -38,6 +40,8 @@ pub struct Answered {
     pub acks: u64,
     /// Errors.
     pub errors: u64,
+    /// Longest time from when a refused frame was due to the next ack, ns.
+    pub outage_ns: u64,
 }
 
 impl Lane {
@@ -54,6 +58,7 @@ impl Lane {
             times: VecDeque::with_capacity(in_flight.max(1024)),
             due: paced.then_some(0),
             blocked: false,
+            refused_ns: None,
             replies: ReplyCounter::default(),
         })
     }
@@ -121,7 +126,7 @@ impl Lane {
     }
 
     /// Reads what has come. `on_time` gets, for each answer, when its frame was due.
-    pub fn receive(&mut self, buffer: &mut [u8], mut on_time: impl FnMut(u64)) -> Result<Answered, Failure> {
+    pub fn receive(&mut self, buffer: &mut [u8], now: u64, mut on_time: impl FnMut(u64)) -> Result<Answered, Failure> {
         let mut sum = Answered::default();
         loop {
             let count = match self.socket.read(buffer) {
@@ -134,11 +139,21 @@ impl Lane {
             let counted = self.replies.feed(&buffer[..count]);
             sum.acks += counted.acks;
             sum.errors += counted.errors;
+            let mut first = None;
             for _ in 0..counted.acks + counted.errors {
                 match self.times.pop_front() {
-                    Some(time) => on_time(time),
+                    Some(time) => {
+                        first.get_or_insert(time);
+                        on_time(time);
+                    }
                     None => return Err(Failure::failed("the server answered more frames than were sent")),
                 }
+            }
+            if counted.errors > 0 {
+                self.refused_ns = self.refused_ns.or(first);
+            }
+            if counted.acks > 0 {
+                sum.outage_ns = sum.outage_ns.max(self.refused_ns.take().map_or(0, |since| now.saturating_sub(since)));
             }
             self.answered += counted.acks + counted.errors;
             if count < buffer.len() {

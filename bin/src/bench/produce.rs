@@ -142,6 +142,7 @@ fn merge(parts: Vec<Measured>) -> Result<Measured, Failure> {
         payload_bytes: 0,
         records: 0,
         errors: 0,
+        outage_ns: 0,
         complaint: None,
         cpu: Duration::ZERO,
     };
@@ -151,6 +152,7 @@ fn merge(parts: Vec<Measured>) -> Result<Measured, Failure> {
         sum.payload_bytes += part.payload_bytes;
         sum.records += part.records;
         sum.errors += part.errors;
+        sum.outage_ns = sum.outage_ns.max(part.outage_ns);
         sum.complaint = sum.complaint.or(part.complaint);
         sum.cpu += part.cpu;
     }
@@ -194,6 +196,9 @@ fn summarize(args: &ProduceArgs, measured: &Measured) -> Report {
     report.add_latency("ack", &measured.latency);
     report.add("generator_cpu", measured.cpu.as_secs_f64() / seconds, "cores");
     report.add("errors", measured.errors as f64, "frames");
+    if measured.errors > 0 {
+        report.add("refused_until_ack", measured.outage_ns as f64 / 1e3, "us");
+    }
     if let Some(complaint) = &measured.complaint {
         report.warnings.push(format!("the server said: {complaint}"));
     }

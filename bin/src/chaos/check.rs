@@ -28,7 +28,10 @@ pub async fn check(cluster: &Cluster, args: &ChaosCli, history: &History) -> Vec
     let mut readable = Verdict::new(5, "every partition can be read to its end");
     for partition in 0..args.partitions {
         match read_partition(&cluster.servers(), partition).await {
-            Ok(records) => all.push(records),
+            Ok(records) => {
+                readable.held();
+                all.push(records);
+            }
             Err(problem) => {
                 readable.broken(format!("partition {partition}: {problem}"));
                 all.push(Vec::new());

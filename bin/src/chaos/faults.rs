@@ -5,6 +5,7 @@ use super::churn::Churn;
 use super::cluster::{Cluster, LOOK_EVERY};
 use super::history::History;
 use super::inject::Lasting;
+use super::lift_back_offs;
 use super::model::{Active, FaultModel};
 use crate::cli::failure::Failure;
 use clap::ValueEnum;
@@ -180,7 +181,7 @@ impl Nemesis {
         });
         self.drawn = Some(draw);
         let preferred = choose_victim(cluster, draw).await;
-        let active: Vec<Active> = self.under_way.iter().map(|fault| fault.active).collect();
+        let active: Vec<Active> = self.under_way().collect();
         let Some((index, victim)) = self.model.choose(&self.waiting, preferred, &active) else { return Ok(false) };
         let kind = self.waiting.remove(index);
         let hold = if kind == FaultKind::Pause { draw.hold + Duration::from_secs(2) } else { draw.hold };
@@ -247,6 +248,16 @@ impl Nemesis {
         Ok(())
     }
 
+    /// Faults that are not made good for yet.
+    pub fn under_way(&self) -> impl Iterator<Item = Active> + '_ {
+        self.under_way.iter().map(|fault| fault.active)
+    }
+
+    /// Whether there is no fault it could inject.
+    pub fn is_idle(&self) -> bool {
+        self.kinds.is_empty()
+    }
+
     /// After a storm all nodes serve, every partition acks, and what was taken is there again.
     async fn await_whole(&mut self, cluster: &mut Cluster) {
         let (began, problems) = (Instant::now(), self.problems.len());
@@ -263,6 +274,8 @@ impl Nemesis {
         if !self.history.await_acks(LOOK_EVERY, self.patience).await {
             self.problems.push(format!("not every partition acks again after {:?}", self.patience));
         }
+        // What was taken is given back once enough nodes count.
+        lift_back_offs(cluster).await;
         let deadline = Instant::now() + self.patience;
         while !self.under_way.is_empty() && Instant::now() < deadline {
             if self.end_due(cluster, Instant::now()).await.is_err() {

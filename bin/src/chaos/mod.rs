@@ -91,10 +91,12 @@ fn beside_this_program() -> Result<PathBuf, Failure> {
 async fn run_unless_ended(args: &ChaosCli, program: &Path, folder: &Path) -> Result<Report, Failure> {
     let listen = |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot wait for signals: {error}")));
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let mut hangup = listen(SignalKind::hangup())?;
     let ended = async {
         tokio::select! {
             _ = interrupt.recv() => "SIGINT",
             _ = terminate.recv() => "SIGTERM",
+            _ = hangup.recv() => "SIGHUP",
         }
     };
     tokio::select! {
@@ -160,6 +162,9 @@ async fn run(args: &ChaosCli, program: &Path, folder: &Path) -> Result<Report, F
     let began = Instant::now();
     let churn = Churn::new(servers, u8::try_from(args.nodes).unwrap_or(u8::MAX));
     let mut nemesis = Nemesis::new(seed, args, &cluster, Arc::clone(&history), churn.clone());
+    if nemesis.is_idle() {
+        return Err(Failure::usage("none of these faults can be had here").with_hint("see --network and --faults"));
+    }
     nemesis.run(&mut cluster, began + args.duration).await?;
     let duration = began.elapsed();
     history.stop_producers();
@@ -200,7 +205,7 @@ async fn judge_healed(
 }
 
 /// Nodes that were evicted several times wait longer before they may count again; here nobody has time for that.
-async fn lift_back_offs(cluster: &Cluster) {
+pub async fn lift_back_offs(cluster: &Cluster) {
     let Ok(client) = load::connect(&cluster.servers()).await else { return };
     for node in &cluster.nodes {
         // It lifts no condition: a node that does not count in the end shows, whatever became of this.

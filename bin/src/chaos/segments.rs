@@ -148,8 +148,14 @@ impl Flip {
         Ok(Some(Self { path, at, byte: byte[0] }))
     }
 
-    /// Whether the byte is again what it was.
+    /// Whether the byte is again what it was, or the log begins behind it by now.
     pub fn is_repaired(&self) -> bool {
+        let (log, name) = (self.path.parent().unwrap_or(Path::new("")), self.path.file_name().unwrap_or_default());
+        if names(log, ".lnc")
+            .is_ok_and(|names| names.first().is_some_and(|first| first.as_str() > name.to_string_lossy().as_ref()))
+        {
+            return true;
+        }
         let mut byte = [0];
         let read = File::open(&self.path).and_then(|file| file.read_exact_at(&mut byte, self.at));
         read.is_ok() && byte[0] == self.byte

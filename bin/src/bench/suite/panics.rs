@@ -10,6 +10,8 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
+/// Longest wait for the admin interface.
+const ADMIN_PATIENCE: Duration = Duration::from_secs(10);
 /// Records a second over all partitions while an actor panics.
 const RATE: f64 = 3000.0;
 /// Load before the panic, and after it.
@@ -40,8 +42,13 @@ pub fn panics(load: &LoadArgs, server: &Server<'_>, partitions: u16) -> Result<F
             producing.join().map_err(|_| Failure::failed("the load panicked"))?
         })?;
         let measured = Figures::of(report.figures, report.warnings);
-        let longest = measured.values.get("ack_max").copied().unwrap_or(f64::NAN);
-        figures.add(figure, longest / 1e3);
+        let value = |name| measured.values.get(name).copied().unwrap_or_default();
+        if value("frames") <= 0.0 {
+            return Err(Failure::failed(format!("nothing was acked around the panic of {actor}")));
+        }
+        // A frame that was refused meanwhile waits until the next one of its connection is acked.
+        figures.add(figure, value("ack_max").max(value("refused_until_ack")) / 1e3);
+        figures.warnings.extend(measured.warnings);
     }
     Ok(figures)
 }
@@ -49,6 +56,7 @@ pub fn panics(load: &LoadArgs, server: &Server<'_>, partitions: u16) -> Result<F
 /// Has an actor panic over the admin interface.
 fn panic_of(admin: &str, actor: &str) -> io::Result<()> {
     let mut stream = TcpStream::connect(admin)?;
+    stream.set_read_timeout(Some(ADMIN_PATIENCE))?;
     let request = format!(
         "POST /v1/actors/{actor}/panic HTTP/1.1\r\nHost: {admin}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     );

@@ -337,7 +337,7 @@ pub const SCENARIOS: &[Scenario] = &[
         load: Load::Panic(100),
         lines: &[
             plain(
-                "longest ack over a panic of the ingestion actor: 100 partitions, segments of 256 MiB, 3,000 records/s",
+                "longest wait for an ack over a panic of the ingestion actor: 100 partitions, segments of 256 MiB, 3,000 records/s",
                 "outage_ingestion",
                 "ms",
                 Target::Below(200.0),

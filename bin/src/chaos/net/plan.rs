@@ -103,13 +103,13 @@ impl Plan {
     /// A network of so many nodes, named after this process; the `attempt` chooses other addresses.
     pub fn new(process: u32, attempt: u32, nodes: usize) -> Self {
         let number = process.wrapping_mul(31).wrapping_add(attempt.wrapping_mul(977));
-        let subnet = (64 + (number / 256 % 128) as u8, (number % 256) as u8);
+        let subnet = (18 + (number / 256 % 2) as u8, (number % 256) as u8);
         Self { process, subnet, nodes }
     }
 
     /// The beginning of all its addresses.
     pub fn prefix(&self) -> String {
-        format!("10.{}.{}.", self.subnet.0, self.subnet.1)
+        format!("198.{}.{}.", self.subnet.0, self.subnet.1)
     }
 
     /// The namespace all packets pass.
@@ -275,7 +275,7 @@ mod tests {
     use super::*;
 
     fn plan() -> Plan {
-        Plan { process: 77, subnet: (70, 9), nodes: 3 }
+        Plan { process: 77, subnet: (18, 9), nodes: 3 }
     }
 
     fn lines(orders: &[Order]) -> Vec<String> {
@@ -287,7 +287,7 @@ mod tests {
         for (order, undo) in plan().make() {
             let words = &order.arguments;
             let own = words.iter().any(|word| word.contains("lnc-chaos-77-") || word.contains("lnc77h"));
-            assert!(own || words.contains(&"10.70.9.0/24".to_owned()), "{order}");
+            assert!(own || words.contains(&"198.18.9.0/24".to_owned()), "{order}");
             let makes = words.starts_with(&["netns".to_owned(), "add".to_owned()])
                 || words.starts_with(&["link".to_owned(), "add".to_owned()]);
             assert_eq!(undo.is_some(), makes, "{order}");
@@ -300,7 +300,7 @@ mod tests {
         let flow = [Flow { from: Party::Node(0), to: Party::Node(2) }];
         assert_eq!(
             lines(&plan().drop(1000, &flow)),
-            ["ip -n lnc-chaos-77-hub rule add pref 1000 from 10.70.9.6 to 10.70.9.14 blackhole"]
+            ["ip -n lnc-chaos-77-hub rule add pref 1000 from 198.18.9.6 to 198.18.9.14 blackhole"]
         );
         assert_eq!(lines(&plan().pass(1000, &flow)), ["ip -n lnc-chaos-77-hub rule del pref 1000"]);
     }
@@ -311,8 +311,8 @@ mod tests {
         assert_eq!(
             lines(&plan().drop(5, &flows)),
             [
-                "ip -n lnc-chaos-77-hub rule add pref 5 from 10.70.9.2 to 10.70.9.10 ipproto tcp dport 1992 blackhole",
-                "ip -n lnc-chaos-77-hub rule add pref 6 from 10.70.9.10 to 10.70.9.2 ipproto tcp sport 1992 blackhole",
+                "ip -n lnc-chaos-77-hub rule add pref 5 from 198.18.9.2 to 198.18.9.10 ipproto tcp dport 1992 blackhole",
+                "ip -n lnc-chaos-77-hub rule add pref 6 from 198.18.9.10 to 198.18.9.2 ipproto tcp sport 1992 blackhole",
             ]
         );
     }
@@ -327,11 +327,11 @@ mod tests {
                 "tc -n lnc-chaos-77-hub qdisc add dev n1 root handle 1: htb default 0",
                 "tc -n lnc-chaos-77-hub class add dev n1 parent 1: classid 1:16 htb rate 10gbit",
                 "tc -n lnc-chaos-77-hub qdisc add dev n1 parent 1:16 netem delay 40ms 10ms loss 2% reorder 5% 50%",
-                "tc -n lnc-chaos-77-hub filter add dev n1 parent 1: protocol ip prio 16 u32 match ip src 10.70.9.2/32 \
+                "tc -n lnc-chaos-77-hub filter add dev n1 parent 1: protocol ip prio 16 u32 match ip src 198.18.9.2/32 \
                  flowid 1:16",
                 "tc -n lnc-chaos-77-hub class add dev n1 parent 1: classid 1:18 htb rate 10gbit",
                 "tc -n lnc-chaos-77-hub qdisc add dev n1 parent 1:18 netem delay 40ms 10ms loss 2% reorder 5% 50%",
-                "tc -n lnc-chaos-77-hub filter add dev n1 parent 1: protocol ip prio 18 u32 match ip src 10.70.9.10/32 \
+                "tc -n lnc-chaos-77-hub filter add dev n1 parent 1: protocol ip prio 18 u32 match ip src 198.18.9.10/32 \
                  flowid 1:18",
             ]
         );
