@@ -279,9 +279,9 @@ impl ClusterView {
         let (leader, epoch) = self.leadership(partition)?;
         let place = members.replicas.iter().position(|replica| *replica == node)?;
         let others = members.replicas.iter().copied().filter(|other| *other != node);
-        let counting: Vec<NodeId> = others.filter(|other| members.counts(*other)).collect();
-        let able = |other: &&NodeId| self.is_alive(**other) && !self.draining.contains(*other);
-        let successor = counting.iter().find(able).copied();
+        let counting: Vec<NodeId> = others.filter(|other| members.counts(*other) && self.is_alive(*other)).collect();
+        let successor = counting.iter().find(|other| !self.draining.contains(*other)).copied();
+        let leader = leader.filter(|leader| *leader == node || self.is_alive(*leader));
         let copies = members.replicas.len();
         (copies > 1).then_some(Standing {
             epoch,

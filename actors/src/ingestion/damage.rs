@@ -26,13 +26,20 @@ impl DamageFound {
     }
 }
 
-/// Tells the shard of the segment's partition. One that takes nothing is told by the next who reads there.
-pub fn report(shards: &[Mailbox<IngestionActor>], found: DamageFound) {
+/// Tells the shard of the segment's partition what was not known yet; whether it was not: readers come there again and again.
+/// A shard that takes nothing is told by the next.
+pub fn report(shards: &[Mailbox<IngestionActor>], found: DamageFound) -> bool {
+    let segment = Arc::clone(&found.segment);
+    if !segment.note_damage(found.good_end) {
+        return false;
+    }
     if let Some(shard) = found.shard(shards)
         && let Err(error) = shard.try_send(found)
     {
         tracing::debug!(%error, "a shard was not told of damage");
+        segment.forget_damage();
     }
+    true
 }
 
 impl Handler<DamageFound> for IngestionActor {
@@ -44,7 +51,9 @@ impl Handler<DamageFound> for IngestionActor {
         let partition = segment.partition();
         let mut is_own = false;
         // What looks damaged in a log that was cut meanwhile is not.
-        self.with_core(ctx, |core, _, _| is_own = core.log_mut(partition).is_some_and(|log| log.holds(&segment)));
+        self.with_core(ctx, |core, _, _| {
+            is_own = core.log_mut(partition).is_some_and(|log| log.holds(&segment) && log.latched().is_none());
+        });
         if is_own && self.replicated.contains(&partition) {
             self.tell_replication(ReplicaNews::DamageFound(partition, good_end));
         }

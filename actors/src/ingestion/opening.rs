@@ -77,7 +77,10 @@ impl IngestionActor {
                 }
                 if let Some((good_end, damage)) = found {
                     damaged.push((partition, good_end, damage));
-                    result.into_iter().for_each(|log| core.on_log_opened(partition, log, effects));
+                    match result {
+                        Ok(log) => core.on_log_opened(partition, log, effects),
+                        Err(_) => core.on_log_lost(partition),
+                    }
                     continue;
                 }
                 match result {
@@ -99,7 +102,7 @@ impl IngestionActor {
         self.count_open();
         self.want_epochs(wanted);
         for (partition, good_end, damage) in damaged {
-            tracing::error!(%partition, %damage, good_end, "a damaged replica begins anew and refills from its leader");
+            tracing::error!(%partition, %damage, good_end, "a damaged replica takes part in nothing until it is refilled from its leader");
             self.tell_replication(ReplicaNews::Damaged(partition, good_end));
         }
         if !again.is_empty() {

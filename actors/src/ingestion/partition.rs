@@ -4,6 +4,7 @@ use super::pending::PendingProduces;
 use super::replica::{FollowerSide, LeaderRole, LeaderSide};
 use super::waiters::Waiters;
 use crate::stages::batches::TracedBatches;
+use lance_cluster::replica::quorum::quorum_size;
 use lance_messages::id::{ConnectionId, LeaderEpoch, TopicPartition};
 use lance_messages::mail::ingestion::{Fetch, LookUpOffset, ProduceRequest};
 use lance_storage::log::Log;
@@ -76,6 +77,8 @@ pub struct Partition {
     pub no_space: bool,
     /// Since when what waits to be written finds no space.
     pub no_space_since: Option<Duration>,
+    /// Its files are gone: it takes part in nothing until it is refilled.
+    pub is_lost: bool,
     /// The log has something to write and could not begin (out of descriptors): it is tried again.
     pub retry: bool,
     /// The role that is taken up once there is room for its first batch.
@@ -113,6 +116,7 @@ impl Partition {
             submitted_at: Duration::ZERO,
             queued: false,
             no_space: false,
+            is_lost: false,
             no_space_since: None,
             retry: false,
             next_role: None,
@@ -158,7 +162,8 @@ impl Partition {
 
     /// Whether another node could lead by now without this one having heard of it.
     pub fn may_have_successor(&self) -> bool {
-        self.leader.as_ref().is_some_and(|leader| leader.quorum.copies() > 1)
+        // Where a quorum takes this copy too, nobody leads before this node has promised it.
+        self.leader.as_ref().map(|leader| leader.quorum.copies()).is_some_and(|copies| quorum_size(copies) < copies)
     }
 
     /// The epoch in which this node serves, if it does.

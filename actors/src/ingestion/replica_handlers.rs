@@ -163,6 +163,7 @@ impl IngestionActor {
         let disk = &self.setup.opener.disk;
         let mut reader = self.replica_readers.pop().unwrap_or_else(|| Reader::new(disk, READER_FILES));
         let cuts = self.cuts;
+        let segment = Arc::clone(slice.segment());
         let read = actix_rt::task::spawn_blocking(move || {
             let read = slice.read(&mut reader, max_bytes);
             let good_end = read.as_ref().err().and_then(ReadError::good_end);
@@ -175,7 +176,7 @@ impl IngestionActor {
                     // What it knows of files that were cut meanwhile holds no more.
                     if actor.cuts == cuts {
                         actor.replica_readers.push(reader);
-                        if let Some(good_end) = good_end {
+                        if let Some(good_end) = good_end.filter(|good_end| segment.note_damage(*good_end)) {
                             actor.setup.metrics.damaged_batches.add(1);
                             actor.tell_replication(ReplicaNews::DamageFound(partition, good_end));
                         }
@@ -216,6 +217,10 @@ impl IngestionActor {
 
     /// Cuts a log, or begins it anew, away from this thread; its mark of what is durable is lowered first.
     pub(super) fn truncate(&mut self, job: TruncateJob, ctx: &mut Context<Self>) {
+        let Some(mut flushed) = self.flushed.take() else {
+            ctx.run_later(MARKS_PAUSE, move |actor, ctx| actor.truncate(job, ctx));
+            return;
+        };
         let partition = job.partition;
         self.cuts += 1;
         self.replica_readers.clear();
@@ -227,10 +232,6 @@ impl IngestionActor {
         if let Some(mark) = self.marks.flushed.get_mut(&partition) {
             *mark = (*mark).min(end);
         }
-        let Some(mut flushed) = self.flushed.take() else {
-            ctx.run_later(MARKS_PAUSE, move |actor, ctx| actor.truncate(job, ctx));
-            return;
-        };
         let (opener, now_ns) = (Arc::clone(&self.setup.opener), self.setup.clock.now().wall_ns);
         let life = self.lives;
         let under_way = self.openings.begin();

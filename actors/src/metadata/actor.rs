@@ -564,7 +564,8 @@ impl Handler<MoveReady> for MetadataActor {
         self.life.vitals.message_taken();
         let MoveReady { partition, epoch, to } = message;
         if self.leads() {
-            self.with_core(ctx, |core, effects| core.on_move_ready(partition, epoch, to, effects));
+            let own = self.setup.node;
+            self.with_core(ctx, |core, effects| core.on_move_ready(own, partition, epoch, to, effects));
         } else {
             self.send_to_leader(&ControlMessage::MoveReady { partition, epoch, to });
         }

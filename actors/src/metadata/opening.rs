@@ -43,15 +43,19 @@ impl MetadataActor {
     /// The metadata could not be opened: a member of a cluster gets them anew, one alone keeps what it has.
     pub(super) fn on_open_failed(&mut self, failure: &OpenFailure, ctx: &mut Context<Self>) {
         let OpenFailure { reason, is_loss } = failure;
-        match (*is_loss, self.has_others()) {
-            (true, true) => self.renew(ctx, reason),
-            (true, false) => {
-                let dir = self.setup.dir.display();
-                let advice = "no other node has these metadata, so nothing is removed";
-                let reason = format!("{reason}: {advice}; restore the data directory of {dir} from a copy");
-                fail(self, ctx, reason);
-            }
-            (false, _) => fail(self, ctx, reason.clone()),
+        if !is_loss {
+            return fail(self, ctx, reason.clone());
         }
+        let advice = match self.setup.genesis.len() {
+            _ if !self.has_others() => "no other node has these metadata",
+            2 if self.setup.is_voter => "one of two voters of the metadata, which cannot replace it alone",
+            _ => return self.renew(ctx, reason),
+        };
+        let dir = self.setup.dir.display();
+        fail(
+            self,
+            ctx,
+            format!("{reason}: {advice}, so nothing is removed; restore the data directory of {dir} from a copy"),
+        );
     }
 }

@@ -9,7 +9,7 @@ use crate::replication::judging::LiftBackOff;
 use actix::prelude::*;
 use bytes::Bytes;
 use lance_cluster::control::{ControlMessage, ProposeOutcome};
-use lance_cluster::metadata::{MetadataAnswer, MetadataCommand, ProposalFailure, ProposeFailure};
+use lance_cluster::metadata::{LEASE, MetadataAnswer, MetadataCommand, ProposalFailure, ProposeFailure};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
 use lance_messages::mail::peer::{ControlReceived, LinkChanged, SendControl};
@@ -20,9 +20,6 @@ use std::time::Duration;
 pub(super) const CALL_TIMEOUT_MS: u64 = 5000;
 /// How often a registration that was not applied yet is repeated.
 const REGISTER_INTERVAL_MS: u64 = 300;
-/// For how long after it was surely counted as alive nobody is put in the place of this node: as long as a failure takes
-/// to be noticed.
-const LEASE: Duration = Duration::from_secs(1);
 /// The request number of registrations.
 const REGISTRATION: u64 = 0;
 
@@ -259,7 +256,9 @@ impl MetadataActor {
                         return Ok(());
                     }
                 }
-                if self.takes_part(now_ms) {
+                // Whom this start votes for, or takes entries from, has said what it knows of it.
+                let is_heard = self.is_registered() || self.may_register_with(from.node, now_ms);
+                if is_heard && self.takes_part(now_ms) {
                     self.with_core(ctx, |core, effects| core.on_message(&bytes, effects));
                 }
             }
@@ -296,7 +295,7 @@ impl MetadataActor {
             ControlMessage::StartAsked(start) => self.on_start_asked(from, start),
             ControlMessage::StartAnswered { start, known } => self.on_start_answered(from.node, start, known),
             ControlMessage::MoveReady { partition, epoch, to } => {
-                self.with_core(ctx, |core, effects| core.on_move_ready(partition, epoch, to, effects));
+                self.with_core(ctx, |core, effects| core.on_move_ready(from.node, partition, epoch, to, effects));
             }
         }
         Ok(())
@@ -372,6 +371,9 @@ impl Handler<LinkChanged> for MetadataActor {
             return;
         }
         self.on_link(message.node, message.peer.is_some(), self.now_ms());
+        if message.peer.is_some() && !self.is_registered() {
+            self.ask_about_start(message.node);
+        }
         match message.peer {
             Some(peer) => {
                 if let Some(running) = self.running.as_mut() {

@@ -32,9 +32,11 @@ impl MetadataActor {
         NodeStart { node, incarnation, boot_number: setup.boot_number, nonce: setup.nonce }
     }
 
-    /// Whether the cluster began with others, or without this life: they keep the metadata, too.
+    /// Whether the cluster began with others, or without this life, or has them now: they keep the metadata, too.
     pub(super) fn has_others(&self) -> bool {
-        self.setup.genesis.len() > 1 || !self.setup.is_voter
+        let own = self.setup.node;
+        let votes_with = |running: &Running| !running.core.other_voters(own).is_empty();
+        self.setup.genesis.len() > 1 || !self.setup.is_voter || self.running.as_ref().is_some_and(votes_with)
     }
 
     /// Votes and acks of an older disk would break what the newer one promised: Raft waits until peers were asked.
@@ -47,7 +49,7 @@ impl MetadataActor {
     /// Asks what the voters know of this start until it is registered, and ends this life when it has to be.
     pub(super) fn check_start(&mut self, now_ms: u64, ctx: &mut Context<Self>) {
         if let Some(reason) = self.own_start.over.clone() {
-            return self.renew_unless_last(ctx, &reason);
+            return self.renew_unless_needed(ctx, &reason);
         }
         let Some(running) = self.running.as_ref() else { return };
         let own = self.own_start();
@@ -131,15 +133,28 @@ impl MetadataActor {
         self.own_start.over.get_or_insert(reason);
     }
 
-    /// Without the log of the only voter there would be no metadata at all: its disk is for an operator to judge.
-    fn renew_unless_last(&mut self, ctx: &mut Context<Self>, reason: &str) {
-        let voters = self.running.as_ref().map(|running| running.core.raft().conf().voters);
-        if self.has_others() && voters.is_none_or(|voters| voters != [self.setup.incarnation]) {
+    /// Ends this life where the other voters can replace it: without them its disk is for an operator to judge.
+    fn renew_unless_needed(&mut self, ctx: &mut Context<Self>, reason: &str) {
+        let Some(running) = self.running.as_ref().filter(|_| self.has_others()) else {
+            return self.ask_for_copy(ctx, reason, "of the only voter of the metadata");
+        };
+        let conf = running.core.raft().conf();
+        if can_replace(&conf.voters, self.setup.incarnation)
+            && can_replace(&conf.voters_outgoing, self.setup.incarnation)
+        {
             return self.renew(ctx, reason);
         }
+        let others = running.core.other_voters(self.setup.node);
+        let whose = match others.first() {
+            None => "of the only voter of the metadata".to_owned(),
+            Some(other) => format!("of one of two voters of the metadata, and node {other} cannot replace it alone"),
+        };
+        self.ask_for_copy(ctx, reason, &whose);
+    }
+
+    fn ask_for_copy(&mut self, ctx: &mut Context<Self>, reason: &str, whose: &str) {
         let dir = self.setup.dir.display();
-        let reason = format!("{reason}; {dir} is of the only voter of the metadata: restore its newest copy");
-        fail(self, ctx, reason);
+        fail(self, ctx, format!("{reason}; {dir} is {whose}: restore its newest copy"));
     }
 
     /// Orders a new life and ends the process: nothing of the old one is open when the next start carries that out.
@@ -154,6 +169,12 @@ impl MetadataActor {
             None => fail(self, ctx, format!("{reason}; {} lies in no data directory", dir.display())),
         }
     }
+}
+
+/// Whether the other voters are a majority without the one whose life ends.
+fn can_replace(voters: &[u64], ending: u64) -> bool {
+    let others = voters.iter().filter(|voter| **voter != ending).count();
+    voters.is_empty() || others > voters.len() / 2
 }
 
 impl Running {

@@ -1,11 +1,13 @@
 //! `RepairCore`: when a replica that was found damaged is cut back and refilled.
 //!
-//! From its cut until it is refilled a replica is unclean: it does not vote. So it is cut only while the others that count
-//! make up a quorum without it, or are all there are. Until then it stays as it is, and what it still can read counts. A
-//! damaged leader first hands its role to another node, which serves its readers and feeds followers meanwhile.
+//! From its cut until it is refilled a replica is unclean: it does not vote. So it is cut only while another node leads and
+//! the others that count and live make up a quorum without it, or are all there are. Until then it stays as it is, and what
+//! it still can read counts. A damaged leader hands its role to another node, which serves its readers and feeds followers
+//! meanwhile; while it leads it may be the only one that holds what lies above the damage, and is never cut.
 //!
 //! The metadata learns late that a replica was cut: others that were damaged too wait until it has stayed the same for a
-//! while, each for another one, the leader longest.
+//! while, each for another one. One that was found damaged when it was opened takes part in nothing; it is cut once another
+//! node leads, which shows that what is committed is elsewhere.
 
 use lance_cluster::replica::quorum::quorum_size;
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
@@ -16,19 +18,21 @@ use std::time::Duration;
 const STEP: Duration = Duration::from_secs(5);
 /// Another node is asked to lead again after this, and a cut that came to nothing is repeated.
 const RETRY: Duration = Duration::from_secs(15);
+/// The longest pause between two hand-overs is [`RETRY`] doubled so many times.
+const MAX_DOUBLINGS: u32 = 5;
 
 /// How a partition stands of which this node holds a copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// Its epoch.
     pub epoch: LeaderEpoch,
-    /// Whether this node leads it; `None` while nobody is known to.
+    /// Whether this node leads it; `None` while no living node is known to.
     pub leads: Option<bool>,
     /// How many nodes hold a copy, at least 2.
     pub copies: usize,
     /// The place of this node among them, from 0.
     pub place: usize,
-    /// The others that are admitted and in the in-quorum set.
+    /// The others that are admitted, in the in-quorum set, and alive.
     pub counting: Vec<NodeId>,
     /// One of those, which can lead.
     pub successor: Option<NodeId>,
@@ -44,15 +48,9 @@ impl Standing {
         self.counting.len() >= self.needed()
     }
 
-    /// How long it must have stayed like this.
+    /// How long the same others must have counted.
     fn pause(&self) -> Duration {
-        let place = if self.leads == Some(true) { self.copies } else { self.place };
-        STEP.saturating_mul(u32::try_from(place).unwrap_or(u32::MAX).saturating_add(1))
-    }
-
-    /// Whether nothing has changed that a cut depends on; who leads may go to and fro while roles are balanced.
-    fn is_as(&self, other: &Self) -> bool {
-        (self.leads.is_some(), &self.counting) == (other.leads.is_some(), &other.counting)
+        STEP.saturating_mul(u32::try_from(self.place).unwrap_or(u32::MAX).saturating_add(1))
     }
 }
 
@@ -73,10 +71,15 @@ struct Damaged {
     /// It takes part in nothing: nothing is lost by its cut.
     is_unusable: bool,
     seen: Option<Standing>,
-    /// Since when it is as it was seen.
-    since: Duration,
+    /// Since when these others count; who leads may go to and fro while roles are balanced.
+    counting_since: Duration,
+    /// Since when another node leads, or none does, or this one.
+    leads_since: Duration,
     cut_at: Option<Duration>,
     handed_over_at: Option<Duration>,
+    hand_overs: u32,
+    /// That it waits was said.
+    waits: bool,
 }
 
 /// The damaged replicas of a node; one entry a partition.
@@ -122,8 +125,7 @@ impl RepairCore {
 
     /// How many replicas are damaged and not cut yet because too few others count.
     pub fn waiting_count(&self) -> usize {
-        let waits = |damaged: &&Damaged| damaged.seen.as_ref().is_some_and(|seen| !seen.is_spare());
-        self.damaged.values().filter(|damaged| !damaged.is_unusable).filter(waits).count()
+        self.damaged.values().filter(|damaged| damaged.waits).count()
     }
 
     /// Looks after every damaged replica; `look` tells how a partition stands by committed metadata, nothing where this
@@ -135,11 +137,8 @@ impl RepairCore {
         effects: &mut Vec<RepairEffect>,
     ) {
         self.damaged.retain(|partition, damaged| {
-            if damaged.is_unusable {
-                damaged.cut(*partition, now, effects);
-                return true;
-            }
-            let Some(standing) = look(*partition) else { return false };
+            // What takes part in nothing may be older than what is known of its partition.
+            let Some(standing) = look(*partition) else { return damaged.is_unusable };
             damaged.look_after(*partition, standing, now, effects);
             true
         });
@@ -154,36 +153,56 @@ impl Damaged {
         now: Duration,
         effects: &mut Vec<RepairEffect>,
     ) {
-        if !self.seen.as_ref().is_some_and(|seen| seen.is_as(&standing)) {
-            let waited = self.seen.as_ref().is_some_and(|seen| !seen.is_spare());
-            if !standing.is_spare() && !waited {
-                effects.push(RepairEffect::Waits(partition, self.good_end, standing.clone()));
-            }
-            (self.seen, self.since) = (Some(standing.clone()), now);
+        if self.seen.as_ref().is_none_or(|seen| seen.counting != standing.counting) {
+            self.counting_since = now;
+        }
+        if self.seen.as_ref().is_none_or(|seen| seen.leads != standing.leads) {
+            self.leads_since = now;
         }
         if let (Some(true), Some(to)) = (standing.leads, standing.successor)
-            && is_due(self.handed_over_at, now)
+            && self.is_hand_over_due(now)
         {
-            self.handed_over_at = Some(now);
+            (self.handed_over_at, self.hand_overs) = (Some(now), self.hand_overs.saturating_add(1));
             effects.push(RepairEffect::HandOver(partition, standing.epoch, to));
         }
-        let is_settled = now >= self.since.saturating_add(standing.pause());
-        if standing.leads.is_some() && standing.is_spare() && is_settled {
+        let is_led_long = now >= self.leads_since.saturating_add(STEP);
+        let is_settled =
+            is_led_long && (self.is_unusable || now >= self.counting_since.saturating_add(standing.pause()));
+        let may_be_cut = self.may_be_cut(&standing);
+        if may_be_cut && is_settled {
             self.cut(partition, now, effects);
+        }
+        // Whoever has a part to play waits from the moment it is missed; what only just started may find a leader yet.
+        let waits = !may_be_cut && if self.is_unusable { is_settled } else { !standing.is_spare() };
+        if waits && !self.waits {
+            effects.push(RepairEffect::Waits(partition, self.good_end, standing.clone()));
+        }
+        self.waits = waits;
+        self.seen = Some(standing);
+    }
+
+    /// Whether nothing is lost by its cut.
+    fn may_be_cut(&self, standing: &Standing) -> bool {
+        let is_led_elsewhere = standing.leads == Some(false);
+        match self.is_unusable {
+            // Of two copies the other one leads only together with this one.
+            true => is_led_elsewhere || standing.copies == 2 && standing.is_spare(),
+            false => is_led_elsewhere && standing.is_spare(),
         }
     }
 
+    /// Roles that come back are handed over again, less and less often.
+    fn is_hand_over_due(&self, now: Duration) -> bool {
+        let doublings = self.hand_overs.saturating_sub(1).min(MAX_DOUBLINGS);
+        self.handed_over_at.is_none_or(|last| now >= last.saturating_add(RETRY.saturating_mul(1 << doublings)))
+    }
+
     fn cut(&mut self, partition: TopicPartition, now: Duration, effects: &mut Vec<RepairEffect>) {
-        if is_due(self.cut_at, now) {
+        if self.cut_at.is_none_or(|last| now >= last.saturating_add(RETRY)) {
             self.cut_at = Some(now);
             effects.push(RepairEffect::Cut(partition, self.good_end));
         }
     }
-}
-
-/// Whether what was done last at that time is to be done, or done again.
-fn is_due(last: Option<Duration>, now: Duration) -> bool {
-    last.is_none_or(|last| now >= last.saturating_add(RETRY))
 }
 
 #[cfg(test)]
@@ -259,24 +278,29 @@ mod tests {
         for counting in [&[2, 3][..], &[2]] {
             let mut core = damaged();
             let effects = look(&mut core, 1, &leader(counting));
-            assert_eq!(effects.last(), Some(&RepairEffect::HandOver(PARTITION, EPOCH, NodeId(2))));
+            assert!(effects.contains(&RepairEffect::HandOver(PARTITION, EPOCH, NodeId(2))), "{effects:?}");
             assert_eq!(look(&mut core, 15, &leader(counting)), [], "that may take a while");
-            let effects = look(&mut core, 16, &leader(counting));
-            assert_eq!(effects, [RepairEffect::HandOver(PARTITION, EPOCH, NodeId(2))]);
+            let again = [RepairEffect::HandOver(PARTITION, EPOCH, NodeId(2))];
+            assert_eq!(look(&mut core, 16, &leader(counting)), again);
+            assert_eq!(look(&mut core, 45, &leader(counting)), [], "it came back twice");
+            assert_eq!(look(&mut core, 46, &leader(counting)), again);
         }
     }
 
     #[test]
-    fn a_leader_that_nobody_follows_up_is_cut_last() {
-        let mut core = damaged();
-        look(&mut core, 0, &leader(&[2, 3]));
-        look(&mut core, 15, &leader(&[2, 3]));
-        assert_eq!(look(&mut core, 19, &leader(&[2, 3])), []);
-        assert_eq!(look(&mut core, 20, &leader(&[2, 3])), [RepairEffect::Cut(PARTITION, 300)]);
+    fn a_leader_is_never_cut() {
+        let alone = Standing { copies: 2, successor: None, ..leader(&[2]) };
+        for standing in [leader(&[2, 3]), alone] {
+            let mut core = damaged();
+            for seconds in 0..1000 {
+                let effects = look(&mut core, seconds, &standing);
+                assert!(!effects.iter().any(|effect| matches!(effect, RepairEffect::Cut(..))), "{effects:?}");
+            }
+        }
     }
 
     #[test]
-    fn a_new_epoch_begins_the_wait_anew_and_nobody_is_cut_without_a_leader() {
+    fn nobody_is_cut_without_a_leader_and_a_new_one_begins_the_wait_anew() {
         let mut core = damaged();
         look(&mut core, 0, &follower(&[2, 3]));
         let next = Standing { epoch: LeaderEpoch(5), leads: None, ..follower(&[2, 3]) };
@@ -299,15 +323,25 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_part_in_nothing_is_cut_at_once_and_again_until_it_was() {
+    fn what_takes_part_in_nothing_is_cut_once_another_node_leads_and_again_until_it_was() {
         let mut core = RepairCore::default();
         core.on_unusable(PARTITION, 300);
+        let unled = Standing { leads: None, ..follower(&[2, 3]) };
+        assert_eq!(look(&mut core, 1, &unled), []);
+        assert_eq!((core.waiting_count(), look(&mut core, 6, &unled).len(), core.waiting_count()), (0, 1, 1));
+        assert_eq!(look(&mut core, 600, &unled), [], "all copies may be damaged");
         let cut = [RepairEffect::Cut(PARTITION, 300)];
-        assert_eq!(look(&mut core, 1, &follower(&[])), cut);
-        assert_eq!(look(&mut core, 2, &follower(&[])), []);
-        assert_eq!(look(&mut core, 16, &follower(&[])), cut);
+        assert_eq!(look(&mut core, 601, &follower(&[2])), []);
+        assert_eq!(look(&mut core, 606, &follower(&[2])), cut);
+        assert_eq!(look(&mut core, 607, &follower(&[2])), []);
+        assert_eq!(look(&mut core, 621, &follower(&[2])), cut);
         core.on_cut(PARTITION, 300);
         assert!(core.is_idle());
+        let mut core = RepairCore::default();
+        core.on_unusable(PARTITION, 300);
+        let pair = Standing { copies: 2, ..unled };
+        assert_eq!(look(&mut core, 1, &pair), []);
+        assert_eq!(look(&mut core, 6, &pair), cut, "of two copies nobody leads without this one");
     }
 
     #[test]

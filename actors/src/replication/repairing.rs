@@ -36,7 +36,7 @@ impl ReplicationActor {
                         good_end,
                         counting = ?standing.counting,
                         needed = standing.needed(),
-                        "a damaged replica is not refilled before enough others count"
+                        "a damaged replica is not refilled before another node leads and enough others count: bring back those that are missing"
                     );
                 }
             }

@@ -78,6 +78,10 @@ impl Replication {
         self.view.store(Arc::new(view));
     }
 
+    fn show_nothing(&self) {
+        self.view.store(Arc::default());
+    }
+
     async fn open_log(&self) {
         self.addr.send(EpochsWanted { partitions: vec![(PARTITION, 3, 0)] }).await.unwrap();
     }
@@ -104,12 +108,16 @@ fn a_damaged_replica_whose_new_life_cannot_be_made_durable_goes_on_and_is_cut_la
             let replication = Replication::start(&rig);
             replication.open_log().await;
             assert_eq!(replication.unsettled().await, 1);
+            replication.show(&[1, 2, 3]);
             replication.memory.inject(Fault::any(FaultKind::Errno(libc::EIO)).on("promises"));
             replication.addr.send(ReplicaNews::Damaged(PARTITION, 300)).await.unwrap();
             eventually("it restarts", async || replication.vitals.restarts() == 1).await;
+            replication.show_nothing();
             assert_eq!(replication.unsettled().await, 1, "the log is open as before, and can promise");
             assert_eq!(replication.damage_count(), 0);
+            replication.show(&[1, 2, 3]);
             eventually("it is cut after all", async || replication.damage_count() == 1).await;
+            replication.show_nothing();
             eventually("its log is closed", async || replication.unsettled().await == 0).await;
         },
     );

@@ -2,6 +2,7 @@
 
 use super::answer::MetadataEvent;
 use super::command::{EpochOpening, LeaderChoice, MetadataCommand};
+use super::lease::FAILURE_TIMEOUT_MS;
 use super::liveness::Liveness;
 use super::moves::{Moves, Plan};
 use super::promise::{Ballot, CleanAnswer, Preference, PromiseAnswer, PromiseOutcome};
@@ -45,7 +46,7 @@ pub struct ControllerOptions {
 impl Default for ControllerOptions {
     fn default() -> Self {
         Self {
-            failure_timeout_ms: 1000,
+            failure_timeout_ms: FAILURE_TIMEOUT_MS,
             ask_interval_ms: 250,
             choice_grace_ms: 50,
             proposal_timeout_ms: 1000,
@@ -213,6 +214,7 @@ impl Controller {
     pub fn on_move_ready(
         &mut self,
         state: &MetadataState,
+        from: NodeId,
         (partition, epoch, to): (TopicPartition, LeaderEpoch, NodeId),
         now_ms: u64,
         actions: &mut Vec<ControllerAction>,
@@ -220,12 +222,13 @@ impl Controller {
         let Some(decided) = state.partition(partition).filter(|decided| decided.epoch == epoch) else {
             return;
         };
-        let Some(leader) = decided.leader.filter(|leader| leader.node != to && decided.is_in_quorum(to)) else {
+        let is_led = decided.leader.is_some_and(|leader| leader.node == from);
+        if !is_led || from == to || !decided.is_in_quorum(to) {
             return;
-        };
+        }
         let mut batch = Batch::default();
         let may_open = self.active && !self.stages.contains_key(&partition);
-        if may_open && self.moves.on_ready(partition, (epoch, leader.node), to, now_ms) {
+        if may_open && self.moves.on_ready(partition, (epoch, from), to, now_ms) {
             self.open(partition, decided, now_ms, &mut batch);
         }
         batch.flush(actions);
@@ -491,6 +494,7 @@ impl Controller {
         let preference = Preference {
             target: moves.target(partition),
             is_alive: &|node| liveness.is_alive(node),
+            is_slow: &|node| moves.relief.is_slow(node, now_ms),
             leader_count: &|node| count(state.leader_counts(), node).saturating_add(count(pending, node)),
         };
         let times = (now_ms, options.choice_grace_ms);

@@ -296,9 +296,10 @@ impl MetadataCore {
         })
     }
 
-    /// A leader that was asked to move has stopped its appends, and `to` holds everything.
+    /// The leader `from` was asked to move, or hands over by itself: it has stopped its appends, and `to` holds everything.
     pub fn on_move_ready(
         &mut self,
+        from: NodeId,
         partition: TopicPartition,
         epoch: LeaderEpoch,
         to: NodeId,
@@ -306,7 +307,7 @@ impl MetadataCore {
     ) -> Result<(), MetadataError> {
         let now_ms = self.now_ms;
         self.with_controller(effects, |controller, state, actions| {
-            controller.on_move_ready(state, (partition, epoch, to), now_ms, actions);
+            controller.on_move_ready(state, from, (partition, epoch, to), now_ms, actions);
         })
     }
 

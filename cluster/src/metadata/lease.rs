@@ -9,6 +9,14 @@ use super::core::MetadataCore;
 use lance_messages::peer::PeerIdentity;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A node that the metadata leader has not heard for this long is dead, milliseconds.
+pub const FAILURE_TIMEOUT_MS: u64 = 1000;
+
+/// For how long after it was surely counted as alive nobody is put in the place of a node, by its own clock: so much less than a
+/// failure takes to be noticed that clocks may run apart by a tenth.
+pub const LEASE: Duration = Duration::from_millis(FAILURE_TIMEOUT_MS - FAILURE_TIMEOUT_MS / 10);
 
 /// The answer to a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

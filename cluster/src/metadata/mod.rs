@@ -41,7 +41,7 @@ pub use command::{EpochOpening, LeaderChoice, MetadataCommand, PartitionRecovery
 pub use controller::{Controller, ControllerAction, ControllerOptions};
 pub use core::{MetadataCore, MetadataEffect, MetadataError, ProposeFailure};
 pub use feature::FeatureLevel;
-pub use lease::HeartbeatAnswer;
+pub use lease::{HeartbeatAnswer, LEASE};
 pub use membership::{GenesisNode, MetadataOptions};
 pub use promise::{PromiseAnswer, PromiseOutcome};
 pub use raft_config::{RaftConfig, RaftError};

@@ -73,6 +73,8 @@ pub(super) struct Ballot {
 pub(super) struct Preference<'a> {
     pub(super) target: Option<NodeId>,
     pub(super) is_alive: &'a dyn Fn(NodeId) -> bool,
+    /// Whether a node found that its own disk is what others wait for.
+    pub(super) is_slow: &'a dyn Fn(NodeId) -> bool,
     /// How many partitions a node leads or is about to lead.
     pub(super) leader_count: &'a dyn Fn(NodeId) -> u32,
 }
@@ -151,6 +153,7 @@ impl Ballot {
                 preference.target == Some(node),
                 decided.is_in_quorum(node),
                 state.node(node).is_some_and(|known| !known.draining),
+                !(preference.is_slow)(node),
                 Reverse((preference.leader_count)(node)),
                 Reverse(place(node)),
             );

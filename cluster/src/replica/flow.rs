@@ -322,7 +322,9 @@ impl FollowerFlow {
 
     /// Whether a batch that is appended at `log_end` may be pushed from memory at once.
     pub fn is_live(&self, log_end: u64) -> bool {
-        self.state == State::Streaming && self.next == log_end && !self.reading && !self.demoted && self.has_room()
+        // One that is slow is given the next from memory once it has all before it; what it misses meanwhile is read.
+        let is_waited_for = self.demoted && !self.in_flight.is_empty();
+        self.state == State::Streaming && self.next == log_end && !self.reading && !is_waited_for && self.has_room()
     }
 
     /// Whether the follower was not sent everything yet, although it is known where it is.

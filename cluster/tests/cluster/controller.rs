@@ -134,8 +134,14 @@ impl World {
     }
 
     pub fn ready_for(&mut self, partition: TopicPartition, epoch: LeaderEpoch, to: NodeId) {
+        let leader = self.state.partition(partition).and_then(|decided| decided.leader);
+        let from = leader.map_or(NodeId(0), |leader| leader.node);
+        self.ready_from(from, partition, epoch, to);
+    }
+
+    pub fn ready_from(&mut self, from: NodeId, partition: TopicPartition, epoch: LeaderEpoch, to: NodeId) {
         self.act(|controller, state, now_ms, actions| {
-            controller.on_move_ready(state, (partition, epoch, to), now_ms, actions);
+            controller.on_move_ready(state, from, (partition, epoch, to), now_ms, actions);
         });
     }
 

@@ -203,6 +203,8 @@ fn a_draining_node_hands_over_what_it_leads_once_the_target_holds_everything() {
     world.move_ready(1, 3);
     world.move_ready(7, 2);
     assert!(world.proposed.is_empty(), "another target or epoch was not asked for");
+    world.ready_from(NodeId(3), PARTITION, LeaderEpoch(1), NodeId(2));
+    assert!(world.proposed.is_empty(), "it does not lead");
     world.move_ready(1, 2);
     world.commit_proposed();
     (1..=3).for_each(|node| world.clean(node, 2, 1, 500));

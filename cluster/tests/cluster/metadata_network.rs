@@ -266,7 +266,7 @@ impl Network {
                     core.on_leading(partition, epoch);
                     Ok(())
                 }
-                Mail::MoveReady(partition, epoch, to) => core.on_move_ready(partition, epoch, to, effects),
+                Mail::MoveReady(partition, epoch, to) => core.on_move_ready(from.node, partition, epoch, to, effects),
                 Mail::Register(_) | Mail::Ask(_) | Mail::Move(..) => Ok(()),
             };
             assert!(!result.is_err_and(|error| error.is_fatal()));

@@ -368,14 +368,19 @@ fn an_idle_follower_is_measured_on_request() {
 fn a_demoted_follower_is_sent_what_was_appended_meanwhile_in_one_piece() {
     let mut run = Run::live();
     run.flow.set_demoted(true);
+    assert!(run.flow.is_live(1000), "it has everything");
+    run.log.log_end = 1050;
+    run.sent(1000, 1050);
     for log_end in [1100, 1200, 1300] {
         assert!(!run.flow.is_live(run.log.log_end), "nothing is pushed");
         run.log.log_end = log_end;
     }
-    assert_eq!(run.next(), FlowStep::Send { from: 1000, max_bytes: 1000 });
-    run.sent(1000, 1300);
-    run.ack(1300);
+    assert_eq!(run.next(), FlowStep::Send { from: 1050, max_bytes: 950 });
+    run.sent(1050, 1300);
     assert!(!run.flow.is_live(1300));
     run.flow.set_demoted(false);
     assert!(run.flow.is_live(1300));
+    run.flow.set_demoted(true);
+    run.ack(1300);
+    assert!(run.flow.is_live(1300), "it has everything again");
 }

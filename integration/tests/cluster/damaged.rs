@@ -75,7 +75,7 @@ fn a_log_that_is_found_damaged_at_a_start_refills_from_its_leader() {
     }
     flip_bit(&segments[segments.len() - 1], 5_000);
     cluster.nodes[damaged].start_again();
-    cluster.nodes[damaged].await_log(&["ERROR", "a damaged replica begins anew"]);
+    cluster.nodes[damaged].await_log(&["ERROR", "a damaged replica takes part in nothing"]);
     expect_all_well(&cluster, load);
     let stopped = http::metric(&cluster.nodes[damaged].admin(), "lance_partitions_stopped", &[]);
     assert_eq!(stopped, Some(0.0), "it takes part again");
@@ -93,7 +93,7 @@ fn a_log_whose_segments_are_gone_refills_from_its_leader() {
         }
     }
     cluster.nodes[damaged].start_again();
-    cluster.nodes[damaged].await_log(&["ERROR", "a damaged replica begins anew"]);
+    cluster.nodes[damaged].await_log(&["ERROR", "a damaged replica takes part in nothing"]);
     expect_all_well(&cluster, load);
 }
 
@@ -120,7 +120,7 @@ fn what_a_survivor_had_is_served_again_once_the_loss_of_the_others_is_accepted()
     cluster.spawn_all();
     cluster.nodes.iter_mut().for_each(Server::await_serving);
     let lost = cluster.nodes[1..].iter();
-    lost.for_each(|lost| drop(lost.await_log(&["ERROR", "a damaged replica begins anew"])));
+    lost.for_each(|lost| drop(lost.await_log(&["ERROR", "a damaged replica takes part in nothing"])));
     eventually("the partition is offline", || {
         let offline = http::metric(&cluster.nodes[0].admin(), "lance_partitions_offline", &[]);
         offline.filter(|offline| *offline == 1.0)

@@ -3,6 +3,7 @@
 
 use super::wiped::admissions;
 use super::{expect_all_well, load};
+use lance_integration::harness::cluster::{Cluster, state_of};
 use lance_integration::harness::segments::flip_bit;
 use lance_integration::harness::{Load, ServerSpec, ThreeNodes, eventually, http};
 use std::path::Path;
@@ -123,6 +124,24 @@ fn a_damaged_raft_log_of_a_member_begins_a_new_life() {
     flip_bit(&data_dir.join("meta").join("hard_state"), 26);
     start_until_renewed(&mut cluster, node, &old);
     expect_refilled(cluster, load, node, other);
+}
+
+#[test]
+fn a_damaged_raft_log_of_one_of_two_voters_stays_where_it_is() {
+    let mut cluster = Cluster::start_with(2, |spec| spec.set("supervision.max_restarts=1"));
+    let node = cluster.node(2);
+    let hard_state = node.data_dir().join("meta").join("hard_state");
+    node.kill();
+    let newest = std::fs::read(&hard_state).unwrap();
+    flip_bit(&hard_state, 26);
+    node.spawn();
+    assert_eq!(node.wait_for_end().code(), Some(70));
+    node.await_log(&["ERROR", "hard_state: damaged", "one of two voters"]);
+    assert_eq!(std::fs::read(&hard_state).unwrap().len(), newest.len(), "nothing was put aside");
+    std::fs::write(&hard_state, newest).unwrap();
+    node.start_again();
+    cluster
+        .await_status("both are there", |status| state_of(status, 1) == "serving" && state_of(status, 2) == "serving");
 }
 
 #[test]

@@ -66,6 +66,8 @@ pub struct Segment {
     index: OnceLock<Arc<Index>>,
     verified: AtomicBool,
     checked_through: AtomicU64,
+    /// Log position of the lowest damage that was noted; the greatest number while there is none.
+    damaged_from: AtomicU64,
 }
 
 impl Segment {
@@ -80,6 +82,7 @@ impl Segment {
             index: OnceLock::new(),
             verified: AtomicBool::new(false),
             checked_through: AtomicU64::new(base.position),
+            damaged_from: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -134,6 +137,16 @@ impl Segment {
     /// The log position up to which readers, taken together, have found every checksum right since the process started.
     pub fn checked_through(&self) -> u64 {
         self.checked_through.load(Ordering::Acquire)
+    }
+
+    /// Notes that it is damaged from a log position on; whether that was not known before.
+    pub fn note_damage(&self, good_end: u64) -> bool {
+        self.damaged_from.fetch_min(good_end, Ordering::AcqRel) > good_end
+    }
+
+    /// Whoever was to be told of its damage was not: the next who finds it is to try again.
+    pub fn forget_damage(&self) {
+        self.damaged_from.store(u64::MAX, Ordering::Release);
     }
 
     /// Remembers that every checksum in `start..end` was found right; parts that leave a gap are not remembered.

@@ -124,8 +124,12 @@ impl IngestionCore {
         let Some(partition) = self.partition_mut(id) else {
             return false;
         };
+        // What could not be synced is known to this process alone: the next one finds the damage again.
+        if partition.log.as_ref().is_some_and(|log| log.latched().is_some()) {
+            return false;
+        }
         step_down(partition, effects);
-        partition.follower = None;
+        (partition.follower, partition.next_role) = (None, None);
         // The log that comes back knows of less that is committed than readers were told.
         super::refusals::refuse_waiters(&mut partition.waiters, ErrorCode::NotLeader, effects);
         if partition.log.is_none() && !partition.cutting {
@@ -146,7 +150,7 @@ impl IngestionCore {
         partition.cutting = false;
         match result {
             Ok(log) => {
-                partition.log = Some(log);
+                (partition.log, partition.is_lost) = (Some(log), false);
                 partition.traced.clear();
                 if partition.refilling.is_some() {
                     return begin_refill(partition, effects);
@@ -287,10 +291,12 @@ pub(super) fn begin_refill(partition: &mut Partition, effects: &mut Effects) {
         return;
     }
     let (Some(log), Some(good_end)) = (partition.log.take(), partition.refilling.take()) else { return };
-    // A log that was cut, or begun anew, since the damage was found may lie elsewhere.
+    // A log that was cut, or begun anew, since the damage was found may lie elsewhere; one that retention took the damage
+    // from is whole.
     let position = match log.offline() {
+        None if good_end < log.log_start().position => log.durable_end(),
+        None => good_end.min(log.durable_end()),
         Some(_) => good_end,
-        None => good_end.min(log.durable_end()).max(log.log_start().position),
     };
     (partition.queued, partition.cutting) = (false, true);
     let to = TruncateTo::Position(position);
@@ -305,7 +311,7 @@ pub(super) fn answer_promise(partition: &mut Partition, terms: Terms, effects: &
         return;
     };
     let Some(epoch) = follower.promising else { return };
-    let answer = if stopped {
+    let answer = if stopped || partition.is_lost {
         Fenced::Unclean
     } else {
         let Some(log) = partition.log.as_ref() else { return };

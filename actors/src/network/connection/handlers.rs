@@ -29,11 +29,12 @@ impl Handler<ShardRestarted> for ConnectionActor {
 }
 
 impl ConnectionActor {
-    fn report_damage(&self, failure: &ReadFailure) {
-        if let Some(found) = failure.damage() {
-            self.setup.metrics.damaged_batches.add(1);
-            damage::report(&self.setup.shards, found);
-        }
+    /// Reports what is damage; whether the failure is worth a line in the log, as damage is once.
+    fn report_damage(&self, failure: &ReadFailure) -> bool {
+        let Some(found) = failure.damage() else { return true };
+        let is_news = damage::report(&self.setup.shards, found);
+        self.setup.metrics.damaged_batches.add(u64::from(is_news));
+        is_news
     }
 }
 
@@ -41,9 +42,10 @@ impl Handler<PlanDone> for ConnectionActor {
     type Result = ();
 
     fn handle(&mut self, message: PlanDone, ctx: &mut Self::Context) {
-        if let Err(error) = &message.plan {
+        if let Err(error) = &message.plan
+            && self.report_damage(error)
+        {
             tracing::error!(connection = self.id.0, %error, "a read failed");
-            self.report_damage(error);
         }
         self.with_core(ctx, |core, view, now, effects| {
             core.on_plan(message.request, message.part, message.plan, (view, now), effects);

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use lance_actors::ingestion::replica_handlers::MoveLeadership;
 use lance_actors::network::session::answers::CallFailure;
 use lance_cluster::control::{ControlMessage, ProposeOutcome};
-use lance_cluster::metadata::{MetadataAnswer, MetadataCommand, ProposalFailure, ProposeFailure};
+use lance_cluster::metadata::{LEASE, MetadataAnswer, MetadataCommand, ProposalFailure, ProposeFailure};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::NodeId;
 use lance_messages::peer::PeerIdentity;
@@ -19,7 +19,6 @@ use std::time::Duration;
 
 const CALL_TIMEOUT_MS: u64 = 5000;
 const REGISTER_INTERVAL_MS: u64 = 300;
-const LEASE: Duration = Duration::from_secs(1);
 /// The request number of registrations.
 const REGISTRATION: u64 = 0;
 
@@ -240,7 +239,8 @@ impl Metadata {
             // Its disks are never put back to an earlier time, and it has no operators.
             ControlMessage::StartAsked(_) | ControlMessage::StartAnswered { .. } | ControlMessage::LiftBackOff(_) => {}
             ControlMessage::MoveReady { partition, epoch, to } => {
-                return self.with_core(ctx, |core, effects| core.on_move_ready(partition, epoch, to, effects));
+                return self
+                    .with_core(ctx, |core, effects| core.on_move_ready(from.node, partition, epoch, to, effects));
             }
         }
         Ok(())

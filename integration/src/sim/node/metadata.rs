@@ -209,7 +209,9 @@ impl Metadata {
                 running.core.on_promises(self.identity.node, &answers, &mut effects)
             }
             Mail::EpochsRequested(requests) => running.core.on_epoch_requested(&requests, &mut effects),
-            Mail::MoveReady { partition, epoch, to } => running.core.on_move_ready(partition, epoch, to, &mut effects),
+            Mail::MoveReady { partition, epoch, to } => {
+                running.core.on_move_ready(self.identity.node, partition, epoch, to, &mut effects)
+            }
             Mail::Led(partition, epoch) => {
                 running.core.on_leading(partition, epoch);
                 Ok(())
