@@ -343,6 +343,8 @@ impl Controller {
                     *since_ms = now_ms;
                     batch.choose.push(*choice);
                 }
+                // Nobody could be elected in its place, as after a recovery: it goes on until another copy counts.
+                Some(Stage::AwaitingLeader { since_ms, .. }) if !state.may_elect(decided) => *since_ms = now_ms,
                 _ => self.open(partition, decided, now_ms, batch),
             }
         }

@@ -204,6 +204,11 @@ impl MetadataState {
         self.nodes.get(&replica.node).is_some_and(|node| node.incarnation == replica.admitted.node)
     }
 
+    /// Whether as many replicas count as an election needs answers.
+    pub(super) fn may_elect(&self, partition: &PartitionState) -> bool {
+        partition.replicas.iter().filter(|replica| self.counts(replica)).count() >= partition.election_size()
+    }
+
     fn set_in_quorum(&mut self, partition: TopicPartition, in_quorum: Vec<NodeId>, events: &mut Vec<MetadataEvent>) {
         self.change_partition(partition, |state| {
             state.in_quorum_version = state.in_quorum_version.saturating_add(1);

@@ -2,7 +2,8 @@
 
 use crate::support::{create, register};
 use lance_cluster::metadata::{
-    Controller, ControllerAction, MetadataCommand, MetadataState, PromiseAnswer, PromiseOutcome, ReplicaIncarnation,
+    Controller, ControllerAction, MetadataCommand, MetadataState, PartitionRecovery, PromiseAnswer, PromiseOutcome,
+    ReplicaIncarnation,
 };
 use lance_messages::id::{LeaderEpoch, NodeId, TopicId, TopicPartition};
 use lance_messages::peer::PeerIdentity;
@@ -294,6 +295,32 @@ fn a_chosen_leader_that_does_not_report_leading_is_passed_over() {
     assert!(!world.controller.is_settled(), "a report of an older epoch is none");
     world.controller.on_leading(PARTITION, LeaderEpoch(2));
     assert!(world.controller.is_settled());
+}
+
+#[test]
+fn a_leader_whose_copy_is_the_only_one_that_counts_is_not_passed_over() {
+    let mut world = World::new(3, 3);
+    world.commit_proposed();
+    world.apply(&MetadataCommand::RecoverPartition(PartitionRecovery {
+        partition: PARTITION,
+        epoch: LeaderEpoch(1),
+        node: NodeId(2),
+        incarnation: ReplicaIncarnation { node: 102, copy_version: 0, damage_count: 0 },
+        accept_data_loss: true,
+        requested_by: "operator".into(),
+        recovered_at_secs: 1,
+        lost_from: 0,
+        lost_to: 0,
+    }));
+    (0..10).for_each(|_| world.pass_ms(900));
+    assert!(world.proposed.is_empty(), "a refill of others may take hours");
+    assert_eq!(world.leader(), Some((2, 1)));
+    let admitted = ReplicaIncarnation { node: 101, copy_version: 0, damage_count: 0 };
+    let version = world.state.partition(PARTITION).unwrap().in_quorum_version;
+    let partitions = vec![(PARTITION, admitted, LeaderEpoch(1), version)];
+    world.apply(&MetadataCommand::Admit { node: NodeId(1), partitions });
+    (0..2).for_each(|_| world.pass_ms(900));
+    assert!(!world.proposed.is_empty(), "it should lead by now");
 }
 
 #[test]
