@@ -93,10 +93,11 @@ pub fn is_admitted(
 ) {
     // By who sees it first: later the copy may have been given up.
     let index = node.0 - 1;
-    if !oracle.committed.admitted.insert((partition, node, incarnation)) || !oracle.replicas.was_wiped(index) {
+    if !oracle.committed.admitted.insert((partition, node, incarnation)) {
         return;
     }
-    let needed = oracle.replicas.held_by_wiped(partition).min(oracle.committed.end(partition));
+    let Some(lost) = oracle.losses.held_before(partition, index, incarnation) else { return };
+    let needed = lost.min(oracle.committed.end(partition));
     let (_, end) = held(oracle, dir, index, partition);
     if end < needed {
         oracle.violated(format!(
@@ -111,13 +112,13 @@ pub fn is_exchanged(oracle: &mut Oracle, dir: &Path, (partition, version): (Topi
         return;
     }
     let end = oracle.committed.end(partition);
-    let holds = |node: &&NodeId| held(oracle, dir, node.0 - 1, partition).1 >= end;
-    let holders = replicas.iter().filter(holds).count();
-    let lost = replicas.iter().any(|node| oracle.replicas.was_wiped(node.0 - 1));
-    let lost = usize::from(lost && end <= oracle.replicas.held_by_wiped(partition));
-    if holders + lost < quorum_size(replicas.len()) {
+    let nodes: Vec<u16> = replicas.iter().map(|node| node.0 - 1).collect();
+    let holders: Vec<u16> = nodes.iter().copied().filter(|node| held(oracle, dir, *node, partition).1 >= end).collect();
+    // What one of them has just lost counted until its loss was known.
+    let lost = oracle.losses.held_by(partition, end).filter(|lost| nodes.contains(lost) && !holders.contains(lost));
+    if holders.len() + usize::from(lost.is_some()) < quorum_size(nodes.len()) {
         oracle.violated(format!(
-            "{partition}: {replicas:?} hold it from now on, and {holders} of them what is committed up to {end}"
+            "{partition}: {replicas:?} hold it from now on, and {holders:?} of them what is committed up to {end}"
         ));
     }
 }
