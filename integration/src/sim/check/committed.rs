@@ -99,7 +99,8 @@ pub fn is_admitted(
     let Some(lost) = oracle.losses.held_before(partition, index, incarnation) else { return };
     let needed = lost.min(oracle.committed.end(partition));
     let (_, end) = held(oracle, dir, index, partition);
-    if end < needed {
+    // Who begins anew where everything below is gone has nothing to show at first, and lacks nothing.
+    if end < needed && oracle.removals.removed_below(partition) < needed {
         oracle.violated(format!(
             "{partition}: node {index} counts again with what is committed up to {end}, and lost it up to {needed}"
         ));
