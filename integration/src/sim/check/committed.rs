@@ -52,9 +52,14 @@ fn held(oracle: &mut Oracle, dir: &Path, node: u16, partition: TopicPartition) -
 }
 
 /// A leader was chosen.
-pub fn is_chosen(oracle: &mut Oracle, dir: &Path, role: (TopicPartition, LeaderEpoch), node: u16) {
-    // By who sees it first: later its disk may be lost.
-    if oracle.committed.chosen.insert(role) {
+pub fn is_chosen(
+    oracle: &mut Oracle,
+    dir: &Path,
+    role: (TopicPartition, LeaderEpoch),
+    (node, life): (u16, ReplicaIncarnation),
+) {
+    // By who sees it first: later its disk may be lost. One that lost it since it answered is not to lead.
+    if oracle.committed.chosen.insert(role) && !oracle.losses.is_past(role.0, node, life) {
         is_led(oracle, dir, role, node);
     }
 }
@@ -93,6 +98,7 @@ pub fn is_admitted(
 ) {
     // By who sees it first: later the copy may have been given up.
     let index = node.0 - 1;
+    oracle.losses.admitted(partition, index, incarnation);
     if !oracle.committed.admitted.insert((partition, node, incarnation)) {
         return;
     }

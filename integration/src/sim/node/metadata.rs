@@ -528,8 +528,9 @@ impl Metadata {
 /// Judges changes of who counts by what is committed.
 fn committed_holds(event: &MetadataEvent, ctx: &mut Context<'_>) {
     match event {
-        MetadataEvent::LeaderChosen { partition, epoch, leader, .. } => {
-            committed::is_chosen(ctx.oracle, &Node::logs_dir(), (*partition, *epoch), leader.0 - 1);
+        MetadataEvent::LeaderChosen { partition, epoch, leader, incarnation, .. } => {
+            let leader = (leader.0 - 1, *incarnation);
+            committed::is_chosen(ctx.oracle, &Node::logs_dir(), (*partition, *epoch), leader);
         }
         MetadataEvent::ReplicaAdmitted { partition, node, incarnation } => {
             committed::is_admitted(ctx.oracle, &Node::logs_dir(), *partition, (*node, *incarnation));
