@@ -32,21 +32,22 @@ pub(super) fn note(oracle: &mut Oracle, partition: TopicPartition, found: &[Foun
     known.extend(found[from..].iter().take_while(|batch| batch.offset + batch.bytes <= end));
 }
 
-/// How much of what is committed a log holds: behind its last such batch, as a log position and as an offset.
-fn held_end(committed: &[FoundBatch], found: &[FoundBatch]) -> (u64, u64) {
+/// How much of what is committed a log holds that begins somewhere: behind its last such batch, as a log position and as an
+/// offset.
+fn held_end(committed: &[FoundBatch], begin: (u64, u64), found: &[FoundBatch]) -> (u64, u64) {
     let same = |(ours, theirs): &(&FoundBatch, &FoundBatch)| {
         (ours.offset, ours.crc, ours.end_position) == (theirs.offset, theirs.crc, theirs.end_position)
     };
-    let begin = found.first().map_or(u64::MAX, |first| first.offset);
-    let from = committed.partition_point(|batch| batch.offset < begin);
+    let first = found.first().map_or(u64::MAX, |first| first.offset);
+    let from = committed.partition_point(|batch| batch.offset < first);
     let last = committed[from..].iter().zip(found).take_while(same).last();
-    last.map_or((0, 0), |(batch, _)| (batch.end_position, batch.offset + batch.bytes))
+    last.map_or(begin, |(batch, _)| (batch.end_position, batch.offset + batch.bytes))
 }
 
 fn held(oracle: &mut Oracle, dir: &Path, node: u16, partition: TopicPartition) -> (u64, u64) {
     let Ok(cursor) = follow(oracle, dir, (node, partition), None) else { return (0, 0) };
     let committed = oracle.committed.batches.get(&partition).map_or(&[][..], Vec::as_slice);
-    let end = held_end(committed, &cursor.found);
+    let end = held_end(committed, cursor.begin, &cursor.found);
     put_back(oracle, node, partition, cursor);
     end
 }
@@ -105,8 +106,7 @@ pub fn is_admitted(
     let Some(lost) = oracle.losses.held_before(partition, index, incarnation) else { return };
     let needed = lost.min(oracle.committed.end(partition));
     let (_, end) = held(oracle, dir, index, partition);
-    // Who begins anew where everything below is gone has nothing to show at first, and lacks nothing.
-    if end < needed && oracle.removals.removed_below(partition) < needed {
+    if end < needed {
         oracle.violated(format!(
             "{partition}: node {index} counts again with what is committed up to {end}, and lost it up to {needed}"
         ));

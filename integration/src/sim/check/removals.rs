@@ -34,8 +34,13 @@ impl Removals {
     /// A cursor where the durable log on a disk begins.
     pub fn beginning(&self, memory: &MemoryDisk, dir: &Path, partition: TopicPartition) -> DurableCursor {
         let holds = |base_position| memory.read_durable(&segment_path(dir, partition, base_position), &mut [0], 0) > 0;
-        let starts = self.partitions.get(&partition).map(|removed| &removed.starts);
-        let start = starts.filter(|_| !holds(0)).and_then(|starts| starts.values().find(|at| holds(at.base_position)));
+        // One that was begun anew where its leader's begins is empty at first.
+        let is_begun = |base_position| memory.read_file(&segment_path(dir, partition, base_position)).is_some();
+        let starts = self.partitions.get(&partition).map(|removed| &removed.starts).filter(|_| !holds(0));
+        let start = starts.and_then(|starts| {
+            let held = starts.values().find(|at| holds(at.base_position));
+            held.or_else(|| starts.values().find(|at| is_begun(at.base_position)))
+        });
         start.map_or_else(DurableCursor::default, |start| DurableCursor::beginning_at(*start))
     }
 
