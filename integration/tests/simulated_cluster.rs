@@ -350,6 +350,12 @@ fn a_refilled_replica_is_seen_to_count_too_early() {
 }
 
 #[test]
+fn a_rotten_replica_is_seen_to_count_too_early() {
+    let faults = [ClusterTrouble::BitRot, ClusterTrouble::BitRot, ClusterTrouble::BitRot, Kill, PowerCut];
+    seen(Sabotage::AdmitAtHighWatermark, &faults, &["committed: admission"], 50);
+}
+
+#[test]
 fn a_replica_set_changed_in_one_step_is_seen() {
     seen(Sabotage::ReplaceInOneStep, &[Recopy, Recopy, Pause, Isolate], &["committed: exchange"], 100);
 }
