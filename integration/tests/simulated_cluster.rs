@@ -23,15 +23,42 @@ fn asked_seeds() -> u64 {
     std::env::var("LANCE_SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(SEEDS)
 }
 
+/// The command that runs a seed again.
+fn how_to_run(seed: u64, options: &ClusterOptions) -> String {
+    let faults = options.faults.as_ref().map(|kinds| {
+        let names: Vec<String> = kinds.iter().map(|kind| format!("{kind:?}")).collect();
+        format!("LANCE_SIM_FAULTS='{}' ", names.join(","))
+    });
+    format!(
+        "LANCE_SIM_SEED={seed} LANCE_SIM_NODES={} {}{}cargo test -p lance-integration --test simulated_cluster one_seed \
+         -- --nocapture",
+        options.nodes,
+        faults.unwrap_or_default(),
+        if options.removals_with_losses { "LANCE_SIM_REMOVALS=1 " } else { "" },
+    )
+}
+
+/// The one of this name; fails with all there are when there is none.
+fn named<T: std::fmt::Debug>(name: &str, all: impl IntoIterator<Item = T>) -> T {
+    let mut others = Vec::new();
+    for one in all {
+        if format!("{one:?}") == name {
+            return one;
+        }
+        others.push(one);
+    }
+    panic!("there is no {name:?}: there are {others:?}");
+}
+
+/// Faults by name; none of an empty text.
+fn faults_named(names: &str) -> Vec<ClusterTrouble> {
+    let names = names.split(',').filter(|name| !name.is_empty());
+    names.map(|name| named(name, ClusterTrouble::all())).collect()
+}
+
 /// Runs a seed; a failure says how to see it again.
 fn must_hold(seed: u64, options: &ClusterOptions) -> ClusterOutcome {
-    let kinds: Vec<String> = options.faults.iter().flatten().map(|kind| format!("{kind:?}")).collect();
-    let again = format!(
-        "LANCE_SIM_SEED={seed} LANCE_SIM_NODES={} LANCE_SIM_FAULTS={} cargo test -p lance-integration --test \
-         simulated_cluster one_seed -- --nocapture",
-        options.nodes,
-        kinds.join(",")
-    );
+    let again = how_to_run(seed, options);
     match catch_unwind(AssertUnwindSafe(|| run(seed, options))) {
         Ok(outcome) => {
             if let Some(violation) = &outcome.violation {
@@ -124,7 +151,8 @@ fn copies_come_and_go() -> ClusterOptions {
 fn a_wiped_node_refills_and_copies_come_and_go_while_nodes_die() {
     let outcomes = must_hold_all(seeds(asked_seeds() / 10), &copies_come_and_go());
     let sum = |figure: fn(&ClusterOutcome) -> u64| outcomes.iter().map(figure).sum::<u64>();
-    assert!(sum(|outcome| outcome.exchanges) > 0 && sum(|outcome| outcome.admissions) > 0);
+    let changed = sum(|outcome| outcome.exchanges) > 0 && sum(|outcome| outcome.admissions) > 0;
+    assert!(asked_seeds() < SEEDS || changed, "some replica sets change, some replicas count again");
 }
 
 /// In these an eviction came between the proposal of a replica set and its commit, and left it without a quorum.
@@ -148,9 +176,10 @@ fn bits_rot() -> ClusterOptions {
 
 #[test]
 fn rotten_replicas_are_found_and_refilled_while_nodes_die() {
-    let outcomes = must_hold_all(0..asked_seeds() / 3, &bits_rot());
+    let outcomes = must_hold_all(seeds(asked_seeds() / 3), &bits_rot());
     let sum = |figure: fn(&ClusterOutcome) -> u64| outcomes.iter().map(figure).sum::<u64>();
-    assert!(sum(|outcome| outcome.flips) > 0 && sum(|outcome| outcome.repairs) > 0);
+    let repaired = sum(|outcome| outcome.flips) > 0 && sum(|outcome| outcome.repairs) > 0;
+    assert!(asked_seeds() < SEEDS || repaired, "some bits flip, and replicas with flipped bits count again");
 }
 
 #[test]
@@ -172,7 +201,8 @@ fn five_nodes_keep_what_they_acked() {
 /// For looking closer: `LANCE_SIM_SEED=7` shows how that seed ends (all of it with `LANCE_SIM_VERBOSE=1`),
 /// `LANCE_SIM_SEED=0..50` what is wrong with each; `LANCE_SIM_NODES=5` with that many nodes, and
 /// `LANCE_SIM_COPIES=1` with replica sets that change, `LANCE_SIM_ROT=1` with bits that flip; `LANCE_SIM_FAULTS=Kill,Wipe` with
-/// these faults only, and `LANCE_SIM_BROKEN=AckBeforeSync` with nodes that are broken on purpose.
+/// these faults only, `LANCE_SIM_REMOVALS=1` with old segments removed also where replicas are lost, and
+/// `LANCE_SIM_BROKEN=AckBeforeSync` with nodes that are broken on purpose.
 #[test]
 fn one_seed() {
     let Ok(asked) = std::env::var("LANCE_SIM_SEED") else { return };
@@ -184,14 +214,11 @@ fn one_seed() {
         () if asked_mix("LANCE_SIM_ROT") => bits_rot(),
         () => ClusterOptions::default(),
     };
-    let asked_for = |variable: &str| std::env::var(variable).unwrap_or_default();
-    let broken = asked_for("LANCE_SIM_BROKEN");
-    let sabotage = Sabotage::AMONG_NODES.into_iter().find(|one| format!("{one:?}") == broken).unwrap_or_default();
-    let names = asked_for("LANCE_SIM_FAULTS");
-    let kind_of = |name: &str| ClusterTrouble::all().into_iter().find(|kind| format!("{kind:?}") == name);
-    let kinds: Vec<ClusterTrouble> = names.split(',').filter_map(kind_of).collect();
-    let faults = if kinds.is_empty() { mix.faults } else { Some(kinds) };
-    let options = ClusterOptions { nodes, verbose, sabotage, faults, ..mix };
+    let broken = std::env::var("LANCE_SIM_BROKEN").ok();
+    let sabotage = broken.map_or(Sabotage::None, |broken| named(&broken, Sabotage::AMONG_NODES));
+    let faults = std::env::var("LANCE_SIM_FAULTS").ok().map(|names| faults_named(&names)).or(mix.faults);
+    let removals_with_losses = asked_mix("LANCE_SIM_REMOVALS");
+    let options = ClusterOptions { nodes, verbose, sabotage, faults, removals_with_losses };
     let (first, end) = match asked.split_once("..") {
         Some((first, end)) => (first.parse().unwrap(), end.parse().unwrap()),
         None => (asked.parse().unwrap(), asked.parse::<u64>().unwrap() + 1),
@@ -215,6 +242,23 @@ fn one_seed() {
 }
 
 #[test]
+fn a_failed_seed_is_run_again_with_the_same_faults() {
+    let command = |faults| how_to_run(7, &ClusterOptions { faults, ..ClusterOptions::default() });
+    assert!(!command(None).contains("LANCE_SIM_FAULTS"), "the seed picks them");
+    assert!(command(Some(Vec::new())).contains(" LANCE_SIM_FAULTS='' "));
+    assert_eq!(faults_named(""), []);
+    let twice = [Wipe, Wipe].into_iter().chain(ClusterTrouble::all()).collect::<Vec<_>>();
+    let command = command(Some(twice.clone()));
+    assert_eq!(faults_named(command.split('\'').nth(1).unwrap()), twice);
+}
+
+#[test]
+#[should_panic(expected = "there is no \"Wipes\": there are [PowerCut, ")]
+fn a_fault_that_does_not_exist_is_no_fault_that_never_strikes() {
+    faults_named("Kill,Wipes");
+}
+
+#[test]
 fn the_same_seed_runs_the_same_twice() {
     let options = ClusterOptions::default();
     for seed in 1000..1003 {
@@ -224,7 +268,7 @@ fn the_same_seed_runs_the_same_twice() {
 }
 
 /// What sees that something is wrong, by what it says.
-const CHECKERS: [(&str, &str); 18] = [
+const CHECKERS: [(&str, &str); 20] = [
     ("is rotten", "losses"),
     ("acked what is not durable", "durable"),
     ("not durable on a quorum", "quorum"),
@@ -236,6 +280,8 @@ const CHECKERS: [(&str, &str); 18] = [
     ("counts again with", "committed: admission"),
     ("hold it from now on", "committed: exchange"),
     ("in the quorum, which takes", "decided: in-quorum set"),
+    ("in the quorum, version", "decided: version"),
+    ("removes what lies below", "removals"),
     ("nothing was cut", "alarm of the node"),
     ("was another one before", "reads"),
     ("was acked at", "reads"),
@@ -301,6 +347,12 @@ fn an_eviction_below_the_quorum_is_seen() {
 #[test]
 fn a_refilled_replica_is_seen_to_count_too_early() {
     seen(Sabotage::AdmitAtHighWatermark, &[Wipe, Wipe, Kill, PowerCut], &["committed: admission"], 100);
+}
+
+#[test]
+fn a_rotten_replica_is_seen_to_count_too_early() {
+    let faults = [ClusterTrouble::BitRot, ClusterTrouble::BitRot, ClusterTrouble::BitRot, Kill, PowerCut];
+    seen(Sabotage::AdmitAtHighWatermark, &faults, &["committed: admission"], 50);
 }
 
 #[test]

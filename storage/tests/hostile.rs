@@ -2,75 +2,18 @@
 //! there.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
-use lance_messages::batch::BATCH_HEADER_BYTES;
-use lance_messages::id::{TopicId, TopicPartition};
+mod sealed;
+
 use lance_messages::sort_key::SortKey;
 use lance_storage::checkpoint::{Checkpoint, FlushedMarks};
-use lance_storage::disk::memory::{MemoryConfig, MemoryDisk};
-use lance_storage::disk::{Disk, OpenMode};
-use lance_storage::index::{INDEX_PAGE_BYTES, Index};
-use lance_storage::log::{Log, LogOptions, OpenContext};
+use lance_storage::index::Index;
+use lance_storage::log::{Log, OpenContext};
 use lance_storage::segment::{Mark, Segment, file_name};
-use lance_storage::sync_log::{SyncLog, SyncLogOptions};
+use lance_storage::sync_log::SyncLog;
 use proptest::prelude::*;
+use sealed::{FOLDER, PARTITION};
+use sealed::{disk_with, framed, index_page, log_options, log_state, sync_log_options, with_sealed_header};
 use std::path::Path;
-use std::sync::Arc;
-
-const PARTITION: TopicPartition = TopicPartition::new(TopicId(1), 0);
-const SEGMENT_BYTES: u64 = 1 << 20;
-const FOLDER: &str = "/data/1-0";
-
-/// A disk with these files in [`FOLDER`].
-fn disk_with(files: &[(&str, &[u8])]) -> Arc<dyn Disk> {
-    let config = MemoryConfig { capacity_bytes: Some(64 << 20), ..MemoryConfig::default() };
-    let disk = MemoryDisk::new(config).as_disk();
-    disk.create_dir_all(Path::new(FOLDER)).unwrap();
-    for (name, bytes) in files {
-        disk.open(&Path::new(FOLDER).join(name), OpenMode::Create).unwrap().write_all_at(bytes, 0).unwrap();
-    }
-    disk
-}
-
-/// A frame of a small file around `body`, both checksums right.
-fn framed(magic: &[u8; 4], body: &[u8]) -> Vec<u8> {
-    let mut bytes = [&magic[..], &[1, 1, 0, 0]].concat();
-    bytes.extend_from_slice(&(body.len() as u64).to_le_bytes());
-    bytes.extend_from_slice(&crc32fast::hash(body).to_le_bytes());
-    bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
-    bytes.extend_from_slice(body);
-    bytes
-}
-
-/// A checksum that is seeded with the partition.
-fn seeded(parts: &[&[u8]]) -> [u8; 4] {
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(&PARTITION.topic.0.to_le_bytes());
-    crc.update(&PARTITION.partition.to_le_bytes());
-    parts.iter().for_each(|part| crc.update(part));
-    crc.finalize().to_le_bytes()
-}
-
-/// The state of a log around `body`, its length and checksum right.
-fn log_state(body: &[u8]) -> Vec<u8> {
-    let length = ((16 + body.len()) as u32).to_le_bytes();
-    [&b"LNPS\x01\0\0\0"[..], &seeded(&[&length, body]), &length, body].concat()
-}
-
-/// The bytes, the header of a first batch with its checksum.
-fn with_sealed_header(mut bytes: Vec<u8>) -> Vec<u8> {
-    if bytes.len() >= BATCH_HEADER_BYTES {
-        let crc = seeded(&[&bytes[..8], &bytes[12..BATCH_HEADER_BYTES]]);
-        bytes[8..12].copy_from_slice(&crc);
-    }
-    bytes
-}
-
-/// A page of an index with these entries, padded, its checksum right; as many as `count` says.
-fn index_page(count: u16, entries: &[u8]) -> Vec<u8> {
-    let mut page = [&[1, 0][..], &count.to_le_bytes(), &[0; 8], entries].concat();
-    page.resize(INDEX_PAGE_BYTES - 4, 0);
-    [&seeded(&[&page])[..], &page].concat()
-}
 
 /// A state's body: places, then counts that may be true, then whatever.
 fn state_body() -> impl Strategy<Value = Vec<u8>> {
@@ -113,16 +56,9 @@ proptest! {
         body in state_body(),
         segment in prop::collection::vec(any::<u8>(), 0..300),
     ) {
-        let segment = with_sealed_header(segment);
+        let segment = with_sealed_header(&segment);
         let disk = disk_with(&[(&file_name(0), &segment), ("producers", &log_state(&body))]);
-        let options = LogOptions {
-            dir: FOLDER.into(),
-            partition: PARTITION,
-            segment_bytes: SEGMENT_BYTES,
-            index_interval_bytes: 4096,
-            zero_ahead_bytes: 0,
-        };
-        if let Ok((log, _)) = Log::open(&disk, options, OpenContext::default()) {
+        if let Ok((log, _)) = Log::open(&disk, log_options(), OpenContext::default()) {
             prop_assert!(log.log_end() <= segment.len() as u64);
         }
     }
@@ -133,7 +69,8 @@ proptest! {
         wanted in any::<u32>(),
         rest in 0usize..2,
     ) {
-        let mut bytes: Vec<u8> = pages.iter().flat_map(|(count, entries)| index_page(*count, entries)).collect();
+        let page = |(count, entries): &(u16, Vec<u8>)| index_page(&[&[1, 0][..], &count.to_le_bytes(), &[0; 8], entries].concat());
+        let mut bytes: Vec<u8> = pages.iter().flat_map(page).collect();
         bytes.truncate(bytes.len().saturating_sub(rest));
         let segment = Segment::new(Path::new(FOLDER), PARTITION, Mark::default());
         let disk = disk_with(&[(segment.index_path().file_name().unwrap().to_str().unwrap(), &bytes)]);
@@ -148,10 +85,9 @@ proptest! {
     fn a_hostile_log_of_entries_is_refused_or_ends_within_its_segment(
         segment in prop::collection::vec(any::<u8>(), 0..300),
     ) {
-        let segment = with_sealed_header(segment);
+        let segment = with_sealed_header(&segment);
         let disk = disk_with(&[(&file_name(0), &segment)]);
-        let options = SyncLogOptions { dir: FOLDER.into(), partition: PARTITION, segment_bytes: SEGMENT_BYTES };
-        if let Ok((log, entries, _)) = SyncLog::open(&disk, options) {
+        if let Ok((log, entries, _)) = SyncLog::open(&disk, sync_log_options()) {
             prop_assert!(log.end_position() <= segment.len() as u64);
             prop_assert!(entries.iter().map(|entry| entry.data.len()).sum::<usize>() <= segment.len());
         }

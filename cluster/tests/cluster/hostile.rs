@@ -1,37 +1,16 @@
 //! Hostile bytes where metadata, what Raft keeps and what nodes say are read back: refused, or understood so that they come
 //! back from the bytes they are encoded to.
 
+use crate::decoders::decode_all;
 use crate::support::register;
-use lance_cluster::codec::CodecError;
 use lance_cluster::control::ControlMessage;
-use lance_cluster::formation::{FormationReport, Genesis};
+use lance_cluster::formation::{FormationReport, Genesis, Voter};
 use lance_cluster::metadata::{EpochOpening, HardStateRecord, MetadataCommand, MetadataState, RaftConf, RaftSnapshot};
-use lance_messages::id::{LeaderEpoch, TopicId, TopicPartition};
+use lance_messages::id::{LeaderEpoch, NodeId, TopicId, TopicPartition};
 use proptest::prelude::*;
 
 /// Version bytes there are, and one more.
 const VERSIONS: std::ops::Range<u8> = 0..9;
-
-fn comes_back<T>(
-    data: &[u8],
-    decode: impl Fn(&[u8]) -> Result<T, CodecError>,
-    encode: impl Fn(&T) -> Result<Vec<u8>, CodecError>,
-) {
-    if let Ok(value) = decode(data) {
-        let bytes = encode(&value).unwrap();
-        assert_eq!(encode(&decode(&bytes).unwrap()).unwrap(), bytes);
-    }
-}
-
-fn decode_all(data: &[u8]) {
-    comes_back(data, MetadataCommand::decode, MetadataCommand::encode);
-    comes_back(data, MetadataState::decode_snapshot, MetadataState::encode_snapshot);
-    comes_back(data, HardStateRecord::decode, HardStateRecord::encode);
-    comes_back(data, RaftSnapshot::decode, RaftSnapshot::encode);
-    comes_back(data, ControlMessage::decode, ControlMessage::encode);
-    comes_back(data, Genesis::decode, Genesis::encode);
-    comes_back(data, FormationReport::decode, FormationReport::encode);
-}
 
 /// Something of every kind, as it is written.
 fn written() -> Vec<Vec<u8>> {
@@ -45,6 +24,18 @@ fn written() -> Vec<Vec<u8>> {
         conf: RaftConf::of_voters([1, 2, 3]),
         data: state.encode_snapshot().unwrap().into(),
     };
+    let voter = |number: u16| Voter {
+        node: NodeId(number),
+        incarnation: 0xabcd + u64::from(number),
+        address: format!("node-{number}:1992"),
+    };
+    let genesis = Genesis { cluster_id: 0x1234, voters: (1..4).map(voter).collect() };
+    let report = FormationReport {
+        speaker: voter(2),
+        cluster_id: genesis.cluster_id,
+        genesis: Some(genesis.clone()),
+        members: Some(genesis.voters.iter().map(|voter| (voter.node, voter.incarnation)).collect()),
+    };
     vec![
         epochs.encode().unwrap(),
         state.encode_snapshot().unwrap(),
@@ -52,6 +43,9 @@ fn written() -> Vec<Vec<u8>> {
         snapshot.encode().unwrap(),
         ControlMessage::Propose { request: 5, command: vec![1; 20] }.encode().unwrap(),
         ControlMessage::AskPromises(vec![(partition, LeaderEpoch(3)); 4]).encode().unwrap(),
+        genesis.encode().unwrap(),
+        report.encode().unwrap(),
+        FormationReport { cluster_id: 0, genesis: None, members: None, ..report }.encode().unwrap(),
     ]
 }
 

@@ -5,6 +5,8 @@ mod controller;
 #[cfg(test)]
 mod controller_cluster;
 #[cfg(test)]
+mod decoders;
+#[cfg(test)]
 mod features;
 #[cfg(test)]
 mod golden;

@@ -153,7 +153,6 @@ pub enum Mail {
     ReplicaAnswered(ReplicaAnswered),
     ReplicaRead(ReplicaReadDone),
     Truncated(LogCut),
-    PromiseLate(TopicPartition, LeaderEpoch),
     // From a link.
     LinkChanged(NodeId, Option<PeerIdentity>),
     Control(PeerIdentity, Bytes),
@@ -270,7 +269,6 @@ impl Mail {
             Self::ReplicaAnswered(_) => "replica answered",
             Self::ReplicaRead(_) => "replica read",
             Self::Truncated(_) => "truncated",
-            Self::PromiseLate(..) => "promise late",
             Self::LinkChanged(_, Some(_)) => "link up",
             Self::LinkChanged(_, None) => "link down",
             Self::Control(..) => "control",

@@ -6,10 +6,6 @@ use lance_integration::harness::process::lnc;
 use lance_integration::harness::segments::flip_bit;
 use lance_integration::harness::{Load, Server, ThreeNodes, eventually, http};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
-
-/// A scrubber would need days; this is what reading and refilling a few megabytes may take on a busy machine.
-const REPAIR_PATIENCE: Duration = Duration::from_secs(120);
 
 /// A cluster under load whose node at the answered place was killed once its log had closed segments: those segments, the
 /// last one still written to.
@@ -51,14 +47,12 @@ fn a_bit_that_flipped_on_the_leader_is_repaired_once_a_client_reads_there() {
     assert!(segments.len() >= 3, "{segments:?}");
     let before = std::fs::read(&segments[0]).unwrap();
     flip_bit(&segments[0], 300_000);
-    let found_at = Instant::now();
     // Everything acked is read, from whom it may be.
     load.check();
     node.await_log(&["WARN", "a damaged replica leads"]);
     node.await_log(&["ERROR", "a damaged replica is cut back"]);
     expect_all_well(&cluster, load);
     assert!(std::fs::read(&segments[0]).unwrap() == before, "the file is as it was");
-    assert!(found_at.elapsed() < REPAIR_PATIENCE, "{:?}", found_at.elapsed());
     let waiting = http::metric(&node.admin(), "lance_damaged_replicas_waiting", &[]);
     assert_eq!(waiting, Some(0.0));
 }

@@ -1,7 +1,7 @@
 //! A node that lost its disk: it refills under its old id, and then it counts like the others.
 
-use super::{expect_all_well, load};
-use lance_integration::harness::{ThreeNodes, eventually};
+use super::{expect_counts_again, load};
+use lance_integration::harness::ThreeNodes;
 
 #[test]
 fn a_wiped_node_refills_and_counts_again() {
@@ -14,24 +14,5 @@ fn a_wiped_node_refills_and_counts_again() {
     std::fs::remove_dir_all(cluster.nodes[wiped].data_dir()).unwrap();
     load.await_all_partitions();
     cluster.nodes[wiped].start_again();
-    cluster.await_ready();
-    load.await_all_partitions();
-    // Once it holds everything, the leaders have it admitted: from then on it makes up a quorum with one of the others.
-    eventually("the wiped node is admitted in both partitions", || {
-        let lines: Vec<String> = cluster.nodes.iter().map(|node| admissions(&node.stderr(), wiped + 1)).collect();
-        let partitions: u64 = lines.concat().split_whitespace().filter_map(|count| count.parse::<u64>().ok()).sum();
-        (partitions >= 2).then_some(())
-    });
-    cluster.nodes[other].kill();
-    load.await_all_partitions();
-    load.await_more(500);
-    cluster.nodes[other].start_again();
-    expect_all_well(&cluster, load);
-}
-
-/// How many partitions each line of a log says a node was admitted in.
-pub fn admissions(log: &str, node: usize) -> String {
-    let (node, lines) = (format!("node={node} "), log.lines());
-    let lines = lines.filter(|line| line.contains("admitting them") && line.contains(&node));
-    lines.filter_map(|line| line.split("partitions=").nth(1)).map(|count| format!("{count} ")).collect()
+    expect_counts_again(cluster, load, wiped, other);
 }

@@ -32,29 +32,35 @@ pub(super) fn note(oracle: &mut Oracle, partition: TopicPartition, found: &[Foun
     known.extend(found[from..].iter().take_while(|batch| batch.offset + batch.bytes <= end));
 }
 
-/// How much of what is committed a log holds: behind its last such batch, as a log position and as an offset.
-fn held_end(committed: &[FoundBatch], found: &[FoundBatch]) -> (u64, u64) {
+/// How much of what is committed a log holds that begins somewhere: behind its last such batch, as a log position and as an
+/// offset.
+fn held_end(committed: &[FoundBatch], begin: (u64, u64), found: &[FoundBatch]) -> (u64, u64) {
     let same = |(ours, theirs): &(&FoundBatch, &FoundBatch)| {
         (ours.offset, ours.crc, ours.end_position) == (theirs.offset, theirs.crc, theirs.end_position)
     };
-    let begin = found.first().map_or(u64::MAX, |first| first.offset);
-    let from = committed.partition_point(|batch| batch.offset < begin);
+    let first = found.first().map_or(u64::MAX, |first| first.offset);
+    let from = committed.partition_point(|batch| batch.offset < first);
     let last = committed[from..].iter().zip(found).take_while(same).last();
-    last.map_or((0, 0), |(batch, _)| (batch.end_position, batch.offset + batch.bytes))
+    last.map_or(begin, |(batch, _)| (batch.end_position, batch.offset + batch.bytes))
 }
 
 fn held(oracle: &mut Oracle, dir: &Path, node: u16, partition: TopicPartition) -> (u64, u64) {
     let Ok(cursor) = follow(oracle, dir, (node, partition), None) else { return (0, 0) };
     let committed = oracle.committed.batches.get(&partition).map_or(&[][..], Vec::as_slice);
-    let end = held_end(committed, &cursor.found);
+    let end = held_end(committed, cursor.begin, &cursor.found);
     put_back(oracle, node, partition, cursor);
     end
 }
 
 /// A leader was chosen.
-pub fn is_chosen(oracle: &mut Oracle, dir: &Path, role: (TopicPartition, LeaderEpoch), node: u16) {
-    // By who sees it first: later its disk may be lost.
-    if oracle.committed.chosen.insert(role) {
+pub fn is_chosen(
+    oracle: &mut Oracle,
+    dir: &Path,
+    role: (TopicPartition, LeaderEpoch),
+    (node, life): (u16, ReplicaIncarnation),
+) {
+    // By who sees it first: later its disk may be lost. One that lost it since it answered is not to lead.
+    if oracle.committed.chosen.insert(role) && !oracle.losses.is_past(role.0, node, life) {
         is_led(oracle, dir, role, node);
     }
 }
@@ -93,10 +99,12 @@ pub fn is_admitted(
 ) {
     // By who sees it first: later the copy may have been given up.
     let index = node.0 - 1;
-    if !oracle.committed.admitted.insert((partition, node, incarnation)) || !oracle.replicas.was_wiped(index) {
+    oracle.losses.admitted(partition, index, incarnation);
+    if !oracle.committed.admitted.insert((partition, node, incarnation)) {
         return;
     }
-    let needed = oracle.replicas.held_by_wiped(partition).min(oracle.committed.end(partition));
+    let Some(lost) = oracle.losses.held_before(partition, index, incarnation) else { return };
+    let needed = lost.min(oracle.committed.end(partition));
     let (_, end) = held(oracle, dir, index, partition);
     if end < needed {
         oracle.violated(format!(
@@ -111,13 +119,13 @@ pub fn is_exchanged(oracle: &mut Oracle, dir: &Path, (partition, version): (Topi
         return;
     }
     let end = oracle.committed.end(partition);
-    let holds = |node: &&NodeId| held(oracle, dir, node.0 - 1, partition).1 >= end;
-    let holders = replicas.iter().filter(holds).count();
-    let lost = replicas.iter().any(|node| oracle.replicas.was_wiped(node.0 - 1));
-    let lost = usize::from(lost && end <= oracle.replicas.held_by_wiped(partition));
-    if holders + lost < quorum_size(replicas.len()) {
+    let nodes: Vec<u16> = replicas.iter().map(|node| node.0 - 1).collect();
+    let holders: Vec<u16> = nodes.iter().copied().filter(|node| held(oracle, dir, *node, partition).1 >= end).collect();
+    // What one of them has just lost counted until its loss was known.
+    let lost = oracle.losses.held_by(partition, end).filter(|lost| nodes.contains(lost) && !holders.contains(lost));
+    if holders.len() + usize::from(lost.is_some()) < quorum_size(nodes.len()) {
         oracle.violated(format!(
-            "{partition}: {replicas:?} hold it from now on, and {holders} of them what is committed up to {end}"
+            "{partition}: {replicas:?} hold it from now on, and {holders:?} of them what is committed up to {end}"
         ));
     }
 }

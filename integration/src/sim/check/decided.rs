@@ -3,7 +3,7 @@
 //! replica set does; an epoch has one leader; no id is given twice, and what was deleted stays so.
 
 use crate::sim::oracle::Oracle;
-use lance_actors::ingestion::replica::LeaderRole;
+use lance_actors::ingestion::replica::LeaderSide;
 use lance_cluster::metadata::MetadataState;
 use lance_cluster::metadata::topic::{PartitionLeader, PartitionState};
 use lance_cluster::replica::quorum::quorum_size;
@@ -38,14 +38,14 @@ pub fn applied(oracle: &mut Oracle, node: u16, state: &MetadataState) {
     oracle.judge(verdict.map_err(|what| format!("node {node}, entry {}: {what}", state.applied_index())));
 }
 
-/// Judges the role by which a leader counts its replicas.
-pub fn acted_upon(oracle: &mut Oracle, node: u16, role: &LeaderRole) {
-    let mut counted: Vec<NodeId> = role.votes.iter().filter(|vote| vote.in_quorum).map(|vote| vote.node).collect();
+/// Judges whom a leader counts, as its core has it.
+pub fn acted_upon(oracle: &mut Oracle, node: u16, leader: &LeaderSide) {
+    let (partition, version) = (leader.role.partition, leader.role.in_quorum_version);
+    let mut counted = leader.quorum.in_quorum();
     counted.sort_unstable();
-    let (partition, version) = (role.partition, role.in_quorum_version);
-    let quorum = quorum_size(role.votes.len());
+    let quorum = quorum_size(leader.quorum.copies());
     let decided = oracle.decided.in_quorum.get(&(partition, version));
-    let what = if !role.votes.is_empty() && counted.len() < quorum {
+    let what = if counted.len() < quorum {
         format!("node {node} leads {partition} with {counted:?} in the quorum, which takes {quorum}")
     } else if decided.is_some_and(|decided| *decided != counted) {
         format!("node {node} leads {partition} with {counted:?} in the quorum, version {version} is {decided:?}")
@@ -56,6 +56,12 @@ pub fn acted_upon(oracle: &mut Oracle, node: u16, role: &LeaderRole) {
 }
 
 impl DecidedTruth {
+    /// The nodes of the replica set that was decided last.
+    pub(super) fn replicas_of(&self, partition: TopicPartition) -> Option<Vec<u16>> {
+        let (_, (members, _)) = self.replicas.range((partition, 0)..=(partition, u32::MAX)).next_back()?;
+        Some(members.iter().map(|member| member.0 - 1).collect())
+    }
+
     fn judge(&mut self, node: u16, state: &MetadataState) -> Result<(), String> {
         let index = state.applied_index();
         self.looked_at += 1;

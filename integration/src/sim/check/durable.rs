@@ -43,6 +43,8 @@ pub struct SegmentStart {
 /// How far the durable log of a partition was followed; what lies below was durable once and must stay.
 #[derive(Clone, Debug, Default)]
 pub struct DurableCursor {
+    /// Position and offset where the log begins: what lay below was committed, and is gone.
+    pub begin: (u64, u64),
     segment_base: u64,
     file_offset: u64,
     /// Offset behind the last batch.
@@ -64,7 +66,7 @@ impl DurableCursor {
     /// Begins where a log begins whose first segments are gone.
     pub fn beginning_at(start: SegmentStart) -> Self {
         let SegmentStart { base_position, offset, epoch, hash } = start;
-        Self { segment_base: base_position, offset, epoch, hash, ..Self::default() }
+        Self { begin: (base_position, offset), segment_base: base_position, offset, epoch, hash, ..Self::default() }
     }
 
     /// Log position behind the last batch.

@@ -29,6 +29,16 @@ pub fn mend(flips: &[Flip], path: &Path, read: &mut [u8], file_offset: u64) {
     }
 }
 
+/// What a life of a replica held.
+#[derive(Clone, Debug)]
+struct Held {
+    life: ReplicaIncarnation,
+    /// The offset below which it held the log durably; `None` until that goes.
+    end: Option<u64>,
+    /// What it acked counts: also when it is admitted only after its end.
+    counts: bool,
+}
+
 #[derive(Debug)]
 struct Loss {
     node: u16,
@@ -39,10 +49,27 @@ struct Loss {
     flips: Vec<Flip>,
     /// The node was told that its replica is damaged.
     told: bool,
-    /// The offset below which it held the log durably when that went.
-    held: Option<u64>,
+    /// What each of its lives held that is over since it counted last.
+    held: Vec<Held>,
     /// It counts in a later life.
     over: bool,
+}
+
+impl Loss {
+    /// Whether a node was told that its replica is damaged, and does not count again.
+    fn excuses(&self, node: u16) -> bool {
+        self.node == node && self.told && !self.over
+    }
+
+    /// The offset below which it held what it may have been of the quorum for.
+    fn held_end(&self) -> Option<u64> {
+        self.held.iter().filter(|held| held.counts).filter_map(|held| held.end).max()
+    }
+
+    /// Whether a life in which a replica counts came after this loss.
+    fn is_before(&self, admitted: ReplicaIncarnation) -> bool {
+        admitted.node != self.life.node || admitted > self.life
+    }
 }
 
 /// All losses that are not made good for yet.
@@ -63,15 +90,33 @@ impl Losses {
         self.open.get(&partition).filter(|loss| loss.node == node).map(|loss| loss.flips.clone()).unwrap_or_default()
     }
 
-    /// Whether a node was told that its replica is damaged, and is not refilled yet.
+    /// Whether a node was told that its replica is damaged, and does not count again.
     pub fn is_told(&self, node: u16, partition: TopicPartition) -> bool {
-        self.open.get(&partition).is_some_and(|loss| loss.node == node && loss.told)
+        self.open.get(&partition).is_some_and(|loss| loss.excuses(node))
     }
 
-    /// The node that held everything below an offset of a partition, and lost it.
+    /// Whether this life of a replica is over: it takes up no role any more.
+    pub fn is_past(&self, partition: TopicPartition, node: u16, life: ReplicaIncarnation) -> bool {
+        self.open.get(&partition).is_some_and(|loss| loss.excuses(node) && !loss.is_before(life))
+    }
+
+    /// The node that held everything below an offset of a partition, lost it, and does not count again.
     pub fn held_by(&self, partition: TopicPartition, end: u64) -> Option<u16> {
-        let loss = self.open.get(&partition)?;
-        loss.held.filter(|held| end <= *held).map(|_| loss.node)
+        let loss = self.open.get(&partition).filter(|loss| !loss.over)?;
+        loss.held_end().filter(|held| end <= *held).map(|_| loss.node)
+    }
+
+    /// The offset below which a replica held the log that counts again in this life.
+    pub fn held_before(&self, partition: TopicPartition, node: u16, admitted: ReplicaIncarnation) -> Option<u64> {
+        let loss = self.open.get(&partition).filter(|loss| loss.excuses(node) && loss.is_before(admitted))?;
+        loss.held_end()
+    }
+
+    /// A life of a replica is admitted; it may be over already.
+    pub fn admitted(&mut self, partition: TopicPartition, node: u16, life: ReplicaIncarnation) {
+        let loss = self.open.get_mut(&partition).filter(|loss| loss.node == node);
+        let held = loss.into_iter().flat_map(|loss| &mut loss.held);
+        held.filter(|held| held.life == life).for_each(|held| held.counts = true);
     }
 }
 
@@ -103,16 +148,20 @@ pub fn rotten(
         return;
     }
     oracle.losses.flips += known.len() as u64;
-    let loss = Loss { node, life, since, flips: known, told: false, held: None, over: false };
+    let loss = Loss { node, life, since, flips: known, told: false, held: Vec::new(), over: false };
     oracle.losses.open.insert(partition, loss);
 }
 
 /// A disk is emptied that held a log up to an offset.
 pub fn wiped(oracle: &mut Oracle, partition: TopicPartition, (node, incarnation, since): (u16, u64, u64), held: u64) {
     let life = ReplicaIncarnation { node: incarnation, copy_version: u32::MAX, damage_count: u32::MAX };
-    let before = oracle.losses.open.get(&partition).and_then(|loss| loss.held);
-    let held = Some(held.max(before.unwrap_or_default()));
-    let loss = Loss { node, life, since, flips: Vec::new(), told: true, held, over: false };
+    let mut loss = Loss { node, life, since, flips: Vec::new(), told: true, held: Vec::new(), over: false };
+    let mut last = life;
+    if let Some(before) = oracle.losses.open.get(&partition).filter(|loss| loss.excuses(node)) {
+        last = ReplicaIncarnation { damage_count: before.life.damage_count + 1, ..before.life };
+        loss.held.clone_from(&before.held);
+    }
+    loss.held.push(Held { life: last, end: Some(held), counts: loss.held.is_empty() });
     oracle.losses.open.insert(partition, loss);
 }
 
@@ -122,17 +171,21 @@ pub fn told(oracle: &mut Oracle, partition: TopicPartition, node: u16, (incarnat
     if loss.life.node == incarnation {
         loss.life.damage_count = loss.life.damage_count.max(damage_count.saturating_sub(1));
     }
-    (loss.told, loss.over) = (true, false);
+    if std::mem::take(&mut loss.over) {
+        loss.held.clear();
+    }
+    loss.held.push(Held { life: loss.life, end: None, counts: loss.held.is_empty() });
+    loss.told = true;
 }
 
 /// A node is about to cut a log: as its leader asked, or because it is damaged.
 pub fn cut(oracle: &mut Oracle, dir: &Path, partition: TopicPartition, node: u16) {
-    if !oracle.losses.open.get(&partition).is_some_and(|loss| loss.node == node && loss.told) {
+    if !oracle.losses.is_told(node, partition) {
         return;
     }
     let held = replicas::held(oracle, dir, node, partition);
-    if let Some(loss) = oracle.losses.open.get_mut(&partition) {
-        loss.held = loss.held.max(Some(held));
+    for life in oracle.losses.open.get_mut(&partition).into_iter().flat_map(|loss| &mut loss.held) {
+        life.end.get_or_insert(held);
     }
 }
 
@@ -145,7 +198,7 @@ pub fn seen(oracle: &mut Oracle, state: &MetadataState) {
         let Some(decided) = state.partition(*partition) else { continue };
         loss.over |= match decided.replica(NodeId(loss.node + 1)) {
             None => true,
-            Some(replica) => replica.admitted.node != loss.life.node || replica.admitted > loss.life,
+            Some(replica) => loss.is_before(replica.admitted),
         };
     }
     settle(oracle);

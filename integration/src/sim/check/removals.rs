@@ -34,8 +34,13 @@ impl Removals {
     /// A cursor where the durable log on a disk begins.
     pub fn beginning(&self, memory: &MemoryDisk, dir: &Path, partition: TopicPartition) -> DurableCursor {
         let holds = |base_position| memory.read_durable(&segment_path(dir, partition, base_position), &mut [0], 0) > 0;
-        let starts = self.partitions.get(&partition).map(|removed| &removed.starts);
-        let start = starts.filter(|_| !holds(0)).and_then(|starts| starts.values().find(|at| holds(at.base_position)));
+        // One that was begun anew where its leader's begins is empty at first.
+        let is_begun = |base_position| memory.read_file(&segment_path(dir, partition, base_position)).is_some();
+        let starts = self.partitions.get(&partition).map(|removed| &removed.starts).filter(|_| !holds(0));
+        let start = starts.and_then(|starts| {
+            let held = starts.values().find(|at| holds(at.base_position));
+            held.or_else(|| starts.values().find(|at| is_begun(at.base_position)))
+        });
         start.map_or_else(DurableCursor::default, |start| DurableCursor::beginning_at(*start))
     }
 
@@ -47,24 +52,27 @@ impl Removals {
     }
 }
 
-/// A node is about to remove what lies below `log_start`.
+/// A node is about to remove what lies below `log_start`: all of it is committed.
 pub fn removing(oracle: &mut Oracle, dir: &Path, partition: TopicPartition, node: u16, log_start: u64) {
-    let noted = replicas::with_log(oracle, dir, (node, partition), |oracle, cursor| {
-        oracle.removals.count += 1;
-        let removed = oracle.removals.partitions.entry(partition).or_default();
-        let entered = cursor.starts.iter().find(|start| start.base_position == log_start);
-        // What a power cut kept of an earlier removal is not followed again.
-        let start = entered.or_else(|| removed.starts.get(&log_start)).copied()?;
-        let known = removed.found.last().map_or(0, |last| last.offset + last.bytes);
-        let gone = cursor.found.iter().filter(|batch| (known..start.offset).contains(&batch.offset));
-        removed.found.extend(gone.copied());
-        let before = *removed.starts.entry(log_start).or_insert(start);
-        (before == start).then_some(())
+    oracle.removals.count += 1;
+    let entered = replicas::with_log(oracle, dir, (node, partition), |_, cursor| {
+        cursor.starts.iter().find(|start| start.base_position == log_start).copied()
     });
-    if noted.flatten().is_none() {
-        oracle.violated(format!(
+    let known = oracle.removals.partitions.get(&partition).and_then(|removed| removed.starts.get(&log_start)).copied();
+    // What a power cut kept of an earlier removal is not followed again.
+    let start = entered.flatten().or(known);
+    let Some(start) = start.filter(|start| known.is_none_or(|known| known == *start)) else {
+        return oracle.violated(format!(
             "{partition}: node {node} removes what lies below {log_start}, which is no start of a segment of its durable log, \
              or another one than on another node"
         ));
-    }
+    };
+    replicas::must_be_on_a_quorum(oracle, dir, partition, start.offset, node);
+    replicas::with_log(oracle, dir, (node, partition), |oracle, cursor| {
+        let removed = oracle.removals.partitions.entry(partition).or_default();
+        let known = removed.found.last().map_or(0, |last| last.offset + last.bytes);
+        let gone = cursor.found.iter().filter(|batch| (known..start.offset).contains(&batch.offset));
+        removed.found.extend(gone.copied());
+        removed.starts.insert(log_start, start);
+    });
 }

@@ -7,6 +7,7 @@ use super::durable::{DurableCursor, segment_path};
 use super::losses;
 use crate::sim::disk::SimDisk;
 use crate::sim::oracle::Oracle;
+use lance_cluster::replica::quorum::quorum_size;
 use lance_messages::id::{LeaderEpoch, TopicPartition};
 use lance_messages::mail::connection::PartitionBounds;
 use std::collections::BTreeMap;
@@ -24,10 +25,6 @@ pub struct ReplicaTruth {
     leaders: BTreeMap<(TopicPartition, u32), (u16, u64, u64)>,
     /// The least and the greatest high watermark that was served in each epoch.
     served: BTreeMap<TopicPartition, BTreeMap<u32, (u64, u64)>>,
-    /// How far the disk that was wiped held each log: it may have been of the quorum that committed what lies below.
-    wiped: BTreeMap<TopicPartition, u64>,
-    /// Whose disk that was.
-    wiped_node: Option<u16>,
     /// Elections that came to a leader.
     pub elections: u64,
     /// Logs that were cut.
@@ -40,18 +37,6 @@ pub struct ReplicaTruth {
     pub evictions: u64,
     /// Quorums that the first node saw get one back, or another one in its place.
     pub returns: u64,
-}
-
-impl ReplicaTruth {
-    /// Whether this node's disk was wiped.
-    pub(super) fn was_wiped(&self, node: u16) -> bool {
-        self.wiped_node == Some(node)
-    }
-
-    /// How far the wiped disk held a log.
-    pub(super) fn held_by_wiped(&self, partition: TopicPartition) -> u64 {
-        self.wiped.get(&partition).copied().unwrap_or(0)
-    }
 }
 
 /// A partition is led from now on: node, start of its process, life of its actor.
@@ -99,11 +84,9 @@ pub fn wiped(oracle: &mut Oracle, dir: &Path, who: (u16, u64, u64), disk: SimDis
     let (node, ..) = who;
     for partition in oracle.partitions.keys().copied().collect::<Vec<_>>() {
         let held = held(oracle, dir, node, partition);
-        oracle.replicas.wiped.insert(partition, held);
         losses::wiped(oracle, partition, who, held);
     }
     oracle.replicas.cursors.retain(|(of, _), _| *of != node);
-    oracle.replicas.wiped_node = Some(node);
     oracle.replicas.disks[usize::from(node)] = disk;
 }
 
@@ -184,9 +167,9 @@ fn batch_at(
     found.ok_or_else(|| format!("{partition}: no batch of node {node} ends at {end}"))
 }
 
-/// A node says that everything below an offset is committed: then it is durable on a quorum, this node included.
+/// A node says that everything below an offset is committed: then it is durable there and on a quorum of the replica set.
 pub fn must_be_on_a_quorum(oracle: &mut Oracle, dir: &Path, partition: TopicPartition, end: u64, node: u16) {
-    // What was removed for its age was committed.
+    // What is removed is judged before it goes; after that there is nothing to find.
     if end == 0 || end == u64::MAX || end <= oracle.removals.removed_below(partition) {
         return;
     }
@@ -198,15 +181,16 @@ pub fn must_be_on_a_quorum(oracle: &mut Oracle, dir: &Path, partition: TopicPart
         committed::note(oracle, partition, &cursor.found, end);
         put_back(oracle, node, partition, cursor);
     }
-    let nodes = oracle.replicas.disks.len() as u16;
-    let others = (0..nodes).filter(|other| *other != node);
-    let holders: Vec<u16> =
-        others.filter(|other| batch_at(oracle, dir, (*other, partition), end).as_ref() == Ok(&own)).collect();
-    let lost = oracle.losses.held_by(partition, end).filter(|lost| *lost != node && !holders.contains(lost));
-    let lost = usize::from(lost.is_some());
-    if holders.len() + 1 + lost < usize::from(nodes / 2 + 1) {
+    // Of two sets, when one follows the other, a leader counts both; and what it once counted stays on the one that follows.
+    let nodes = oracle.decided.replicas_of(partition);
+    let nodes = nodes.unwrap_or_else(|| (0..oracle.replicas.disks.len() as u16).collect());
+    let holds = |other: &u16| *other == node || batch_at(oracle, dir, (*other, partition), end).as_ref() == Ok(&own);
+    let holders: Vec<u16> = nodes.iter().copied().filter(holds).collect();
+    // A replica that has lost it may have been of the quorum that committed it.
+    let lost = oracle.losses.held_by(partition, end).filter(|lost| nodes.contains(lost) && !holders.contains(lost));
+    if holders.len() + usize::from(lost.is_some()) < quorum_size(nodes.len()) {
         oracle.violated(format!(
-            "{partition}: node {node} acked offset {end}, which is not durable on a quorum: only {holders:?} have it too"
+            "{partition}: node {node} acked offset {end}, which is not durable on a quorum of {nodes:?}: only {holders:?} have it"
         ));
     }
 }

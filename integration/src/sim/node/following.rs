@@ -12,7 +12,7 @@ use lance_actors::ingestion::partition::Partition;
 use lance_actors::ingestion::replica_handlers::ReplicaReport;
 use lance_actors::replication::actor::ReplicaNews;
 use lance_cluster::metadata::MetadataCommand;
-use lance_messages::id::{LeaderEpoch, TopicPartition};
+use lance_messages::id::TopicPartition;
 use lance_messages::peer::{AppendResponse, LogPlace, ReplicaRequest, TruncateTo};
 use lance_storage::reader::Reader;
 use lance_storage::retention::{RetentionPolicy, expired};
@@ -90,31 +90,27 @@ impl Ingestion {
             }
             return;
         }
-        if let Mail::Fence(epochs) = mail {
-            return self.on_fence(epochs, effects, ctx);
-        }
         let (lives, sabotage) = (self.lives, self.setup.sabotage);
         let Some(core) = self.core.as_mut() else { return };
         match mail {
-            Mail::Lead(mut roles) => {
-                for role in &roles {
-                    decided::acted_upon(ctx.oracle, self.node, role);
-                    self.stale.note(core, role.partition);
-                }
-                if sabotage == Sabotage::CommitAlone {
-                    let own = lance_messages::id::NodeId(self.node + 1);
-                    roles.iter_mut().for_each(|role| role.votes.retain(|vote| vote.node == own));
-                }
+            Mail::Lead(roles) => {
                 for role in roles {
-                    core.on_become_leader(role.clone(), now, effects);
-                    self.old_acks.count(core, &role, now, effects);
+                    let partition = role.partition;
+                    self.stale.note(core, partition);
+                    core.on_become_leader(role, now, effects);
+                    judge_leader(core, partition, self.node, ctx);
                 }
             }
-            Mail::PromiseLate(partition, epoch) => sabotaged::promise_again(core, (partition, epoch), effects),
             Mail::ChangeRoles(roles) => {
                 for role in roles {
-                    decided::acted_upon(ctx.oracle, self.node, &role);
+                    let partition = role.partition;
                     core.on_role_changed(role, now, effects);
+                    judge_leader(core, partition, self.node, ctx);
+                }
+            }
+            Mail::Fence(epochs) => {
+                for (partition, epoch) in epochs {
+                    core.on_promise(partition, epoch, effects);
                 }
             }
             Mail::Move(wanted) => core.on_move(wanted.partition, wanted.epoch, wanted.to, now, effects),
@@ -127,7 +123,7 @@ impl Ingestion {
             Mail::ReplicaAnswered(mut answered) => {
                 for response in &mut answered.responses {
                     match sabotage {
-                        Sabotage::CountAnyAck => self.old_acks.note(core, answered.from, response),
+                        Sabotage::CommitAlone => sabotaged::count_for_all(core, response),
                         Sabotage::NoEpochStart => sabotaged::count_without_start(core, response),
                         _ => {}
                     }
@@ -150,21 +146,6 @@ impl Ingestion {
                 }
             }
             _ => {}
-        }
-    }
-
-    fn on_fence(
-        &mut self,
-        epochs: Vec<(TopicPartition, LeaderEpoch)>,
-        effects: &mut Vec<IngestionEffect>,
-        ctx: &mut Context<'_>,
-    ) {
-        let Some(core) = self.core.as_mut() else { return };
-        for (partition, epoch) in epochs {
-            let early = self.setup.sabotage == Sabotage::AckAfterPromise;
-            if !early || !sabotaged::promise_early(core, (partition, epoch), effects, ctx) {
-                core.on_promise(partition, epoch, effects);
-            }
         }
     }
 
@@ -258,6 +239,14 @@ impl Ingestion {
             Err(error) => Opened::failed(partition, error.to_string()),
         };
         later(Mail::Truncated(LogCut { life: self.lives, partition, result: Box::new(opened.result) }), ctx);
+    }
+}
+
+/// Holds whom a leader counts now against what was decided.
+fn judge_leader(core: &IngestionCore, partition: TopicPartition, node: u16, ctx: &mut Context<'_>) {
+    let known = core.partitions().find(|known| known.id == partition);
+    if let Some(leader) = known.and_then(|known| known.leader.as_ref()) {
+        decided::acted_upon(ctx.oracle, node, leader);
     }
 }
 

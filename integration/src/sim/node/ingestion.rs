@@ -1,7 +1,7 @@
 //! The ingestion actor's shell, as `actors/src/ingestion/actor.rs` is: it opens logs, owns the marks, carries out the
 //! core's effects.
 
-use super::sabotaged::{OldAcks, StaleMarks};
+use super::sabotaged::StaleMarks;
 use super::{Failure, NodeSetup};
 use crate::sim::check::{committed, replicas, watermark};
 use crate::sim::context::Context;
@@ -65,8 +65,6 @@ pub struct Ingestion {
     /// How often followers were fed.
     feeds: u64,
     /// Kept only to break a rule.
-    pub(super) old_acks: OldAcks,
-    /// The same.
     pub(super) stale: StaleMarks,
 }
 
@@ -114,7 +112,6 @@ impl Ingestion {
             asked: BTreeMap::new(),
             restarted: false,
             feeds: 0,
-            old_acks: OldAcks::default(),
             stale: StaleMarks::default(),
         }
     }
@@ -221,7 +218,6 @@ impl Ingestion {
                 }
             }
             mail @ (Mail::Fence(_)
-            | Mail::PromiseLate(..)
             | Mail::Lead(_)
             | Mail::ChangeRoles(_)
             | Mail::Move(_)

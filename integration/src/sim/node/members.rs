@@ -3,10 +3,8 @@
 
 use super::Failure;
 use super::metadata::{Answered, Metadata};
-use super::sabotaged;
 use crate::sim::context::Context;
 use crate::sim::mail::{Address, Mail, Part};
-use crate::sim::sabotage::Sabotage;
 use bytes::Bytes;
 use lance_actors::ingestion::replica_handlers::MoveLeadership;
 use lance_actors::network::session::answers::CallFailure;
@@ -220,10 +218,7 @@ impl Metadata {
             }
             ControlMessage::Proposed { request, outcome } => self.on_proposed(request, outcome, ctx),
             ControlMessage::AskPromises(partitions) => ctx.send(replication, Mail::PromiseWanted(partitions)),
-            ControlMessage::Promises(mut answers) => {
-                if self.sabotage == Sabotage::UncleanVotes {
-                    sabotaged::take_for_clean(running.core.state(), from.node, &mut answers);
-                }
+            ControlMessage::Promises(answers) => {
                 return self.with_core(ctx, |core, effects| core.on_promises(from.node, &answers, effects));
             }
             ControlMessage::RequestEpochs(requests) => {

@@ -202,12 +202,7 @@ impl Metadata {
                 self.report(mail, ctx);
                 return Ok(false);
             }
-            Mail::Promised(mut answers) => {
-                if self.sabotage == Sabotage::UncleanVotes {
-                    sabotaged::take_for_clean(running.core.state(), self.identity.node, &mut answers);
-                }
-                running.core.on_promises(self.identity.node, &answers, &mut effects)
-            }
+            Mail::Promised(answers) => running.core.on_promises(self.identity.node, &answers, &mut effects),
             Mail::EpochsRequested(requests) => running.core.on_epoch_requested(&requests, &mut effects),
             Mail::MoveReady { partition, epoch, to } => {
                 running.core.on_move_ready(self.identity.node, partition, epoch, to, &mut effects)
@@ -393,7 +388,6 @@ impl Metadata {
         if !self.is_alone() {
             decided::applied(ctx.oracle, self.node, state);
         }
-        losses::seen(ctx.oracle, state);
         let own = (identity.node, identity.incarnation, identity.boot_number);
         let (mut chosen, mut changed) = (Vec::new(), Vec::new());
         for event in events {
@@ -436,6 +430,8 @@ impl Metadata {
                 _ => {}
             }
         }
+        // A loss that is over by now excuses nothing from here on, and was to be judged until here.
+        losses::seen(ctx.oracle, state);
         changed.retain(|role: &LeaderRole| {
             let leader = state.partition(role.partition).and_then(|decided| decided.leader);
             leader.is_some_and(|leader| leader.node == identity.node)
@@ -534,8 +530,9 @@ impl Metadata {
 /// Judges changes of who counts by what is committed.
 fn committed_holds(event: &MetadataEvent, ctx: &mut Context<'_>) {
     match event {
-        MetadataEvent::LeaderChosen { partition, epoch, leader, .. } => {
-            committed::is_chosen(ctx.oracle, &Node::logs_dir(), (*partition, *epoch), leader.0 - 1);
+        MetadataEvent::LeaderChosen { partition, epoch, leader, incarnation, .. } => {
+            let leader = (leader.0 - 1, *incarnation);
+            committed::is_chosen(ctx.oracle, &Node::logs_dir(), (*partition, *epoch), leader);
         }
         MetadataEvent::ReplicaAdmitted { partition, node, incarnation } => {
             committed::is_admitted(ctx.oracle, &Node::logs_dir(), *partition, (*node, *incarnation));

@@ -1,73 +1,24 @@
 //! How nodes that are broken on purpose are broken, where their shells and the real cores meet.
 
-use crate::sim::context::{Context, Outgoing};
-use crate::sim::mail::Mail;
-use lance_actors::ingestion::core::{IngestionCore, IngestionEffect, Now};
+use lance_actors::ingestion::core::IngestionCore;
 use lance_actors::ingestion::partition::{Leadership, Partition};
-use lance_actors::ingestion::replica::{Fenced, LeaderRole, LeaderSide};
+use lance_actors::ingestion::replica::{LeaderRole, LeaderSide};
 use lance_actors::metadata::roles::role_of;
-use lance_cluster::metadata::{MetadataCommand, MetadataState, PromiseAnswer, PromiseOutcome};
-use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
-use lance_messages::peer::{AppendOutcome, AppendResponse, PeerIdentity, ReplicaRequest};
+use lance_cluster::metadata::{MetadataCommand, MetadataState};
+use lance_messages::id::TopicPartition;
+use lance_messages::peer::{AppendOutcome, AppendResponse, ReplicaRequest};
 use std::collections::BTreeMap;
-
-type Effects = Vec<IngestionEffect>;
 
 fn partition_of(core: &IngestionCore, id: TopicPartition) -> Option<&Partition> {
     core.partitions().find(|known| known.id == id)
 }
 
-/// Acks of followers that a leader does not forget when its epoch is over.
-#[derive(Debug, Default)]
-pub struct OldAcks(BTreeMap<(TopicPartition, NodeId), (PeerIdentity, AppendResponse)>);
-
-impl OldAcks {
-    /// An answer came in; one of another epoch is made to look like one that counts.
-    pub fn note(&mut self, core: &IngestionCore, from: PeerIdentity, response: &mut AppendResponse) {
-        if matches!(response.outcome, AppendOutcome::Appended { .. }) {
-            self.0.insert((response.partition, from.node), (from, response.clone()));
-        }
-        if let Some(leader) = partition_of(core, response.partition).and_then(|partition| partition.leader.as_ref()) {
-            response.epoch = leader.role.epoch;
-        }
+/// Who has synced anything counts as if it had all that its leader has.
+pub fn count_for_all(core: &IngestionCore, response: &mut AppendResponse) {
+    let log = partition_of(core, response.partition).and_then(|partition| partition.log.as_ref());
+    if let (AppendOutcome::Appended { durable_end, .. }, Some(log)) = (&mut response.outcome, log) {
+        *durable_end = log.durable_end().max(*durable_end);
     }
-
-    /// An epoch begins: what was acked in the ones before counts in it.
-    pub fn count(&self, core: &mut IngestionCore, role: &LeaderRole, now: Now, effects: &mut Effects) {
-        for ((_, _), (from, response)) in self.0.iter().filter(|((of, _), _)| *of == role.partition) {
-            let response = AppendResponse { epoch: role.epoch, ..response.clone() };
-            core.on_replica_answered(*from, &response, now, effects);
-        }
-    }
-}
-
-/// Answers a promise at once, whatever is under way; it is kept some time later. False when there is nothing to answer with.
-pub fn promise_early(
-    core: &IngestionCore,
-    (id, epoch): (TopicPartition, LeaderEpoch),
-    effects: &mut Effects,
-    ctx: &mut Context<'_>,
-) -> bool {
-    let Some(answer) = clean_answer(core, id) else { return false };
-    effects.push(IngestionEffect::Promised(id, epoch, answer));
-    let delay_ns =
-        if ctx.rng.once_in(2) { ctx.rng.range(100_000, 1_000_000) } else { ctx.rng.range(10_000_000, 80_000_000) };
-    ctx.out.push(Outgoing::Send { from: ctx.me, to: ctx.me, mail: Mail::PromiseLate(id, epoch), delay_ns });
-    true
-}
-
-/// Keeps a promise that was answered already.
-pub fn promise_again(core: &mut IngestionCore, (id, epoch): (TopicPartition, LeaderEpoch), effects: &mut Effects) {
-    core.on_promise(id, epoch, effects);
-}
-
-/// The answer a replica could give at once.
-fn clean_answer(core: &IngestionCore, id: TopicPartition) -> Option<Fenced> {
-    let partition = partition_of(core, id)?;
-    let (log, follower) = (partition.log.as_ref()?, partition.follower.as_ref()?);
-    let durable_end = log.durable_end();
-    let last_epoch = log.epoch_before(durable_end).unwrap_or(LeaderEpoch(0));
-    Some(Fenced::Clean { incarnation: follower.replica.incarnation(), last_epoch, durable_end })
 }
 
 /// Where the epoch-start batch of a partition that is led here begins and ends.
@@ -154,25 +105,4 @@ pub fn evict_anyway(state: &MetadataState, command: &MetadataCommand) -> Vec<Lea
         role
     });
     evicted.collect()
-}
-
-/// Answers of replicas that do not count are taken for clean ones.
-pub fn take_for_clean(state: &MetadataState, node: NodeId, answers: &mut [PromiseAnswer]) {
-    for answer in answers {
-        let Some(replica) = state.partition(answer.partition).and_then(|decided| decided.replica(node)) else {
-            continue;
-        };
-        match &mut answer.outcome {
-            PromiseOutcome::Clean { incarnation, .. } => *incarnation = replica.admitted,
-            PromiseOutcome::Unclean => {
-                answer.outcome = PromiseOutcome::Clean {
-                    incarnation: replica.admitted,
-                    boot_number: state.node(node).map_or(0, |known| known.boot_number),
-                    last_epoch: LeaderEpoch(0),
-                    durable_end: 0,
-                };
-            }
-            PromiseOutcome::Promised { .. } => {}
-        }
-    }
 }
