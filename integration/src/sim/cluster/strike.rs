@@ -11,6 +11,7 @@ use crate::sim::node::Node;
 use crate::sim::scheduler::Envelope;
 use lance_cluster::metadata::MetadataCommand;
 use lance_messages::id::{NodeId, TopicId};
+use lance_storage::disk::memory::CrashPolicy;
 use std::collections::VecDeque;
 
 /// How many parts of a million a clock runs wrong at most: many times what crystals do.
@@ -190,7 +191,7 @@ impl World {
 
     /// Once in a run, so that a majority of the replicas keeps its disks.
     fn wipe(&mut self, node: u16) {
-        if self.has_wiped || losses::outstanding_elsewhere(&mut self.oracle, node) {
+        if self.has_wiped || self.lacks_elsewhere(node) {
             return;
         }
         self.has_wiped = true;
@@ -208,7 +209,7 @@ impl World {
     fn rot(&mut self, node: u16) {
         let machine = &self.nodes[usize::from(node)];
         let Some((partition, life, active)) = self.rng.pick(&machine.replicas_with_closed_segments()) else { return };
-        if !losses::may_rot(&mut self.oracle, partition) {
+        if !losses::may_rot(&mut self.oracle, partition) || self.lacks_elsewhere(node) {
             return;
         }
         let machine = &self.nodes[usize::from(node)];
@@ -267,8 +268,24 @@ impl World {
         self.wake(Address::Node(node, Part::Process), Wake::Start, pause_ns);
     }
 
+    /// Whether replicas of other nodes may lack what they confirmed: a majority keeps it, so nobody else loses it meanwhile.
+    fn lacks_elsewhere(&mut self, node: u16) -> bool {
+        let nodes = &self.nodes;
+        self.torn.retain(|torn| !nodes[usize::from(*torn)].has_sound_logs());
+        let view = nodes.iter().filter_map(Node::view).max_by_key(|view| view.applied);
+        let topics = view.iter().flat_map(|view| view.sorted_topics());
+        let mut unadmitted = topics.flat_map(|topic| &topic.members).flat_map(|members| &members.unadmitted);
+        unadmitted.any(|other| other.0 != node + 1)
+            || self.torn.iter().any(|torn| *torn != node)
+            || losses::outstanding_elsewhere(&mut self.oracle, node)
+    }
+
     pub(super) fn power_cut(&mut self, node: u16) {
-        let policy = self.crash_policy();
+        // A replica that is far behind may be torn below what is committed, and is refilled then.
+        let policy = if self.lacks_elsewhere(node) { CrashPolicy::DropUnsynced } else { self.crash_policy() };
+        if policy != CrashPolicy::DropUnsynced {
+            self.torn.insert(node);
+        }
         let disk = &self.nodes[usize::from(node)].disk;
         disk.power_on(policy);
         disk.memory().clear_faults();

@@ -43,6 +43,8 @@ pub(super) struct World {
     /// Messages for processes that stand still.
     pub(super) paused: Vec<Option<VecDeque<Envelope>>>,
     pub(super) has_wiped: bool,
+    /// Nodes whose power failed in the middle of what they wrote, until their logs are found sound.
+    pub(super) torn: BTreeSet<u16>,
     /// Nodes that somebody has asked to be emptied.
     pub(super) drained: BTreeSet<u16>,
     pub(super) phase: Phase,
@@ -115,6 +117,7 @@ impl World {
             plan,
             network: Network::default(),
             has_wiped: false,
+            torn: BTreeSet::new(),
             drained: BTreeSet::new(),
             phase: Phase::Setup,
             chaos_ns,

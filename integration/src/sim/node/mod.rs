@@ -194,6 +194,14 @@ impl Node {
         cores.flat_map(IngestionCore::partitions).filter_map(found).collect()
     }
 
+    /// Whether it runs, and every log is open and whole.
+    pub fn has_sound_logs(&self) -> bool {
+        let shards = || self.process.iter().flat_map(|process| &process.shards);
+        let is_sound = |partition: &Partition| partition.log.as_ref().is_some_and(|log| log.offline().is_none());
+        shards().next().is_some()
+            && shards().all(|(ingestion, _)| ingestion.core().is_some_and(|core| core.partitions().all(is_sound)))
+    }
+
     /// Its incarnation before it was wiped.
     pub fn first_incarnation(&self) -> u64 {
         let node = NodeId(self.index + 1);
