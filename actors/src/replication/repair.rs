@@ -136,12 +136,13 @@ impl RepairCore {
         look: impl Fn(TopicPartition) -> Option<Standing>,
         effects: &mut Vec<RepairEffect>,
     ) {
-        self.damaged.retain(|partition, damaged| {
-            // What takes part in nothing may be older than what is known of its partition.
-            let Some(standing) = look(*partition) else { return damaged.is_unusable };
-            damaged.look_after(*partition, standing, now, effects);
-            true
-        });
+        for (partition, damaged) in &mut self.damaged {
+            match look(*partition) {
+                Some(standing) => damaged.look_after(*partition, standing, now, effects),
+                // Nothing is known of it yet, or there are no other copies at present.
+                None => (damaged.seen, damaged.waits) = (None, false),
+            }
+        }
     }
 }
 
@@ -357,8 +358,5 @@ mod tests {
         let mut core = damaged();
         core.on_gone(&[PARTITION]);
         assert!(core.is_idle());
-        let mut core = damaged();
-        core.on_tick(Duration::ZERO, |_| None, &mut Vec::new());
-        assert!(core.is_idle(), "it has no other copies any more");
     }
 }

@@ -81,6 +81,8 @@ impl Moves {
         let Some(planned) = self.moves.get_mut(&partition) else {
             let (since_ms, asked_at_ms, stage) = (now_ms, now_ms, MoveStage::Opening);
             self.moves.insert(partition, Move { epoch, from, to, since_ms, asked_at_ms, stage });
+            // Balance would give it back at once.
+            self.on_unrest(now_ms);
             return true;
         };
         let fits = planned.stage == MoveStage::Waiting && (planned.epoch, planned.to) == (epoch, to);

@@ -54,8 +54,7 @@ fn expect_counts_again(mut cluster: ThreeNodes, load: Load, node: usize, other: 
 /// How many partitions a log says a node was admitted in.
 fn admissions(log: &str, node: usize) -> u64 {
     let (node, lines) = (format!("node={node} "), log.lines());
-    let lines = lines.filter(|line| line.contains("admitting them") && line.contains(&node));
-    let counts =
-        lines.filter_map(|line| line.split("partitions=").nth(1)?.split_whitespace().next()?.parse::<u64>().ok());
+    let lines = lines.filter(|line| line.contains("decision=\"admit\"") && line.contains(&node));
+    let counts = lines.filter_map(|line| line.split("changed=").nth(1)?.split_whitespace().next()?.parse::<u64>().ok());
     counts.sum()
 }
