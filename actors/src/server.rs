@@ -170,7 +170,7 @@ async fn is_serving(node: &Node) -> bool {
         return false;
     }
     let held = view.partitions().filter(|partition| view.holds(*partition)).count() as u64;
-    let opening = held != node.metrics.partitions_open.get();
+    let opening = held > node.metrics.partitions_open.get();
     let unsettled = node.replication.send(CountUnsettled).await;
     !opening && unsettled.is_ok_and(|count| count as u64 <= node.metrics.partitions_read_only.get())
 }

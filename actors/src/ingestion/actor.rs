@@ -355,9 +355,11 @@ impl IngestionActor {
 
     /// Shows how many logs are open: the node is ready once all are.
     pub(super) fn count_open(&mut self) {
-        let counted: u64 = self.core.as_ref().map_or(0, |core| core.opened_count() as u64);
-        self.setup.metrics.partitions_open.add(counted.saturating_sub(self.counted_open));
-        self.counted_open = self.counted_open.max(counted);
+        let Some(core) = self.core.as_ref() else { return };
+        let (counted, shown) = (core.opened_count() as u64, &self.setup.metrics.partitions_open);
+        shown.add(counted.saturating_sub(self.counted_open));
+        shown.sub(self.counted_open.saturating_sub(counted));
+        self.counted_open = counted;
     }
 
     pub(super) fn forget_epochs(&self, partitions: Vec<TopicPartition>) {

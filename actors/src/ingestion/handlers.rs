@@ -140,6 +140,7 @@ impl Handler<AssignPartitions> for IngestionActor {
             }
             added.iter().for_each(|partition| core.on_assigned(*partition));
         });
+        self.count_open();
         for (partition, log) in logs {
             let under_way = self.removals.begin();
             match deleted.contains(&partition.topic) {
