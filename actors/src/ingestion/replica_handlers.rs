@@ -176,8 +176,9 @@ impl IngestionActor {
                     // What it knows of files that were cut meanwhile holds no more.
                     if actor.cuts == cuts {
                         actor.replica_readers.push(reader);
-                        if let Some(good_end) = good_end.filter(|good_end| segment.note_damage(*good_end)) {
-                            actor.setup.metrics.damaged_batches.add(1);
+                        // Found before the partition had other copies, it was news to nobody who could mend it.
+                        if let Some(good_end) = good_end {
+                            actor.setup.metrics.damaged_batches.add(u64::from(segment.note_damage(good_end)));
                             actor.tell_replication(ReplicaNews::DamageFound(partition, good_end));
                         }
                     }
