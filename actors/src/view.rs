@@ -45,6 +45,8 @@ pub struct PartitionMembers {
     pub unadmitted: Vec<NodeId>,
     /// The node that is being given a copy.
     pub newcomer: Option<NodeId>,
+    /// The start of its process in which the leader was chosen; 0 without one.
+    pub leader_boot: u64,
 }
 
 impl PartitionMembers {
@@ -273,15 +275,19 @@ impl ClusterView {
         members.is_some_and(|members| members.replicas.iter().any(|node| Some(*node) != self.node))
     }
 
-    /// How a partition stands of which this node holds one of several copies.
-    pub fn standing(&self, partition: TopicPartition) -> Option<Standing> {
+    /// How a partition stands of which this node, in its start `boot_number`, holds one of several copies.
+    pub fn standing(&self, partition: TopicPartition, boot_number: u64) -> Option<Standing> {
         let (node, members) = (self.node?, self.members(partition)?);
         let (leader, epoch) = self.leadership(partition)?;
         let place = members.replicas.iter().position(|replica| *replica == node)?;
         let others = members.replicas.iter().copied().filter(|other| *other != node);
         let counting: Vec<NodeId> = others.filter(|other| members.counts(*other) && self.is_alive(*other)).collect();
-        let successor = counting.iter().find(|other| !self.draining.contains(*other)).copied();
-        let leader = leader.filter(|leader| *leader == node || self.is_alive(*leader));
+        let successors = counting.iter().copied().filter(|other| !self.draining.contains(other)).collect();
+        let leads = |leader: &NodeId| match *leader == node {
+            true => members.leader_boot == boot_number,
+            false => self.is_alive(*leader),
+        };
+        let leader = leader.filter(leads);
         let copies = members.replicas.len();
         (copies > 1).then_some(Standing {
             epoch,
@@ -289,7 +295,7 @@ impl ClusterView {
             place,
             copies,
             counting,
-            successor,
+            successors,
         })
     }
 
@@ -311,6 +317,7 @@ fn members_of(state: &MetadataState, partition: &PartitionState) -> PartitionMem
         in_quorum_version: partition.in_quorum_version,
         unadmitted,
         newcomer: partition.newcomer(),
+        leader_boot: partition.leader.map_or(0, |leader| leader.boot_number),
     }
 }
 
@@ -326,7 +333,7 @@ mod tests {
             in_quorum: nodes(&[1, 2, 3, 5]),
             in_quorum_version: 1,
             unadmitted: nodes(&[5]),
-            newcomer: None,
+            ..PartitionMembers::default()
         };
         let topic = TopicView {
             id: TopicId(7),

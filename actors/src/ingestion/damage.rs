@@ -38,6 +38,7 @@ pub fn report(shards: &[Mailbox<IngestionActor>], found: DamageFound) -> bool {
     {
         tracing::debug!(%error, "a shard was not told of damage");
         segment.forget_damage();
+        return false;
     }
     true
 }

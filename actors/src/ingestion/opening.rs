@@ -69,7 +69,9 @@ impl IngestionActor {
         let replicated = self.replicated.clone();
         self.with_core(ctx, |core, _, effects| {
             for opened in opened {
-                let found = opened.damage().filter(|_| replicated.contains(&opened.partition));
+                // What could not be synced is known to this process alone: the next one finds the damage again.
+                let is_latched = opened.result.as_ref().is_ok_and(|log| log.latched().is_some());
+                let found = opened.damage().filter(|_| replicated.contains(&opened.partition) && !is_latched);
                 let Opened { partition, result, may_pass, truncated_bytes, .. } = opened;
                 metrics.recovery_truncated_bytes.add(truncated_bytes);
                 if !assigned.contains(&partition) {
@@ -79,7 +81,7 @@ impl IngestionActor {
                     damaged.push((partition, good_end, damage));
                     match result {
                         Ok(log) => core.on_log_opened(partition, log, effects),
-                        Err(_) => core.on_log_lost(partition),
+                        Err(reason) => core.on_log_failed(partition, reason, effects),
                     }
                     continue;
                 }

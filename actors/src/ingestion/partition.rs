@@ -77,8 +77,6 @@ pub struct Partition {
     pub no_space: bool,
     /// Since when what waits to be written finds no space.
     pub no_space_since: Option<Duration>,
-    /// Its files are gone: it takes part in nothing until it is refilled.
-    pub is_lost: bool,
     /// The log has something to write and could not begin (out of descriptors): it is tried again.
     pub retry: bool,
     /// The role that is taken up once there is room for its first batch.
@@ -116,7 +114,6 @@ impl Partition {
             submitted_at: Duration::ZERO,
             queued: false,
             no_space: false,
-            is_lost: false,
             no_space_since: None,
             retry: false,
             next_role: None,
@@ -162,8 +159,9 @@ impl Partition {
 
     /// Whether another node could lead by now without this one having heard of it.
     pub fn may_have_successor(&self) -> bool {
-        // Where a quorum takes this copy too, nobody leads before this node has promised it.
-        self.leader.as_ref().map(|leader| leader.quorum.copies()).is_some_and(|copies| quorum_size(copies) < copies)
+        // Where a quorum takes this copy too, nobody leads before this node has promised it; more copies may be decided on.
+        let may = |copies| quorum_size(copies) < copies;
+        self.leader.as_ref().is_some_and(|leader| leader.replacing.is_some() || may(leader.quorum.copies()))
     }
 
     /// The epoch in which this node serves, if it does.

@@ -47,8 +47,10 @@ impl MetadataActor {
             return fail(self, ctx, reason.clone());
         }
         let advice = match self.setup.genesis.len() {
-            _ if !self.has_others() => "no other node has these metadata",
-            2 if self.setup.is_voter => "one of two voters of the metadata, which cannot replace it alone",
+            _ if !self.has_others() => {
+                "the cluster began with this node alone, and perhaps nobody else has these metadata"
+            }
+            2 if self.setup.is_voter => "the cluster began with two voters, and one cannot replace the other alone",
             _ => return self.renew(ctx, reason),
         };
         let dir = self.setup.dir.display();

@@ -7,7 +7,8 @@
 //!
 //! The metadata learns late that a replica was cut: others that were damaged too wait until it has stayed the same for a
 //! while, each for another one. One that was found damaged when it was opened takes part in nothing; it is cut once another
-//! node leads, which shows that what is committed is elsewhere.
+//! node was chosen to lead, which shows that what is committed is elsewhere, or once it was chosen itself: it gave no answer
+//! that elects it, so an operator did, who accepted the loss.
 
 use lance_cluster::replica::quorum::quorum_size;
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
@@ -26,7 +27,7 @@ const MAX_DOUBLINGS: u32 = 5;
 pub struct Standing {
     /// Its epoch.
     pub epoch: LeaderEpoch,
-    /// Whether this node leads it; `None` while no living node is known to.
+    /// Whether this node leads it, in this start of its process; `None` while no living node is known to.
     pub leads: Option<bool>,
     /// How many nodes hold a copy, at least 2.
     pub copies: usize,
@@ -34,8 +35,8 @@ pub struct Standing {
     pub place: usize,
     /// The others that are admitted, in the in-quorum set, and alive.
     pub counting: Vec<NodeId>,
-    /// One of those, which can lead.
-    pub successor: Option<NodeId>,
+    /// Those of them that can lead.
+    pub successors: Vec<NodeId>,
 }
 
 impl Standing {
@@ -75,6 +76,10 @@ struct Damaged {
     counting_since: Duration,
     /// Since when another node leads, or none does, or this one.
     leads_since: Duration,
+    /// Since when another node was chosen to lead, also where none does by now, and this one was not since.
+    elsewhere_since: Option<Duration>,
+    /// This node was seen not to lead since the damage was found.
+    was_not_leading: bool,
     cut_at: Option<Duration>,
     handed_over_at: Option<Duration>,
     hand_overs: u32,
@@ -101,6 +106,7 @@ impl RepairCore {
         self.on_found(partition, good_end);
         if let Some(damaged) = self.damaged.get_mut(&partition) {
             (damaged.is_unusable, damaged.cut_at) = (true, None);
+            (damaged.elsewhere_since, damaged.was_not_leading) = (None, false);
         }
     }
 
@@ -160,36 +166,44 @@ impl Damaged {
         if self.seen.as_ref().is_none_or(|seen| seen.leads != standing.leads) {
             self.leads_since = now;
         }
-        if let (Some(true), Some(to)) = (standing.leads, standing.successor)
+        match standing.leads {
+            Some(true) => self.elsewhere_since = None,
+            Some(false) => _ = self.elsewhere_since.get_or_insert(now),
+            None => {}
+        }
+        self.was_not_leading |= standing.leads != Some(true);
+        let next = (self.hand_overs as usize).checked_rem(standing.successors.len());
+        if let (Some(true), Some(to)) = (standing.leads, next.and_then(|next| standing.successors.get(next)).copied())
+            && !self.is_unusable
             && self.is_hand_over_due(now)
         {
             (self.handed_over_at, self.hand_overs) = (Some(now), self.hand_overs.saturating_add(1));
             effects.push(RepairEffect::HandOver(partition, standing.epoch, to));
         }
         let is_led_long = now >= self.leads_since.saturating_add(STEP);
-        let is_settled =
-            is_led_long && (self.is_unusable || now >= self.counting_since.saturating_add(standing.pause()));
-        let may_be_cut = self.may_be_cut(&standing);
-        if may_be_cut && is_settled {
+        let is_settled = is_led_long && now >= self.counting_since.saturating_add(standing.pause());
+        let (may_be_cut, waits) = match self.is_unusable {
+            true => {
+                let is_elsewhere = self.elsewhere_since.is_some_and(|since| now >= since.saturating_add(STEP));
+                let is_chosen = self.was_not_leading && standing.leads == Some(true);
+                (is_elsewhere || is_chosen && is_led_long, self.elsewhere_since.is_none() && !is_chosen && is_led_long)
+            }
+            false => {
+                let is_led_elsewhere = standing.leads == Some(false);
+                (
+                    is_led_elsewhere && standing.is_spare() && is_settled,
+                    !standing.is_spare() || is_led_long && !is_led_elsewhere,
+                )
+            }
+        };
+        if may_be_cut {
             self.cut(partition, now, effects);
         }
-        // Whoever has a part to play waits from the moment it is missed; what only just started may find a leader yet.
-        let waits = !may_be_cut && if self.is_unusable { is_settled } else { !standing.is_spare() };
         if waits && !self.waits {
             effects.push(RepairEffect::Waits(partition, self.good_end, standing.clone()));
         }
         self.waits = waits;
         self.seen = Some(standing);
-    }
-
-    /// Whether nothing is lost by its cut.
-    fn may_be_cut(&self, standing: &Standing) -> bool {
-        let is_led_elsewhere = standing.leads == Some(false);
-        match self.is_unusable {
-            // Of two copies the other one leads only together with this one.
-            true => is_led_elsewhere || standing.copies == 2 && standing.is_spare(),
-            false => is_led_elsewhere && standing.is_spare(),
-        }
     }
 
     /// Roles that come back are handed over again, less and less often.
@@ -217,8 +231,8 @@ mod tests {
     /// A copy of three at the first place, which another node leads.
     fn follower(counting: &[u16]) -> Standing {
         let counting: Vec<NodeId> = counting.iter().copied().map(NodeId).collect();
-        let successor = counting.first().copied();
-        Standing { epoch: EPOCH, leads: Some(false), copies: 3, place: 0, counting, successor }
+        let successors = counting.clone();
+        Standing { epoch: EPOCH, leads: Some(false), copies: 3, place: 0, counting, successors }
     }
 
     fn leader(counting: &[u16]) -> Standing {
@@ -229,6 +243,13 @@ mod tests {
         let mut effects = Vec::new();
         core.on_tick(Duration::from_secs(seconds), |_| Some(standing.clone()), &mut effects);
         effects
+    }
+
+    fn handed_to(effects: &[RepairEffect]) -> Option<NodeId> {
+        effects.iter().find_map(|effect| match effect {
+            RepairEffect::HandOver(_, _, to) => Some(*to),
+            _ => None,
+        })
     }
 
     fn damaged() -> RepairCore {
@@ -276,21 +297,22 @@ mod tests {
 
     #[test]
     fn a_damaged_leader_hands_over_at_once_whether_it_may_be_cut_or_not() {
-        for counting in [&[2, 3][..], &[2]] {
+        for counting in [&[2][..], &[2, 3]] {
+            let next = NodeId(*counting.last().unwrap());
             let mut core = damaged();
-            let effects = look(&mut core, 1, &leader(counting));
-            assert!(effects.contains(&RepairEffect::HandOver(PARTITION, EPOCH, NodeId(2))), "{effects:?}");
-            assert_eq!(look(&mut core, 15, &leader(counting)), [], "that may take a while");
-            let again = [RepairEffect::HandOver(PARTITION, EPOCH, NodeId(2))];
-            assert_eq!(look(&mut core, 16, &leader(counting)), again);
-            assert_eq!(look(&mut core, 45, &leader(counting)), [], "it came back twice");
-            assert_eq!(look(&mut core, 46, &leader(counting)), again);
+            let mut at = |seconds| handed_to(&look(&mut core, seconds, &leader(counting)));
+            assert_eq!(at(1), Some(NodeId(2)));
+            assert_eq!(at(15), None, "that may take a while");
+            assert_eq!(at(16), Some(next), "the first may never hold everything");
+            assert_eq!(at(45), None, "it came back twice");
+            assert_eq!(at(46), Some(NodeId(2)));
+            assert_eq!(core.waiting_count(), 1);
         }
     }
 
     #[test]
     fn a_leader_is_never_cut() {
-        let alone = Standing { copies: 2, successor: None, ..leader(&[2]) };
+        let alone = Standing { copies: 2, successors: Vec::new(), ..leader(&[2]) };
         for standing in [leader(&[2, 3]), alone] {
             let mut core = damaged();
             for seconds in 0..1000 {
@@ -306,7 +328,7 @@ mod tests {
         look(&mut core, 0, &follower(&[2, 3]));
         let next = Standing { epoch: LeaderEpoch(5), leads: None, ..follower(&[2, 3]) };
         assert_eq!(look(&mut core, 4, &next), []);
-        assert_eq!(look(&mut core, 100, &next), []);
+        assert_eq!(look(&mut core, 100, &next), [RepairEffect::Waits(PARTITION, 300, next.clone())]);
         let led = Standing { leads: Some(false), ..next };
         assert_eq!(look(&mut core, 101, &led), []);
         assert_eq!(look(&mut core, 106, &led), [RepairEffect::Cut(PARTITION, 300)]);
@@ -338,11 +360,31 @@ mod tests {
         assert_eq!(look(&mut core, 621, &follower(&[2])), cut);
         core.on_cut(PARTITION, 300);
         assert!(core.is_idle());
+    }
+
+    #[test]
+    fn of_two_unusable_copies_none_is_cut_and_of_one_the_other_is_chosen_again_and_again() {
         let mut core = RepairCore::default();
         core.on_unusable(PARTITION, 300);
-        let pair = Standing { copies: 2, ..unled };
-        assert_eq!(look(&mut core, 1, &pair), []);
-        assert_eq!(look(&mut core, 6, &pair), cut, "of two copies nobody leads without this one");
+        let pair = Standing { copies: 2, ..follower(&[2]) };
+        let unled = Standing { leads: None, ..pair.clone() };
+        (0..100)
+            .for_each(|second| assert!(!look(&mut core, second, &unled).contains(&RepairEffect::Cut(PARTITION, 300))));
+        assert_eq!(look(&mut core, 100, &pair), []);
+        (101..105).for_each(|second| assert_eq!(look(&mut core, second, &unled), [], "its epoch cannot begin"));
+        assert_eq!(look(&mut core, 105, &unled), [RepairEffect::Cut(PARTITION, 300)]);
+    }
+
+    #[test]
+    fn an_unusable_copy_that_an_operator_chose_is_cut() {
+        let mut core = RepairCore::default();
+        core.on_unusable(PARTITION, 300);
+        let led = leader(&[2, 3]);
+        (0..50).for_each(|second| assert!(!look(&mut core, second, &led).contains(&RepairEffect::Cut(PARTITION, 300))));
+        let unled = Standing { leads: None, ..led.clone() };
+        look(&mut core, 50, &unled);
+        assert_eq!(look(&mut core, 51, &led), []);
+        assert_eq!(look(&mut core, 56, &led), [RepairEffect::Cut(PARTITION, 300)]);
     }
 
     #[test]

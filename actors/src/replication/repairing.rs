@@ -13,8 +13,8 @@ impl ReplicationActor {
         let effects = guarded(self, ctx, |actor, _| -> Result<_, Infallible> {
             let (mut effects, view) = (Vec::new(), actor.setup.view.load());
             if !actor.repair.is_idle() {
-                let now = actor.setup.clock.now().elapsed;
-                actor.repair.on_tick(now, |partition| view.standing(partition), &mut effects);
+                let (now, boot_number) = (actor.setup.clock.now().elapsed, actor.setup.boot_number);
+                actor.repair.on_tick(now, |partition| view.standing(partition, boot_number), &mut effects);
             }
             actor.setup.metrics.damaged_replicas_waiting.set(actor.repair.waiting_count() as u64);
             Ok(effects)
@@ -36,7 +36,8 @@ impl ReplicationActor {
                         good_end,
                         counting = ?standing.counting,
                         needed = standing.needed(),
-                        "a damaged replica is not refilled before another node leads and enough others count: bring back those that are missing"
+                        leads = ?standing.leads,
+                        "a damaged replica is not refilled before another node leads and enough others count: bring back those that are missing, or order lnc cluster recover where all are damaged"
                     );
                 }
             }

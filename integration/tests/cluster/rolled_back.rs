@@ -122,7 +122,7 @@ fn a_damaged_raft_log_of_one_of_two_voters_stays_where_it_is() {
     flip_bit(&hard_state, 26);
     node.spawn();
     assert_eq!(node.wait_for_end().code(), Some(70));
-    node.await_log(&["ERROR", "hard_state: damaged", "one of two voters"]);
+    node.await_log(&["ERROR", "hard_state: damaged", "began with two voters"]);
     assert_eq!(std::fs::read(&hard_state).unwrap().len(), newest.len(), "nothing was put aside");
     std::fs::write(&hard_state, newest).unwrap();
     node.start_again();
@@ -140,7 +140,7 @@ fn damaged_metadata_of_a_node_alone_stay_where_they_are_and_are_named() {
     let damaged = std::fs::read(meta.join("hard_state")).unwrap();
     server.spawn();
     assert_eq!(server.wait_for_end().code(), Some(70));
-    server.await_log(&["ERROR", "hard_state: damaged", "no other node has these metadata"]);
+    server.await_log(&["ERROR", "hard_state: damaged", "began with this node alone"]);
     assert_eq!(std::fs::read(meta.join("hard_state")).unwrap(), damaged);
     server.spawn();
     assert_eq!(server.wait_for_end().code(), Some(70));

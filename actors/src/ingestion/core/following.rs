@@ -150,7 +150,7 @@ impl IngestionCore {
         partition.cutting = false;
         match result {
             Ok(log) => {
-                (partition.log, partition.is_lost) = (Some(log), false);
+                partition.log = Some(log);
                 partition.traced.clear();
                 if partition.refilling.is_some() {
                     return begin_refill(partition, effects);
@@ -311,7 +311,7 @@ pub(super) fn answer_promise(partition: &mut Partition, terms: Terms, effects: &
         return;
     };
     let Some(epoch) = follower.promising else { return };
-    let answer = if stopped || partition.is_lost {
+    let answer = if stopped {
         Fenced::Unclean
     } else {
         let Some(log) = partition.log.as_ref() else { return };

@@ -304,8 +304,7 @@ impl IngestionCore {
 
     /// Partitions whose log was opened, or found impossible to open.
     pub fn opened_count(&self) -> usize {
-        let stopped = |p: &Partition| matches!(p.leadership, Leadership::Stopped { .. });
-        let settled = |p: &&Partition| p.log.is_some() || p.is_lost || stopped(p);
+        let settled = |p: &&Partition| p.log.is_some() || matches!(p.leadership, Leadership::Stopped { .. });
         self.partitions().filter(settled).count()
     }
 
@@ -365,13 +364,6 @@ impl IngestionCore {
             return;
         };
         stop(partition, reason, None, effects);
-    }
-
-    /// The partition's files are gone: it takes part in nothing until it is refilled.
-    pub fn on_log_lost(&mut self, id: TopicPartition) {
-        if let Some(partition) = self.partition_mut(id) {
-            partition.is_lost = true;
-        }
     }
 
     /// Every waiting request of every partition, answered with `code`; for a drain.

@@ -42,7 +42,10 @@ impl World {
                     self.power_cut(node);
                 }
             }
-            ClusterTrouble::Blackout => (0..count).for_each(|node| self.power_cut(node)),
+            ClusterTrouble::Blackout => {
+                let lacks: Vec<bool> = (0..count).map(|node| self.lacks_elsewhere(node)).collect();
+                (0..count).zip(lacks).for_each(|(node, lacks)| self.cut_power(node, lacks));
+            }
             ClusterTrouble::Kill => {
                 let pause = self.rng.range(MILLISECOND, 2 * SECOND);
                 self.kill(node, pause);
@@ -281,9 +284,14 @@ impl World {
     }
 
     pub(super) fn power_cut(&mut self, node: u16) {
+        let lacks = self.lacks_elsewhere(node);
+        self.cut_power(node, lacks);
+    }
+
+    fn cut_power(&mut self, node: u16, others_lack: bool) {
         // A replica that is far behind may be torn below what is committed, and is refilled then.
-        let policy = if self.lacks_elsewhere(node) { CrashPolicy::DropUnsynced } else { self.crash_policy() };
-        if policy != CrashPolicy::DropUnsynced {
+        let policy = if others_lack { CrashPolicy::DropUnsynced } else { self.crash_policy() };
+        if matches!(policy, CrashPolicy::Random { .. }) {
             self.torn.insert(node);
         }
         let disk = &self.nodes[usize::from(node)].disk;
