@@ -247,8 +247,8 @@ impl IngestionActor {
                 IngestionEffect::ReadForFollower { partition, node, epoch, from, slice, max_bytes } => {
                     reads.push(ReadJob { partition, node, epoch, from, slice, max_bytes });
                 }
-                IngestionEffect::Truncate { partition, log, to } => {
-                    cuts.push(TruncateJob { partition, log: Some(log), to })
+                IngestionEffect::Truncate { partition, log, to, below } => {
+                    cuts.push(TruncateJob { partition, log: Some(log), to, below })
                 }
                 IngestionEffect::DropBefore(partition, before) => drop_before(partition, before, ctx),
                 IngestionEffect::NotTaken(partition, reason) => {

@@ -2,7 +2,7 @@
 
 use hashbrown::HashMap;
 use lance_messages::id::TopicPartition;
-use lance_messages::peer::{LogPlace, TruncateTo};
+use lance_messages::peer::{BelowStart, LogPlace, TruncateTo};
 use lance_storage::disk::Disk;
 use lance_storage::log::{Latch, Log, LogOptions, OpenContext, OpenError, RecoveryReport, RestartError};
 use lance_storage::recovery::{begin_log, restart_log, truncate_log};
@@ -51,6 +51,8 @@ pub struct TruncateJob {
     pub log: Option<Box<Log>>,
     /// What to do.
     pub to: TruncateTo,
+    /// What a log that begins anew is told of what lay below.
+    pub below: BelowStart,
 }
 
 impl Opened {
@@ -164,13 +166,13 @@ impl LogOpener {
 
     /// Cuts a log, or begins it anew, and opens it; may wait for the disk. Its flushed mark was lowered before.
     pub fn truncate(&self, job: TruncateJob, now_ns: u64) -> Opened {
-        let TruncateJob { partition, log, to } = job;
+        let TruncateJob { partition, log, to, below } = job;
         drop(log);
         let options = self.options(partition);
         let cut = match to {
             TruncateTo::Position(position) => truncate_log(&self.disk, &options, position).map_err(|e| e.to_string()),
             TruncateTo::Restart(place) => {
-                let begun = restart_log(&self.disk, options, place).map_err(|e| e.to_string());
+                let begun = restart_log(&self.disk, options, place, &below).map_err(|e| e.to_string());
                 return match begun {
                     Ok(log) => Opened::with_log(partition, log),
                     Err(reason) => Opened::failed(partition, reason),

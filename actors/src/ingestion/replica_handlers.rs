@@ -14,7 +14,7 @@ use lance_cluster::metadata::MetadataCommand;
 use lance_cluster::replica::FollowerWindow;
 use lance_messages::id::{LeaderEpoch, NodeId, ReplicaIncarnation, TopicPartition};
 use lance_messages::mail::peer::{AppendReplica, LinkChanged, ReplicaAnswered, SendToFollower, SendToLeader};
-use lance_messages::peer::{LinkKind, LogPlace, TruncateTo};
+use lance_messages::peer::{BelowStart, LinkKind, LogPlace, TruncateTo};
 use lance_storage::log::Log;
 use lance_storage::reader::{ReadError, Reader};
 use std::sync::Arc;
@@ -136,7 +136,7 @@ impl IngestionActor {
                 0 => TruncateTo::Restart(LogPlace::default()),
                 _ => TruncateTo::Position(good_end),
             };
-            self.truncate(TruncateJob { partition, log: None, to }, ctx);
+            self.truncate(TruncateJob { partition, log: None, to, below: BelowStart::default() }, ctx);
         }
     }
 

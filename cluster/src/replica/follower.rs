@@ -135,15 +135,10 @@ impl FollowerReplica {
     }
 
     /// What the promise is answered with, once it is persisted and the writes under way are synced: the epoch of the last durable
-    /// batch and the durable end. `None` means unclean for now: a log that began anew where the leader's log starts, and has
-    /// no durable batch yet, stands in for batches whose epoch it never knew; a stale log would win against it.
+    /// batch and the durable end. `None` means unclean for now: a log that began anew where its leader's log starts, and has
+    /// no durable batch yet, stands in for batches whose epoch it may not have been told; a stale log would win against it.
     pub fn promise_answer(&self, log: &LogFacts<'_>) -> Option<(LeaderEpoch, u64)> {
-        let begins = log.durable_end <= log.log_start;
         let epoch = (log.epoch_before)(log.durable_end)?;
-        // Epoch 0 stands before all others: a restored partition begins there, and nothing of it was ever committed below.
-        if begins && log.log_start > 0 && epoch > LeaderEpoch(0) {
-            return None;
-        }
         Some((epoch, log.durable_end))
     }
 

@@ -7,7 +7,7 @@ use lance_cluster::replica::{
 };
 use lance_messages::id::NodeId;
 use lance_messages::peer::{
-    AppendOutcome, AppendRequest, AppendResponse, LogPlace, ReplicaBatch, ReplicaRequest, TruncateRequest,
+    AppendOutcome, AppendRequest, AppendResponse, BelowStart, LogPlace, ReplicaBatch, ReplicaRequest, TruncateRequest,
 };
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -247,7 +247,7 @@ impl Cluster {
             let start = LogPlace { position: log.start(), offset: 0, record: 0 };
             let ours = LeaderLog { start, log_end: log.end(), history: &history };
             if let DivergedStep::Truncate { answers, to } = flow.on_diverged(&ours, &answer, self.now) {
-                let request = TruncateRequest { partition: PARTITION, epoch: response.epoch, answers, to };
+                let request = TruncateRequest { partition: PARTITION, epoch: response.epoch, answers, to, below: BelowStart::default() };
                 self.requests[node].push_back(ReplicaRequest::Truncate(request));
             }
         }

@@ -1,8 +1,8 @@
 //! What a follower takes, cuts and confirms.
 
 use super::log::{PARTITION, TestLog, batch, epoch, incarnation};
-use lance_cluster::replica::{AppendDecision, FollowerReplica, Promise, TruncateDecision};
-use lance_messages::peer::{AppendRequest, DivergedLog, LogPlace, TruncateRequest, TruncateTo};
+use lance_cluster::replica::{AppendDecision, FollowerReplica, LogFacts, Promise, TruncateDecision};
+use lance_messages::peer::{AppendRequest, BelowStart, DivergedLog, LogPlace, TruncateRequest, TruncateTo};
 
 const U: u64 = 104;
 
@@ -138,7 +138,7 @@ fn the_high_watermark_is_adopted_below_what_matched_and_is_synced() {
 
 fn truncation(in_epoch: u32, last_epoch: u32, log_end: u64, to: TruncateTo) -> TruncateRequest {
     let answers = DivergedLog { incarnation: incarnation(2), last_epoch: epoch(last_epoch), log_end: log_end * U };
-    TruncateRequest { partition: PARTITION, epoch: epoch(in_epoch), answers, to }
+    TruncateRequest { partition: PARTITION, epoch: epoch(in_epoch), answers, to, below: BelowStart::default() }
 }
 
 #[test]
@@ -208,4 +208,15 @@ fn an_election_hears_of_durable_batches_only() {
     assert_eq!(answer(&log), None);
     log.durable_end = 8 * U;
     assert_eq!(answer(&log), Some((epoch(2), 8 * U)));
+    let epoch_before = |_| Some(epoch(3));
+    let place = 7 * U;
+    let told = LogFacts {
+        log_start: place,
+        log_end: place,
+        durable_end: place,
+        high_watermark: 0,
+        last_epoch: epoch(3),
+        epoch_before: &epoch_before,
+    };
+    assert_eq!(follower(1).promise_answer(&told), Some((epoch(3), place)), "its leader said of which epoch that was");
 }

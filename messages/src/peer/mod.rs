@@ -107,8 +107,24 @@ pub enum TruncateTo {
     Restart(LogPlace),
 }
 
+/// What a log that begins anew is told of what lay below its start, and nobody has any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BelowStart {
+    /// Epoch of the batch that ended there, and the position of that epoch's first batch; where the leader knows it.
+    pub last_epoch: Option<(LeaderEpoch, u64)>,
+    /// The producers that had written by then, as the log store writes them; empty when there are none.
+    pub producers: Bytes,
+}
+
+impl BelowStart {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.last_epoch.is_none() && self.producers.is_empty()
+    }
+}
+
 /// The answer to exactly one `Diverged`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TruncateRequest {
     /// The partition.
     pub partition: TopicPartition,
@@ -118,6 +134,8 @@ pub struct TruncateRequest {
     pub answers: DivergedLog,
     /// What to do.
     pub to: TruncateTo,
+    /// For a log that begins anew; empty for a cut.
+    pub below: BelowStart,
 }
 
 /// What a leader asks of a follower.

@@ -140,6 +140,20 @@ impl ProducerTable {
         producer.last_append_ns = now_ns;
     }
 
+    /// The table as it was when the log ended at `position`, as far as the batches remembered say. A producer all of whose
+    /// remembered batches lie behind is left out: which sequence came before them is not known, or none did.
+    pub fn as_of(&self, position: u64) -> Self {
+        let before = self.producers.iter().filter_map(|(id, producer)| Some((*id, producer.as_of(position)?)));
+        Self { producers: before.collect() }
+    }
+
+    /// Adds the producers of `earlier`, a table of the same log as of its start or below, that wrote nothing since.
+    pub(crate) fn inherit(&mut self, earlier: Self) {
+        for (id, producer) in earlier.producers {
+            self.producers.entry(id).or_insert(producer);
+        }
+    }
+
     /// Forgets producers that wrote nothing for [`PRODUCER_EXPIRY`].
     pub fn expire(&mut self, now_ns: u64) {
         self.producers.retain(|_, producer| !producer.is_expired(now_ns));
@@ -165,6 +179,17 @@ impl ProducerTable {
 impl Producer {
     fn remembered(&self) -> &[StoredBatch] {
         self.batches.get(..usize::from(self.count)).unwrap_or_default()
+    }
+
+    fn as_of(&self, position: u64) -> Option<Self> {
+        let behind = self.remembered().iter().take_while(|batch| batch.position >= position).count();
+        let left = self.remembered().len().checked_sub(behind).filter(|left| *left > 0)?;
+        let mut before = self.clone();
+        before.batches.rotate_left(behind);
+        before.batches[left..].fill(StoredBatch::default());
+        before.count = left as u8;
+        before.last_sequence = self.last_sequence.wrapping_sub(behind as u32);
+        Some(before)
     }
 
     fn is_expired(&self, now_ns: u64) -> bool {

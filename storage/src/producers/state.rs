@@ -9,6 +9,8 @@
 //! producer `[id u64][epoch u16][batches u8][zero u8][last sequence u32][last append ns u64]` and its batches, the newest
 //! first, `[position u64][base offset u64][base record u64][stored u32][plain u32][records u32]`. The checksum covers
 //! the bytes from 12 to the length, seeded with the partition.
+//!
+//! To a replica that begins anew producers are handed over in the same form, one behind the other.
 
 use super::{Producer, ProducerTable, REMEMBERED_BATCHES, StoredBatch};
 use crate::disk::BLOCK;
@@ -24,6 +26,8 @@ const EPOCH_BYTES: usize = 12;
 const ENTRY_BYTES: usize = 24;
 const PRODUCER_BYTES: usize = 24;
 const BATCH_BYTES: usize = 36;
+/// Most bytes of producers that are handed over: those that wrote last, at least 1,284 of them.
+const MAX_HANDED_BYTES: usize = 256 * 1024;
 
 /// When an epoch began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +124,33 @@ fn put_producer(out: &mut Vec<u8>, id: u64, producer: &Producer) {
         for number in [batch.stored_len, batch.plain_len, batch.record_count] {
             out.extend_from_slice(&number.to_le_bytes());
         }
+    }
+}
+
+impl ProducerTable {
+    /// The table as bytes, for a replica of the same log that begins anew; of very many producers those that wrote last.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut newest_first: Vec<_> = self.producers.iter().collect();
+        newest_first.sort_by_key(|(id, producer)| (std::cmp::Reverse(producer.last_append_ns), **id));
+        let mut out = Vec::new();
+        for (id, producer) in newest_first {
+            if out.len() + PRODUCER_BYTES + usize::from(producer.count) * BATCH_BYTES > MAX_HANDED_BYTES {
+                break;
+            }
+            put_producer(&mut out, *id, producer);
+        }
+        out
+    }
+
+    /// What [`to_bytes`](Self::to_bytes) wrote; `None` of anything else.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut fields = Fields(bytes);
+        let mut producers = hashbrown::HashMap::new();
+        while !fields.0.is_empty() {
+            let (id, producer) = fields.producer()?;
+            producers.insert(id, producer);
+        }
+        Some(Self { producers })
     }
 }
 
@@ -249,7 +280,7 @@ impl<'a> Fields<'a> {
 mod tests {
     use super::*;
     use crate::producers::tests::header;
-    use lance_messages::id::TopicId;
+    use lance_messages::id::{ProducerId, TopicId};
 
     fn partition() -> TopicPartition {
         TopicPartition::new(TopicId(7), 1)
@@ -301,6 +332,31 @@ mod tests {
         bytes[4096 + 50] ^= 1;
         assert_eq!(decode_all(&bytes, partition())[0].mark.position, 10);
         assert!(decode_all(&bytes, TopicPartition::new(TopicId(8), 1)).is_empty());
+    }
+
+    #[test]
+    fn a_table_is_handed_over_whole_or_not_at_all() {
+        let bytes = table().to_bytes();
+        assert_eq!(ProducerTable::from_bytes(&bytes), Some(table()));
+        assert_eq!(ProducerTable::from_bytes(&[]), Some(ProducerTable::default()));
+        let ends = [0, PRODUCER_BYTES + BATCH_BYTES];
+        for cut in (0..bytes.len()).filter(|cut| !ends.contains(cut)) {
+            assert_eq!(ProducerTable::from_bytes(&bytes[..cut]), None, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn of_many_producers_those_that_wrote_last_are_handed_over() {
+        let mut table = ProducerTable::default();
+        for id in 0..10_000 {
+            table.note(&header(id, 0, 0, id * 100, id));
+        }
+        let bytes = table.to_bytes();
+        assert!(bytes.len() <= MAX_HANDED_BYTES);
+        let handed = ProducerTable::from_bytes(&bytes).unwrap();
+        assert_eq!(handed.len(), MAX_HANDED_BYTES / (PRODUCER_BYTES + BATCH_BYTES));
+        assert!(handed.last_sequence(ProducerId(9_999)).is_some());
+        assert!(handed.last_sequence(ProducerId(0)).is_none());
     }
 
     #[test]

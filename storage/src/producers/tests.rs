@@ -93,3 +93,35 @@ fn a_producer_is_forgotten_after_seven_days() {
     table.expire(later + 1);
     assert!(table.is_empty());
 }
+
+/// The sequence that a producer sends next, and whether the one before is answered as stored where it was.
+fn continues_at(table: &ProducerTable, sequence: u32) -> bool {
+    let stored = matches!(
+        table.check(&wanted(0, sequence - 1), 1),
+        SequenceCheck::Duplicate(batch) if batch.position == u64::from(sequence - 1) * 100
+    );
+    stored && table.check(&wanted(0, sequence), 1) == SequenceCheck::Next
+}
+
+#[test]
+fn a_table_as_of_a_position_knows_what_lay_below_it() {
+    let all = table(0..10);
+    for sequence in 6..=10 {
+        assert!(continues_at(&all.as_of(u64::from(sequence) * 100), sequence), "{sequence}");
+    }
+    assert!(all.as_of(500).is_empty(), "whether a sequence came before the last five is not remembered");
+    assert!(table(0..3).as_of(0).is_empty());
+    assert_eq!(all.as_of(1000), all);
+}
+
+#[test]
+fn producers_that_wrote_nothing_since_are_inherited() {
+    let mut since = ProducerTable::default();
+    since.note(&header(2, 0, 9, 900, 1));
+    let mut earlier = table(0..3);
+    earlier.note(&header(2, 0, 4, 300, 1));
+    since.inherit(earlier);
+    assert!(continues_at(&since, 3));
+    let newest = since.last_sequence(ProducerId(2)).map(|known| known.sequence);
+    assert_eq!(newest, Some(9), "what the log holds says more");
+}

@@ -15,11 +15,11 @@ use crate::disk::{Disk, DiskError, OpenMode};
 use crate::index::IndexEntry;
 use crate::log::{EpochStart, Log, LogOptions, RecoveryReport, STATE_FILE};
 use crate::producers::ProducerTable;
-use crate::producers::state::StateRef;
+use crate::producers::state::{State, StateRef};
 use crate::segment::{Mark, file_name, remove_files, remove_if_there};
 use lance_messages::batch::{BATCH_HEADER_BYTES, BatchError, BatchHeader, BatchSeed};
 use lance_messages::id::LeaderEpoch;
-use lance_messages::peer::LogPlace;
+use lance_messages::peer::{BelowStart, LogPlace};
 use lance_messages::sort_key::SortKey;
 use std::sync::Arc;
 
@@ -75,26 +75,33 @@ pub fn truncate_log(disk: &Arc<dyn Disk>, options: &LogOptions, to_position: u64
     Ok(())
 }
 
-/// Removes all of a log and begins an empty one at `at`, durably; blocking. The log must be closed, as for
-/// [`truncate_log`], and the `flushed` mark of the partition must have been lowered to 0 before.
+/// Removes all of a log and begins an empty one at `at`, durably, that knows what its leader said of what lay `below`;
+/// blocking. The log must be closed, as for [`truncate_log`], and the `flushed` mark of the partition must have been lowered
+/// to 0 before.
 ///
 /// After a crash in the middle [`Log::open`] finds the old log, a shorter one, or an empty one that begins at 0 or at `at`.
-pub fn restart_log(disk: &Arc<dyn Disk>, options: LogOptions, at: LogPlace) -> Result<Log, RestartError> {
-    begin(disk, options, at, Vec::new())
+pub fn restart_log(
+    disk: &Arc<dyn Disk>,
+    options: LogOptions,
+    at: LogPlace,
+    below: &BelowStart,
+) -> Result<Log, RestartError> {
+    let last_epoch = below.last_epoch.map(|(epoch, position)| EpochStart { epoch, position });
+    let epochs = last_epoch.into_iter().filter(|start| start.position < at.position).collect();
+    // Without the table retries of those producers are refused, as they are of any that is not known.
+    let producers = ProducerTable::from_bytes(&below.producers).unwrap_or_default();
+    begin(disk, options, Kept { producers: producers.as_of(at.position), ..Kept::nothing(at.into(), epochs) })
 }
 
 /// As [`restart_log`], for a partition whose every copy begins at `at`: nothing that a leader ever committed lies below, which
 /// the log tells by an epoch 0 there, as one that begins at 0 does.
 pub fn begin_log(disk: &Arc<dyn Disk>, options: LogOptions, at: LogPlace) -> Result<Log, RestartError> {
-    begin(disk, options, at, vec![EpochStart { epoch: LeaderEpoch(0), position: 0 }])
+    let epochs = vec![EpochStart { epoch: LeaderEpoch(0), position: 0 }];
+    begin(disk, options, Kept::nothing(at.into(), epochs))
 }
 
-fn begin(
-    disk: &Arc<dyn Disk>,
-    options: LogOptions,
-    at: LogPlace,
-    epochs: Vec<EpochStart>,
-) -> Result<Log, RestartError> {
+fn begin(disk: &Arc<dyn Disk>, options: LogOptions, kept: Kept) -> Result<Log, RestartError> {
+    let at = LogPlace::from(kept.mark);
     disk.create_dir_all(&options.dir)?;
     let folder = list(&**disk, &options.dir)?;
     // Before any segment: a log that was left shorter and grew again would take the states for its own.
@@ -109,7 +116,7 @@ fn begin(
     disk.sync_dir(&options.dir)?;
     if at.position > 0 {
         // The state first: it alone says at which offset the segment begins.
-        save(disk, &options, &Kept::nothing(at.into(), epochs))?;
+        save(disk, &options, &kept)?;
         disk.open(&options.dir.join(file_name(at.position)), OpenMode::Create)?.sync()?;
         disk.sync_dir(&options.dir)?;
     }
@@ -165,9 +172,18 @@ fn kept_at(
     holder.len = holder.len.min(to_position - holder.base_position);
     // Below the cut headers are enough, as they are below any mark: records are checked by whoever reads them.
     let context = OpenContext { flushed_position: Some(to_position), now_ns: 0 };
-    let (_, replay) = walk(disk, options, folder, context)?;
+    let (_, mut replay) = walk(disk, options, folder, context)?;
     if let Some(stop) = replay.damage {
         return Err(refusal(stop, reaches, to_position));
+    }
+    let log_start = folder.segments[0].base_position;
+    let earlier = below(read_states(disk, options, folder.has_state)?, log_start, to_position);
+    replay.producers.inherit(earlier.producers);
+    // Without a saved state below the cut, what was read begins with the first batch.
+    if replay.epochs.first().is_some_and(|first| first.position >= log_start) {
+        let known = replay.epochs.first().map_or(LeaderEpoch(0), |first| first.epoch);
+        let first_is_older = earlier.epochs.last().is_some_and(|last| last.epoch == known);
+        replay.epochs.splice(..usize::from(first_is_older), earlier.epochs);
     }
     Ok(Kept {
         mark: replay.end,
@@ -208,9 +224,26 @@ fn kept_at_start(disk: &dyn Disk, options: &LogOptions, folder: &Folder) -> Resu
         None if log_start == 0 => Mark::default(),
         None => first_mark(disk, options, first)?.ok_or(TruncateError::UnknownStart { log_start })?,
     };
-    let epochs = states.into_iter().next().map(|state| state.epochs).unwrap_or_default();
-    let epochs = epochs.into_iter().filter(|epoch| epoch.position < log_start).collect();
-    Ok(Kept::nothing(mark, epochs))
+    let Earlier { epochs, producers } = below(states, log_start, log_start);
+    Ok(Kept { producers, ..Kept::nothing(mark, epochs) })
+}
+
+/// What the segments do not tell of a log that is cut.
+struct Earlier {
+    /// The epochs that began below the first segment.
+    epochs: Vec<EpochStart>,
+    /// The producers as of the cut, those included that wrote nothing since the first segment began.
+    producers: ProducerTable,
+}
+
+/// What the newest saved state, wherever it stands, says of a log that begins at `log_start` and is cut at `to_position`.
+fn below(states: Vec<State>, log_start: u64, to_position: u64) -> Earlier {
+    let (mut epochs, producers) = match states.into_iter().next() {
+        Some(newest) => (newest.epochs, newest.producers.as_of(to_position)),
+        None => (Vec::new(), ProducerTable::default()),
+    };
+    epochs.retain(|epoch| epoch.position < log_start);
+    Earlier { epochs, producers }
 }
 
 /// Where the first batch of a segment says it begins.

@@ -1,7 +1,7 @@
 //! Cutting a log and beginning one anew, with the power failing at every step of it.
 
 use crate::rig::{Dice, Rig, dir, options, records};
-use lance_messages::peer::LogPlace;
+use lance_messages::peer::{BelowStart, LogPlace};
 use lance_storage::checkpoint::FlushedMarks;
 use lance_storage::disk::memory::{CrashPolicy, MemoryConfig, MemoryDisk};
 use lance_storage::disk::{BLOCK, OpenMode};
@@ -202,7 +202,7 @@ fn a_log_cut_at_its_start_begins_there_still() {
 fn restart(rig: &mut Rig, at: LogPlace) {
     rig.lower(0);
     rig.known.clear();
-    restart_log(&rig.disk, options(MIN_SEGMENT_BYTES, 0), at).unwrap();
+    restart_log(&rig.disk, options(MIN_SEGMENT_BYTES, 0), at, &BelowStart::default()).unwrap();
     rig.reopen().unwrap();
     assert_eq!((rig.log.log_start_place(), rig.log.log_end_place()), (at, at));
     assert_eq!(rig.log.log_start_place(), at, "also when it is opened once more");
@@ -233,6 +233,71 @@ fn a_log_begun_anew_takes_a_leaders_batches_from_there() {
     }
 }
 
+/// A log whose first segments are gone, and with them all that a producer wrote: two batches.
+fn retained_without_the_batches_of_a_producer() -> Rig {
+    let mut rig = Rig::new();
+    for sequence in 0..2 {
+        rig.append_as(&records(1, 20, 1), sequence).unwrap();
+    }
+    while rig.log.segments().len() < 6 {
+        rig.append(&records(1, 200_000, 2));
+        rig.settle();
+    }
+    rig.flushed = Some(rig.durable);
+    let removed = rig.log.remove_segments_before(rig.log.segments()[2].base_position);
+    lance_storage::segment::remove(&*rig.disk, &removed).unwrap();
+    let start = rig.log.log_start().position;
+    rig.known.retain(|known| known.position >= start);
+    rig
+}
+
+/// The producer's next batch is taken, and what it sends again is stored once.
+fn goes_on_for_the_producer(rig: &mut Rig) {
+    rig.learn_sequence();
+    assert_eq!(rig.sequence, 2);
+    assert!(rig.append_as(&records(1, 20, 1), 1).unwrap().duplicate);
+    assert!(!rig.append_as(&records(1, 20, 3), 2).unwrap().duplicate);
+    rig.settle();
+}
+
+#[test]
+fn a_cut_forgets_no_producer_whose_batches_are_gone() {
+    let ends = |rig: &Rig| [rig.known[0].position, rig.known[0].end_position(), rig.known[9].end_position()];
+    for cut in 0..3 {
+        let mut rig = retained_without_the_batches_of_a_producer();
+        let start = rig.log.log_start().position;
+        let epoch_before = rig.log.epoch_before(start);
+        let to_position = ends(&rig)[cut];
+        rig.truncate(to_position).unwrap();
+        assert_eq!((rig.log.epoch_before(start), epoch_before.is_some()), (epoch_before, true));
+        goes_on_for_the_producer(&mut rig);
+    }
+}
+
+#[test]
+fn a_log_begun_anew_knows_what_its_leader_knew_of_what_lay_below() {
+    let leader = retained_without_the_batches_of_a_producer();
+    let start = leader.log.log_start_place();
+    let last_epoch = leader.log.epoch_history().first().map(|first| (first.epoch, first.position));
+    let producers = leader.log.producers().as_of(start.position).to_bytes().into();
+    let mut follower = filled(9, 0);
+    follower.lower(0);
+    follower.known.clear();
+    let below = BelowStart { last_epoch, producers };
+    restart_log(&follower.disk, options(MIN_SEGMENT_BYTES, 0), start, &below).unwrap();
+    follower.reopen().unwrap();
+    assert_eq!(follower.log.epoch_before(start.position), leader.log.epoch_before(start.position));
+    let mut reader = Reader::new(&leader.disk, 2);
+    while follower.log.log_end() < leader.log.log_end() {
+        let batches = leader.batches_at(follower.log.log_end(), 100_000, &mut reader);
+        follower.append_batches(&batches);
+    }
+    follower.settle();
+    follower.flushed = Some(follower.durable);
+    follower.truncate(leader.known[3].position).unwrap();
+    goes_on_for_the_producer(&mut follower);
+}
+
 #[test]
 fn a_power_cut_while_a_log_begins_anew_never_leaves_wrong_offsets() {
     let at = LogPlace { position: 5_000, offset: 3_000, record: 70 };
@@ -245,7 +310,7 @@ fn a_power_cut_while_a_log_begins_anew_never_leaves_wrong_offsets() {
             let mut rig = filled(10, 0);
             rig.memory.power_off_at(rig.memory.mutations() + cut);
             rig.lower(0);
-            let _ = restart_log(&rig.disk, options(MIN_SEGMENT_BYTES, 0), at);
+            let _ = restart_log(&rig.disk, options(MIN_SEGMENT_BYTES, 0), at, &BelowStart::default());
             rig.memory.crash(policy);
             let report = rig.reopen().unwrap_or_else(|error| panic!("{label}: {error}"));
             assert_eq!(report.offline, None, "{label}");

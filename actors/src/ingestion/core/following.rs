@@ -10,8 +10,8 @@ use lance_cluster::replica::{AppendDecision, FollowerReplica, LogFacts, Promise,
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{LeaderEpoch, ReplicaIncarnation, TopicPartition};
 use lance_messages::peer::{
-    AppendOutcome, AppendRequest, AppendResponse, DivergedLog, LogPlace, ReplicaBatch, ReplicaRequest, TruncateRequest,
-    TruncateTo,
+    AppendOutcome, AppendRequest, AppendResponse, BelowStart, DivergedLog, LogPlace, ReplicaBatch, ReplicaRequest,
+    TruncateRequest, TruncateTo,
 };
 use lance_storage::disk::SlotPool;
 use lance_storage::log::{Log, ReplicaAppendError};
@@ -227,7 +227,7 @@ fn begin_anew(partition: &mut Partition, session: u64, append: &AppendRequest) {
     let answers = DivergedLog { incarnation, last_epoch: log.last_epoch(), log_end: log.log_end() };
     let to = TruncateTo::Restart(LogPlace::default());
     let (partition, epoch) = (append.partition, append.epoch);
-    follower.truncating = Some((session, TruncateRequest { partition, epoch, answers, to }));
+    follower.truncating = Some((session, TruncateRequest { partition, epoch, answers, to, below: BelowStart::default() }));
 }
 
 fn take(log: &mut Log, pool: &mut SlotPool, batches: &[ReplicaBatch], is_near: bool) -> Taken {
@@ -276,12 +276,12 @@ pub(super) fn begin_truncation(partition: &mut Partition, effects: &mut Effects)
     let Some(follower) = partition.follower.as_mut().filter(|_| quiet) else {
         return;
     };
-    let Some((_, request)) = follower.truncating.take() else {
+    let Some((_, TruncateRequest { to, below, .. })) = follower.truncating.take() else {
         return;
     };
     let Some(log) = partition.log.take() else { return };
     (partition.queued, partition.cutting) = (false, true);
-    effects.push(IngestionEffect::Truncate { partition: partition.id, log: Box::new(log), to: request.to });
+    effects.push(IngestionEffect::Truncate { partition: partition.id, log: Box::new(log), to, below });
 }
 
 /// Cuts a damaged log once nothing is being written any more: what is under way would come to lie above the cut, and over
@@ -300,7 +300,7 @@ pub(super) fn begin_refill(partition: &mut Partition, effects: &mut Effects) {
     };
     (partition.queued, partition.cutting) = (false, true);
     let to = TruncateTo::Position(position);
-    effects.push(IngestionEffect::Truncate { partition: partition.id, log: Box::new(log), to });
+    effects.push(IngestionEffect::Truncate { partition: partition.id, log: Box::new(log), to, below: BelowStart::default() });
 }
 
 /// Answers the promise that waits, once nothing is being written any more.

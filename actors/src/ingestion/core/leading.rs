@@ -17,7 +17,8 @@ use lance_messages::batch::{BatchFlags, ControlBatch};
 use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{LeaderEpoch, NodeId, TopicPartition};
 use lance_messages::peer::{
-    AppendOutcome, AppendRequest, AppendResponse, PeerIdentity, ReplicaBatch, ReplicaRequest, TruncateRequest,
+    AppendOutcome, AppendRequest, AppendResponse, BelowStart, PeerIdentity, ReplicaBatch, ReplicaRequest,
+    TruncateRequest, TruncateTo,
 };
 use lance_storage::log::{AppendError, Log, NewBatch, ReplicaRead};
 use lance_storage::reader::split_batches;
@@ -517,8 +518,20 @@ fn on_diverged(
         DivergedStep::Ignore | DivergedStep::Resend => None,
         DivergedStep::Truncate { answers, to } => {
             let (partition, epoch) = (response.partition, response.epoch);
-            let request = TruncateRequest { partition, epoch, answers, to };
+            let below = match to {
+                TruncateTo::Restart(place) => below(log, place.position),
+                TruncateTo::Position(_) => BelowStart::default(),
+            };
+            let request = TruncateRequest { partition, epoch, answers, to, below };
             Some(IngestionEffect::ToFollower(follower.node, ReplicaRequest::Truncate(request)))
         }
     }
+}
+
+/// What a replica that begins anew at `start` cannot learn from the batches that follow.
+fn below(log: &Log, start: u64) -> BelowStart {
+    let behind = log.epoch_history().partition_point(|epoch| epoch.position < start);
+    let last = behind.checked_sub(1).and_then(|at| log.epoch_history().get(at));
+    let producers = log.producers().as_of(start).to_bytes();
+    BelowStart { last_epoch: last.map(|last| (last.epoch, last.position)), producers: producers.into() }
 }

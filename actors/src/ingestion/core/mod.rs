@@ -27,7 +27,7 @@ use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, TopicPartition};
 use lance_messages::mail::connection::Reply;
 use lance_messages::mail::ingestion::{Fetch, ProduceRequest};
-use lance_messages::peer::{AppendResponse, PeerIdentity, ReplicaBatch, ReplicaRequest, TruncateTo};
+use lance_messages::peer::{AppendResponse, BelowStart, PeerIdentity, ReplicaBatch, ReplicaRequest, TruncateTo};
 use lance_messages::sort_key::HybridClock;
 use lance_storage::disk::{DiskCompletion, SlotPool};
 use lance_storage::flush::FlushStep;
@@ -102,6 +102,8 @@ pub enum IngestionEffect {
         log: Box<Log>,
         /// What to do.
         to: TruncateTo,
+        /// What a log that begins anew is told of what lay below.
+        below: BelowStart,
     },
     /// The leader dropped everything below this position.
     DropBefore(TopicPartition, u64),

@@ -7,8 +7,8 @@ use crate::supervision::shell::guarded;
 use crate::supervision::{ActorStopped, Shell};
 use actix::prelude::*;
 use lance_messages::mail::peer::{SendControl, SendToFollower};
-use lance_messages::peer::ReplicaRequest;
-use lance_messages::wire::peer::{PeerFrame, PeerFrameError, TRACED_VERSION};
+use lance_messages::peer::{BelowStart, ReplicaRequest};
+use lance_messages::wire::peer::{BELOW_START_VERSION, PeerFrame, PeerFrameError, TRACED_VERSION};
 use std::convert::Infallible;
 
 /// The peer has another address: a connection to the old one ends.
@@ -30,7 +30,8 @@ impl PeerLinkActor {
     fn send_requests(&mut self, requests: Vec<ReplicaRequest>) -> Result<(), LinkEnd> {
         let max_bytes = self.setup.max_queued_bytes;
         let Some(connection) = &mut self.connection else { return Ok(()) };
-        let names_traced = connection.socket.version() >= TRACED_VERSION;
+        let version = connection.socket.version();
+        let (names_traced, says_below) = (version >= TRACED_VERSION, version >= BELOW_START_VERSION);
         for request in requests {
             connection.socket.queue(&match request {
                 ReplicaRequest::Append(mut append) => {
@@ -39,7 +40,12 @@ impl PeerLinkActor {
                     }
                     PeerFrame::Append(append)
                 }
-                ReplicaRequest::Truncate(truncate) => PeerFrame::Truncate(truncate),
+                ReplicaRequest::Truncate(mut truncate) => {
+                    if !says_below {
+                        truncate.below = BelowStart::default();
+                    }
+                    PeerFrame::Truncate(truncate)
+                }
             })?;
             let bytes = connection.socket.queued_bytes();
             if bytes > max_bytes {

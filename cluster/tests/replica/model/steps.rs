@@ -11,7 +11,7 @@ use lance_cluster::replica::{
 };
 use lance_messages::batch::{BATCH_HEADER_BYTES, BatchFlags, BatchHeader};
 use lance_messages::id::{LeaderEpoch, NodeId};
-use lance_messages::peer::{AppendRequest, LogPlace, ReplicaBatch, TruncateRequest};
+use lance_messages::peer::{AppendRequest, BelowStart, LogPlace, ReplicaBatch, TruncateRequest};
 use lance_messages::sort_key::SortKey;
 
 /// Something that can happen.
@@ -358,7 +358,7 @@ impl State {
         let log = LeaderLog { start: LogPlace::default(), log_end: position(ours.log.len()), history: &our_history };
         if let Ok(Resolution::Truncate(to)) = resolve(&log, &answer) {
             let (partition, epoch, answers) = (PARTITION, leader_epoch(epoch), answer.state());
-            let request = TruncateRequest { partition, epoch, answers, to };
+            let request = TruncateRequest { partition, epoch, answers, to, below: BelowStart::default() };
             self.truncations[usize::from(from)] = Some(Truncation(request));
         }
     }

@@ -13,7 +13,7 @@ use lance_actors::ingestion::replica_handlers::ReplicaReport;
 use lance_actors::replication::actor::ReplicaNews;
 use lance_cluster::metadata::MetadataCommand;
 use lance_messages::id::TopicPartition;
-use lance_messages::peer::{AppendResponse, LogPlace, ReplicaRequest, TruncateTo};
+use lance_messages::peer::{AppendResponse, BelowStart, LogPlace, ReplicaRequest, TruncateTo};
 use lance_storage::reader::Reader;
 use lance_storage::retention::{RetentionPolicy, expired};
 use lance_storage::segment;
@@ -86,7 +86,7 @@ impl Ingestion {
                     0 => TruncateTo::Restart(LogPlace::default()),
                     _ => TruncateTo::Position(good_end),
                 };
-                self.cut(TruncateJob { partition, log: None, to }, ctx);
+                self.cut(TruncateJob { partition, log: None, to, below: BelowStart::default() }, ctx);
             }
             return;
         }
@@ -177,14 +177,14 @@ impl Ingestion {
                     later(Mail::ReplicaRead(done), ctx);
                 }
                 IngestionEffect::DropBefore(partition, before) => self.remove_segments(partition, before, ctx),
-                IngestionEffect::Truncate { partition, log, to } => {
+                IngestionEffect::Truncate { partition, log, to, below } => {
                     let to = match self.setup.sabotage {
                         Sabotage::CutBelowHighWatermark => TruncateTo::Position(0),
                         _ => to,
                     };
                     let copy = (self.node, partition);
                     committed::is_cut(ctx.oracle, &self.logs_dir, copy, end_of(to));
-                    self.cut(TruncateJob { partition, log: Some(log), to }, ctx);
+                    self.cut(TruncateJob { partition, log: Some(log), to, below }, ctx);
                 }
                 _ => {}
             }

@@ -45,13 +45,15 @@ pub const MAX_OPENING_PAYLOAD_BYTES: usize = 4096;
 pub const RECOGNISED_BYTES: usize = 20;
 
 /// Newest version of the peer protocol spoken here.
-pub const PEER_VERSION: u16 = 4;
+pub const PEER_VERSION: u16 = 5;
 /// Oldest version spoken here: nodes of two releases form one cluster while one after the other is updated.
 pub const OLDEST_PEER_VERSION: u16 = 2;
 /// From this version on an Append may name batches that are traced.
 pub const TRACED_VERSION: u16 = 3;
 /// From this version on a node understands feature level 2 of the metadata.
 pub const FEATURE_LEVEL_2_VERSION: u16 = 4;
+/// From this version on a Truncate may say what lay below a log that begins anew.
+pub const BELOW_START_VERSION: u16 = 5;
 
 /// The command code of a peer frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -18,15 +18,20 @@
 //! Truncate 0x63                                of outcome 4, Unavailable: nothing
 //!   0  4 topic id
 //!   4  2 partition                      Version 2 knows no traced batches: there are none.
-//!   6  1 1 to a position, 2 restart
+//!   6  1 1 to a position, 2 restart,
+//!        3 restart, and what lay below
 //!   7  1 zero                           A truncation answers a log that is named by
 //!   8  4 epoch                          incarnation, last epoch and end.
 //!  12  4 last epoch there
 //!  16  4 damage count of the replica
 //!  20  8 incarnation of its node
 //!  28  8 log end there
-//!  36  8 position
+//!  36  8 position                      Versions 2 to 4 know no 3 in a Truncate.
 //!  44 16 of a restart: offset, record
+//!  60    and what lay below: 1 whether
+//!        the next two are known, 3 zero,
+//!        4 last epoch, 8 where it began,
+//!        4 bytes of producers, and those
 //! ```
 
 use super::super::header::HEADER_LEN;
@@ -36,8 +41,8 @@ use super::{MAX_DATA_PAYLOAD_BYTES, PeerCommand, PeerFrameError, frame_header, s
 use crate::batch::{BATCH_HEADER_BYTES, BatchHeader, BatchSeed};
 use crate::id::{LeaderEpoch, ReplicaIncarnation, TopicId, TopicPartition};
 use crate::peer::{
-    AppendOutcome, AppendRequest, AppendResponse, DivergedLog, LogPlace, ReplicaBatch, TracedBatch, TruncateRequest,
-    TruncateTo,
+    AppendOutcome, AppendRequest, AppendResponse, BelowStart, DivergedLog, LogPlace, ReplicaBatch, TracedBatch,
+    TruncateRequest, TruncateTo,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -223,7 +228,8 @@ fn check_chain(request: &AppendRequest, index: u32, header: &BatchHeader) -> Res
 pub(super) fn encode_truncate(request: &TruncateRequest, out: &mut BytesMut) {
     let (kind, place) = match request.to {
         TruncateTo::Position(position) => (1, LogPlace { position, ..LogPlace::default() }),
-        TruncateTo::Restart(place) => (2, place),
+        TruncateTo::Restart(place) if request.below.is_empty() => (2, place),
+        TruncateTo::Restart(place) => (3, place),
     };
     out.put_u32_le(request.partition.topic.0);
     out.put_u16_le(request.partition.partition);
@@ -234,10 +240,34 @@ pub(super) fn encode_truncate(request: &TruncateRequest, out: &mut BytesMut) {
     put_incarnation(request.answers.incarnation, out);
     out.put_u64_le(request.answers.log_end);
     out.put_u64_le(place.position);
-    if kind == 2 {
+    if kind >= 2 {
         out.put_u64_le(place.offset);
         out.put_u64_le(place.record);
     }
+    if kind == 3 {
+        put_below(&request.below, out);
+    }
+}
+
+fn put_below(below: &BelowStart, out: &mut BytesMut) {
+    let (epoch, began) = below.last_epoch.unwrap_or_default();
+    out.put_u32_le(below.last_epoch.is_some().into());
+    out.put_u32_le(epoch.0);
+    out.put_u64_le(began);
+    out.put_u32_le(below.producers.len() as u32);
+    out.put_slice(&below.producers);
+}
+
+fn read_below(reader: &mut PayloadReader<'_>) -> Option<BelowStart> {
+    let (known, epoch, began) = (reader.u32()?, LeaderEpoch(reader.u32()?), reader.u64()?);
+    let length = reader.u32()?;
+    let producers = Bytes::copy_from_slice(reader.bytes(length as usize)?);
+    let last_epoch = match known {
+        0 if epoch == LeaderEpoch(0) && began == 0 => None,
+        1 => Some((epoch, began)),
+        _ => return None,
+    };
+    Some(BelowStart { last_epoch, producers }).filter(|below| !below.is_empty())
 }
 
 fn put_incarnation(incarnation: ReplicaIncarnation, out: &mut BytesMut) {
@@ -261,10 +291,11 @@ pub(super) fn decode_truncate(reader: &mut PayloadReader<'_>) -> Option<Truncate
     let position = reader.u64()?;
     let to = match kind {
         1 => TruncateTo::Position(position),
-        2 => TruncateTo::Restart(LogPlace { position, offset: reader.u64()?, record: reader.u64()? }),
+        2 | 3 => TruncateTo::Restart(LogPlace { position, offset: reader.u64()?, record: reader.u64()? }),
         _ => return None,
     };
-    (zero == 0).then_some(TruncateRequest { partition, epoch, answers, to })
+    let below = if kind == 3 { read_below(reader)? } else { BelowStart::default() };
+    (zero == 0).then_some(TruncateRequest { partition, epoch, answers, to, below })
 }
 
 /// Appends the frames of `responses`: one, or as many as they need.

@@ -4,8 +4,8 @@ use super::*;
 use crate::batch::{BATCH_HEADER_BYTES, BatchFlags, BatchHeader, BatchSeed};
 use crate::id::{LeaderEpoch, NodeId, ReplicaIncarnation, TopicId, TopicPartition};
 use crate::peer::{
-    AppendOutcome, AppendRequest, AppendResponse, DivergedLog, LinkKind, LogPlace, PeerIdentity, ReplicaBatch,
-    TracedBatch, TruncateRequest, TruncateTo,
+    AppendOutcome, AppendRequest, AppendResponse, BelowStart, DivergedLog, LinkKind, LogPlace, PeerIdentity,
+    ReplicaBatch, TracedBatch, TruncateRequest, TruncateTo,
 };
 use crate::sort_key::SortKey;
 use crate::wire::TraceContext;
@@ -108,7 +108,13 @@ fn answers() -> Vec<AppendResponse> {
 fn truncate(to: TruncateTo) -> TruncateRequest {
     let incarnation = ReplicaIncarnation { node: 0xAB, copy_version: 3, damage_count: 1 };
     let answers = DivergedLog { incarnation, last_epoch: LeaderEpoch(4), log_end: 0x33 };
-    TruncateRequest { partition: PARTITION, epoch: LeaderEpoch(5), answers, to }
+    TruncateRequest { partition: PARTITION, epoch: LeaderEpoch(5), answers, to, below: BelowStart::default() }
+}
+
+fn restart_and_below() -> TruncateRequest {
+    let to = TruncateTo::Restart(LogPlace { position: 0x44, offset: 0x55, record: 0x66 });
+    let producers = Bytes::from_static(b"who wrote");
+    TruncateRequest { below: BelowStart { last_epoch: Some((LeaderEpoch(3), 0x22)), producers }, ..truncate(to) }
 }
 
 fn bytes_of(frame: &PeerFrame) -> BytesMut {
@@ -137,6 +143,7 @@ fn every_kind() -> Vec<PeerFrame> {
         PeerFrame::Append(AppendRequest { traced: vec![traced(0)], ..append(&[3]) }),
         PeerFrame::Truncate(truncate(TruncateTo::Position(0x44))),
         PeerFrame::Truncate(truncate(TruncateTo::Restart(LogPlace { position: 0x44, offset: 0x55, record: 0x66 }))),
+        PeerFrame::Truncate(restart_and_below()),
         PeerFrame::Control(Bytes::from_static(b"raft")),
         PeerFrame::Formation(Bytes::from_static(b"who")),
         PeerFrame::HelloResponse(hello_response()),
