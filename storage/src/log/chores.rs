@@ -67,6 +67,10 @@ pub(crate) struct Chores {
     state_range: Option<(u64, u64)>,
     /// As of which position the state was last prepared.
     state_position: u64,
+    /// As of which position the newest whole state in the file is.
+    saved_position: u64,
+    /// Whether the last save found no space.
+    save_failed: bool,
     /// Time of the newest batch then.
     state_time_ns: u64,
     state_bytes: u64,
@@ -77,7 +81,13 @@ pub(crate) struct Chores {
 impl Chores {
     /// Nothing to do; what is known of the state file.
     pub(super) fn restored(state_exists: bool, state_range: Option<(u64, u64)>, state_position: u64) -> Self {
-        Self { state_exists, state_range, state_position, ..Self::default() }
+        Self { state_exists, state_range, state_position, saved_position: state_position, ..Self::default() }
+    }
+
+    /// How far segments may be dropped: no state that begins further up would know the producers, and the epoch, of what is
+    /// gone. Where there was no space for one, making some comes first.
+    pub(super) fn removable_end(&self) -> u64 {
+        if self.save_failed { u64::MAX } else { self.saved_position }
     }
 
     /// True every other time.
@@ -234,6 +244,8 @@ impl Log {
             Chore::CreateState => self.chores.state_exists = true,
             Chore::SaveState { file_range, position } => {
                 self.chores.saving = false;
+                self.chores.save_failed = false;
+                self.chores.saved_position = position;
                 self.chores.state_range = Some(file_range);
                 self.chores.state_position = self.chores.state_position.max(position);
             }
@@ -272,9 +284,15 @@ impl Log {
     pub(super) fn drop_chore(&mut self, chore: Chore) {
         match chore {
             // Else it would be tried again at once, for ever.
-            Chore::CreateState => self.chores.prepared = None,
+            Chore::CreateState => {
+                self.chores.prepared = None;
+                self.chores.save_failed = true;
+            }
             Chore::Truncate { .. } => {}
-            Chore::SaveState { .. } => self.chores.saving = false,
+            Chore::SaveState { .. } => {
+                self.chores.saving = false;
+                self.chores.save_failed = true;
+            }
             // A reader that misses the index file walks through the segment instead.
             Chore::CreateIndex { base_position } | Chore::WriteIndex { base_position } => {
                 if let Some(closing) = self.writing_at(base_position) {

@@ -408,11 +408,12 @@ impl Log {
         self.end.position - self.start.position
     }
 
-    /// Drops the closed segments that end at or below `position` and the high watermark, and moves the log start up.
+    /// Drops the closed segments that end at or below `position` and the high watermark, and moves the log start up; those
+    /// that the saved state does not cover stay until it does.
     ///
     /// The answer is to be handed to [`crate::segment::remove`] on a thread that may block.
     pub fn remove_segments_before(&mut self, position: u64) -> Vec<Arc<Segment>> {
-        let limit = position.min(self.high_watermark.position);
+        let limit = position.min(self.high_watermark.position).min(self.chores.removable_end());
         let mut removed = Vec::new();
         while let Some(segment) = self.closed.front() {
             let Some(end) = segment.end().filter(|end| end.mark.position <= limit) else {

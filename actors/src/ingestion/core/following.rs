@@ -257,8 +257,9 @@ fn on_truncate(partition: &mut Partition, session: u64, request: TruncateRequest
         }
         TruncateDecision::Cut { .. } | TruncateDecision::Restart { .. } => {
             follower.session = Some(session);
+            let epoch = request.epoch;
             follower.truncating = Some((session, request));
-            follow(partition, request.epoch, effects);
+            follow(partition, epoch, effects);
             begin_truncation(partition, effects);
         }
         TruncateDecision::BelowHighWatermark { position, high_watermark } => {

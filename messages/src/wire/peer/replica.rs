@@ -250,7 +250,7 @@ pub(super) fn encode_truncate(request: &TruncateRequest, out: &mut BytesMut) {
 }
 
 fn put_below(below: &BelowStart, out: &mut BytesMut) {
-    let (epoch, began) = below.last_epoch.unwrap_or_default();
+    let (epoch, began) = below.last_epoch.unwrap_or((LeaderEpoch(0), 0));
     out.put_u32_le(below.last_epoch.is_some().into());
     out.put_u32_le(epoch.0);
     out.put_u64_le(began);
