@@ -30,11 +30,10 @@ fn how_to_run(seed: u64, options: &ClusterOptions) -> String {
         format!("LANCE_SIM_FAULTS='{}' ", names.join(","))
     });
     format!(
-        "LANCE_SIM_SEED={seed} LANCE_SIM_NODES={} {}{}cargo test -p lance-integration --test simulated_cluster one_seed \
+        "LANCE_SIM_SEED={seed} LANCE_SIM_NODES={} {}cargo test -p lance-integration --test simulated_cluster one_seed \
          -- --nocapture",
         options.nodes,
         faults.unwrap_or_default(),
-        if options.removals_with_losses { "LANCE_SIM_REMOVALS=1 " } else { "" },
     )
 }
 
@@ -201,8 +200,7 @@ fn five_nodes_keep_what_they_acked() {
 /// For looking closer: `LANCE_SIM_SEED=7` shows how that seed ends (all of it with `LANCE_SIM_VERBOSE=1`),
 /// `LANCE_SIM_SEED=0..50` what is wrong with each; `LANCE_SIM_NODES=5` with that many nodes, and
 /// `LANCE_SIM_COPIES=1` with replica sets that change, `LANCE_SIM_ROT=1` with bits that flip; `LANCE_SIM_FAULTS=Kill,Wipe` with
-/// these faults only, `LANCE_SIM_REMOVALS=1` with old segments removed also where replicas are lost, and
-/// `LANCE_SIM_BROKEN=AckBeforeSync` with nodes that are broken on purpose.
+/// these faults only, and `LANCE_SIM_BROKEN=AckBeforeSync` with nodes that are broken on purpose.
 #[test]
 fn one_seed() {
     let Ok(asked) = std::env::var("LANCE_SIM_SEED") else { return };
@@ -217,8 +215,7 @@ fn one_seed() {
     let broken = std::env::var("LANCE_SIM_BROKEN").ok();
     let sabotage = broken.map_or(Sabotage::None, |broken| named(&broken, Sabotage::AMONG_NODES));
     let faults = std::env::var("LANCE_SIM_FAULTS").ok().map(|names| faults_named(&names)).or(mix.faults);
-    let removals_with_losses = asked_mix("LANCE_SIM_REMOVALS");
-    let options = ClusterOptions { nodes, verbose, sabotage, faults, removals_with_losses };
+    let options = ClusterOptions { nodes, verbose, sabotage, faults };
     let (first, end) = match asked.split_once("..") {
         Some((first, end)) => (first.parse().unwrap(), end.parse().unwrap()),
         None => (asked.parse().unwrap(), asked.parse::<u64>().unwrap() + 1),

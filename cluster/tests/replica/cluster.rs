@@ -247,7 +247,13 @@ impl Cluster {
             let start = LogPlace { position: log.start(), offset: 0, record: 0 };
             let ours = LeaderLog { start, log_end: log.end(), history: &history };
             if let DivergedStep::Truncate { answers, to } = flow.on_diverged(&ours, &answer, self.now) {
-                let request = TruncateRequest { partition: PARTITION, epoch: response.epoch, answers, to, below: BelowStart::default() };
+                let request = TruncateRequest {
+                    partition: PARTITION,
+                    epoch: response.epoch,
+                    answers,
+                    to,
+                    below: BelowStart::default(),
+                };
                 self.requests[node].push_back(ReplicaRequest::Truncate(request));
             }
         }

@@ -71,6 +71,8 @@ pub(crate) struct Chores {
     saved_position: u64,
     /// Whether the last save found no space.
     save_failed: bool,
+    /// Segments below here were to be dropped, and wait for a state that covers them.
+    removal_waits: Option<u64>,
     /// Time of the newest batch then.
     state_time_ns: u64,
     state_bytes: u64,
@@ -84,10 +86,15 @@ impl Chores {
         Self { state_exists, state_range, state_position, saved_position: state_position, ..Self::default() }
     }
 
-    /// How far segments may be dropped: no state that begins further up would know the producers, and the epoch, of what is
-    /// gone. Where there was no space for one, making some comes first.
-    pub(super) fn removable_end(&self) -> u64 {
+    /// Segments up to here may be dropped: the saved state covers them, and nothing else would know their producers. Where
+    /// there was no space for one, making some comes first.
+    pub(super) fn covered_end(&self) -> u64 {
         if self.save_failed { u64::MAX } else { self.saved_position }
+    }
+
+    /// Segments below here were to be dropped, and wait for a state.
+    pub(super) fn set_removal_waits(&mut self, position: Option<u64>) {
+        self.removal_waits = position;
     }
 
     /// True every other time.
@@ -100,6 +107,9 @@ impl Chores {
 impl Log {
     /// True when enough was appended since the state was saved last.
     pub(super) fn wants_state(&self) -> bool {
+        if self.chores.removal_waits.is_some() && self.overdue_removal().is_none() {
+            return true;
+        }
         let took_ns = self.last_sort_key.timestamp_ns().saturating_sub(self.chores.state_time_ns);
         let interval = if took_ns >= EARLY_STATE_NS { EARLY_STATE_BYTES } else { STATE_INTERVAL_BYTES };
         let appended = self.end.position - self.chores.state_position;
@@ -153,14 +163,24 @@ impl Log {
         }
     }
 
-    /// Goes on with closing a segment whose index waited for slots of the pool; true when there is a step now. To be called
-    /// now and then: a log that nothing is appended to hears of no free slots.
-    pub fn resume_closing(&mut self, pool: &mut SlotPool) -> bool {
-        let waits = self.closing.front().is_some_and(|front| matches!(front.closing, Closing::FillIndex { .. }));
-        if waits {
+    /// Goes on with closing a segment whose index waited for slots of the pool, and with saving the state that a removal waits
+    /// for; true when there is a step now. To be called now and then: a log that nothing is appended to hears of neither.
+    pub fn resume_chores(&mut self, pool: &mut SlotPool) -> bool {
+        let closes = self.closing.front().is_some_and(|front| matches!(front.closing, Closing::FillIndex { .. }));
+        if closes {
             self.prepare_index(pool);
         }
-        waits && self.wants_flush(false)
+        let saves = self.chores.removal_waits.is_some() && self.wants_state();
+        if saves {
+            self.prepare_state(self.active.segment.base(), pool);
+        }
+        (closes || saves) && self.wants_flush(false)
+    }
+
+    /// Up to where [`Log::remove_segments_before`] is to be asked again: the state it waited for is saved.
+    pub fn overdue_removal(&self) -> Option<u64> {
+        let first_end = self.closed.front()?.end()?.mark.position;
+        self.chores.removal_waits.filter(|_| first_end <= self.chores.covered_end())
     }
 
     /// True when [`Log::take_chore`] would answer a step.

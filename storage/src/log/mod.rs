@@ -413,14 +413,19 @@ impl Log {
     ///
     /// The answer is to be handed to [`crate::segment::remove`] on a thread that may block.
     pub fn remove_segments_before(&mut self, position: u64) -> Vec<Arc<Segment>> {
-        let limit = position.min(self.high_watermark.position).min(self.chores.removable_end());
+        let limit = position.min(self.high_watermark.position);
         let mut removed = Vec::new();
+        self.chores.set_removal_waits(None);
         while let Some(segment) = self.closed.front() {
             let Some(end) = segment.end().filter(|end| end.mark.position <= limit) else {
                 break;
             };
             // Something durable must stay behind that says which offset comes next.
             if end.mark.position >= self.durable.position {
+                break;
+            }
+            if end.mark.position > self.chores.covered_end() {
+                self.chores.set_removal_waits(Some(position));
                 break;
             }
             self.start = end.mark;

@@ -296,3 +296,37 @@ fn a_header_never_speaks_of_more_than_was_durable() {
         assert_eq!(header.committed_through, expected);
     }
 }
+
+#[test]
+fn retention_waits_for_a_state_that_knows_the_producers_of_what_goes() {
+    let mut rig = Rig::new();
+    rig.append_as(&records(1, 20, 1), 0).unwrap();
+    // No slots are left for the states of these rolls.
+    while rig.log.segments().len() < 4 {
+        rig.append(&records(1, 200_000, 2));
+        let taken: Vec<_> = std::iter::from_fn(|| rig.pool.take()).collect();
+        while rig.log.is_dirty() {
+            rig.step(true);
+        }
+        taken.into_iter().for_each(|slot| rig.pool.put(slot));
+    }
+    rig.settle();
+    rig.flushed = Some(rig.durable);
+    let before = rig.log.segments()[2].base_position;
+    let mut removed = rig.log.remove_segments_before(before);
+    assert!(removed.is_empty(), "nothing saved knows the producer yet");
+    for _ in 0..3 {
+        rig.log.resume_chores(&mut rig.pool);
+        rig.settle();
+        if let Some(before) = rig.log.overdue_removal() {
+            removed.extend(rig.log.remove_segments_before(before));
+        }
+    }
+    assert_eq!(rig.log.log_start().position, before);
+    lance_storage::segment::remove(&*rig.disk, &removed).unwrap();
+    rig.known.retain(|known| known.position >= before);
+    rig.reopen().unwrap();
+    rig.learn_sequence();
+    assert_eq!(rig.sequence, 1);
+    assert_eq!(rig.log.overdue_removal(), None);
+}

@@ -10,7 +10,7 @@ use lance_messages::error_code::ErrorCode;
 use lance_messages::mail::connection::{Answer, Reply};
 use lance_messages::peer::ReplicaBatch;
 use lance_storage::disk::DiskCompletion;
-use lance_storage::log::DiskFailed;
+use lance_storage::log::{DiskFailed, Log};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -218,11 +218,15 @@ impl IngestionCore {
         for slot in 0..self.partitions.len() as u32 {
             let Self { partitions, pool, .. } = self;
             let partition = partitions.get_mut(slot as usize).and_then(Option::as_mut);
-            let waits = |partition: &mut Partition| {
-                let resumes = partition.log.as_mut().is_some_and(|log| log.resume_closing(pool));
+            let mut waits = |partition: &mut Partition| {
+                let resumes = partition.log.as_mut().is_some_and(|log| log.resume_chores(pool));
                 resumes || partition.no_space || partition.retry
             };
-            if partition.is_some_and(waits) {
+            let Some(partition) = partition else { continue };
+            if let Some(before) = partition.log.as_ref().and_then(Log::overdue_removal) {
+                effects.push(IngestionEffect::DropBefore(partition.id, before));
+            }
+            if waits(partition) {
                 self.flush_one(slot, effects);
             }
         }

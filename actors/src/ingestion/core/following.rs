@@ -227,7 +227,8 @@ fn begin_anew(partition: &mut Partition, session: u64, append: &AppendRequest) {
     let answers = DivergedLog { incarnation, last_epoch: log.last_epoch(), log_end: log.log_end() };
     let to = TruncateTo::Restart(LogPlace::default());
     let (partition, epoch) = (append.partition, append.epoch);
-    follower.truncating = Some((session, TruncateRequest { partition, epoch, answers, to, below: BelowStart::default() }));
+    follower.truncating =
+        Some((session, TruncateRequest { partition, epoch, answers, to, below: BelowStart::default() }));
 }
 
 fn take(log: &mut Log, pool: &mut SlotPool, batches: &[ReplicaBatch], is_near: bool) -> Taken {
@@ -301,7 +302,12 @@ pub(super) fn begin_refill(partition: &mut Partition, effects: &mut Effects) {
     };
     (partition.queued, partition.cutting) = (false, true);
     let to = TruncateTo::Position(position);
-    effects.push(IngestionEffect::Truncate { partition: partition.id, log: Box::new(log), to, below: BelowStart::default() });
+    effects.push(IngestionEffect::Truncate {
+        partition: partition.id,
+        log: Box::new(log),
+        to,
+        below: BelowStart::default(),
+    });
 }
 
 /// Answers the promise that waits, once nothing is being written any more.

@@ -126,7 +126,7 @@ pub struct State {
 }
 
 /// A `TruncateRequest` that can be hashed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Truncation(pub TruncateRequest);
 
 impl std::hash::Hash for Truncation {
@@ -203,7 +203,7 @@ impl State {
             led: [None; MAX_REPLICAS],
             sent: Vec::new(),
             acks: Vec::new(),
-            truncations: [None; MAX_REPLICAS],
+            truncations: [const { None }; MAX_REPLICAS],
             committed: Log::default(),
             restarts: bounds.crashes > 0 || bounds.wipes > 0,
             tells: bounds.tells,
@@ -229,7 +229,7 @@ impl State {
         let lowest = lowest.unwrap_or(LeaderEpoch(0));
         self.sent.retain(|sent| leader_epoch(sent.epoch) >= lowest);
         for truncation in &mut self.truncations {
-            *truncation = truncation.filter(|truncation| truncation.0.epoch >= lowest);
+            *truncation = truncation.take().filter(|truncation| truncation.0.epoch >= lowest);
         }
         if self.chosen.is_some() {
             self.answers = [None; MAX_REPLICAS];

@@ -366,7 +366,7 @@ impl State {
     fn truncate(&mut self, number: u8, sabotage: Option<Sabotage>) -> Result<(), String> {
         let node = &mut self.nodes[usize::from(number)];
         let (Some(Truncation(mut request)), Role::Follower(core)) =
-            (self.truncations[usize::from(number)], &mut node.role)
+            (self.truncations[usize::from(number)].clone(), &mut node.role)
         else {
             return Ok(());
         };

@@ -138,11 +138,6 @@ impl ClusterPlan {
         self.kinds.contains(&trouble)
     }
 
-    /// Whether replicas lose what they held.
-    pub fn loses_replicas(&self) -> bool {
-        self.kinds.iter().any(|kind| matches!(kind, ClusterTrouble::Wipe | ClusterTrouble::BitRot))
-    }
-
     /// What strikes now.
     pub fn pick(&self, rng: &mut Rng) -> Option<ClusterTrouble> {
         rng.pick(&self.kinds)

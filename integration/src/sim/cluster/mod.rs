@@ -20,19 +20,13 @@ pub struct ClusterOptions {
     pub sabotage: Sabotage,
     /// Faults to make instead of those the seed picks.
     pub faults: Option<Vec<ClusterTrouble>>,
-    /// Old segments may be removed also where replicas lose what they held. Not by default: two things are known to go wrong
-    /// then, and hold up some of the producers, though nothing that was acked is lost. An admitted replica that began anew at its
-    /// leader's log start does not vote before it holds a batch, so that with one more lost nobody may lead
-    /// (`LANCE_SIM_ROT=1`, seed 476). And a replica that began there knows no producers of the time before: as a leader it
-    /// refuses the next batch of an idempotent one (`LANCE_SIM_COPIES=1`, seeds 42 and 63; `LANCE_SIM_ROT=1`, seed 78).
-    pub removals_with_losses: bool,
     /// Print what happens.
     pub verbose: bool,
 }
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        Self { nodes: 3, sabotage: Sabotage::None, faults: None, removals_with_losses: false, verbose: false }
+        Self { nodes: 3, sabotage: Sabotage::None, faults: None, verbose: false }
     }
 }
 

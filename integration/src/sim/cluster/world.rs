@@ -81,14 +81,11 @@ pub(super) fn new_disk(rng: &mut Rng, setup: &NodeSetup) -> SimDisk {
 impl World {
     pub(super) fn new(seed: u64, options: &ClusterOptions) -> Self {
         let mut rng = Rng::new(seed);
-        let mut setup = setup(&mut rng, options);
+        let setup = setup(&mut rng, options);
         let plan = match &options.faults {
             Some(kinds) => ClusterPlan::of(kinds),
             None => ClusterPlan::new(&mut rng),
         };
-        if plan.loses_replicas() && !options.removals_with_losses {
-            setup.retain_bytes = 0;
-        }
         let genesis = |number: u16| GenesisNode {
             node: NodeId(number + 1),
             incarnation: rng.next_u64().max(1),
