@@ -66,7 +66,7 @@ impl Rig {
     fn take_effects(&mut self) {
         for effect in self.effects.drain(..) {
             match effect {
-                IngestionEffect::Submit { token, step } => self.submitted.push((token, step.kind)),
+                IngestionEffect::Submit { token, step, .. } => self.submitted.push((token, step.kind)),
                 IngestionEffect::Reply(_, reply) => match reply.answer {
                     Answer::Produced(result) => {
                         self.replies.push((reply.request, result.ok().map(|stored| stored.base_offset)));

@@ -73,7 +73,7 @@ impl Leader {
             let steps = std::mem::take(&mut self.effects);
             let mut worked = false;
             for effect in steps {
-                if let IngestionEffect::Submit { token, step } = effect {
+                if let IngestionEffect::Submit { token, step, .. } = effect {
                     worked = true;
                     assert!(self.queue.submit(step.into_op(u64::from(token))).is_ok());
                 }

@@ -110,7 +110,7 @@ impl Rig {
             let mut worked = false;
             for effect in std::mem::take(&mut self.effects) {
                 match effect {
-                    IngestionEffect::Submit { token, step } => {
+                    IngestionEffect::Submit { token, step, .. } => {
                         worked = true;
                         let operation: DiskOp = step.into_op(u64::from(token));
                         assert!(self.queue.submit(operation).is_ok());
@@ -420,7 +420,7 @@ fn a_damaged_log_is_cut_once_nothing_is_being_written() {
     let now = rig.now();
     rig.core.flush(now, &mut rig.effects);
     for effect in std::mem::take(&mut rig.effects) {
-        if let IngestionEffect::Submit { token, step } = effect {
+        if let IngestionEffect::Submit { token, step, .. } = effect {
             assert!(rig.queue.submit(step.into_op(u64::from(token))).is_ok());
         }
     }

@@ -145,7 +145,7 @@ impl InProcess {
         }
         self.ingestion.flush(now, &mut self.ingestion_effects);
         for effect in self.ingestion_effects.drain(..) {
-            if let IngestionEffect::Submit { token, step } = effect {
+            if let IngestionEffect::Submit { token, step, .. } = effect {
                 self.submitted.push((token, step.kind));
             }
         }
@@ -170,7 +170,7 @@ impl InProcess {
             for effect in self.ingestion_effects.drain(..) {
                 match effect {
                     IngestionEffect::Reply(_, reply) => replies.push(reply),
-                    IngestionEffect::Submit { token, step } => self.submitted.push((token, step.kind)),
+                    IngestionEffect::Submit { token, step, .. } => self.submitted.push((token, step.kind)),
                     _ => {}
                 }
             }

@@ -208,7 +208,10 @@ impl IngestionActor {
         let (mut fenced, mut news, mut reads, mut cuts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for effect in self.effects.drain(..) {
             match effect {
-                IngestionEffect::Submit { token, step } => operations.push(step.into_op(u64::from(token))),
+                IngestionEffect::Submit { partition, token, step } => {
+                    self.marks.note_written(partition, step.end_position);
+                    operations.push(step.into_op(u64::from(token)));
+                }
                 IngestionEffect::Reply(connection, reply) => {
                     if reply.answer.is_error() {
                         self.setup.metrics.errors.add(1);

@@ -23,6 +23,8 @@ pub struct OpenRequest {
     pub partition: TopicPartition,
     /// Log position known to be durable.
     pub flushed: Option<u64>,
+    /// Log position above which this process has written nothing.
+    pub written: Option<u64>,
     /// Why an earlier life of its owner stopped writing it.
     pub latch: Option<Latch>,
     /// Where it begins when nothing is there, of a partition that was restored.
@@ -123,7 +125,7 @@ impl LogOpener {
     /// Opens one log; may wait for the disk.
     pub fn open(&self, request: &OpenRequest, now_ns: u64) -> Opened {
         let partition = request.partition;
-        let context = OpenContext { flushed_position: request.flushed, now_ns };
+        let context = OpenContext { flushed_position: request.flushed, written_position: request.written, now_ns };
         let opening = std::panic::AssertUnwindSafe(|| self.open_at(partition, context, request.begins));
         match std::panic::catch_unwind(opening) {
             Ok(Ok((mut log, report))) => {
@@ -180,7 +182,9 @@ impl LogOpener {
             }
         };
         match cut {
-            Ok(()) => self.open(&OpenRequest { partition, flushed: None, latch: None, begins: None }, now_ns),
+            Ok(()) => {
+                self.open(&OpenRequest { partition, flushed: None, written: None, latch: None, begins: None }, now_ns)
+            }
             Err(reason) => Opened::failed(partition, reason),
         }
     }
@@ -284,6 +288,8 @@ impl Openings {
 pub struct LogMarks {
     /// Log positions known to be durable.
     pub flushed: HashMap<TopicPartition, u64>,
+    /// How far logs were ever written, as far as this process knows: it saw them end, or wrote them.
+    pub(super) written: HashMap<TopicPartition, u64>,
     /// Why logs are not written any more; only a restart of the process lifts it.
     pub latches: HashMap<TopicPartition, Latch>,
     /// Where restored partitions begin.
@@ -296,14 +302,32 @@ impl LogMarks {
         OpenRequest {
             partition,
             flushed: self.flushed.get(&partition).copied(),
+            written: self.written.get(&partition).copied(),
             latch: self.latches.get(&partition).cloned(),
             begins: self.beginnings.get(&partition).copied(),
+        }
+    }
+
+    /// A log was opened: what lay above its end is cut.
+    pub fn note_opened(&mut self, log: &Log) {
+        let partition = log.partition();
+        match log.offline() {
+            None => self.written.insert(partition, log.log_end()),
+            Some(_) => self.written.remove(&partition),
+        };
+    }
+
+    /// A log that was opened is written up to here.
+    pub fn note_written(&mut self, partition: TopicPartition, end: u64) {
+        if let Some(written) = self.written.get_mut(&partition) {
+            *written = end.max(*written);
         }
     }
 
     /// Forgets a partition that is gone.
     pub fn forget(&mut self, partition: TopicPartition) {
         self.flushed.remove(&partition);
+        self.written.remove(&partition);
         self.latches.remove(&partition);
     }
 }

@@ -65,6 +65,7 @@ impl IngestionActor {
         let assigned: HashSet<TopicPartition> = self.assigned.iter().copied().collect();
         let asked = asked.iter().filter(|(partition, version)| self.copy_version(*partition) == *version);
         let assigned: HashSet<TopicPartition> = asked.map(|(it, _)| *it).filter(|it| assigned.contains(it)).collect();
+        opened.iter().filter_map(|opened| opened.result.as_ref().ok()).for_each(|log| self.marks.note_opened(log));
         let (mut again, mut damaged) = (Vec::new(), Vec::new());
         let replicated = self.replicated.clone();
         self.with_core(ctx, |core, _, effects| {

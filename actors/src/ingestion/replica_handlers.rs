@@ -252,6 +252,7 @@ impl IngestionActor {
             actor.flushed = Some(flushed);
             if actor.lives == life {
                 let result = opened.result;
+                result.iter().for_each(|log| actor.marks.note_opened(log));
                 if result.is_ok() && actor.stopped.remove(&partition) {
                     actor.setup.metrics.partitions_stopped.sub(1);
                 }

@@ -128,10 +128,15 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     let location = panic.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
     let backtrace = Backtrace::capture();
+    tracing::error!(%thread, %location, "panic: {message}");
     if backtrace.status() == BacktraceStatus::Captured {
-        tracing::error!(%thread, %location, %backtrace, "panic: {message}");
-    } else {
-        tracing::error!(%thread, %location, "panic: {message}");
+        let tell = move || tracing::error!(%thread, %location, %backtrace, "backtrace of a panic");
+        // To find the names takes long, and a thread that is caught by a guard has others to serve.
+        if std::thread::current().name() == Some("main") {
+            tell();
+        } else {
+            let _ = std::thread::Builder::new().name("backtrace".to_owned()).spawn(tell);
+        }
     }
 }
 

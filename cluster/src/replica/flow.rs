@@ -159,6 +159,8 @@ pub struct FollowerFlow {
     /// The furthest that a life of the replica has synced, over all links.
     furthest: Option<(ReplicaIncarnation, u64)>,
     backoff: Duration,
+    /// The follower's last answer was that it can take nothing.
+    refused: bool,
     /// The last state of its log that was answered, and when.
     answered: Option<(DivergedLog, Duration)>,
 }
@@ -186,6 +188,7 @@ impl FollowerFlow {
             sent_end: 0,
             furthest: None,
             backoff: BACKOFF_MIN,
+            refused: false,
             answered: None,
         }
     }
@@ -196,6 +199,7 @@ impl FollowerFlow {
         self.acked = None;
         self.probed_at = None;
         self.answered = None;
+        self.refused = false;
         self.backoff = BACKOFF_MIN;
         self.start_probing();
     }
@@ -261,6 +265,7 @@ impl FollowerFlow {
             return AckProgress::default();
         }
         self.backoff = BACKOFF_MIN;
+        self.refused = false;
         self.measure_ack(durable_end, now)
     }
 
@@ -278,6 +283,7 @@ impl FollowerFlow {
             return DivergedStep::Ignore;
         }
         self.answered = Some((state, now));
+        self.refused = false;
         match resolve(leader, answer) {
             Ok(Resolution::Resend { from }) => {
                 self.stream_from(from);
@@ -300,6 +306,7 @@ impl FollowerFlow {
 
     /// The follower can take nothing at the moment.
     pub fn on_unavailable(&mut self, now: Duration) {
+        self.refused = self.state != State::Down;
         if !matches!(self.state, State::Down | State::Waiting { .. }) {
             self.wait(now);
         }
@@ -346,6 +353,11 @@ impl FollowerFlow {
     /// no progress, as to probes or from a replica without room, pay nothing back.
     pub fn outstanding(&self, now: Duration) -> Option<Duration> {
         self.owes_since.map(|since| now.saturating_sub(since))
+    }
+
+    /// Whether the follower answers, but that it can take nothing: its log is stopped, and its node need not be slow.
+    pub fn is_refused(&self) -> bool {
+        self.refused
     }
 
     fn expect_answer(&mut self, now: Duration) {

@@ -269,7 +269,9 @@ fn an_unavailable_follower_is_left_alone_for_a_growing_while() {
         }
     }
     assert!(run.outstanding() >= Some(ms(16_000)), "it owes the ack all the while");
+    assert!(run.flow.is_refused(), "it answers, though: its node need not be slow");
     run.ack(1000);
+    assert!(!run.flow.is_refused());
     assert_eq!(run.next(), FlowStep::Send { from: 1000, max_bytes: 1000 });
     run.flow.on_read_failed(run.now);
     assert_eq!(run.at(99).next(), FlowStep::Nothing);

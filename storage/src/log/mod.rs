@@ -60,6 +60,8 @@ pub struct LogOptions {
 pub struct OpenContext {
     /// The log position known to be durable, from the `flushed` file.
     pub flushed_position: Option<u64>,
+    /// Nothing was ever written above, as the process knows that wrote the log before; without it all of the file is read.
+    pub written_position: Option<u64>,
     /// Now, ns since the Unix epoch: producers older than their expiry are forgotten.
     pub now_ns: u64,
 }

@@ -1,7 +1,7 @@
 //! Walking through the batches from the newest saved state to the end of the log.
 
 use super::{DamageReason, Found, OpenError, Window};
-use crate::disk::{Disk, OpenMode};
+use crate::disk::{BLOCK, Disk, OpenMode};
 use crate::index::IndexBuilder;
 use crate::log::{EpochStart, LogOptions, OpenContext};
 use crate::producers::ProducerTable;
@@ -70,11 +70,12 @@ impl Replay {
         replay.durable_position = flushed.max(saved).max(proved);
         replay.damage = damage;
         let first = segments.partition_point(|segment| segment.base_position <= replay.end.position).max(1) - 1;
+        let written = context.written_position.map(|written| written.max(replay.durable_position));
         for number in first..segments.len() {
             let segment = &segments[number];
             let last = number + 1 == segments.len() && replay.damage.is_none();
             replay.enter(options, segment, number, bases.get(number));
-            let stop = replay.walk(disk, options, segment, last)?;
+            let stop = replay.walk(disk, options, segment, last, written)?;
             if let Some(stop) = stop {
                 replay.damage = Some(stop);
                 break;
@@ -145,21 +146,24 @@ impl Replay {
         }
     }
 
-    /// Walks to the end of a segment; in the newest, what follows the last good batch is judged.
+    /// Walks to the end of a segment; in the newest, what follows the last good batch is judged, up to where it was `written`.
     fn walk(
         &mut self,
         disk: &dyn Disk,
         options: &LogOptions,
         segment: &Found,
         newest: bool,
+        written: Option<u64>,
     ) -> Result<Option<Stop>, OpenError> {
         let file = disk.open(&segment.path, OpenMode::Read)?;
-        let mut window = Window::new(&*file, segment.len);
+        let written = written.filter(|_| newest).map(|written| written.saturating_sub(segment.base_position));
+        let len = written.map_or(segment.len, |bytes| segment.len.min(bytes.next_multiple_of(BLOCK as u64)));
+        let mut window = Window::new(&*file, len);
         let seed = BatchSeed::new(options.partition);
         if self.segment_base.position != segment.base_position {
             self.learn_base(&mut window, segment, seed)?;
         }
-        while self.end.position < segment.base_position + segment.len {
+        while self.end.position < segment.base_position + len {
             let file_offset = self.end.position - segment.base_position;
             let reason = match self.next(&mut window, file_offset, seed)? {
                 Ok(header) => {

@@ -171,7 +171,7 @@ fn kept_at(
     let reaches = holder.len >= to_position - holder.base_position;
     holder.len = holder.len.min(to_position - holder.base_position);
     // Below the cut headers are enough, as they are below any mark: records are checked by whoever reads them.
-    let context = OpenContext { flushed_position: Some(to_position), now_ns: 0 };
+    let context = OpenContext { flushed_position: Some(to_position), ..OpenContext::default() };
     let (_, mut replay) = walk(disk, options, folder, context)?;
     if let Some(stop) = replay.damage {
         return Err(refusal(stop, reaches, to_position));

@@ -146,7 +146,7 @@ fn a_segment_of_another_partition_is_never_taken_for_ours() {
     let mut rig = filled(3);
     rig.flushed = Some(rig.durable);
     let other = LogOptions { partition: TopicPartition::new(TopicId(8), 3), ..options(1 << 20, 0) };
-    let context = OpenContext { flushed_position: rig.flushed, now_ns: 0 };
+    let context = OpenContext { flushed_position: rig.flushed, ..OpenContext::default() };
     let (_, report) = Log::open(&rig.disk, other, context).unwrap();
     assert_eq!(report.offline.unwrap().position, 0);
     rig.reopen().unwrap();

@@ -78,7 +78,7 @@ fn write_roll_and_read_again(backend: BackendChoice) {
     assert_eq!(read_all(&log, &disk), log.end_offset());
     let (end, record) = (log.log_end(), log.end_record());
     drop(log);
-    let context = OpenContext { flushed_position: Some(end), now_ns: 0 };
+    let context = OpenContext { flushed_position: Some(end), ..OpenContext::default() };
     let (mut log, report) = Log::open(&disk, options, context).unwrap();
     assert_eq!((report.log_end, report.truncated_bytes, report.offline), (end, 0, None));
     assert_eq!((log.end_record(), log.partition()), (record, partition()));

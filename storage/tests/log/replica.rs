@@ -308,7 +308,7 @@ fn a_follower_drops_segments_below_its_high_watermark_only() {
     let start = follower.log.log_start_place();
     assert_eq!(start.position, segments[2].base_position);
     assert_eq!(follower.log.epoch_before(start.position), Some(LeaderEpoch(1)));
-    let context = OpenContext { flushed_position: Some(follower.log.durable_end()), now_ns: 0 };
+    let context = OpenContext { flushed_position: Some(follower.log.durable_end()), ..OpenContext::default() };
     let (again, report) = Log::open(&follower.disk, options(1 << 20, 0), context).unwrap();
     assert_eq!((report.offline, again.log_start().position), (None, 0), "their files were not removed here");
 }

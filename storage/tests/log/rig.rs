@@ -70,6 +70,8 @@ pub struct Rig {
     /// The greatest end that was ever reported durable.
     pub durable: u64,
     pub flushed: Option<u64>,
+    /// What the next opening is told of how far the log was ever written.
+    pub written: Option<u64>,
     pub clock: u64,
     pub sequence: u32,
     pub segment_bytes: u64,
@@ -113,6 +115,7 @@ impl Rig {
             known: Vec::new(),
             durable: 0,
             flushed: None,
+            written: None,
             clock: 1_000,
             sequence: 0,
             segment_bytes,
@@ -214,7 +217,8 @@ impl Rig {
 
     /// Opens the log anew, as a process that starts does; the model forgets what was not durable and is gone.
     pub fn reopen_on(&mut self, disk: Arc<dyn Disk>) -> Result<RecoveryReport, OpenError> {
-        let context = OpenContext { flushed_position: self.flushed, now_ns: self.clock };
+        let context =
+            OpenContext { flushed_position: self.flushed, written_position: self.written, now_ns: self.clock };
         let (log, report) = Log::open(&disk, options(self.segment_bytes, self.zero_ahead_bytes), context)?;
         self.queue = queue_of(&disk, &self.pool);
         self.tail = TailRing::new(1 << 20);

@@ -3,7 +3,7 @@
 use crate::rig::{Rig, dir, records};
 use lance_messages::batch::MAX_BATCH_BYTES;
 use lance_messages::id::LeaderEpoch;
-use lance_storage::disk::OpKind;
+use lance_storage::disk::{OpKind, OpenMode};
 use lance_storage::disk::memory::{MemoryConfig, MemoryDisk};
 use lance_storage::index::Index;
 use lance_storage::log::{AppendError, NewBatch, UNKNOWN_OFFSET};
@@ -329,4 +329,43 @@ fn retention_waits_for_a_state_that_knows_the_producers_of_what_goes() {
     rig.learn_sequence();
     assert_eq!(rig.sequence, 1);
     assert_eq!(rig.log.overdue_removal(), None);
+}
+
+#[test]
+fn an_opening_reads_no_further_than_the_log_was_ever_written() {
+    for known in [false, true] {
+        let mut rig = Rig::on(MemoryDisk::new(MemoryConfig::default()), MIN_SEGMENT_BYTES, 512 * 1024);
+        rig.append(&records(3, 5_000, 1));
+        rig.settle();
+        rig.flushed = Some(rig.durable);
+        let end = rig.log.log_end();
+        // What nobody wrote lies behind.
+        let path = dir().join(file_name(0));
+        let file = rig.disk.open(&path, OpenMode::ReadWrite).unwrap();
+        assert!(file.len().unwrap() > end + 100_000);
+        assert!(rig.memory.flip_bit(&path, end + 100_000, 0));
+        rig.written = known.then_some(end);
+        let report = rig.reopen().unwrap();
+        assert_eq!((rig.log.log_end(), report.offline), (end, None));
+        assert_eq!(report.truncated_bytes > 0, !known, "all of the file is read where that is not known");
+        rig.check();
+    }
+}
+
+#[test]
+fn a_torn_tail_is_cut_where_it_is_known_how_far_the_log_was_written() {
+    let mut rig = Rig::on(MemoryDisk::new(MemoryConfig::default()), MIN_SEGMENT_BYTES, 512 * 1024);
+    rig.append(&records(3, 5_000, 1));
+    rig.settle();
+    rig.flushed = Some(rig.durable);
+    let end = rig.log.log_end();
+    rig.append(&records(1, 30_000, 2));
+    rig.settle();
+    rig.written = Some(rig.log.log_end());
+    let path = dir().join(file_name(0));
+    assert!(rig.memory.flip_bit(&path, end + 20_000, 0));
+    let report = rig.reopen().unwrap();
+    assert_eq!((rig.log.log_end(), report.offline), (end, None));
+    assert!(report.truncated_bytes > 0);
+    rig.check();
 }

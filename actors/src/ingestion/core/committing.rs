@@ -101,7 +101,7 @@ impl IngestionCore {
             (partition.in_flight, partition.retry) = (true, false);
             partition.submitted_at = submitted_at;
             let left_bytes = log.log_end() - step.end_position;
-            effects.push(IngestionEffect::Submit { token: slot, step });
+            effects.push(IngestionEffect::Submit { partition: partition.id, token: slot, step });
             return left_bytes;
         }
         partition.retry = log.wants_flush(sync);

@@ -54,6 +54,8 @@ pub struct Now {
 pub enum IngestionEffect {
     /// Carry out a step of a log; `token` names the partition.
     Submit {
+        /// Whose log.
+        partition: TopicPartition,
         /// The partition's slot in this core.
         token: u32,
         /// The step.

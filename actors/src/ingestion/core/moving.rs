@@ -53,8 +53,11 @@ impl IngestionCore {
         for leader in self.partitions.iter().flatten().filter_map(|partition| partition.leader.as_ref()) {
             for follower in &leader.followers {
                 let (outstanding, in_quorum, evicted) = nodes.entry(follower.node).or_default();
-                *outstanding = (*outstanding).max(follower.flow.outstanding(now.elapsed));
                 let counts = leader.role.votes.iter().any(|vote| vote.node == follower.node && vote.in_quorum);
+                // A stopped log that nobody counts on says nothing about the others on its node.
+                if counts || !follower.flow.is_refused() {
+                    *outstanding = (*outstanding).max(follower.flow.outstanding(now.elapsed));
+                }
                 *(if counts { in_quorum } else { evicted }) += 1;
             }
         }

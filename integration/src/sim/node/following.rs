@@ -238,6 +238,7 @@ impl Ingestion {
             Ok(()) => self.opener.truncate(job, ctx.now.wall_ns),
             Err(error) => Opened::failed(partition, error.to_string()),
         };
+        opened.result.iter().for_each(|log| self.marks.note_opened(log));
         later(Mail::Truncated(LogCut { life: self.lives, partition, result: Box::new(opened.result) }), ctx);
     }
 }

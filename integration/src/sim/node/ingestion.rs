@@ -348,7 +348,8 @@ impl Ingestion {
             }
             self.opener.open(&request, ctx.now.wall_ns)
         };
-        let logs = partitions.iter().map(open).collect();
+        let logs: Vec<Opened> = partitions.iter().map(open).collect();
+        logs.iter().filter_map(|opened| opened.result.as_ref().ok()).for_each(|log| self.marks.note_opened(log));
         ctx.send(ctx.me, Mail::LogsOpened(LogsOpened { life: self.lives, awaited, logs }));
     }
 
@@ -386,7 +387,10 @@ impl Ingestion {
         let (mut leadership, mut fenced, mut about_replicas) = (Vec::new(), Vec::new(), Vec::new());
         for effect in effects {
             match effect {
-                IngestionEffect::Submit { token, step } => operations.push(step.into_op(u64::from(token))),
+                IngestionEffect::Submit { partition, token, step } => {
+                    self.marks.note_written(partition, step.end_position);
+                    operations.push(step.into_op(u64::from(token)));
+                }
                 IngestionEffect::Reply(connection, reply) => {
                     self.check_reply(connection, &reply, ctx);
                     outgoing.entry(connection).or_default().push(reply);
