@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use lance_actors::ingestion::core::{IngestionCore, IngestionEffect, IngestionOptions, Now};
+use lance_actors::ingestion::partition::Leadership;
 use lance_actors::ingestion::replica::LeaderRole;
 use lance_actors::network::budget::ByteBudget;
 use lance_cluster::replica::{FlowOptions, Vote};
@@ -11,6 +12,7 @@ use lance_messages::error_code::ErrorCode;
 use lance_messages::id::{ConnectionId, LeaderEpoch, NodeId, ProducerId, ReplicaIncarnation, TopicId, TopicPartition};
 use lance_messages::mail::connection::{Answer, FetchedData};
 use lance_messages::mail::ingestion::{CancelWait, Fetch, ProduceRequest};
+use lance_messages::peer::{AppendOutcome, AppendResponse, PeerIdentity};
 use lance_storage::disk::memory::{Fault, FaultKind, MemoryConfig, MemoryDisk};
 use lance_storage::disk::{
     Arena, Disk, DiskCompletion, DiskError, DiskOp, Operation, QueueOptions, SlotPool, WriteQueue,
@@ -452,7 +454,30 @@ fn a_leader_of_other_copies_that_stopped_leaves_readers_to_its_successor() {
     rig.core.on_become_leader(role, Now::default(), &mut rig.effects);
     rig.memory.inject(Fault::new(Operation::Write, FaultKind::Errno(libc::EIO)));
     rig.turn();
+    let is_stopped = |rig: &Rig| {
+        let partition = rig.core.partitions().find(|partition| partition.id == PARTITIONS[0]);
+        partition.is_some_and(|partition| matches!(partition.leadership, Leadership::Stopped { .. }))
+    };
+    assert!(is_stopped(&rig));
     rig.fetch(2, 0, 1000);
-    let fetched = rig.replies.iter().find(|reply| reply.0 == 2).map(|reply| &reply.1);
-    assert!(matches!(fetched, Some(Answer::Fetched { result: Err(ErrorCode::NotLeader), .. })), "{fetched:?}");
+    // Another one leads by now.
+    let peer = PeerIdentity { node: NodeId(2), incarnation: 2, boot_number: 1 };
+    rig.core.on_link_changed(peer.node, Some(peer), Now::default(), &mut rig.effects);
+    let fenced = AppendResponse {
+        partition: PARTITIONS[0],
+        epoch: LeaderEpoch(2),
+        incarnation: vote(2).admitted,
+        outcome: AppendOutcome::Fenced { promised: LeaderEpoch(3) },
+    };
+    rig.core.on_replica_answered(peer, &fenced, Now::default(), &mut rig.effects);
+    assert!(is_stopped(&rig), "what could not be written stays so, whoever leads");
+    rig.fetch(3, 0, 1000);
+    rig.produce(4, PARTITIONS[0], 100);
+    rig.turn();
+    for request in [2, 3] {
+        let fetched = rig.replies.iter().find(|reply| reply.0 == request).map(|reply| &reply.1);
+        assert!(matches!(fetched, Some(Answer::Fetched { result: Err(ErrorCode::NotLeader), .. })), "{fetched:?}");
+    }
+    let produced = rig.replies.iter().find(|reply| reply.0 == 4).map(|reply| &reply.1);
+    assert!(matches!(produced, Some(Answer::Produced(Err(ErrorCode::NotLeader)))), "{produced:?}");
 }

@@ -14,7 +14,7 @@ use tracing::Span;
 /// Logs opened by one thread before the next takes its share.
 const LOGS_PER_THREAD: usize = 32;
 /// Threads that open logs at the same time.
-const MAX_THREADS: usize = 8;
+const MAX_THREADS: usize = 16;
 
 /// One log to open.
 #[derive(Clone, Debug)]

@@ -85,6 +85,8 @@ pub struct Partition {
     pub leader: Option<Box<LeaderSide>>,
     /// As a replica that promises and follows; `None` until it is known what was promised before.
     pub follower: Option<FollowerSide>,
+    /// It is stopped, and another node leads what was led or followed here.
+    pub succeeded: bool,
     /// It is damaged from this position on: its log is cut there once nothing is being written any more.
     pub refilling: Option<u64>,
     /// Its log is with the shell, which cuts it.
@@ -119,6 +121,7 @@ impl Partition {
             next_role: None,
             leader: None,
             follower: None,
+            succeeded: false,
             refilling: None,
             cutting: false,
             unsynced_bytes: 0,
@@ -161,7 +164,8 @@ impl Partition {
     pub fn may_have_successor(&self) -> bool {
         // Where a quorum takes this copy too, nobody leads before this node has promised it; more copies may be decided on.
         let may = |copies| quorum_size(copies) < copies;
-        self.leader.as_ref().is_some_and(|leader| leader.replacing.is_some() || may(leader.quorum.copies()))
+        let of_leader = |leader: &LeaderSide| leader.replacing.is_some() || may(leader.quorum.copies());
+        self.succeeded || self.leader.as_deref().is_some_and(of_leader)
     }
 
     /// The epoch in which this node serves, if it does.

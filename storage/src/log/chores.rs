@@ -18,7 +18,7 @@ const STATE_INTERVAL_BYTES: u64 = 16 * 1024 * 1024;
 const STATE_INTERVAL_SIZES: u64 = 64;
 /// ... or, where the log grows slowly enough for that to cost nothing, after so few bytes and so much time: many logs that
 /// are opened at once have little to read then.
-const EARLY_STATE_BYTES: u64 = 1024 * 1024;
+const EARLY_STATE_BYTES: u64 = 512 * 1024;
 const EARLY_STATE_NS: u64 = 300_000_000;
 
 /// The file that holds the saved state.

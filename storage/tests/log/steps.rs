@@ -3,8 +3,8 @@
 use crate::rig::{Rig, dir, records};
 use lance_messages::batch::MAX_BATCH_BYTES;
 use lance_messages::id::LeaderEpoch;
-use lance_storage::disk::{OpKind, OpenMode};
 use lance_storage::disk::memory::{MemoryConfig, MemoryDisk};
+use lance_storage::disk::{OpKind, OpenMode};
 use lance_storage::index::Index;
 use lance_storage::log::{AppendError, NewBatch, UNKNOWN_OFFSET};
 use lance_storage::segment::{MIN_SEGMENT_BYTES, Segment, file_name};

@@ -129,6 +129,7 @@ impl IngestionCore {
             return false;
         }
         step_down(partition, effects);
+        (partition.leadership, partition.succeeded) = (Leadership::Waiting, false);
         (partition.follower, partition.next_role) = (None, None);
         // The log that comes back knows of less that is committed than readers were told.
         super::refusals::refuse_waiters(&mut partition.waiters, ErrorCode::NotLeader, effects);
@@ -399,7 +400,11 @@ fn follow(partition: &mut Partition, epoch: LeaderEpoch, effects: &mut Effects) 
 /// Nothing of this leadership is acked any more: what its successor holds of it is unknown here.
 pub(super) fn step_down(partition: &mut Partition, effects: &mut Effects) {
     partition.leader = None;
-    partition.leadership = Leadership::Waiting;
+    match partition.leadership {
+        // What stopped it holds on, whoever leads.
+        Leadership::Stopped { .. } => partition.succeeded = true,
+        _ => partition.leadership = Leadership::Waiting,
+    }
     refuse_pending(partition, ErrorCode::OutcomeUnknown, effects);
 }
 

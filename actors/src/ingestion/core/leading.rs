@@ -367,6 +367,7 @@ impl IngestionCore {
                     }
                     release(partition, terms, effects);
                 }
+                LeaderEffect::Led { .. } if matches!(partition.leadership, Leadership::Stopped { .. }) => {}
                 LeaderEffect::Led { epoch, .. } => {
                     partition.leadership = Leadership::Leading { epoch };
                     effects.push(IngestionEffect::Leading(partition.id, epoch));

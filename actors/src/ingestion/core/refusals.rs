@@ -13,6 +13,7 @@ pub(super) fn stop(partition: &mut Partition, reason: String, latch: Option<Latc
     if matches!(partition.leadership, Leadership::Stopped { .. }) {
         return;
     }
+    partition.succeeded = matches!(partition.leadership, Leadership::Following { .. });
     partition.leadership = Leadership::Stopped { reason: reason.clone() };
     // What was appended may be durable, here or on a follower: nobody may send something else in its place.
     refuse_pending(partition, ErrorCode::OutcomeUnknown, effects);
@@ -24,7 +25,8 @@ pub(super) fn stop(partition: &mut Partition, reason: String, latch: Option<Latc
 
 /// Another node takes over what this one led; a partition without other copies is offline.
 fn stopped_code(partition: &Partition) -> ErrorCode {
-    if partition.leader.is_some() { ErrorCode::NotLeader } else { ErrorCode::StorageOffline }
+    let led_elsewhere = partition.succeeded || partition.leader.is_some();
+    if led_elsewhere { ErrorCode::NotLeader } else { ErrorCode::StorageOffline }
 }
 
 pub(super) fn fail_all(partition: &mut Partition, code: ErrorCode, effects: &mut Effects) {
