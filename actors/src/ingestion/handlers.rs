@@ -3,7 +3,7 @@
 use super::actor::{IngestionActor, RegisterConnection, ServeReplication, SyncEverything, UnregisterConnection};
 use super::core::IngestionCore;
 use crate::stages::batches::StepTimes;
-use crate::supervision::shell::fail;
+use crate::supervision::shell::fail_along;
 use actix::fut::ActorFuture;
 use actix::prelude::*;
 use hashbrown::{HashMap, HashSet};
@@ -102,7 +102,7 @@ impl Handler<PollerFailed> for IngestionActor {
 
     fn handle(&mut self, _: PollerFailed, ctx: &mut Self::Context) {
         self.life.vitals.message_taken();
-        fail(self, ctx, "the poller failed: logs are opened again through recovery".to_owned());
+        fail_along(self, ctx, "the poller failed: logs are opened again through recovery".to_owned());
     }
 }
 

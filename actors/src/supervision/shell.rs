@@ -55,9 +55,13 @@ impl Life {
     }
 
     fn on_failure(&mut self, reason: String) {
+        let verdict = self.history.on_failure(self.origin.elapsed());
+        self.restart(reason, verdict);
+    }
+
+    fn restart(&mut self, reason: String, verdict: Verdict) {
         self.vitals.set_state(ActorState::Restarting);
         self.vitals.count_restart();
-        let verdict = self.history.on_failure(self.origin.elapsed());
         let pause_ms = match verdict {
             Verdict::RestartAfter(pause) => u64::try_from(pause.as_millis()).ok(),
             Verdict::Escalate => None,
@@ -155,6 +159,16 @@ pub fn guarded<S: Shell, R, E: std::fmt::Display>(
 /// Fails the actor from outside its guard, for a reason found by its shell.
 pub fn fail<S: Shell>(shell: &mut S, ctx: &mut S::Context, reason: String) {
     shell.life().on_failure(reason);
+    end_life(shell, ctx);
+}
+
+/// Fails the actor because one that it depends on did: that one's pause is waited for, and its policy bounds how often.
+pub fn fail_along<S: Shell>(shell: &mut S, ctx: &mut S::Context, reason: String) {
+    shell.life().restart(reason, Verdict::RestartAfter(Duration::ZERO));
+    end_life(shell, ctx);
+}
+
+fn end_life<S: Shell>(shell: &mut S, ctx: &mut S::Context) {
     // A core that panics again while it is dropped must not take the thread with it.
     if catch_unwind(AssertUnwindSafe(|| shell.drop_core(ctx))).is_err() {
         tracing::error!(actor = %shell.life().vitals.name, "core panicked while it was dropped");
