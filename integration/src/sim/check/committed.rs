@@ -15,7 +15,8 @@ pub struct CommittedTruth {
     batches: BTreeMap<TopicPartition, Vec<FoundBatch>>,
     admitted: BTreeSet<(TopicPartition, NodeId, ReplicaIncarnation)>,
     exchanged: BTreeSet<(TopicPartition, u32)>,
-    chosen: BTreeSet<(TopicPartition, LeaderEpoch)>,
+    /// Leaders, with what was committed when they were chosen.
+    chosen: BTreeMap<(TopicPartition, LeaderEpoch), u64>,
 }
 
 impl CommittedTruth {
@@ -60,7 +61,12 @@ pub fn is_chosen(
     (node, life): (u16, ReplicaIncarnation),
 ) {
     // By who sees it first: later its disk may be lost. One that lost it since it answered is not to lead.
-    if oracle.committed.chosen.insert(role) && !oracle.losses.is_past(role.0, node, life) {
+    if oracle.committed.chosen.contains_key(&role) {
+        return;
+    }
+    let committed = oracle.committed.end(role.0);
+    oracle.committed.chosen.insert(role, committed);
+    if !oracle.losses.is_past(role.0, node, life) {
         is_led(oracle, dir, role, node);
     }
 }
@@ -68,7 +74,12 @@ pub fn is_chosen(
 /// A leader begins to lead.
 pub fn is_led(oracle: &mut Oracle, dir: &Path, (partition, epoch): (TopicPartition, LeaderEpoch), node: u16) {
     let (_, end) = held(oracle, dir, node, partition);
-    let committed = oracle.committed.end(partition);
+    let successors = (partition, LeaderEpoch(epoch.0 + 1))..=(partition, LeaderEpoch(u32::MAX));
+    // Who was stopped and has a successor, unknown to it, lacks what that one committed.
+    let committed = match oracle.committed.chosen.range(successors).next() {
+        Some(_) => oracle.committed.chosen.get(&(partition, epoch)).copied().unwrap_or_default(),
+        None => oracle.committed.end(partition),
+    };
     if end < committed {
         oracle.violated(format!(
             "{partition}: node {node} leads epoch {epoch} with {end} of what is committed up to {committed}"
