@@ -198,16 +198,18 @@ impl Consumer {
         ctx: &mut Context<'_>,
     ) {
         let partition = fetched.partition;
-        if let Some(code) = fetched.error {
-            return self.on_error(partition, code, ctx);
-        }
-        if let Some((_, newest)) = self.only.as_mut() {
+        // An answer that says nothing of the log says nothing of its leader either.
+        let of_log = fetched.error.is_none_or(|code| code == ErrorCode::OffsetOutOfRange);
+        if let Some((_, newest)) = self.only.as_mut().filter(|_| of_log) {
             // A node that does not know yet that it leads no more.
             if fetched.leader_epoch < *newest {
                 self.misled = true;
                 return;
             }
             *newest = fetched.leader_epoch;
+        }
+        if let Some(code) = fetched.error {
+            return self.on_error(partition, code, ctx);
         }
         let start = fetched.next_offset.saturating_sub(data.len() as u64);
         let is_gone = start > asked && start <= ctx.oracle.removals.removed_below(partition);
