@@ -410,12 +410,13 @@ impl Log {
         self.end.position - self.start.position
     }
 
-    /// Drops the closed segments that end at or below `position` and the high watermark, and moves the log start up; those
-    /// that the saved state does not cover stay until it does.
+    /// Drops the closed segments that end at or below `position` and below the high watermark, and moves the log start up;
+    /// those that the saved state does not cover stay until it does.
     ///
     /// The answer is to be handed to [`crate::segment::remove`] on a thread that may block.
     pub fn remove_segments_before(&mut self, position: u64) -> Vec<Arc<Segment>> {
-        let limit = position.min(self.high_watermark.position);
+        // With its first batch committed a log is never cut at its start, where a successor may begin no segment.
+        let limit = position.min(self.high_watermark.position.saturating_sub(1));
         let mut removed = Vec::new();
         self.chores.set_removal_waits(None);
         while let Some(segment) = self.closed.front() {
