@@ -15,11 +15,16 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The format of the file.
 const VERSION: u32 = 1;
 /// A file over this is none of ours.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
+/// A lock that somebody else holds is waited for so long, looking this often.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 type Offsets = BTreeMap<(String, u16), u64>;
 
@@ -144,10 +149,17 @@ fn lock(path: &Path) -> Result<File, ClientError> {
     let lock = beside(path, ".lock");
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&lock);
     let file = file.map_err(|error| failed(&lock, "open", &error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(ClientError::offset_store(path.display(), "it is in use by someone else")),
-        Err(TryLockError::Error(error)) => Err(failed(&lock, "lock", &error)),
+    let waited_since = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // A program that this one starts just now holds what was open here until it runs.
+            Err(TryLockError::WouldBlock) if waited_since.elapsed() < LOCK_PATIENCE => thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::WouldBlock) => {
+                return Err(ClientError::offset_store(path.display(), "it is in use by someone else"));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(&lock, "lock", &error)),
+        }
     }
 }
 
